@@ -1,0 +1,3 @@
+"""Populations: real, synthetic, and varied."""
+
+from personalization_jax.datasets.population import Population as Population

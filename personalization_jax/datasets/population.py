@@ -1,0 +1,166 @@
+"""Population: everybody's images, flat, with who wrote each (NumPy, host)."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Population:
+  """Labelled images of many individuals, in one flat store.
+
+  Every dataset, split and schedule is an array of rows of this store.
+
+  Attributes:
+    images: uint8 [N, H, W, C].
+    labels: int32 [N], 0 <= label < num_classes.
+    individuals: int32 [N], the id of the person a row belongs to.
+    originals: int32 [N], the id of the drawing a row shows. Rows made from one
+      drawing (its flips) share it, so that a split never separates them.
+    num_classes: number of classes.
+  """
+
+  images: np.ndarray
+  labels: np.ndarray
+  individuals: np.ndarray
+  originals: np.ndarray
+  num_classes: int
+
+  def __len__(self) -> int:
+    return len(self.labels)
+
+  @classmethod
+  def from_arrays(
+    cls,
+    images: Any,
+    labels: Any,
+    individuals: Any,
+    *,
+    originals: Any = None,
+    num_classes: int | None = None,
+  ) -> Population:
+    """Checks plain arrays and makes a population of them.
+
+    Args:
+      images: uint8 [N, H, W, C], or [N, H, W] for one channel.
+      labels: integers [N], 0 .. num_classes - 1.
+      individuals: integers [N], the id of each row's person.
+      originals: integers [N], equal for rows made from one drawing; by default
+        every row is its own.
+      num_classes: by default the largest label plus one.
+
+    Returns:
+      The population.
+
+    Raises:
+      ValueError: naming, in one sentence, what is wrong with the arrays.
+    """
+    images = np.asarray(images)
+    if images.ndim == 3:
+      images = images[..., None]
+    if images.ndim != 4:
+      raise ValueError(
+        "images must have shape [N, H, W, C] or [N, H, W], but have shape"
+        f" {images.shape}."
+      )
+    if images.dtype != np.uint8:
+      raise ValueError(
+        f"images must be uint8 in 0..255, but are {images.dtype}."
+      )
+    num_rows = len(images)
+    if num_rows == 0:
+      raise ValueError("images holds no samples: N must be at least 1.")
+    if 0 in images.shape:
+      raise ValueError(f"images have an empty axis: shape {images.shape}.")
+    labels = _integer_vector("labels", labels, num_rows)
+    individuals = _integer_vector("individuals", individuals, num_rows)
+    originals = (
+      np.arange(num_rows, dtype=np.int32)
+      if originals is None
+      else _integer_vector("originals", originals, num_rows)
+    )
+    if individuals.min() < 0:
+      raise ValueError(
+        "individuals must be ids of 0 or more, but row"
+        f" {int(individuals.argmin())} holds {int(individuals.min())}."
+      )
+    if num_classes is None:
+      num_classes = int(labels.max()) + 1
+    if labels.min() < 0 or labels.max() >= num_classes:
+      row = int(np.argmax((labels < 0) | (labels >= num_classes)))
+      raise ValueError(
+        f"labels must lie in 0..{num_classes - 1}, but row {row} holds"
+        f" {int(labels[row])}."
+      )
+    empty = np.flatnonzero(np.bincount(labels, minlength=num_classes) == 0)
+    if empty.size:
+      raise ValueError(
+        f"class {int(empty[0])} of 0..{num_classes - 1} has no sample;"
+        " number the labels without gaps."
+      )
+    _check_drawings(individuals, originals)
+    return cls(images, labels, individuals, originals, int(num_classes))
+
+  def take(self, rows: np.ndarray) -> Population:
+    """The population of these rows alone, renumbered from 0.
+
+    Args:
+      rows: integers [M], rows of this store.
+
+    Returns:
+      A population of M rows with the same number of classes.
+    """
+    return dataclasses.replace(
+      self,
+      images=self.images[rows],
+      labels=self.labels[rows],
+      individuals=self.individuals[rows],
+      originals=self.originals[rows],
+    )
+
+  def fingerprint(self) -> str:
+    """SHA-256 of the content, to tell whether two runs saw the same data."""
+    digest = hashlib.sha256()
+    for array in (self.images, self.labels, self.individuals, self.originals):
+      digest.update(f"{array.dtype}{array.shape}".encode())
+      digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _integer_vector(name: str, values: Any, length: int) -> np.ndarray:
+  values = np.asarray(values)
+  if values.ndim != 1:
+    raise ValueError(
+      f"{name} must be a vector [N], but has shape {values.shape}."
+    )
+  if len(values) != length:
+    raise ValueError(
+      f"{name} has {len(values)} entries, but images has {length}."
+    )
+  if not np.issubdtype(values.dtype, np.integer):
+    raise ValueError(f"{name} must be integers, but are {values.dtype}.")
+  limits = np.iinfo(np.int32)
+  if values.min() < limits.min or values.max() > limits.max:
+    raise ValueError(f"{name} must fit in int32, but reach {values.max()}.")
+  return values.astype(np.int32)
+
+
+def _check_drawings(individuals: np.ndarray, originals: np.ndarray) -> None:
+  """Everyone needs two drawings: one to train on and one to test on."""
+  pairs = np.unique(np.stack([individuals, originals], axis=1), axis=0)
+  drawings, owners = np.unique(pairs[:, 1], return_counts=True)
+  if (owners > 1).any():
+    raise ValueError(
+      f"original {int(drawings[owners > 1][0])} belongs to more than one"
+      " individual."
+    )
+  people, counts = np.unique(pairs[:, 0], return_counts=True)
+  if (counts < 2).any():
+    raise ValueError(
+      f"individual {int(people[counts < 2][0])} has one sample; everyone"
+      " needs at least two, one to train on and one to test on."
+    )

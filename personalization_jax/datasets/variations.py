@@ -1,0 +1,169 @@
+"""Variations of a population: size, flips, class counts (NumPy, host)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from personalization_jax.datasets.population import Population
+from personalization_jax.randomness import Stream, generator
+
+
+def resize(population: Population, image_size: int) -> Population:
+  """Brings square images to a power-of-two size.
+
+  Images are first centred on the next larger power of two by zero padding (28
+  becomes 32, as in the paper's crops), then halved by averaging 2x2 pixels or
+  doubled by repeating them, until the size fits.
+
+  Args:
+    population: square images.
+    image_size: pixels a side, a power of two.
+
+  Returns:
+    The population with images uint8 [N, image_size, image_size, C].
+
+  Raises:
+    ValueError: if images aren't square or the size is no power of two.
+  """
+  images = population.images
+  height, width = images.shape[1:3]
+  if height != width:
+    raise ValueError(
+      f"images must be square to be resized, but are {height}x{width}."
+    )
+  if image_size < 1 or image_size & (image_size - 1):
+    raise ValueError(f"image_size={image_size} is no power of two.")
+  canvas = 1 << (height - 1).bit_length()
+  before = (canvas - height) // 2
+  pad = (before, canvas - height - before)
+  images = np.pad(images, ((0, 0), pad, pad, (0, 0)))
+  if canvas > image_size:
+    images = _average_pixels(images, canvas // image_size)
+  elif canvas < image_size:
+    factor = image_size // canvas
+    images = images.repeat(factor, axis=1).repeat(factor, axis=2)
+  return dataclasses.replace(population, images=images)
+
+
+def _average_pixels(images: np.ndarray, factor: int) -> np.ndarray:
+  count, height, width, channels = images.shape
+  blocks = images.reshape(
+    count, height // factor, factor, width // factor, factor, channels
+  )
+  total = blocks.sum(axis=(2, 4), dtype=np.uint32)
+  half = factor * factor // 2
+  return ((total + half) // (factor * factor)).astype(np.uint8)
+
+
+def flips(population: Population) -> Population:
+  """Adds flipped copies as classes of their own: C classes become 3 C.
+
+  Class c flipped left to right is class C + c, and upside down 2 C + c. The
+  copies keep the drawing's id in `originals`, so no split separates them.
+
+  Args:
+    population: N rows, C classes.
+
+  Returns:
+    A population of 3 N rows: the originals, then both flips.
+
+  Source: section IV, from 10 to 30 classes.
+  """
+  images, classes = population.images, population.num_classes
+  return Population(
+    images=np.concatenate([images, images[:, :, ::-1], images[:, ::-1]]),
+    labels=np.concatenate(
+      [population.labels + k * classes for k in range(3)]
+    ).astype(np.int32),
+    individuals=np.tile(population.individuals, 3),
+    originals=np.tile(population.originals, 3),
+    num_classes=3 * classes,
+  )
+
+
+def vary_class_counts(
+  population: Population,
+  people: np.ndarray,
+  *,
+  concentration: float,
+  keep: float = 0.5,
+  seed: int = 0,
+) -> Population:
+  """Gives each of these people class preferences of their own.
+
+  A person's class proportions are drawn from a symmetric Dirichlet
+  distribution and rows are removed at random until, as nearly as the person's
+  samples allow, the classes stand in those proportions.
+
+  Args:
+    population: everybody's samples; nobody else's are touched.
+    people: integers [S], ids of those who vary.
+    concentration: the Dirichlet parameter; 0.1 gives one or two classes nearly
+      everything, 1 any proportions, 100 nearly even ones.
+    keep: fraction of each person's rows that stay; the smaller, the closer
+      they come to the proportions drawn.
+    seed: the run's seed.
+
+  Returns:
+    The smaller population.
+
+  Raises:
+    ValueError: if a parameter is out of range.
+
+  Source: section II, variant 1 (class counts variation).
+  """
+  if not concentration > 0:
+    raise ValueError(f"concentration={concentration} must be above 0.")
+  if not 0 < keep <= 1:
+    raise ValueError(f"keep={keep} must be above 0 and at most 1.")
+  chosen = ~np.isin(population.individuals, people)
+  for person in people:
+    rng = generator(seed, Stream.CLASS_COUNTS, int(person))
+    rows = rng.permutation(np.flatnonzero(population.individuals == person))
+    labels = population.labels[rows]
+    available = np.bincount(labels, minlength=population.num_classes)
+    proportions = rng.dirichlet(
+      np.full(population.num_classes, float(concentration))
+    )
+    # Two drawings must be left: one to train on, one to test on.
+    copies = np.bincount(
+      np.unique(population.originals[rows], return_inverse=True)[1]
+    ).max()
+    total = min(max(round(keep * len(rows)), copies + 1), len(rows))
+    counts = _fill(proportions, available, total)
+    # Rows are in random order; the first counts[c] of each class stay.
+    order = np.argsort(labels, kind="stable")
+    rank = np.empty(len(rows), np.int64)
+    rank[order] = np.arange(len(rows)) - np.repeat(
+      np.cumsum(available) - available, available
+    )
+    chosen[rows[rank < counts[labels]]] = True
+  return population.take(np.flatnonzero(chosen))
+
+
+def _fill(
+    proportions: np.ndarray, available: np.ndarray, total: int
+) -> np.ndarray:
+  """Whole counts [C] that sum to total, near the proportions, none too large.
+
+  A class that can't give its share gives all it has; the others share the rest
+  by their proportions. What rounding down leaves goes to the largest
+  remainders.
+  """
+  weights = proportions + 1e-12
+  full = np.zeros(len(available), bool)
+  while True:
+    rest = total - available[full].sum()
+    target = np.where(full, available, 0.0)
+    if not full.all():
+      target[~full] = rest * weights[~full] / weights[~full].sum()
+    over = ~full & (target > available)
+    if not over.any():
+      break
+    full |= over
+  counts = np.floor(target).astype(np.int64)
+  remainders = np.where(counts < available, target - counts, -1.0)
+  counts[np.argsort(-remainders, kind="stable")[: total - counts.sum()]] += 1
+  return counts

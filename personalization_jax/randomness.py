@@ -1,0 +1,39 @@
+"""Where every random number on the host comes from (NumPy).
+
+The tree is wide, not deep: each draw is named by the seed, the purpose and the
+people it is for, so nothing depends on how many others were drawn before it.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import numpy as np
+
+# The place of an individual's id in draws that belong to nobody: the phase on
+# D_G that all individuals share. Ids of people are int32, so none collides.
+SHARED = 2**32 - 1
+
+
+class Stream(enum.IntEnum):
+  """Purposes; a number, once used, keeps its meaning."""
+
+  PEOPLE = 1
+  SPLIT = 2
+  CLASS_COUNTS = 3
+  GLOBAL_ORDER = 4
+  INDIVIDUAL_ORDER = 5
+
+
+def generator(seed: int, stream: Stream, *path: int) -> np.random.Generator:
+  """The generator of one purpose.
+
+  Args:
+    seed: the run's seed, 0 or more.
+    stream: the purpose.
+    *path: further integers of 0 or more, for instance an individual's id.
+
+  Returns:
+    A generator that these arguments alone determine.
+  """
+  return np.random.default_rng([seed, int(stream), *path])

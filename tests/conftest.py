@@ -1,0 +1,34 @@
+"""Four virtual CPU devices for every test, and small people to test on."""
+
+import os
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 4)
+
+from personalization_jax.datasets import Population  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> pathlib.Path:
+  """The folder of real digits; tests that need it skip where it's missing."""
+  default = pathlib.Path(__file__).parents[2] / "shared" / "data"
+  path = pathlib.Path(os.environ.get("PERSONALIZATION_DATA", default))
+  if not (path / "mnist").is_dir():
+    pytest.skip(f"real digits are missing at {path}; set PERSONALIZATION_DATA")
+  return path
+
+
+@pytest.fixture(scope="session")
+def people() -> Population:
+  """Nine people with 7 to 15 noisy 16x16 squares of three classes each."""
+  rng = np.random.default_rng(0)
+  individuals = np.repeat(np.arange(9) * 3 + 1, np.arange(7, 16))
+  labels = rng.integers(0, 3, len(individuals))
+  images = rng.integers(0, 60, (len(individuals), 16, 16, 1))
+  for image, label in zip(images, labels):
+    image[4 * label : 4 * label + 6, 3:12] += 150
+  return Population.from_arrays(images.astype(np.uint8), labels, individuals)

@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+
+from personalization_jax.datasets import Population, npz
+
+
+def arrays(num_rows=6):
+  return {
+      "images": np.zeros((num_rows, 8, 8, 1), np.uint8),
+      "labels": np.arange(num_rows) % 2,
+      "individuals": np.arange(num_rows) // 2,
+  }
+
+
+def test_from_arrays_takes_plain_arrays():
+  population = Population.from_arrays(**arrays())
+  assert len(population) == 6
+  assert population.num_classes == 2
+  assert population.labels.dtype == population.individuals.dtype == np.int32
+  np.testing.assert_array_equal(population.originals, np.arange(6))
+
+
+def test_from_arrays_adds_a_channel():
+  given = arrays()
+  given["images"] = given["images"][..., 0]
+  assert Population.from_arrays(**given).images.shape == (6, 8, 8, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"images": np.zeros((6, 8), np.uint8)}, "images must have shape"),
+        ({"images": np.zeros((6, 8, 8, 1))}, "images must be uint8"),
+        ({"images": np.zeros((0, 8, 8, 1), np.uint8)}, "holds no samples"),
+        ({"images": np.zeros((6, 0, 8, 1), np.uint8)}, "empty axis"),
+        ({"labels": np.zeros(5, int)}, "labels has 5 entries, but images has 6"),
+        ({"labels": np.zeros((6, 1), int)}, "labels must be a vector"),
+        ({"labels": np.zeros(6)}, "labels must be integers"),
+        ({"labels": np.array([0, 1, 0, 1, -1, 0])}, "row 4 holds -1"),
+        ({"labels": np.array([0, 2, 0, 2, 0, 2])}, "class 1 of 0..2 has no"),
+        ({"labels": np.arange(6) % 2, "num_classes": 1}, "row 1 holds 1"),
+        ({"labels": np.arange(6) + 2**31}, "labels must fit in int32"),
+        ({"individuals": np.zeros(7, int)}, "individuals has 7 entries"),
+        ({"individuals": np.array([0, 0, 1, 1, 1, 7])}, "individual 7 has one"),
+        ({"individuals": np.array([0, 0, 1, 1, -1, -1])}, "row 4 holds -1"),
+        ({"originals": np.array([0, 1, 2, 3, 4, 4])}, "individual 2 has one"),
+        ({"originals": np.array([0, 1, 1, 3, 4, 5])}, "original 1 belongs to"),
+    ],
+)
+def test_from_arrays_names_the_fault(change, sentence):
+  with pytest.raises(ValueError, match=sentence) as error:
+    Population.from_arrays(**{**arrays(), **change})
+  assert str(error.value).count("\n") == 0
+
+
+def test_take_keeps_the_classes(people):
+  part = people.take(np.flatnonzero(people.individuals == 4))
+  assert part.num_classes == people.num_classes
+  assert set(part.individuals) == {4}
+
+
+def test_fingerprint_sees_every_array(people):
+  prints = {people.fingerprint()}
+  for name in ("images", "labels", "individuals", "originals"):
+    fields = {
+        field: getattr(people, field).copy()
+        for field in ("images", "labels", "individuals", "originals")
+    }
+    fields[name].flat[0] += 1
+    changed = Population(**fields, num_classes=3)
+    prints.add(changed.fingerprint())
+  assert len(prints) == 5
+  assert people.take(np.arange(len(people))).fingerprint() in prints
+
+
+def test_npz_round_trip(tmp_path):
+  path = tmp_path / "people.npz"
+  np.savez(path, **arrays())
+  population = npz.load(path)
+  np.testing.assert_array_equal(population.labels, arrays()["labels"])
+
+
+@pytest.mark.parametrize("fault", ["missing", "garbage", "pickle", "no_array"])
+def test_npz_faults_name_the_file(tmp_path, fault):
+  path = tmp_path / "people.npz"
+  if fault == "garbage":
+    path.write_bytes(b"PK\x03\x04 this is no archive")
+  elif fault == "pickle":
+    np.savez(path, **{**arrays(), "labels": np.array([{}] * 6, object)})
+  elif fault == "no_array":
+    np.savez(path, images=arrays()["images"])
+  with pytest.raises(ValueError, match=r"npz_path=.*people\.npz"):
+    npz.load(path)
