@@ -1,0 +1,210 @@
+"""Who is an individual, who feeds D_G, and everyone's parts (NumPy, host)."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from personalization_jax.datasets.population import Population
+from personalization_jax.randomness import Stream, generator
+
+PADDING = -1
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+  """Rows of a population's store for every purpose; -1 is padding.
+
+  Attributes:
+    individuals: int32 [S], ids of the individuals I of the paper's S.
+    train: int32 [S, max], training rows of each D_I, padding last.
+    validation: int32 [S, max], likewise; no column if none was asked for.
+    test: int32 [S, max], likewise.
+    global_people: int32 [G], ids of the writers of D_G, none of them in S.
+    global_train: int32 [n], training rows of D_G.
+    global_validation: int32 [n].
+    global_test: int32 [n].
+  """
+
+  individuals: np.ndarray
+  train: np.ndarray
+  validation: np.ndarray
+  test: np.ndarray
+  global_people: np.ndarray
+  global_train: np.ndarray
+  global_validation: np.ndarray
+  global_test: np.ndarray
+
+  def parts(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Train, validation and test rows of individual `index`, unpadded."""
+    train, validation, test = (
+      without_padding(part[index])
+      for part in (self.train, self.validation, self.test)
+    )
+    return train, validation, test
+
+
+def without_padding(rows: np.ndarray) -> np.ndarray:
+  """The rows of a padded vector that are rows."""
+  return rows[rows != PADDING]
+
+
+def pad(ragged: Sequence[np.ndarray], length: int | None = None) -> np.ndarray:
+  """Stacks vectors of rows, -1 behind the shorter ones.
+
+  Args:
+    ragged: integer vectors of any lengths.
+    length: columns; by default those of the longest vector.
+
+  Returns:
+    int32 [len(ragged), length].
+  """
+  if length is None:
+    length = max((len(rows) for rows in ragged), default=0)
+  padded = np.full((len(ragged), length), PADDING, np.int32)
+  for line, rows in zip(padded, ragged):
+    line[: len(rows)] = rows
+  return padded
+
+
+def choose_people(
+  population: Population,
+  num_individuals: int,
+  num_global_individuals: int,
+  seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Draws the individuals and, from everyone else, the writers of D_G.
+
+  Both come from the two ends of one permutation: with more individuals, those
+  before stay and D_G stays the same, and the other way round.
+
+  Args:
+    population: everybody.
+    num_individuals: |S|.
+    num_global_individuals: how many people feed D_G.
+    seed: the run's seed.
+
+  Returns:
+    Ids int32 [num_individuals] and int32 [num_global_individuals], disjoint.
+
+  Raises:
+    ValueError: if the population has too few people.
+  """
+  people = np.unique(population.individuals)
+  if num_individuals < 1:
+    raise ValueError(f"num_individuals={num_individuals} must be at least 1.")
+  if num_global_individuals < 1:
+    raise ValueError(
+      f"num_global_individuals={num_global_individuals} must be at least 1."
+    )
+  if num_individuals + num_global_individuals > len(people):
+    raise ValueError(
+      f"num_individuals={num_individuals} and"
+      f" num_global_individuals={num_global_individuals} ask for"
+      f" {num_individuals + num_global_individuals} people, but the data has"
+      f" {len(people)}."
+    )
+  order = generator(seed, Stream.PEOPLE).permutation(people)
+  reverse = order[::-1]
+  return order[:num_individuals], reverse[:num_global_individuals]
+
+
+def split(
+  population: Population,
+  individuals: np.ndarray,
+  global_people: np.ndarray,
+  *,
+  train_fraction: float = 0.7,
+  validation_fraction: float = 0.0,
+  seed: int = 0,
+) -> Split:
+  """Divides everyone's drawings into train, validation and test.
+
+  A drawing goes to one part with all its copies. A person's parts depend on
+  the seed and on that person alone. Everyone has something to train on and
+  something to test on.
+
+  Args:
+    population: everybody's samples.
+    individuals: integers [S], ids of the individuals.
+    global_people: integers [G], ids of the writers of D_G.
+    train_fraction: part of a person's drawings to train on (the paper's 70%).
+    validation_fraction: part to choose by; the rest is for tests.
+    seed: the run's seed.
+
+  Returns:
+    The split; the writers' parts are joined to D_G's.
+
+  Raises:
+    ValueError: if a fraction is out of range or somebody is in both groups.
+
+  Source: section IV (70% of D_I trains, the rest tests).
+  """
+  if not 0 < train_fraction < 1:
+    raise ValueError(
+      f"train_fraction={train_fraction} must lie between 0 and 1."
+    )
+  # Decimal fractions don't add up to 1 exactly.
+  if not 0 <= validation_fraction < 1 - train_fraction - 1e-9:
+    raise ValueError(
+      f"validation_fraction={validation_fraction} must be at least 0 and"
+      f" leave something to test on beside train_fraction={train_fraction}."
+    )
+  both = np.intersect1d(individuals, global_people)
+  if both.size:
+    raise ValueError(
+      f"person {int(both[0])} can't be an individual and feed D_G as well."
+    )
+  # Rows grouped by person once: a search for each person would be quadratic.
+  by_person = np.argsort(population.individuals, kind="stable")
+  ordered = population.individuals[by_person]
+
+  def parts(person: int) -> list[np.ndarray]:
+    low, high = np.searchsorted(ordered, [person, person + 1])
+    return _parts_of_person(
+      by_person[low:high],
+      population.originals,
+      generator(seed, Stream.SPLIT, person),
+      train_fraction,
+      validation_fraction,
+    )
+
+  own = [parts(int(person)) for person in individuals]
+  others = [parts(int(person)) for person in global_people]
+  train, validation, test = (pad([p[k] for p in own]) for k in range(3))
+  global_train, global_validation, global_test = (
+    np.concatenate([p[k] for p in others]).astype(np.int32) for k in range(3)
+  )
+  return Split(
+    individuals=np.asarray(individuals, np.int32),
+    train=train,
+    validation=validation,
+    test=test,
+    global_people=np.asarray(global_people, np.int32),
+    global_train=global_train,
+    global_validation=global_validation,
+    global_test=global_test,
+  )
+
+
+def _parts_of_person(
+  rows: np.ndarray,
+  originals: np.ndarray,
+  rng: np.random.Generator,
+  train_fraction: float,
+  validation_fraction: float,
+) -> list[np.ndarray]:
+  drawings = rng.permutation(np.unique(originals[rows]))
+  count = len(drawings)
+  num_train = min(max(round(train_fraction * count), 1), count - 1)
+  num_validation = min(
+    round(validation_fraction * count), count - num_train - 1
+  )
+  bounds = [0, num_train, num_train + num_validation, count]
+  return [
+    rows[np.isin(originals[rows], drawings[low:high])]
+    for low, high in itertools.pairwise(bounds)
+  ]
