@@ -1,0 +1,68 @@
+from fractions import Fraction
+
+import pytest
+
+from personalization_jax.methods import SHAPING, Method, parse_method, parse_methods
+
+
+def test_shaping_is_the_paper_s_seven_rows():
+  methods = parse_methods("shaping")
+  assert [method.spec for method in methods] == list(SHAPING)
+  assert methods[0].baseline
+  assert [m.early for m in methods] == [0, 40, 400, 0, 0, 0, 0]
+  assert [m.period for m in methods] == [None] * 3 + [12, 2] + [None] * 2
+  assert [m.late for m in methods] == [0] * 5 + [10, 300]
+
+
+def test_combinations_are_put_in_order_of_time():
+  method = parse_method("tl:10+es:40+sw:12")
+  assert method == Method("es:40+sw:12+tl:10", 40, Fraction(12), 10)
+
+
+@pytest.mark.parametrize("text", ["sw:1/4", "sw:0.25", "sw:.25"])
+def test_periods_below_one(text):
+  method = parse_method(text)
+  assert method.period == Fraction(1, 4)
+  assert method.spec == "sw:1/4"
+
+
+def test_last_layers():
+  method = parse_method("tl:300:last=2")
+  assert (method.late, method.last_layers) == (300, 2)
+  assert method.spec == "tl:300:last=2"
+
+
+def test_only_transfer_learning_shares_d_g():
+  shares = [m.shares_global_phase for m in parse_methods("shaping")]
+  assert shares == [False] * 5 + [True] * 2
+  assert not parse_method("sw:2+tl:10").shares_global_phase
+  assert not parse_method("es:1+tl:10").shares_global_phase
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("ess:40", "unknown method 'ess:40'"),
+        ("", "unknown method ''"),
+        ("es", "unknown method 'es'"),
+        ("es:", "unknown method 'es:'"),
+        ("es:-4", "unknown method 'es:-4'"),
+        ("es:0", "'0' in method 'es:0' must be a whole number of 1 or more"),
+        ("es:1.5", "must be a whole number"),
+        ("sw:0.3", "n_I=3/10 is neither"),
+        ("sw:2.5", "n_I=5/2 is neither"),
+        ("sw:0", "n_I=0 must be above 0"),
+        ("sw:1/0", "n_I='1/0' is no number"),
+        ("sw:1//2", "is no number"),
+        ("tl:10:last=0", "must be a whole number"),
+        ("es:40:last=2", "goes with 'tl' alone"),
+        ("es:40+es:50", "'es' stands twice"),
+        ("baseline+tl:10", "unknown method 'baseline'"),
+        ("es:40,es:40", "'es:40' is given twice"),
+        ("shaping,tl:10", "'tl:10' is given twice"),
+        ("sw:0.5,sw:1/2", "'sw:1/2' is given twice"),
+    ],
+)
+def test_malformed_specs_are_named(text, sentence):
+  with pytest.raises(ValueError, match=sentence):
+    parse_methods(text)
