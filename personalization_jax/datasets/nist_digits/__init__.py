@@ -1,0 +1,139 @@
+"""NIST SD 19 digits by writer: the real data, through tensorflow-datasets.
+
+Importing this package needs NumPy alone; tensorflow-datasets (never TensorFlow)
+is imported when data are loaded.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from absl import logging
+
+from personalization_jax.datasets.nist_digits.files import (
+  DataError,
+  DigitFile,
+  DigitPart,
+  DigitSet,
+  MissingDataError,
+)
+from personalization_jax.datasets.nist_digits.reader import Digits
+from personalization_jax.datasets.nist_digits.sources import DIGIT_SETS
+from personalization_jax.datasets.population import Population
+
+__all__ = [
+  "DIGIT_SETS",
+  "DataError",
+  "DigitFile",
+  "DigitPart",
+  "DigitSet",
+  "Digits",
+  "MissingDataError",
+  "load",
+  "population_of",
+]
+
+_NUM_CLASSES = 10
+
+
+def load(
+  config: str | DigitSet = "mnist",
+  *,
+  data_dir: str | os.PathLike[str] | None = None,
+  manual_dir: str | os.PathLike[str] | None = None,
+) -> Population:
+  """Loads NIST digits by writer, preparing them first if need be.
+
+  Source: section IV of the paper, which takes its individuals from NIST
+  Special Database 19.
+
+  Args:
+    config: 'mnist' (60,000 digits of 539 writers), 'qmnist' (120,000), 'xnist'
+      (402,953 digits of 3,579 writers), or a digit set of one's own.
+    data_dir: where tfds keeps prepared data; by default its own default.
+    manual_dir: folder of files already downloaded, directly or in subfolders
+      mnist and qmnist, compressed or not; by default they are downloaded.
+
+  Returns:
+    The population: 28x28 images, sorted by writer, each writer's in the order
+    of the files. individuals are NIST's writer numbers, and originals its digit
+    numbers. Writers with fewer than two different drawings are left out.
+
+  Raises:
+    ValueError: if there is no such config.
+    DataError: (a ValueError) if a file is damaged or can't be downloaded.
+    MissingDataError: (also a FileNotFoundError) if manual_dir lacks a file.
+    ImportError: if tensorflow-datasets isn't installed.
+  """
+  if isinstance(config, str):
+    if config not in DIGIT_SETS:
+      raise ValueError(
+        f"nist_digits has no config {config!r}; it has {', '.join(DIGIT_SETS)}."
+      )
+    config = DIGIT_SETS[config]
+  try:
+    from personalization_jax.datasets.nist_digits import builder
+  except ImportError as error:
+    raise ImportError(
+      "nist_digits needs tensorflow-datasets, array_record and"
+      f" importlib_resources ({error})."
+    ) from error
+  return population_of(
+    builder.read(
+      builder.prepare(config, data_dir=data_dir, manual_dir=manual_dir)
+    )
+  )
+
+
+def population_of(digits: Digits) -> Population:
+  """Makes a population of digits.
+
+  Args:
+    digits: of any writers, in any order, which is kept.
+
+  Returns:
+    The population, without writers of fewer than two different drawings: one is
+    needed to train on and one to test on.
+
+  Raises:
+    ValueError: if nobody is left, or nobody wrote one of the ten digits.
+  """
+  originals = _originals(digits)
+  drawings = np.unique(np.stack([digits.writers, originals], axis=1), axis=0)
+  writers, counts = np.unique(drawings[:, 0], return_counts=True)
+  enough = writers[counts >= 2]
+  if len(enough) < len(writers):
+    logging.info(
+      "Left out %d of %d writers with fewer than two digits.",
+      len(writers) - len(enough),
+      len(writers),
+    )
+  rows = np.flatnonzero(np.isin(digits.writers, enough))
+  # Everybody's digits needn't be copied.
+  kept = rows if len(rows) < len(originals) else slice(None)
+  return Population.from_arrays(
+    digits.images[kept],
+    digits.labels[kept],
+    digits.writers[kept],
+    originals=originals[kept],
+    num_classes=_NUM_CLASSES,
+  )
+
+
+def _originals(digits: Digits) -> np.ndarray:
+  """Digit numbers, a duplicate's being that of the digit it repeats.
+
+  The database holds three digits twice. If one writer has both, a split mustn't
+  put one into training and the other into testing; two writers' equal drawings
+  remain two drawings.
+  """
+  order = np.argsort(digits.digit_ids, kind="stable")
+  places = np.searchsorted(digits.digit_ids, digits.duplicate_of, sorter=order)
+  first = order[np.minimum(places, len(order) - 1)]
+  repeated = (
+    (digits.duplicate_of > 0)
+    & (digits.digit_ids[first] == digits.duplicate_of)
+    & (digits.writers[first] == digits.writers)
+  )
+  return np.where(repeated, digits.duplicate_of, digits.digit_ids)
