@@ -1,0 +1,178 @@
+"""What a method gave people: accuracy, fairness, significance (NumPy, host)."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy import stats
+
+from personalization_jax.splits import PADDING
+
+
+def accuracy(
+  predictions: np.ndarray, labels: np.ndarray, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Each individual's accuracy, over exactly the rows that are rows.
+
+  Args:
+    predictions: int32 [S, R], predicted classes.
+    labels: int32 [N], the store's labels.
+    rows: int32 [S, R], the rows classified, -1 for padding.
+
+  Returns:
+    Accuracy float64 [S] in 0..1 and the number of rows it stands on [S].
+
+  Source: section II-A, acc(D_I) and acc(D_G).
+  """
+  scored = rows != PADDING
+  correct = scored & (predictions == labels[rows])
+  size = scored.sum(axis=1)
+  return correct.sum(axis=1) / size, size
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+  """How one accuracy is spread over individuals (section II-A, fairness).
+
+  Attributes:
+    mean: acc(D_S), the mean over individuals.
+    sd: standard deviation over individuals (ddof 1); NaN for one individual.
+    min: the worst treated individual's.
+    max: the best treated individual's.
+  """
+
+  mean: float
+  sd: float
+  min: float
+  max: float
+
+
+def spread(accuracies: np.ndarray) -> Spread:
+  """Mean, standard deviation, minimum and maximum.
+
+  Args:
+    accuracies: float [S].
+
+  Returns:
+    The four numbers.
+  """
+  values = np.asarray(accuracies, np.float64)
+  return Spread(
+    mean=float(values.mean()),
+    sd=float(values.std(ddof=1)) if len(values) > 1 else float("nan"),
+    min=float(values.min()),
+    max=float(values.max()),
+  )
+
+
+def ranks(means: Sequence[float]) -> list[int]:
+  """Ranks of means: 1 is the highest, equal means share the better rank.
+
+  Args:
+    means: one mean for each method.
+
+  Returns:
+    One rank for each method.
+  """
+  # Means of the same counts can differ in the last bit by order of summation.
+  rounded = np.round(np.asarray(means, np.float64), 12)
+  return [int(1 + (rounded > value).sum()) for value in rounded]
+
+
+@dataclasses.dataclass(frozen=True)
+class Significance:
+  """Two-sided paired tests of a method against its baseline.
+
+  Attributes:
+    t: p of the paired t-test.
+    wilcoxon: p of Wilcoxon's signed-rank test.
+    t_holm: p of the t-test, Holm-corrected over the methods compared.
+    wilcoxon_holm: likewise for Wilcoxon's.
+  """
+
+  t: float
+  wilcoxon: float
+  t_holm: float
+  wilcoxon_holm: float
+
+
+def significance(
+  accuracies: Mapping[str, np.ndarray], baseline: str
+) -> dict[str, Significance]:
+  """Tests every method against the baseline, paired over individuals.
+
+  Args:
+    accuracies: method -> float [S], individuals in the same order everywhere.
+    baseline: the method that the others are compared with.
+
+  Returns:
+    method -> p-values, for all methods but the baseline. With fewer than two
+    individuals they are NaN.
+
+  Raises:
+    ValueError: if a method has another number of individuals.
+  """
+  reference = np.asarray(accuracies[baseline])
+  others = [method for method in accuracies if method != baseline]
+  pairs = []
+  for method in others:
+    values = np.asarray(accuracies[method])
+    if values.shape != reference.shape:
+      raise ValueError(
+        f"method {method!r} has {len(values)} individuals, but {baseline!r}"
+        f" has {len(reference)}: they can't be paired."
+      )
+    pairs.append((_paired_t(values, reference), _wilcoxon(values, reference)))
+  t_holm = holm([t for t, _ in pairs])
+  wilcoxon_holm = holm([w for _, w in pairs])
+  return {
+    method: Significance(t, w, th, wh)
+    for method, (t, w), th, wh in zip(others, pairs, t_holm, wilcoxon_holm)
+  }
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+  """Holm's step-down correction for several comparisons.
+
+  Args:
+    p_values: one for each comparison; NaN is passed through and not counted.
+
+  Returns:
+    The corrected p-values, at most 1.
+
+  Source: S. Holm, "A simple sequentially rejective multiple test procedure",
+  Scandinavian Journal of Statistics, 1979.
+  """
+  values = np.asarray(p_values, np.float64)
+  corrected = np.full(len(values), np.nan)
+  order = [int(i) for i in np.argsort(values) if not np.isnan(values[i])]
+  largest = 0.0
+  for position, index in enumerate(order):
+    largest = max(largest, (len(order) - position) * float(values[index]))
+    corrected[index] = min(largest, 1.0)
+  return [float(value) for value in corrected]
+
+
+def _paired_t(values: np.ndarray, reference: np.ndarray) -> float:
+  return _p_value(stats.ttest_rel, values, reference)
+
+
+def _wilcoxon(values: np.ndarray, reference: np.ndarray) -> float:
+  # Accuracies are ratios of counts: rounding keeps equal differences tied.
+  return _p_value(
+    lambda a, b: stats.wilcoxon(np.round(a - b, 12)), values, reference
+  )
+
+
+def _p_value(test, values: np.ndarray, reference: np.ndarray) -> float:
+  if len(values) < 2:
+    return float("nan")
+  if np.allclose(values, reference, rtol=0.0, atol=1e-12):
+    return 1.0  # nobody differs: no evidence at all
+  with warnings.catch_warnings():
+    # SciPy warns of constant differences; the p-value it returns is right.
+    warnings.simplefilter("ignore", RuntimeWarning)
+    return float(test(values, reference).pvalue)

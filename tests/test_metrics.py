@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from personalization_jax import metrics
+
+
+def test_accuracy_scores_exactly_the_rows_that_are_rows():
+  rng = np.random.default_rng(0)
+  labels = rng.integers(0, 4, 50).astype(np.int32)
+  rows = rng.integers(0, 50, (6, 9)).astype(np.int32)
+  for person in range(6):
+    rows[person, person + 2 :] = -1
+  predictions = rng.integers(0, 4, rows.shape)
+  accuracy, size = metrics.accuracy(predictions, labels, rows)
+  for person in range(6):
+    hits = [
+        predictions[person, k] == labels[rows[person, k]]
+        for k in range(9)
+        if rows[person, k] >= 0
+    ]
+    assert size[person] == len(hits)
+    assert accuracy[person] == pytest.approx(sum(hits) / len(hits))
+
+
+def test_a_padded_row_is_never_right():
+  # Row -1 would be the last row of the store, and its label may match.
+  labels = np.array([0, 7])
+  accuracy, size = metrics.accuracy(
+      np.array([[1, 7]]), labels, np.array([[0, -1]])
+  )
+  assert (accuracy[0], size[0]) == (0.0, 1)
+
+
+def test_spread():
+  spread = metrics.spread(np.array([0.5, 1.0, 0.75]))
+  assert spread == metrics.Spread(0.75, 0.25, 0.5, 1.0)
+  assert np.isnan(metrics.spread(np.array([0.5])).sd)
+
+
+def test_ranks_share_ties():
+  assert metrics.ranks([0.9, 0.95, 0.9, 0.8]) == [2, 1, 2, 4]
+  assert metrics.ranks([0.1 + 0.2, 0.3]) == [1, 1]
+
+
+def test_holm_by_hand():
+  # Sorted .01 .02 .03 .04 times 4 3 2 1, made monotonous.
+  corrected = metrics.holm([0.04, 0.01, 0.03, 0.02])
+  np.testing.assert_allclose(corrected, [0.06, 0.04, 0.06, 0.06])
+  np.testing.assert_allclose(metrics.holm([0.6, 0.9]), [1.0, 1.0])
+  assert metrics.holm([]) == []
+  nan, other = metrics.holm([float("nan"), 0.04])
+  assert np.isnan(nan)
+  assert other == 0.04
+
+
+def test_significance_is_scipy_s_paired_tests():
+  rng = np.random.default_rng(1)
+  baseline = rng.uniform(0.8, 1.0, 30)
+  accuracies = {
+      "baseline": baseline,
+      "better": np.clip(baseline + rng.normal(0.02, 0.02, 30), 0, 1),
+      "same": baseline + rng.normal(0, 0.02, 30),
+  }
+  tests = metrics.significance(accuracies, "baseline")
+  assert list(tests) == ["better", "same"]
+  for method, test in tests.items():
+    values = accuracies[method]
+    assert test.t == pytest.approx(stats.ttest_rel(values, baseline).pvalue)
+    assert test.wilcoxon == pytest.approx(
+        stats.wilcoxon(values, baseline).pvalue, rel=0.05
+    )
+  assert tests["better"].t_holm == pytest.approx(2 * tests["better"].t)
+
+
+def test_significance_is_paired():
+  # A gain of one point for everyone, far below the spread over people.
+  baseline = np.linspace(0.5, 0.9, 12)
+  gained = baseline + 0.01 + np.tile([0.001, -0.001], 6)
+  test = metrics.significance({"b": baseline, "m": gained}, "b")["m"]
+  assert test.t < 1e-6
+  assert test.wilcoxon < 0.01
+  assert stats.ttest_ind(gained, baseline).pvalue > 0.5
+
+
+def test_no_difference_is_no_evidence():
+  values = np.array([0.5, 0.7, 0.9])
+  test = metrics.significance({"b": values, "m": values.copy()}, "b")["m"]
+  assert (test.t, test.wilcoxon, test.t_holm) == (1.0, 1.0, 1.0)
+
+
+def test_one_individual_has_no_p_value():
+  one = {"b": np.array([0.5]), "m": np.array([0.6])}
+  test = metrics.significance(one, "b")["m"]
+  assert np.isnan([test.t, test.wilcoxon, test.t_holm]).all()
+
+
+def test_significance_refuses_other_individuals():
+  with pytest.raises(ValueError, match="'m' has 2 individuals, but 'b' has 3"):
+    metrics.significance({"b": np.ones(3), "m": np.ones(2)}, "b")
