@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -167,7 +168,9 @@ def _wilcoxon(values: np.ndarray, reference: np.ndarray) -> float:
   )
 
 
-def _p_value(test, values: np.ndarray, reference: np.ndarray) -> float:
+def _p_value(
+  test: Callable[..., Any], values: np.ndarray, reference: np.ndarray
+) -> float:
   if len(values) < 2:
     return float("nan")
   if np.allclose(values, reference, rtol=0.0, atol=1e-12):

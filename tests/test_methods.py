@@ -2,7 +2,12 @@ from fractions import Fraction
 
 import pytest
 
-from personalization_jax.methods import SHAPING, Method, parse_method, parse_methods
+from personalization_jax.methods import (
+  SHAPING,
+  Method,
+  parse_method,
+  parse_methods,
+)
 
 
 def test_shaping_is_the_paper_s_seven_rows():
@@ -40,28 +45,28 @@ def test_only_transfer_learning_shares_d_g():
 
 
 @pytest.mark.parametrize(
-    ("text", "sentence"),
-    [
-        ("ess:40", "unknown method 'ess:40'"),
-        ("", "unknown method ''"),
-        ("es", "unknown method 'es'"),
-        ("es:", "unknown method 'es:'"),
-        ("es:-4", "unknown method 'es:-4'"),
-        ("es:0", "'0' in method 'es:0' must be a whole number of 1 or more"),
-        ("es:1.5", "must be a whole number"),
-        ("sw:0.3", "n_I=3/10 is neither"),
-        ("sw:2.5", "n_I=5/2 is neither"),
-        ("sw:0", "n_I=0 must be above 0"),
-        ("sw:1/0", "n_I='1/0' is no number"),
-        ("sw:1//2", "is no number"),
-        ("tl:10:last=0", "must be a whole number"),
-        ("es:40:last=2", "goes with 'tl' alone"),
-        ("es:40+es:50", "'es' stands twice"),
-        ("baseline+tl:10", "unknown method 'baseline'"),
-        ("es:40,es:40", "'es:40' is given twice"),
-        ("shaping,tl:10", "'tl:10' is given twice"),
-        ("sw:0.5,sw:1/2", "'sw:1/2' is given twice"),
-    ],
+  ("text", "sentence"),
+  [
+    ("ess:40", "unknown method 'ess:40'"),
+    ("", "unknown method ''"),
+    ("es", "unknown method 'es'"),
+    ("es:", "unknown method 'es:'"),
+    ("es:-4", "unknown method 'es:-4'"),
+    ("es:0", "'0' in method 'es:0' must be a whole number of 1 or more"),
+    ("es:1.5", "must be a whole number"),
+    ("sw:0.3", "n_I=3/10 is neither"),
+    ("sw:2.5", "n_I=5/2 is neither"),
+    ("sw:0", "n_I=0 must be above 0"),
+    ("sw:1/0", "n_I='1/0' is no number"),
+    ("sw:1//2", "is no number"),
+    ("tl:10:last=0", "must be a whole number"),
+    ("es:40:last=2", "goes with 'tl' alone"),
+    ("es:40+es:50", "'es' stands twice"),
+    ("baseline+tl:10", "unknown method 'baseline'"),
+    ("es:40,es:40", "'es:40' is given twice"),
+    ("shaping,tl:10", "'tl:10' is given twice"),
+    ("sw:0.5,sw:1/2", "'sw:1/2' is given twice"),
+  ],
 )
 def test_malformed_specs_are_named(text, sentence):
   with pytest.raises(ValueError, match=sentence):

@@ -15,9 +15,9 @@ def test_accuracy_scores_exactly_the_rows_that_are_rows():
   accuracy, size = metrics.accuracy(predictions, labels, rows)
   for person in range(6):
     hits = [
-        predictions[person, k] == labels[rows[person, k]]
-        for k in range(9)
-        if rows[person, k] >= 0
+      predictions[person, k] == labels[rows[person, k]]
+      for k in range(9)
+      if rows[person, k] >= 0
     ]
     assert size[person] == len(hits)
     assert accuracy[person] == pytest.approx(sum(hits) / len(hits))
@@ -27,7 +27,7 @@ def test_a_padded_row_is_never_right():
   # Row -1 would be the last row of the store, and its label may match.
   labels = np.array([0, 7])
   accuracy, size = metrics.accuracy(
-      np.array([[1, 7]]), labels, np.array([[0, -1]])
+    np.array([[1, 7]]), labels, np.array([[0, -1]])
   )
   assert (accuracy[0], size[0]) == (0.0, 1)
 
@@ -58,9 +58,9 @@ def test_significance_is_scipy_s_paired_tests():
   rng = np.random.default_rng(1)
   baseline = rng.uniform(0.8, 1.0, 30)
   accuracies = {
-      "baseline": baseline,
-      "better": np.clip(baseline + rng.normal(0.02, 0.02, 30), 0, 1),
-      "same": baseline + rng.normal(0, 0.02, 30),
+    "baseline": baseline,
+    "better": np.clip(baseline + rng.normal(0.02, 0.02, 30), 0, 1),
+    "same": baseline + rng.normal(0, 0.02, 30),
   }
   tests = metrics.significance(accuracies, "baseline")
   assert list(tests) == ["better", "same"]
@@ -68,7 +68,7 @@ def test_significance_is_scipy_s_paired_tests():
     values = accuracies[method]
     assert test.t == pytest.approx(stats.ttest_rel(values, baseline).pvalue)
     assert test.wilcoxon == pytest.approx(
-        stats.wilcoxon(values, baseline).pvalue, rel=0.05
+      stats.wilcoxon(values, baseline).pvalue, rel=0.05
     )
   assert tests["better"].t_holm == pytest.approx(2 * tests["better"].t)
 

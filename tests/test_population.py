@@ -6,9 +6,9 @@ from personalization_jax.datasets import Population, npz
 
 def arrays(num_rows=6):
   return {
-      "images": np.zeros((num_rows, 8, 8, 1), np.uint8),
-      "labels": np.arange(num_rows) % 2,
-      "individuals": np.arange(num_rows) // 2,
+    "images": np.zeros((num_rows, 8, 8, 1), np.uint8),
+    "labels": np.arange(num_rows) % 2,
+    "individuals": np.arange(num_rows) // 2,
   }
 
 
@@ -27,25 +27,25 @@ def test_from_arrays_adds_a_channel():
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        ({"images": np.zeros((6, 8), np.uint8)}, "images must have shape"),
-        ({"images": np.zeros((6, 8, 8, 1))}, "images must be uint8"),
-        ({"images": np.zeros((0, 8, 8, 1), np.uint8)}, "holds no samples"),
-        ({"images": np.zeros((6, 0, 8, 1), np.uint8)}, "empty axis"),
-        ({"labels": np.zeros(5, int)}, "labels has 5 entries, but images has 6"),
-        ({"labels": np.zeros((6, 1), int)}, "labels must be a vector"),
-        ({"labels": np.zeros(6)}, "labels must be integers"),
-        ({"labels": np.array([0, 1, 0, 1, -1, 0])}, "row 4 holds -1"),
-        ({"labels": np.array([0, 2, 0, 2, 0, 2])}, "class 1 of 0..2 has no"),
-        ({"labels": np.arange(6) % 2, "num_classes": 1}, "row 1 holds 1"),
-        ({"labels": np.arange(6) + 2**31}, "labels must fit in int32"),
-        ({"individuals": np.zeros(7, int)}, "individuals has 7 entries"),
-        ({"individuals": np.array([0, 0, 1, 1, 1, 7])}, "individual 7 has one"),
-        ({"individuals": np.array([0, 0, 1, 1, -1, -1])}, "row 4 holds -1"),
-        ({"originals": np.array([0, 1, 2, 3, 4, 4])}, "individual 2 has one"),
-        ({"originals": np.array([0, 1, 1, 3, 4, 5])}, "original 1 belongs to"),
-    ],
+  ("change", "sentence"),
+  [
+    ({"images": np.zeros((6, 8), np.uint8)}, "images must have shape"),
+    ({"images": np.zeros((6, 8, 8, 1))}, "images must be uint8"),
+    ({"images": np.zeros((0, 8, 8, 1), np.uint8)}, "holds no samples"),
+    ({"images": np.zeros((6, 0, 8, 1), np.uint8)}, "empty axis"),
+    ({"labels": np.zeros(5, int)}, "labels has 5 entries, but images has 6"),
+    ({"labels": np.zeros((6, 1), int)}, "labels must be a vector"),
+    ({"labels": np.zeros(6)}, "labels must be integers"),
+    ({"labels": np.array([0, 1, 0, 1, -1, 0])}, "row 4 holds -1"),
+    ({"labels": np.array([0, 2, 0, 2, 0, 2])}, "class 1 of 0..2 has no"),
+    ({"labels": np.arange(6) % 2, "num_classes": 1}, "row 1 holds 1"),
+    ({"labels": np.arange(6) + 2**31}, "labels must fit in int32"),
+    ({"individuals": np.zeros(7, int)}, "individuals has 7 entries"),
+    ({"individuals": np.array([0, 0, 1, 1, 1, 7])}, "individual 7 has one"),
+    ({"individuals": np.array([0, 0, 1, 1, -1, -1])}, "row 4 holds -1"),
+    ({"originals": np.array([0, 1, 2, 3, 4, 4])}, "individual 2 has one"),
+    ({"originals": np.array([0, 1, 1, 3, 4, 5])}, "original 1 belongs to"),
+  ],
 )
 def test_from_arrays_names_the_fault(change, sentence):
   with pytest.raises(ValueError, match=sentence) as error:
@@ -63,8 +63,8 @@ def test_fingerprint_sees_every_array(people):
   prints = {people.fingerprint()}
   for name in ("images", "labels", "individuals", "originals"):
     fields = {
-        field: getattr(people, field).copy()
-        for field in ("images", "labels", "individuals", "originals")
+      field: getattr(people, field).copy()
+      for field in ("images", "labels", "individuals", "originals")
     }
     fields[name].flat[0] += 1
     changed = Population(**fields, num_classes=3)

@@ -37,14 +37,15 @@ def test_sample_weighing_is_line_6(period, steps):
   period = fractions.Fraction(period)
   sources = schedules.sample_weighing(period, 3, steps)
   expected = [
-      INDIVIDUAL if line_6(period, j) else GLOBAL for j in range(1, steps + 1)
+    INDIVIDUAL if line_6(period, j) else GLOBAL for j in range(1, steps + 1)
   ]
   # j starts anew in each epoch.
   assert list(sources) == expected * 3
 
 
 @pytest.mark.parametrize(
-    ("period", "share"), [(12, 1 / 12), (2, 1 / 2), (1, 1), (0.5, 1 / 2), (0.25, 3 / 4)]
+  ("period", "share"),
+  [(12, 1 / 12), (2, 1 / 2), (1, 1), (0.5, 1 / 2), (0.25, 3 / 4)],
 )
 def test_sample_weighing_share_of_individual_batches(period, share):
   assert schedules.sample_weighing(period, 2, 24).mean() == pytest.approx(share)
@@ -54,12 +55,14 @@ def test_sample_weighing_takes_floats_and_fractions_alike():
   for period in (0.5, 0.25, 1 / 3, 2.0):
     exact = fractions.Fraction(period).limit_denominator(100)
     np.testing.assert_array_equal(
-        schedules.sample_weighing(period, 2, 30),
-        schedules.sample_weighing(exact, 2, 30),
+      schedules.sample_weighing(period, 2, 30),
+      schedules.sample_weighing(exact, 2, 30),
     )
 
 
-@pytest.mark.parametrize("period", [0, -1, 0.3, 2.5, 0.7, float("nan"), float("inf")])
+@pytest.mark.parametrize(
+  "period", [0, -1, 0.3, 2.5, 0.7, float("nan"), float("inf")]
+)
 def test_sample_weighing_refuses_other_periods(period):
   with pytest.raises(ValueError, match="n_I="):
     schedules.sample_weighing(period, 1, 10)
@@ -74,7 +77,7 @@ def test_negative_steps_are_refused():
 
 def test_combined_is_early_then_weighing_then_late():
   sources = schedules.combined(
-      epochs=2, steps_per_epoch=6, early=3, period=3, late=2
+    epochs=2, steps_per_epoch=6, early=3, period=3, late=2
   )
   middle = list(schedules.sample_weighing(3, 2, 6))
   assert list(sources) == [1] * 3 + middle + [1] * 2
@@ -96,7 +99,7 @@ def draw(sources, **arguments):
 
 def test_every_batch_is_of_one_source():
   sources = schedules.combined(
-      epochs=4, steps_per_epoch=5, early=4, period=2, late=3
+    epochs=4, steps_per_epoch=5, early=4, period=2, late=3
   )
   rows = draw(sources, early=4)
   assert rows.shape == (27, 5)
@@ -145,10 +148,10 @@ def test_more_steps_begin_with_fewer():
 def test_draws_depend_on_seed_and_individual():
   sources = schedules.sample_weighing(2, 2, 5)
   draws = [
-      draw(sources),
-      draw(sources, individual=4),
-      draw(sources, seed=1),
-      draw(sources, individual=SHARED),
+    draw(sources),
+    draw(sources, individual=4),
+    draw(sources, seed=1),
+    draw(sources, individual=SHARED),
   ]
   np.testing.assert_array_equal(draws[0], draw(sources))
   assert len({rows.tobytes() for rows in draws}) == 4

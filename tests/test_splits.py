@@ -58,7 +58,9 @@ def test_fractions_of_drawings(people):
 def test_everyone_trains_and_tests(people, fraction):
   chosen = splits.choose_people(people, 4, 5)
   split = splits.split(people, *chosen, train_fraction=fraction)
-  assert all(len(split.parts(k)[0]) and len(split.parts(k)[2]) for k in range(4))
+  assert all(
+    len(split.parts(k)[0]) and len(split.parts(k)[2]) for k in range(4)
+  )
 
 
 def test_a_person_s_parts_depend_on_nobody_else(people):
@@ -87,12 +89,12 @@ def test_padding_is_last():
 
 
 @pytest.mark.parametrize(
-    ("counts", "sentence"),
-    [
-        ((7, 3), "ask for 10 people, but the data has 9"),
-        ((0, 3), "num_individuals=0"),
-        ((3, 0), "num_global_individuals=0"),
-    ],
+  ("counts", "sentence"),
+  [
+    ((7, 3), "ask for 10 people, but the data has 9"),
+    ((0, 3), "num_individuals=0"),
+    ((3, 0), "num_global_individuals=0"),
+  ],
 )
 def test_choose_people_refuses(people, counts, sentence):
   with pytest.raises(ValueError, match=sentence):
@@ -100,13 +102,13 @@ def test_choose_people_refuses(people, counts, sentence):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        ({"train_fraction": 1.0}, "train_fraction=1.0"),
-        ({"train_fraction": 0.0}, "train_fraction=0.0"),
-        ({"validation_fraction": 0.3}, "validation_fraction=0.3"),
-        ({"validation_fraction": -0.1}, "validation_fraction=-0.1"),
-    ],
+  ("arguments", "sentence"),
+  [
+    ({"train_fraction": 1.0}, "train_fraction=1.0"),
+    ({"train_fraction": 0.0}, "train_fraction=0.0"),
+    ({"validation_fraction": 0.3}, "validation_fraction=0.3"),
+    ({"validation_fraction": -0.1}, "validation_fraction=-0.1"),
+  ],
 )
 def test_split_refuses_fractions(people, arguments, sentence):
   with pytest.raises(ValueError, match=sentence):

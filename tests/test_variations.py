@@ -16,18 +16,18 @@ def test_flips_make_classes_of_their_own(people):
     np.testing.assert_array_equal(flipped.images[row], picture)
     np.testing.assert_array_equal(flipped.images[n + row], np.fliplr(picture))
     np.testing.assert_array_equal(
-        flipped.images[2 * n + row], np.flipud(picture)
+      flipped.images[2 * n + row], np.flipud(picture)
     )
   np.testing.assert_array_equal(flipped.originals, np.tile(np.arange(n), 3))
   np.testing.assert_array_equal(
-      flipped.individuals, np.tile(people.individuals, 3)
+    flipped.individuals, np.tile(people.individuals, 3)
   )
 
 
 def test_resize_pads_then_averages_or_repeats():
   images = np.random.default_rng(0).integers(0, 256, (2, 28, 28, 1))
   population = Population.from_arrays(
-      images.astype(np.uint8), np.array([0, 0]), np.array([3, 3])
+    images.astype(np.uint8), np.array([0, 0]), np.array([3, 3])
   )
   padded = variations.resize(population, 32).images
   np.testing.assert_array_equal(padded[:, 2:30, 2:30], images)
@@ -43,7 +43,7 @@ def test_resize_refuses_what_it_cannot_do(people):
   with pytest.raises(ValueError, match="image_size=24 is no power of two"):
     variations.resize(people, 24)
   wide = Population.from_arrays(
-      np.zeros((2, 16, 20, 1), np.uint8), np.zeros(2, int), np.zeros(2, int)
+    np.zeros((2, 16, 20, 1), np.uint8), np.zeros(2, int), np.zeros(2, int)
   )
   with pytest.raises(ValueError, match="must be square"):
     variations.resize(wide, 16)
@@ -53,9 +53,9 @@ def test_resize_refuses_what_it_cannot_do(people):
 def writers():
   individuals = np.repeat(np.arange(20), 100)
   return Population.from_arrays(
-      np.zeros((2000, 2, 2, 1), np.uint8),
-      np.tile(np.arange(10), 200),
-      individuals,
+    np.zeros((2000, 2, 2, 1), np.uint8),
+    np.tile(np.arange(10), 200),
+    individuals,
   )
 
 
@@ -69,7 +69,7 @@ def test_class_counts_vary_with_the_concentration(writers):
 
   def unevenness(concentration):
     varied = variations.vary_class_counts(
-        writers, people, concentration=concentration, keep=0.3, seed=1
+      writers, people, concentration=concentration, keep=0.3, seed=1
     )
     return np.mean([proportions(varied, person).std() for person in people])
 
@@ -95,40 +95,40 @@ def test_class_counts_follow_the_proportions_drawn(writers):
 
 def test_class_counts_touch_nobody_else(writers):
   varied = variations.vary_class_counts(
-      writers, np.array([2, 3]), concentration=0.5, keep=0.4, seed=0
+    writers, np.array([2, 3]), concentration=0.5, keep=0.4, seed=0
   )
   sizes = np.bincount(varied.individuals)
   assert list(sizes[:5]) == [100, 100, 40, 40, 100]
   alone = variations.vary_class_counts(
-      writers, np.array([3]), concentration=0.5, keep=0.4, seed=0
+    writers, np.array([3]), concentration=0.5, keep=0.4, seed=0
   )
   np.testing.assert_array_equal(
-      varied.originals[varied.individuals == 3],
-      alone.originals[alone.individuals == 3],
+    varied.originals[varied.individuals == 3],
+    alone.originals[alone.individuals == 3],
   )
 
 
 def test_class_counts_leave_two_drawings():
   population = variations.flips(
-      Population.from_arrays(
-          np.zeros((4, 2, 2, 1), np.uint8), np.zeros(4, int), np.zeros(4, int)
-      )
+    Population.from_arrays(
+      np.zeros((4, 2, 2, 1), np.uint8), np.zeros(4, int), np.zeros(4, int)
+    )
   )
   for seed in range(20):
     varied = variations.vary_class_counts(
-        population, np.array([0]), concentration=0.1, keep=0.01, seed=seed
+      population, np.array([0]), concentration=0.1, keep=0.01, seed=seed
     )
     assert len(np.unique(varied.originals)) >= 2
 
 
 @pytest.mark.parametrize(
-    ("arguments", "name"),
-    [
-        ({"concentration": 0.0}, "concentration=0.0"),
-        ({"concentration": float("nan")}, "concentration=nan"),
-        ({"concentration": 1.0, "keep": 0.0}, "keep=0.0"),
-        ({"concentration": 1.0, "keep": 1.5}, "keep=1.5"),
-    ],
+  ("arguments", "name"),
+  [
+    ({"concentration": 0.0}, "concentration=0.0"),
+    ({"concentration": float("nan")}, "concentration=nan"),
+    ({"concentration": 1.0, "keep": 0.0}, "keep=0.0"),
+    ({"concentration": 1.0, "keep": 1.5}, "keep=1.5"),
+  ],
 )
 def test_class_counts_refuse_bad_parameters(writers, arguments, name):
   with pytest.raises(ValueError, match=name):
