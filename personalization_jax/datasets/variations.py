@@ -144,7 +144,7 @@ def vary_class_counts(
 
 
 def _fill(
-    proportions: np.ndarray, available: np.ndarray, total: int
+  proportions: np.ndarray, available: np.ndarray, total: int
 ) -> np.ndarray:
   """Whole counts [C] that sum to total, near the proportions, none too large.
 
