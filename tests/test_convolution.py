@@ -1,0 +1,334 @@
+"""Every formulation is the same function as `lax.conv_general_dilated`."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import AxisType, PartitionSpec
+
+from personalization_jax import convolution
+
+DIMENSION_NUMBERS = ("NHWC", "HWIO", "NHWC")
+# [B, H, W, in channels], [kh, kw, in channels, out channels]
+SHAPES = {
+  "usual": ((8, 8, 8, 5), (3, 3, 5, 4)),
+  "one channel, batch no multiple of the block": ((11, 6, 6, 1), (3, 3, 1, 7)),
+  "1x1": ((3, 4, 4, 6), (1, 1, 6, 5)),
+  "two pixels": ((9, 2, 2, 5), (3, 3, 5, 6)),
+  "not square, one image": ((1, 4, 10, 5), (3, 1, 5, 2)),
+}
+
+
+def value_and_gradients(function):
+  """(images, kernel, cotangent) -> (value, image and kernel gradient)."""
+
+  def run(images, kernel, cotangent):
+    value, pull_back = jax.vjp(function, images, kernel)
+    return value, *pull_back(cotangent)
+
+  return run
+
+
+def make_inputs(image_shape, kernel_shape, dtype, individuals=()):
+  rng = np.random.default_rng(0)
+  shapes = (image_shape, kernel_shape, (*image_shape[:3], kernel_shape[3]))
+  return [
+    jnp.asarray(rng.normal(size=(*individuals, *shape)), dtype)
+    for shape in shapes
+  ]
+
+
+def expected_in_float64(images, kernel, cotangent):
+  """Value, image and kernel gradient, tap by tap in NumPy."""
+  images, kernel, cotangent = (
+    np.asarray(x, np.float64) for x in (images, kernel, cotangent)
+  )
+  kh, kw = kernel.shape[:2]
+  height, width = images.shape[1:3]
+  border = ((0, 0), (kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0))
+  padded = np.pad(images, border)
+  padded_gradient = np.zeros_like(padded)
+  kernel_gradient = np.zeros_like(kernel)
+  value = np.zeros_like(cotangent)
+  for i, j in np.ndindex(kh, kw):
+    window = np.s_[:, i : i + height, j : j + width]
+    value += padded[window] @ kernel[i, j]
+    padded_gradient[window] += cotangent @ kernel[i, j].T
+    kernel_gradient[i, j] = np.einsum(
+      "bhwi,bhwo->io", padded[window], cotangent
+    )
+  inside = np.s_[:, kh // 2 : kh // 2 + height, kw // 2 : kw // 2 + width]
+  return value, padded_gradient[inside], kernel_gradient
+
+
+def assert_near(actual, expected, tolerance):
+  """Relative to the largest entry of each array."""
+  for have, want in zip(actual, expected):
+    have = np.asarray(have, np.float64)
+    assert have.shape == want.shape
+    assert np.abs(have - want).max() <= tolerance * np.abs(want).max()
+
+
+@pytest.mark.parametrize("formulation", convolution.FORMULATIONS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_equals_float64(formulation, shape):
+  check_against_float64(formulation, SHAPES[shape], jnp.float32, 1e-5)
+
+
+@pytest.mark.parametrize("formulation", convolution.FORMULATIONS)
+def test_bfloat16_equals_float64(formulation):
+  shapes = (9, 8, 8, 5), (3, 3, 5, 4)
+  check_against_float64(formulation, shapes, jnp.bfloat16, 2e-2)
+
+
+def check_against_float64(formulation, shapes, dtype, tolerance):
+  inputs = make_inputs(*shapes, dtype)
+
+  def run(images, kernel):
+    return convolution.convolve(images, kernel, formulation=formulation)
+
+  actual = jax.jit(value_and_gradients(run))(*inputs)
+  assert all(x.dtype == dtype for x in actual)
+  expected = expected_in_float64(*inputs)
+  assert_near(actual, expected, tolerance)
+
+
+@pytest.mark.parametrize("formulation", convolution.FORMULATIONS)
+@pytest.mark.parametrize("over_individuals", ["vmap", "map"])
+def test_equals_float64_for_each_individual(formulation, over_individuals):
+  shapes = (9, 4, 6, 3), (3, 3, 3, 2)
+  inputs = make_inputs(*shapes, jnp.float32, individuals=(3,))
+
+  def run(images, kernel):
+    return convolution.convolve(images, kernel, formulation=formulation)
+
+  one = value_and_gradients(run)
+  if over_individuals == "vmap":
+    everyone = jax.vmap(one)
+  else:
+    everyone = lambda *inputs: lax.map(lambda x: one(*x), inputs)  # noqa: E731
+  actual = jax.jit(everyone)(*inputs)
+  for i in range(3):
+    expected = expected_in_float64(*(x[i] for x in inputs))
+    assert_near([x[i] for x in actual], expected, 1e-5)
+
+
+@pytest.mark.parametrize("formulation", convolution.FORMULATIONS)
+@pytest.mark.parametrize("shared", ["nothing", "images", "kernel"])
+def test_works_inside_shard_map(formulation, shared):
+  # check_vma is on by default; one device is enough for it to check types.
+  images, kernel, cotangent = make_inputs(
+    (9, 4, 4, 3), (3, 3, 3, 2), jnp.float32
+  )
+  mesh = jax.make_mesh((1,), ("individual",), axis_types=(AxisType.Auto,))
+  split, whole = PartitionSpec("individual"), PartitionSpec()
+  specs = (
+    whole if shared == "images" else split,
+    whole if shared == "kernel" else split,
+    split,
+  )
+
+  def run(images, kernel):
+    return convolution.convolve(images, kernel, formulation=formulation)
+
+  sharded = jax.shard_map(
+    value_and_gradients(run),
+    mesh=mesh,
+    in_specs=specs,
+    out_specs=(split, specs[0], specs[1]),
+  )
+  actual = jax.jit(sharded)(images, kernel, cotangent)
+  expected = expected_in_float64(images, kernel, cotangent)
+  assert_near(actual, expected, 1e-5)
+
+
+def test_loops_hold_no_weight_gradient_convolution_of_xla():
+  # What makes XLA slow on a CPU; see the module's docstring.
+  images, kernel, cotangent = make_inputs(
+    (9, 4, 4, 5), (3, 3, 5, 2), jnp.float32
+  )
+
+  def count(formulation):
+    def run(images, kernel):
+      return convolution.convolve(images, kernel, formulation=formulation)
+
+    jaxpr = jax.make_jaxpr(value_and_gradients(run))(images, kernel, cotangent)
+    return str(jaxpr).count("conv_general_dilated[")
+
+  assert {f: count(f) for f in convolution.FORMULATIONS} == {
+    "xla": 3,
+    "patches": 0,
+    "blocked": 2,
+    "shifted": 2,
+  }
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "cuda", "tpu", "METAL"])
+@pytest.mark.parametrize("in_channels", [1, 4, 5, 256])
+def test_rule_names_a_formulation(platform, in_channels):
+  chosen = convolution.choose_formulation(
+    platform, (3, 3, in_channels, 8), (4, 8, 8, in_channels)
+  )
+  assert chosen in convolution.FORMULATIONS
+
+
+def test_rule_is_used(monkeypatch):
+  asked = []
+
+  def rule(*arguments):
+    asked.append(arguments)
+    return "patches"
+
+  monkeypatch.setattr(convolution, "choose_formulation", rule)
+  images, kernel, _ = make_inputs((2, 4, 4, 5), (3, 3, 5, 2), jnp.float32)
+  jaxpr = jax.make_jaxpr(convolution.convolve)(images, kernel)
+  assert asked == [(jax.default_backend(), (3, 3, 5, 2), (2, 4, 4, 5))]
+  assert "conv_general_dilated" not in str(jaxpr)
+
+
+@pytest.mark.parametrize(
+  ("image_shape", "kernel_shape", "formulation", "message"),
+  [
+    ((2, 4, 4, 3), (3, 3, 3, 2), "winograd", "'winograd'"),
+    ((2, 4, 4, 3), (2, 3, 3, 2), None, r"odd sides, but is \(2, 3\)"),
+    ((2, 4, 4, 3), (3, 3, 5, 2), None, "takes 5 input channels"),
+    ((4, 4, 3), (3, 3, 3, 2), None, r"shapes \(4, 4, 3\)"),
+  ],
+)
+def test_bad_arguments(image_shape, kernel_shape, formulation, message):
+  with pytest.raises(ValueError, match=message):
+    convolution.convolve(
+      jnp.zeros(image_shape), jnp.zeros(kernel_shape), formulation=formulation
+    )
+
+
+def test_dtypes_must_agree():
+  images, kernel = jnp.zeros((2, 4, 4, 3)), jnp.zeros((3, 3, 3, 2))
+  with pytest.raises(ValueError, match="float32 and bfloat16"):
+    convolution.convolve(images, kernel.astype(jnp.bfloat16))
+  with pytest.raises(ValueError, match="int32 and int32"):
+    convolution.convolve(images.astype(int), kernel.astype(int))
+
+
+@pytest.mark.parametrize("kernel_size", [(3, 3), (1, 1)])
+@pytest.mark.parametrize("padding", ["SAME", "pairs"])
+def test_flax_convolution(kernel_size, padding):
+  images = make_inputs((5, 4, 6, 3), (3, 3, 3, 2), jnp.float32)[0]
+  if padding == "pairs":
+    padding = [(k // 2, k // 2) for k in kernel_size]
+  theirs = nn.Conv(4, kernel_size, padding=padding)
+  ours = nn.Conv(
+    4,
+    kernel_size,
+    padding=padding,
+    conv_general_dilated_cls=lambda: convolution.conv_general_dilated,
+  )
+  variables = theirs.init(jax.random.key(0), images)
+  actual, expected = (c.apply(variables, images) for c in (ours, theirs))
+  np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({"strides": 2}, r"window_strides must be \(1, 1\) here, but is \(2, 2\)"),
+    ({"padding": "VALID"}, "padding must be SAME here, but is VALID"),
+    ({"padding": 2}, "padding must be SAME"),
+    ({"padding": "CIRCULAR"}, "padding must be SAME here, but is VALID"),
+    ({"input_dilation": 2}, "lhs_dilation"),
+    ({"kernel_dilation": 2}, "rhs_dilation"),
+    ({"feature_group_count": 2}, "feature_group_count must be 1"),
+    ({"precision": "highest"}, "precision must be None"),
+  ],
+)
+def test_flax_convolution_refuses(options, message):
+  layer = nn.Conv(
+    4,
+    (3, 3),
+    conv_general_dilated_cls=lambda: convolution.conv_general_dilated,
+    **options,
+  )
+  with pytest.raises(ValueError, match=message):
+    layer.init(jax.random.key(0), jnp.zeros((1, 4, 4, 2)))
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({}, "dimension_numbers"),
+    ({"dimension_numbers": ("NCHW", "OIHW", "NCHW")}, "dimension_numbers"),
+    (
+      {"dimension_numbers": DIMENSION_NUMBERS, "batch_group_count": 2},
+      "batch_group_count",
+    ),
+    (
+      {
+        "dimension_numbers": DIMENSION_NUMBERS,
+        "preferred_element_type": jnp.float32,
+      },
+      "preferred_element_type",
+    ),
+  ],
+)
+def test_wrapper_refuses_what_flax_never_passes(options, message):
+  images, kernel = jnp.zeros((2, 4, 4, 4)), jnp.zeros((3, 3, 4, 4))
+  with pytest.raises(ValueError, match=message):
+    convolution.conv_general_dilated(images, kernel, (1, 1), "SAME", **options)
+
+
+@pytest.mark.parametrize("window", [1, 2, 3])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_max_pool_equals_reduce_window(window, dtype):
+  images = make_inputs((3, 6, 12, 5), (1, 1, 5, 1), dtype)[0]
+
+  @jax.jit
+  def run(images, cotangent):
+    pool = lambda x: convolution.max_pool(x, window)  # noqa: E731
+    value, pull_back = jax.vjp(pool, images)
+    return value, pull_back(cotangent)[0]
+
+  rows, columns = 6 // window, 12 // window
+  cotangent = jnp.asarray(np.arange(3 * rows * columns * 5) % 61, dtype)
+  cotangent = cotangent.reshape(3, rows, columns, 5)
+  value, gradient = run(images, cotangent)
+  assert value.dtype == gradient.dtype == dtype
+
+  size = (1, window, window, 1)
+  expected = lax.reduce_window(
+    images.astype(jnp.float32), -jnp.inf, lax.max, size, size, "VALID"
+  )
+  np.testing.assert_array_equal(value.astype(jnp.float32), expected)
+
+  squares = (3, rows, window, columns, window, 5)
+  gradient = np.asarray(gradient, np.float64).reshape(squares)
+  want = np.asarray(cotangent, np.float64)
+  np.testing.assert_allclose(gradient.sum((2, 4)), want, rtol=1e-2)
+  highest = np.asarray(images, np.float64).reshape(squares)
+  highest = highest == highest.max((2, 4), keepdims=True)
+  assert not gradient[~highest].any()
+
+
+def test_max_pool_shares_the_gradient_of_ties():
+  square = jnp.array([[2.0, 2.0, 5.0, 1.0], [2.0, 2.0, 0.0, 5.0]])
+  images = square[None, :, :, None]
+  gradient = jax.grad(lambda x: convolution.max_pool(x).sum())(images)
+  np.testing.assert_array_equal(
+    gradient[0, :, :, 0],
+    [[0.25, 0.25, 0.5, 0.0], [0.25, 0.25, 0.0, 0.5]],
+  )
+
+
+@pytest.mark.parametrize(
+  ("shape", "window", "message"),
+  [
+    ((1, 5, 4, 1), 2, "divide 5 and 4"),
+    ((1, 4, 6, 1), 4, "divide 4 and 6"),
+    ((1, 4, 4, 1), 0, "at least 1"),
+    ((4, 4, 1), 2, r"shape \(4, 4, 1\)"),
+  ],
+)
+def test_max_pool_refuses(shape, window, message):
+  with pytest.raises(ValueError, match=message):
+    convolution.max_pool(jnp.zeros(shape), window)
