@@ -1,0 +1,164 @@
+"""The networks, in Flax Linen (JAX): Fig. 4's classifier."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from personalization_jax import convolution
+
+# Fig. 4, in order: a (kernel size, channels) convolution, a pooling, or a
+# dropout rate. Every layer with weights counts as one of `num_layers`; the
+# fully connected one comes last.
+_POOL = "pool"
+FIG_4: tuple[Any, ...] = (
+  (3, 32),
+  (3, 64),
+  _POOL,
+  0.2,
+  (3, 128),
+  (3, 128),
+  _POOL,
+  (3, 128),
+  (1, 128),
+  _POOL,
+  (1, 256),
+  _POOL,
+  0.35,
+)
+NUM_LAYERS = sum(isinstance(layer, tuple) for layer in FIG_4) + 1
+IMAGE_SIZES = (16, 32, 64)
+
+
+class Classifier(nn.Module):
+  """The VGG-style classifier of Fig. 4.
+
+  Each convolution is followed by ReLU and batch normalisation. The last
+  pooling is global, so that the fully connected layer sees one vector whatever
+  the image size.
+
+  Attributes:
+    num_classes: number of classes.
+    width: factor on every channel count of Fig. 4.
+    dtype: what activations are computed in; parameters stay float32.
+    momentum: of the running means and variances of batch normalisation.
+  """
+
+  num_classes: int
+  width: float = 1.0
+  dtype: Any = jnp.float32
+  momentum: float = 0.9
+
+  @nn.compact
+  def __call__(
+    self,
+    images: jax.Array,
+    mask: jax.Array | None = None,
+    *,
+    train: bool = False,
+    frozen_layers: int = 0,
+  ) -> jax.Array:
+    """Scores every class.
+
+    Args:
+      images: float [B, H, W, C], H = W a power of two of 16 or more.
+      mask: bool [B], False where a row is padding and must not count in the
+        batch statistics; None if none is.
+      train: whether batch statistics are used and updated and dropout drops
+        (needs the "dropout" key).
+      frozen_layers: so many first layers behave as in evaluation and pass no
+        gradient on.
+
+    Returns:
+      Logits float32 [B, num_classes].
+    """
+    x = images.astype(self.dtype)
+    layer = 0
+    last_pool = len(FIG_4) - 1 - FIG_4[::-1].index(_POOL)
+    for index, spec in enumerate(FIG_4):
+      training = train and layer >= frozen_layers
+      if spec == _POOL:
+        x = (
+          x.max(axis=(1, 2)) if index == last_pool else convolution.max_pool(x)
+        )
+      elif isinstance(spec, float):
+        x = nn.Dropout(spec, deterministic=not training)(x)
+      else:
+        size, channels = spec
+        x = nn.Conv(
+          _channels(channels, self.width),
+          (size, size),
+          dtype=self.dtype,
+          conv_general_dilated_cls=lambda: convolution.conv_general_dilated,
+          name=f"layer_{layer}",
+        )(x)
+        x = nn.relu(x)
+        x = nn.BatchNorm(
+          use_running_average=not training,
+          momentum=self.momentum,
+          dtype=self.dtype,
+          name=f"norm_{layer}",
+        )(x, mask=None if mask is None else mask[:, None, None, None])
+        layer += 1
+        if layer == frozen_layers:
+          x = jax.lax.stop_gradient(x)
+    logits = nn.Dense(self.num_classes, dtype=self.dtype, name=f"layer_{layer}")
+    return logits(x).astype(jnp.float32)
+
+
+def _channels(full: int, width: float) -> int:
+  return int(full * width)
+
+
+def check_width(width: float) -> None:
+  """Refuses a width that leaves a layer without channels.
+
+  Args:
+    width: the multiplier.
+
+  Raises:
+    ValueError: naming the smallest width that works.
+  """
+  smallest = min(spec[1] for spec in FIG_4 if isinstance(spec, tuple))
+  if not (width > 0 and _channels(smallest, width) >= 1):
+    raise ValueError(
+      f"width={width} gives the layer of {smallest} channels none; it must be"
+      f" at least {1 / smallest}."
+    )
+
+
+def check_image_size(image_size: int) -> None:
+  """Refuses sizes that the network isn't made for.
+
+  Args:
+    image_size: pixels a side.
+
+  Raises:
+    ValueError: naming the sizes there are.
+  """
+  if image_size not in IMAGE_SIZES:
+    raise ValueError(
+      f"image_size={image_size} must be one of"
+      f" {', '.join(map(str, IMAGE_SIZES))}."
+    )
+
+
+def trainable(variables: Any, frozen_layers: int) -> Any:
+  """Which leaves a step that freezes the first layers may change.
+
+  Args:
+    variables: parameters, or batch statistics, of the classifier.
+    frozen_layers: how many first layers stay as they are.
+
+  Returns:
+    A tree of bools of the same structure.
+  """
+
+  def of_layer(path: tuple[Any, ...], _: Any) -> bool:
+    name = path[0].key
+    return int(name.rsplit("_", 1)[1]) >= frozen_layers
+
+  return jax.tree_util.tree_map_with_path(of_layer, variables)
