@@ -1,0 +1,298 @@
+"""Training and evaluating everybody's models, over all devices (JAX).
+
+The functions of `training` under `vmap` on a device and `shard_map` over a
+mesh with one axis, `individual`. Individuals exchange nothing. They go in
+chunks of `devices x individuals_per_device`, so that memory is bounded by that
+and not by the population.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from personalization_jax import training
+from personalization_jax.splits import PADDING
+from personalization_jax.training import Learner, TrainState
+
+AXIS = "individual"
+
+
+def make_mesh(devices: Any = None) -> Mesh:
+  """A mesh of one axis, `individual`, over all devices.
+
+  Args:
+    devices: the devices; all there are by default.
+
+  Returns:
+    The mesh.
+  """
+  return Mesh(np.asarray(jax.devices() if devices is None else devices), AXIS)
+
+
+def individual_key(root: jax.Array, individual: int) -> jax.Array:
+  """An individual's key: it depends on nobody else."""
+  return jax.random.fold_in(root, np.uint32(individual))
+
+
+@dataclasses.dataclass(eq=False)
+class PopulationTrainer:
+  """The compiled training and evaluation of a population.
+
+  Attributes:
+    learner: network and optimiser, the same for everybody.
+    images: uint8 [N, H, W, C], the store, on every device.
+    labels: int32 [N].
+    mesh: where individuals go.
+    individuals_per_device: how many models are on a device at once.
+    side_by_side: how many of them one operation computes (`vmap`); the others
+      of a device follow one after another. By default all of them, but one on
+      a CPU: there `vmap` turns convolutions into grouped ones, which are many
+      times slower, and one at a time gives each individual the same bits
+      whoever else is trained.
+    block_steps: steps in one compiled scan; between blocks the host looks at
+      the clock.
+  """
+
+  learner: Learner
+  images: Any
+  labels: Any
+  mesh: Mesh
+  individuals_per_device: int = 1
+  side_by_side: int | None = None
+  block_steps: int = 50
+
+  def __post_init__(self) -> None:
+    """Puts the store on the devices."""
+    if self.individuals_per_device < 1:
+      raise ValueError(
+        f"individuals_per_device={self.individuals_per_device} must be at"
+        " least 1."
+      )
+    if self.side_by_side is None:
+      on_cpu = self.mesh.devices.flat[0].platform == "cpu"
+      self.side_by_side = 1 if on_cpu else self.individuals_per_device
+    everywhere = NamedSharding(self.mesh, P())
+    self.images, self.labels = jax.device_put(
+      (self.images, self.labels), everywhere
+    )
+
+  @property
+  def chunk(self) -> int:
+    """How many individuals are trained at once."""
+    return self.mesh.size * self.individuals_per_device
+
+  def one_per_device(self) -> PopulationTrainer:
+    """A trainer for a single model: fillers would be trained for nothing."""
+    if self.individuals_per_device == 1:
+      return self
+    return dataclasses.replace(self, individuals_per_device=1, side_by_side=1)
+
+  def chunks(self, num_individuals: int) -> Iterator[slice]:
+    """Slices of a population that are trained one after another."""
+    for start in range(0, num_individuals, self.chunk):
+      yield slice(start, min(start + self.chunk, num_individuals))
+
+  def create(self, keys: jax.Array) -> TrainState:
+    """Fresh models.
+
+    Args:
+      keys: typed keys [n], n at most `chunk`.
+
+    Returns:
+      States with a leading axis of `chunk`; those behind n are fillers.
+    """
+    self._check_count(len(keys))
+    missing = self.chunk - len(keys)
+    keys = jnp.concatenate([keys, jnp.repeat(keys[-1:], missing)])
+    return self._create(jax.device_put(keys, self._by_individual))
+
+  def share(self, state: TrainState, keys: jax.Array) -> TrainState:
+    """Copies one trained model to individuals (TL's start).
+
+    Args:
+      state: states with a leading axis, of which the first is copied.
+      keys: typed keys [n], from which the individuals go on.
+
+    Returns:
+      States with a leading axis of `chunk`.
+    """
+    copies = jax.tree.map(
+      lambda leaf: jnp.repeat(leaf[:1], self.chunk, axis=0), state
+    )
+    return jax.device_put(
+      copies.replace(key=self.create(keys).key), self._by_individual
+    )
+
+  def train(
+    self,
+    states: TrainState,
+    rows: np.ndarray,
+    *,
+    frozen_layers: int = 0,
+    on_steps: Callable[[int], None] = lambda steps: None,
+  ) -> tuple[TrainState, np.ndarray]:
+    """Trains a chunk through a schedule.
+
+    Args:
+      states: from `create` or `share`; consumed.
+      rows: int32 [n, T, B], each individual's rows of the store, -1 for
+        padding.
+      frozen_layers: so many first layers stay as they are.
+      on_steps: called with the number of steps done since the last call.
+
+    Returns:
+      The states, and losses float32 [n, T], NaN where a step was padding.
+    """
+    self._check_count(len(rows))
+    count, num_steps, batch_size = rows.shape
+    train = self._train(frozen_layers)
+    losses: list[jax.Array] = []
+    for start in range(0, num_steps, self.block_steps):
+      block = rows[:, start : start + self.block_steps]
+      steps = block.shape[1]
+      padded = np.full(
+        (self.chunk, self.block_steps, batch_size), PADDING, np.int32
+      )
+      padded[:count, :steps] = block
+      states, block_losses = train(
+        states,
+        jax.device_put(padded, self._by_individual),
+        jnp.int32(steps),
+        self.images,
+        self.labels,
+      )
+      losses.append(block_losses)
+      if len(losses) > 1:
+        # One block behind, so that the device never waits for the host.
+        losses[-2].block_until_ready()
+        on_steps(self.block_steps)
+    if losses:
+      losses[-1].block_until_ready()
+      on_steps(num_steps - (len(losses) - 1) * self.block_steps)
+    joined = [np.asarray(block)[:count] for block in losses]
+    empty = np.empty((count, 0), np.float32)
+    return states, np.concatenate([empty, *joined], axis=1)[:, :num_steps]
+
+  def predict(
+    self, states: TrainState, rows: np.ndarray, *, batch_size: int = 256
+  ) -> np.ndarray:
+    """Classifies each individual's rows with that individual's model.
+
+    Args:
+      states: from `train`.
+      rows: int32 [n, R], rows of the store, -1 for padding; any R.
+      batch_size: images classified at once; the last batch is padded.
+
+    Returns:
+      int32 [n, R], predicted classes, -1 where a row was padding.
+    """
+    self._check_count(len(rows))
+    count, num_rows = rows.shape
+    batches = math.ceil(num_rows / batch_size)
+    padded = np.full((self.chunk, batches * batch_size), PADDING, np.int32)
+    padded[:count, :num_rows] = rows
+    predictions = self._predict(
+      states,
+      jax.device_put(
+        padded.reshape(self.chunk, batches, batch_size),
+        self._by_individual,
+      ),
+      self.images,
+      self.labels,
+    )
+    flat = np.asarray(predictions).reshape(self.chunk, -1)
+    return flat[:count, :num_rows]
+
+  def _check_count(self, count: int) -> None:
+    if not 1 <= count <= self.chunk:
+      raise ValueError(
+        f"{count} individuals don't fit a chunk of {self.chunk}; see"
+        " `PopulationTrainer.chunks`."
+      )
+
+  @property
+  def _by_individual(self) -> NamedSharding:
+    return NamedSharding(self.mesh, P(AXIS))
+
+  def _over_individuals(
+    self, function: Callable[..., Any], num_mapped: int, num_shared: int
+  ) -> Callable[..., Any]:
+    """Maps a function of one individual: vmap inside shard_map.
+
+    Args:
+      function: takes num_mapped trees of one individual, then num_shared
+        arrays that all individuals share.
+      num_mapped: see there.
+      num_shared: see there.
+
+    Returns:
+      A function of the same arguments with a leading individual axis on the
+      mapped ones.
+    """
+
+    def on_device(*args: Any) -> Any:
+      mapped, shared = args[:num_mapped], args[num_mapped:]
+      return jax.lax.map(
+        lambda one: function(*one, *shared),
+        mapped,
+        batch_size=None if self.side_by_side == 1 else self.side_by_side,
+      )
+
+    return jax.shard_map(
+      on_device,
+      mesh=self.mesh,
+      in_specs=(P(AXIS),) * num_mapped + (P(),) * num_shared,
+      out_specs=P(AXIS),
+    )
+
+  @functools.cached_property
+  def _create(self) -> Callable[..., TrainState]:
+    create = functools.partial(
+      training.create_state, self.learner, image_shape=self.images.shape[1:]
+    )
+    return jax.jit(self._over_individuals(create, 1, 0))
+
+  @functools.cached_property
+  def _train_by_frozen_layers(self) -> dict[int, Callable[..., Any]]:
+    return {}
+
+  def _train(self, frozen_layers: int) -> Callable[..., Any]:
+    compiled = self._train_by_frozen_layers
+    if frozen_layers not in compiled:
+
+      def train(
+        state: TrainState,
+        rows: jax.Array,
+        num_steps: jax.Array,
+        images: jax.Array,
+        labels: jax.Array,
+      ) -> tuple[TrainState, jax.Array]:
+        return training.train_on_rows(
+          self.learner,
+          state,
+          rows,
+          num_steps,
+          images,
+          labels,
+          frozen_layers=frozen_layers,
+        )
+
+      compiled[frozen_layers] = jax.jit(
+        self._over_individuals(train, 2, 3), donate_argnums=0
+      )
+    return compiled[frozen_layers]
+
+  @functools.cached_property
+  def _predict(self) -> Callable[..., jax.Array]:
+    predict = functools.partial(training.predict_rows, self.learner)
+    return jax.jit(self._over_individuals(predict, 2, 2))
