@@ -1,0 +1,219 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from personalization_jax import metrics, results
+from personalization_jax.personalization import Result
+
+LABELS = np.random.default_rng(0).integers(0, 4, 80).astype(np.int32)
+
+
+def make_result(method, seed=0, skill=0.7):
+  """Five people, ragged test rows, right with probability `skill`."""
+  rng = np.random.default_rng([len(method), seed])
+  rows = rng.permutation(60)[: 5 * 9].reshape(5, 9).astype(np.int32)
+  rows[1, 6:] = -1
+  general = np.arange(60, 80, dtype=np.int32)
+
+  def predict(rows):
+    right = rng.random(rows.shape) < skill
+    guess = np.where(right, LABELS[rows], (LABELS[rows] + 1) % 4)
+    return np.where(rows < 0, -1, guess).astype(np.int32)
+
+  losses = rng.random((5, 3)).astype(np.float32)
+  losses[2, 2] = np.nan
+  return Result(
+    method=method,
+    seed=seed,
+    individuals=np.arange(5, dtype=np.int32) * 10,
+    individual_rows=rows,
+    individual_predictions=predict(rows),
+    global_rows=general,
+    global_predictions=predict(np.tile(general, (5, 1))),
+    losses=losses,
+  )
+
+
+FINISHED = [
+  make_result("baseline", skill=0.6),
+  make_result("sw:1/2", skill=0.9),
+  make_result("tl:10:last=2", skill=0.7),
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("run")
+  for result in FINISHED:
+    results.save_result(workdir, result)
+  results.write_tables(workdir, FINISHED, LABELS)
+  return workdir
+
+
+def read(path):
+  with path.open() as file:
+    return list(csv.DictReader(file))
+
+
+def test_results_survive_the_disk(run):
+  for result in FINISHED:
+    loaded = results.load_result(run, result.method)
+    for name, value in vars(result).items():
+      np.testing.assert_array_equal(getattr(loaded, name), value)
+  assert results.load_result(run, "es:40") is None
+
+
+def test_every_csv_row_is_what_the_saved_predictions_say(run):
+  rows = read(run / "results.csv")
+  assert list(rows[0]) == list(results.RESULT_COLUMNS)
+  assert len(rows) == 15
+  for row in rows:
+    saved = results.load_result(run, row["method"])
+    index = list(saved.individuals).index(int(row["individual"]))
+    own = saved.individual_rows[index]
+    hits = [
+      int(p == LABELS[r])
+      for p, r in zip(saved.individual_predictions[index], own)
+      if r >= 0
+    ]
+    assert float(row["individual_accuracy"]) == sum(hits) / len(hits)
+    assert int(row["individual_test_size"]) == len(hits) == (own >= 0).sum()
+    hits = saved.global_predictions[index] == LABELS[saved.global_rows]
+    assert float(row["global_accuracy"]) == pytest.approx(
+      hits.mean(), rel=1e-15
+    )
+    assert int(row["global_test_size"]) == 20
+
+
+def test_table_has_the_contract_s_columns(run):
+  rows = read(run / "table1.csv")
+  spread = ("mean", "rank", "sd", "min", "max")
+  contract = [
+    "method",
+    *(f"individual_{column}" for column in spread),
+    *(f"global_{column}" for column in spread),
+    "p_individual",
+    "p_global",
+  ]
+  assert list(rows[0])[: len(contract)] == contract
+  assert [row["method"] for row in rows] == [r.method for r in FINISHED]
+
+
+def test_table_is_computed_from_the_results(run):
+  table = {row["method"]: row for row in read(run / "table1.csv")}
+  rows = read(run / "results.csv")
+  values = {
+    (row["method"], column): np.array(
+      [
+        float(other[column])
+        for other in rows
+        if other["method"] == row["method"]
+      ]
+    )
+    for row in rows
+    for column in ("individual_accuracy", "global_accuracy")
+  }
+  for method in table:
+    own = values[method, "individual_accuracy"]
+    assert float(table[method]["individual_mean"]) == pytest.approx(own.mean())
+    assert float(table[method]["individual_sd"]) == pytest.approx(
+      own.std(ddof=1)
+    )
+    assert float(table[method]["individual_min"]) == own.min()
+    general = values[method, "global_accuracy"]
+    assert float(table[method]["global_max"]) == general.max()
+    means = [values[m, "global_accuracy"].mean() for m in table]
+    rank = 1 + sum(m > general.mean() + 1e-12 for m in means)
+    assert int(table[method]["global_rank"]) == rank
+  assert table["baseline"]["p_individual"] == ""
+  expected = metrics.significance(
+    {m: values[m, "individual_accuracy"] for m in table}, "baseline"
+  )["sw:1/2"]
+  assert float(table["sw:1/2"]["p_individual"]) == expected.t
+  assert float(table["sw:1/2"]["p_individual_holm"]) == expected.t_holm
+
+
+def test_markdown_has_a_line_for_each_method(run):
+  lines = (run / "table1.md").read_text().splitlines()
+  table = [line for line in lines if line.startswith("|")]
+  assert len(table) == 2 + len(FINISHED)
+  assert len({len(line) for line in table}) == 1
+  assert table[2].startswith("| baseline")
+  mean = FINISHED[1].individual_accuracy(LABELS)[0].mean()
+  assert f"{mean:.4f}" in table[3]
+
+
+def test_metrics_leave_padded_steps_out(run):
+  lines = [
+    json.loads(line)
+    for line in (run / "metrics.jsonl").read_text().splitlines()
+  ]
+  assert len(lines) == 9
+  assert [line["individuals"] for line in lines[:3]] == [5, 5, 4]
+  assert lines[0]["loss_mean"] == pytest.approx(FINISHED[0].losses[:, 0].mean())
+
+
+def test_without_a_baseline_there_are_no_p_values():
+  rows = results.table(results.accuracies(FINISHED[1:], LABELS))
+  assert all(row.individual_p is None for row in rows)
+
+
+SETTINGS = {"epochs": 5, "width": 0.25, "dataset": "synthetic"}
+
+
+def test_the_same_run_goes_on(tmp_path):
+  for _ in range(2):
+    results.open_run(tmp_path / "run", SETTINGS, "abc", {"device": "cpu"})
+  config = json.loads((tmp_path / "run" / "config.json").read_text())
+  assert config["settings"] == SETTINGS
+  assert config["dataset_fingerprint"] == "abc"
+  assert config["device"] == "cpu"
+
+
+@pytest.mark.parametrize("flag", list(SETTINGS))
+def test_another_run_is_refused_by_the_flag_that_differs(tmp_path, flag):
+  results.open_run(tmp_path, SETTINGS, "abc", {})
+  before = (tmp_path / "config.json").read_text()
+  with pytest.raises(
+    ValueError, match=f"--{flag}={SETTINGS[flag]}.*--{flag}=7"
+  ):
+    results.open_run(tmp_path, {**SETTINGS, flag: 7}, "abc", {})
+  assert (tmp_path / "config.json").read_text() == before
+
+
+def test_other_data_are_refused(tmp_path):
+  results.open_run(tmp_path, SETTINGS, "abc", {})
+  with pytest.raises(ValueError, match="on other data"):
+    results.open_run(tmp_path, SETTINGS, "abd", {})
+
+
+def test_a_directory_of_something_else_is_refused(tmp_path):
+  (tmp_path / "thesis.tex").write_text("...")
+  with pytest.raises(ValueError, match="is not empty and holds no run"):
+    results.open_run(tmp_path, SETTINGS, "abc", {})
+  (tmp_path / "config.json").write_text('{"a": 1}')
+  with pytest.raises(ValueError, match=r"config\.json that is no run's"):
+    results.open_run(tmp_path, SETTINGS, "abc", {})
+
+
+def test_a_damaged_result_is_named(run, tmp_path):
+  path = tmp_path / "predictions" / "sw-2.npz"
+  path.parent.mkdir()
+  path.write_bytes(b"PK\x03\x04 half a file")
+  with pytest.raises(ValueError, match=r"sw-2\.npz can't be read"):
+    results.load_result(tmp_path, "sw:2")
+
+
+def test_files_are_whole_or_as_before(tmp_path):
+  path = tmp_path / "table.csv"
+  results.write_atomically(path, "before")
+
+  class Unwritable:
+    pass
+
+  with pytest.raises(TypeError):
+    results.write_atomically(path, Unwritable())
+  assert path.read_text() == "before"
+  assert list(tmp_path.iterdir()) == [path]
