@@ -1,0 +1,315 @@
+r"""The paper's Table I: one model for each person, by every method.
+
+    python -m experiments.table1 --flagfile=experiments/presets/quickstart.flags
+
+Flags override the preset; the defaults are the paper's settings on synthetic
+handwriting. The same command on the same --workdir goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+from absl import app, flags, logging
+
+from experiments import run_info
+from personalization_jax import figures, models, results, splits
+from personalization_jax.datasets import (
+  Population,
+  nist_digits,
+  npz,
+  synthetic,
+  variations,
+)
+from personalization_jax.methods import Method, parse_methods
+from personalization_jax.personalization import Result, Settings, Study
+from personalization_jax.population_training import make_mesh
+
+# These determine the results; a run directory holds one setting of them.
+# --methods may grow from one call to the next, what is finished stays.
+_DATASET = flags.DEFINE_enum(
+  "dataset", "synthetic", ["synthetic", "nist_digits", "npz"], "The people."
+)
+_NIST_CONFIG = flags.DEFINE_enum(
+    "nist_config", "mnist", ["mnist", "qmnist", "xnist"],
+    "Which digits of NIST SD 19.",
+)  # fmt: skip
+_SYNTHETIC_SAMPLES = flags.DEFINE_integer(
+  "synthetic_samples", 100, "Digits of each synthetic writer.", lower_bound=2
+)
+_NUM_INDIVIDUALS = flags.DEFINE_integer(
+  "num_individuals", 100, "How many people get a model, |S|.", lower_bound=1
+)
+_NUM_GLOBAL_INDIVIDUALS = flags.DEFINE_integer(
+  "num_global_individuals", 100, "How many others feed D_G.", lower_bound=1
+)
+_FLIPS = flags.DEFINE_bool(
+  "flips", True, "Add flipped copies as classes: 10 become 30."
+)
+_CLASS_CONCENTRATION = flags.DEFINE_float(
+    "class_concentration", None,
+    "Vary the individuals' class counts by a Dirichlet distribution with this"
+    " parameter (section II, variant 1); unset, they stay as they are.",
+)  # fmt: skip
+_IMAGE_SIZE = flags.DEFINE_integer(
+  "image_size", 32, "Pixels a side: 16, 32 or 64."
+)
+_TRAIN_FRACTION = flags.DEFINE_float(
+  "train_fraction", 0.7, "Part of everyone's samples that trains."
+)
+_EPOCHS = flags.DEFINE_integer("epochs", 20, "Epochs on D_G.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Samples in a batch.")
+_LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-3, "Adam's.")
+_WIDTH = flags.DEFINE_float("width", 1.0, "Factor on Fig. 4's channel counts.")
+_PRECISION = flags.DEFINE_enum(
+  "precision", "float32", ["float32", "bfloat16"], "Of activations."
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Of everything random.")
+
+_METHODS = flags.DEFINE_string(
+  "methods", "shaping", "'shaping', or a comma list of methods."
+)
+_NPZ_PATH = flags.DEFINE_string(
+    "npz_path", None, "With --dataset=npz: a file with the arrays images,"
+    " labels and individuals.",
+)  # fmt: skip
+_DATA_DIR = flags.DEFINE_string(
+  "data_dir", None, "Where tensorflow-datasets keeps prepared data."
+)
+_MANUAL_DIR = flags.DEFINE_string(
+  "manual_dir", None, "Where downloaded files lie already."
+)
+_WORKDIR = flags.DEFINE_string("workdir", "runs/table1", "The run directory.")
+_INDIVIDUALS_PER_DEVICE = flags.DEFINE_integer(
+    "individuals_per_device", 0,
+    "Models on a device at once, which bounds memory; 0 takes 1 on a CPU and 8"
+    " elsewhere.",
+    lower_bound=0,
+)  # fmt: skip
+_CPU_DEVICES = flags.DEFINE_integer(
+    "cpu_devices", 0, "Virtual devices on a CPU; 0 takes one for each core.",
+    lower_bound=0,
+)  # fmt: skip
+
+_DETERMINING = (
+    _DATASET, _NIST_CONFIG, _SYNTHETIC_SAMPLES, _NUM_INDIVIDUALS,
+    _NUM_GLOBAL_INDIVIDUALS, _FLIPS, _CLASS_CONCENTRATION, _IMAGE_SIZE,
+    _TRAIN_FRACTION, _EPOCHS, _BATCH_SIZE, _LEARNING_RATE, _WIDTH, _PRECISION,
+    _SEED,
+)  # fmt: skip
+
+
+def load_population() -> Population:
+  """The people that the flags name, without variations."""
+  if _DATASET.value == "synthetic":
+    population, _ = synthetic.make_population(
+      _NUM_INDIVIDUALS.value + _NUM_GLOBAL_INDIVIDUALS.value,
+      samples_per_writer=_SYNTHETIC_SAMPLES.value,
+      image_size=_IMAGE_SIZE.value,
+      seed=_SEED.value,
+    )
+    return population
+  if _DATASET.value == "nist_digits":
+    return nist_digits.load(
+      _NIST_CONFIG.value,
+      data_dir=_DATA_DIR.value,
+      manual_dir=_MANUAL_DIR.value,
+    )
+  if _NPZ_PATH.value is None:
+    raise ValueError("--dataset=npz needs --npz_path.")
+  return npz.load(_NPZ_PATH.value)
+
+
+def vary_and_split(population: Population) -> tuple[Population, splits.Split]:
+  """Sizes, flips, class counts; then who trains and tests on what."""
+  population = variations.resize(population, _IMAGE_SIZE.value)
+  if _FLIPS.value:
+    population = variations.flips(population)
+  people, global_people = splits.choose_people(
+    population,
+    _NUM_INDIVIDUALS.value,
+    _NUM_GLOBAL_INDIVIDUALS.value,
+    _SEED.value,
+  )
+  if _CLASS_CONCENTRATION.value is not None:
+    population = variations.vary_class_counts(
+      population,
+      people,
+      concentration=_CLASS_CONCENTRATION.value,
+      seed=_SEED.value,
+    )
+  # The store goes onto every device: nobody else's samples need to.
+  population = population.take(
+    np.flatnonzero(
+      np.isin(population.individuals, np.union1d(people, global_people))
+    )
+  )
+  return population, splits.split(
+    population,
+    people,
+    global_people,
+    train_fraction=_TRAIN_FRACTION.value,
+    seed=_SEED.value,
+  )
+
+
+def train_all(
+  study: Study, methods: Sequence[Method], workdir: pathlib.Path
+) -> list[Result]:
+  """Trains what isn't finished yet, and keeps each method once it is."""
+  finished: dict[Method, Result] = {}
+  for method in methods:
+    result = results.load_result(workdir, method.spec)
+    if result is not None:
+      finished[method] = result
+  waiting = [method for method in methods if method not in finished]
+  if waiting:
+    with tqdm.tqdm(
+      total=study.num_steps(waiting),
+      unit="step",
+      # A log file gets a line now and then, a terminal a moving bar.
+      mininterval=1.0 if sys.stderr.isatty() else 10.0,
+    ) as bar:
+      for method in waiting:
+        bar.set_description(method.spec)
+        finished[method] = study.personalize(method, on_steps=bar.update)
+        results.save_result(workdir, finished[method])
+  return [finished[method] for method in methods]
+
+
+def draw_figures(
+  study: Study,
+  methods: Sequence[Method],
+  finished: Sequence[Result],
+  workdir: pathlib.Path,
+) -> list[pathlib.Path]:
+  """All figures of a run."""
+  population, split = study.population, study.split
+  accuracies = results.accuracies(finished, population.labels)
+  sources = {method.spec: study.sources(method) for method in methods}
+  # Behind the end of an individual's own schedule there is padding.
+  people = range(len(split.individuals))
+  losses = {
+    result.method: result.losses[
+      :, : min(len(study.sources(method, index)) for index in people)
+    ]
+    for method, result in zip(methods, finished)
+  }
+  drawn = {
+    "trade_off": figures.trade_off(accuracies),
+    "distribution_individual": figures.distribution(accuracies),
+    "distribution_global": figures.distribution(accuracies, of="global"),
+    "schedules": figures.schedules(sources),
+    "training_curves": figures.training_curves(losses),
+  }
+  if results.BASELINE in accuracies and len(accuracies) > 1:
+    drawn["gains"] = figures.gains(accuracies, results.BASELINE)
+  pages: dict[str, Any] = {name: axes.figure for name, axes in drawn.items()}
+  pages["handwriting"] = figures.handwriting(
+    population.images,
+    population.labels,
+    population.individuals,
+    split.individuals[:8],
+    classes=min(10, population.num_classes),
+  )
+  return [
+    figures.save(page, workdir / "figures" / f"{name}.png")
+    for name, page in pages.items()
+  ]
+
+
+def prepare() -> tuple[Study, tuple[Method, ...], pathlib.Path]:
+  """Everything that a user's mistake can break, before any training."""
+  methods = parse_methods(_METHODS.value)
+  settings = Settings(
+    epochs=_EPOCHS.value,
+    batch_size=_BATCH_SIZE.value,
+    learning_rate=_LEARNING_RATE.value,
+    width=_WIDTH.value,
+    precision=_PRECISION.value,
+    seed=_SEED.value,
+  )
+  models.check_image_size(_IMAGE_SIZE.value)
+  use_cpu_cores(_CPU_DEVICES.value)
+  mesh = make_mesh()
+  on_cpu = mesh.devices.flat[0].platform == "cpu"
+  population, split = vary_and_split(load_population())
+  workdir = pathlib.Path(_WORKDIR.value)
+  study = Study(
+    population,
+    split,
+    settings,
+    mesh=mesh,
+    individuals_per_device=_INDIVIDUALS_PER_DEVICE.value
+    or (1 if on_cpu else 8),
+    checkpoint_dir=workdir / "checkpoints",
+  )
+  for method in methods:
+    study.check(method)
+  determining = {flag.name: flag.value for flag in _DETERMINING}
+  about = {
+    "methods": [method.spec for method in methods],
+    **run_info.describe(),
+  }
+  results.open_run(workdir, determining, population.fingerprint(), about)
+  return study, methods, workdir
+
+
+def use_cpu_cores(devices: int) -> None:
+  """Makes each core a device: many CPU operations run on one thread only.
+
+  XLA divides long sums among as many threads as there are cores or devices,
+  whichever is more, and that decides their last bits. A fixed number of threads
+  (up to four devices, or as many as cores) makes results the same on one device
+  or several.
+
+  Args:
+    devices: how many; 0 takes the cores there are.
+  """
+  cores = len(os.sched_getaffinity(0))
+  os.environ.setdefault("NPROC", str(max(cores, 4)))
+  try:
+    jax.config.update("jax_num_cpu_devices", devices or cores)
+  except RuntimeError:
+    pass  # JAX runs already, as in a notebook or a test: it keeps its devices
+
+
+def main(argv: Sequence[str]) -> None:
+  """Trains, writes the tables, draws the figures."""
+  if not flags.FLAGS["verbosity"].present:
+    logging.set_verbosity(logging.WARNING)  # Orbax tells every step it takes
+  try:
+    if len(argv) > 1:
+      raise ValueError(f"unexpected argument {argv[1]!r}; flags begin with --.")
+    study, methods, workdir = prepare()
+  except (ValueError, OSError, ImportError) as error:
+    sys.exit(f"error: {error}")
+  split = study.split
+  print(
+    f"{len(split.individuals)} individuals,"
+    f" {(split.train >= 0).sum(axis=1).mean():.0f} training samples each;"
+    f" D_G: {len(split.global_train)} of {len(split.global_people)} others;"
+    f" {study.population.num_classes} classes;"
+    f" {study.trainer.mesh.size} devices"
+    f" ({study.trainer.mesh.devices.flat[0].device_kind}).",
+    flush=True,
+  )
+  finished = train_all(study, methods, workdir)
+  rows = results.write_tables(workdir, finished, study.population.labels)
+  drawn = draw_figures(study, methods, finished, workdir)
+  print(results.markdown(rows))
+  print(f"Tables: {workdir}/results.csv, table1.csv, table1.md")
+  print(
+    f"Figures: {', '.join(path.name for path in drawn)} in {workdir}/figures"
+  )
+
+
+if __name__ == "__main__":
+  app.run(main)

@@ -1,0 +1,273 @@
+"""The script: from flags to a run directory, and what it says to mistakes."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from experiments import table1
+from personalization_jax import results
+
+SMALL = {
+  "num_individuals": 3,
+  "num_global_individuals": 3,
+  "synthetic_samples": 30,
+  "image_size": 16,
+  "width": 1 / 32,
+  "epochs": 1,
+  "batch_size": 32,
+  "methods": "baseline,sw:2,tl:2",
+}
+FIGURES = {
+  "trade_off.png",
+  "distribution_individual.png",
+  "distribution_global.png",
+  "gains.png",
+  "schedules.png",
+  "handwriting.png",
+  "training_curves.png",
+}
+
+
+def run(workdir, **changes):
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS(["table1"])
+  with flagsaver.flagsaver(workdir=str(workdir), **{**SMALL, **changes}):
+    table1.main(["table1"])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("runs") / "small"
+  run(workdir)
+  return workdir
+
+
+def read(path):
+  with path.open() as file:
+    return list(csv.DictReader(file))
+
+
+def test_a_run_leaves_all_that_the_contract_names(finished):
+  config = json.loads((finished / "config.json").read_text())
+  assert config["settings"]["width"] == SMALL["width"]
+  assert config["versions"]["jax"]
+  rows = read(finished / "results.csv")
+  assert len(rows) == 9
+  assert {row["method"] for row in rows} == {"baseline", "sw:2", "tl:2"}
+  assert len(read(finished / "table1.csv")) == 3
+  assert "| tl:2" in (finished / "table1.md").read_text()
+  assert (finished / "metrics.jsonl").stat().st_size
+  figures = {path.name for path in (finished / "figures").iterdir()}
+  assert figures == FIGURES
+
+
+def test_every_row_can_be_computed_again_from_saved_predictions(finished):
+  """With the data made anew from the flags in config.json."""
+  settings = json.loads((finished / "config.json").read_text())["settings"]
+  with flagsaver.flagsaver(**settings):
+    population, _ = table1.vary_and_split(table1.load_population())
+  for row in read(finished / "results.csv"):
+    saved = results.load_result(finished, row["method"])
+    index = list(saved.individuals).index(int(row["individual"]))
+    tested = saved.individual_rows[index]
+    tested = tested[tested >= 0]
+    owners = population.individuals[tested]
+    assert (owners == int(row["individual"])).all()
+    right = (
+      saved.individual_predictions[index][: len(tested)]
+      == population.labels[tested]
+    )
+    assert float(row["individual_accuracy"]) == right.sum() / len(tested)
+    right = (
+      saved.global_predictions[index] == population.labels[saved.global_rows]
+    )
+    assert float(row["global_accuracy"]) == right.sum() / len(right)
+
+
+def test_the_same_command_trains_nothing_again(finished, monkeypatch):
+  def refuse(*_, **__):
+    raise AssertionError("trained again")
+
+  before = (finished / "results.csv").read_bytes()
+  monkeypatch.setattr(table1.Study, "personalize", refuse)
+  run(finished)
+  assert (finished / "results.csv").read_bytes() == before
+
+
+def test_a_run_cut_short_goes_on_to_the_same_bytes(
+  finished, tmp_path, monkeypatch
+):
+  personalize = table1.Study.personalize
+
+  def cut(self, method, **arguments):
+    if method.spec == "tl:2":
+      raise KeyboardInterrupt
+    return personalize(self, method, **arguments)
+
+  with monkeypatch.context() as patched:
+    patched.setattr(table1.Study, "personalize", cut)
+    with pytest.raises(KeyboardInterrupt):
+      run(tmp_path / "cut")
+  assert not (tmp_path / "cut" / "results.csv").exists()
+  run(tmp_path / "cut", individuals_per_device=2)
+  for name in ("results.csv", "table1.csv", "metrics.jsonl"):
+    assert (tmp_path / "cut" / name).read_bytes() == (
+      finished / name
+    ).read_bytes()
+
+
+def test_npz_with_varied_class_counts(tmp_path, people):
+  path = tmp_path / "people.npz"
+  np.savez(
+    path,
+    images=people.images,
+    labels=people.labels,
+    individuals=people.individuals,
+  )
+  run(
+    tmp_path / "run",
+    dataset="npz",
+    npz_path=str(path),
+    class_concentration=0.5,
+    methods="tl:2",
+  )
+  rows = read(tmp_path / "run" / "results.csv")
+  assert len(rows) == 3
+  config = json.loads((tmp_path / "run" / "config.json").read_text())
+  assert config["settings"]["class_concentration"] == 0.5
+
+
+def bad_npz(folder, fault):
+  path = folder / f"{fault}.npz"
+  arrays = {
+    "images": np.zeros((8, 16, 16, 1), np.uint8),
+    "labels": np.arange(8) % 2,
+    "individuals": np.arange(8) // 2,
+  }
+  if fault == "empty_class":
+    arrays["labels"] *= 2
+  elif fault == "one_sample":
+    arrays["individuals"][-1] = 9
+  elif fault == "not_square":
+    arrays["images"] = arrays["images"][:, :8]
+  if fault == "corrupt":
+    path.write_bytes(b"PK\x03\x04")
+  elif fault != "missing":
+    np.savez(path, **arrays)
+  return str(path)
+
+
+MISTAKES = [
+  ({"methods": "baseline,xx:4"}, "unknown method 'xx:4'"),
+  ({"methods": "es:many"}, "unknown method 'es:many'"),
+  ({"methods": "sw:0.3"}, "n_I=3/10 is neither"),
+  ({"methods": "tl:3:last=99"}, "the network has 8"),
+  ({"num_individuals": 1}, "num_individuals must be at least 2"),
+  ({"width": 0.01}, "width=0.01 gives the layer of 32 channels none"),
+  ({"image_size": 20}, "image_size=20 must be one of 16, 32, 64"),
+  ({"epochs": 0}, "epochs=0 must be at least 1"),
+  ({"batch_size": -3}, "batch_size=-3 must be at least 1"),
+  ({"learning_rate": -1.0}, "learning_rate=-1.0 must be above 0"),
+  ({"train_fraction": 1.2}, "train_fraction=1.2 must lie between"),
+  ({"seed": -1}, "seed=-1 must be 0 or more"),
+  ({"class_concentration": 0.0}, "concentration=0.0 must be above 0"),
+  ({"dataset": "npz"}, "--dataset=npz needs --npz_path"),
+  ({"npz": "missing"}, "is no file"),
+  ({"npz": "corrupt"}, "can't be read as an npz file"),
+  ({"npz": "empty_class"}, "class 1 of 0..2 has no sample"),
+  ({"npz": "one_sample"}, "individual 3 has one sample"),
+  ({"npz": "not_square"}, "must be square"),
+  ({"npz": "fine"}, "ask for 6 people, but the data has 4"),
+  (
+    {"dataset": "nist_digits", "manual_dir": "EMPTY"},
+    "train-images-idx3-ubyte",
+  ),
+  ({"workdir": "TAKEN"}, "--epochs=1, but this one has --epochs=2"),
+  ({"workdir": "FILE"}, "thesis.tex"),
+]
+
+
+@pytest.mark.parametrize(
+  ("changes", "sentence"), MISTAKES, ids=lambda value: str(value)[:40]
+)
+def test_a_mistake_gets_one_sentence(
+  changes, sentence, tmp_path, finished, monkeypatch
+):
+  def refuse(*_, **__):
+    raise AssertionError("training began")
+
+  monkeypatch.setattr(table1.Study, "personalize", refuse)
+  changes = dict(changes)
+  workdir = tmp_path / "run"
+  if fault := changes.pop("npz", None):
+    changes |= {"dataset": "npz", "npz_path": bad_npz(tmp_path, fault)}
+  if changes.get("manual_dir"):
+    (tmp_path / "empty").mkdir()
+    changes["manual_dir"] = str(tmp_path / "empty")
+    changes["data_dir"] = str(tmp_path / "tfds")
+  if (kind := changes.pop("workdir", None)) == "TAKEN":
+    workdir = finished
+    changes["epochs"] = 2
+  elif kind == "FILE":
+    (tmp_path / "thesis.tex").write_text("...")
+    workdir = tmp_path / "thesis.tex" / "run"
+  with pytest.raises(SystemExit) as stopped:
+    run(workdir, **changes)
+  message = str(stopped.value.code)
+  assert message.startswith("error: ")
+  assert sentence in message
+  assert "\n" not in message
+  if workdir != finished:
+    assert not (workdir / "results.csv").exists()
+
+
+@pytest.mark.parametrize(
+  "arguments",
+  [
+    ["--methods=xx:4"],
+    ["--num_individuals=many"],
+    ["--no_such_flag"],
+    ["--flagfile=no_such_file.flags"],
+    ["stray"],
+  ],
+)
+def test_mistakes_end_the_process_without_a_traceback(arguments, tmp_path):
+  process = subprocess.run(
+    [sys.executable, "-m", "experiments.table1", *arguments,
+     f"--workdir={tmp_path / 'run'}"],
+    capture_output=True, text=True, timeout=120,
+  )  # fmt: skip
+  assert process.returncode != 0
+  assert "Traceback" not in process.stderr
+  assert process.stderr.strip()
+  assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("preset", ["quickstart", "nist_small", "paper"])
+def test_presets_name_flags_there_are(preset):
+  path = f"{table1.__file__.rsplit('/', 1)[0]}/presets/{preset}.flags"
+  values = flags.FLAGS.read_flags_from_files([f"--flagfile={path}"])
+  names = {value.lstrip("-").split("=")[0] for value in values}
+  assert names <= set(flags.FLAGS)
+  assert "workdir" in names
+
+
+@pytest.mark.slow
+def test_processes_with_one_and_four_devices_write_the_same_bytes(tmp_path):
+  written = []
+  for devices in (1, 4):
+    workdir = tmp_path / str(devices)
+    command = [sys.executable, "-m", "experiments.table1"]
+    command += [f"--{name}={value}" for name, value in SMALL.items()]
+    command += [f"--cpu_devices={devices}", f"--workdir={workdir}"]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    written.append((workdir / "results.csv").read_bytes())
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["num_devices"] == devices
+  assert written[0] == written[1]
