@@ -1,0 +1,270 @@
+"""Figures of accuracies: their trade-off, their distribution, their gains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+from matplotlib import colors
+from matplotlib.axes import Axes
+
+from personalization_jax.figures import labels, styles
+
+# For each method: its individual and its global accuracy, float [S] in 0..1.
+Accuracies = Mapping[str, tuple[np.ndarray, np.ndarray]]
+Data = Literal["individual", "global"]
+
+
+def trade_off(accuracies: Accuracies, axes: Axes | None = None) -> Axes:
+  """What each method gave individuals against what it cost the public.
+
+  One point a method, at its means over individuals, with bars of one standard
+  error of the mean. (Values of at most 1 have a mean plus standard error of at
+  most 1, so no bar leaves the range of accuracies.) Names stand beside the
+  points, or in a legend where there is no room; they are laid out for the size
+  that the axes have at the call.
+
+  Args:
+    accuracies: method -> (individual_accuracy [S], global_accuracy [S]).
+    axes: where to draw; by default a new figure.
+
+  Returns:
+    The axes.
+
+  Raises:
+    ValueError: no method, or accuracies that are not vectors in 0..1.
+  """
+  checked = _checked(accuracies)
+  axes = styles.axes_or_new(axes, 7.5, 5.5)
+  means = np.array([pair.mean(axis=1)[::-1] for pair in checked.values()])
+  errors = np.array([_standard_errors(p)[::-1] for p in checked.values()])
+  for method, mean, error in zip(checked, means, errors):
+    style = styles.method_style(method)
+    axes.errorbar(
+      mean[0],
+      mean[1],
+      xerr=error[0],
+      yerr=error[1],
+      fmt=style.marker,
+      markersize=8,
+      color=style.colour,
+      ecolor=(*style.colour, 0.45),
+      elinewidth=1.2,
+      markerfacecolor=style.colour if style.filled else "white",
+      markeredgecolor="white" if style.filled else style.colour,
+      label=styles.method_name(method),
+      zorder=3,
+    )
+  if "baseline" in checked:
+    x, y = means[list(checked).index("baseline")]
+    styles.guide(axes.axvline, x)
+    styles.guide(axes.axhline, y)
+  axes.margins(0.15)
+  axes.set_xlabel(r"Mean accuracy on global data, acc$(D_G)$")
+  axes.set_ylabel(r"Mean accuracy on the individual's data, acc$(D_I)$")
+  styles.caption(
+    axes,
+    "Means over individuals; bars: ± 1 standard error of the mean"
+    + ("; dotted: baseline" if "baseline" in checked else ""),
+  )
+  styles.accuracy_ticks(axes, "x")
+  styles.accuracy_ticks(axes, "y")
+  names = [styles.method_name(method) for method in checked]
+  if not labels.label_points(axes, means, errors, names):
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
+  return axes
+
+
+def distribution(
+  accuracies: Accuracies, axes: Axes | None = None, of: Data = "individual"
+) -> Axes:
+  """Every individual's accuracy by each method, one row a method.
+
+  A row is a box (quartiles, median, whiskers to the extremes as in Table I), a
+  diamond at the mean, and below it one point an individual.
+
+  Args:
+    accuracies: method -> (individual_accuracy [S], global_accuracy [S]).
+    axes: where to draw; by default a new figure.
+    of: the accuracy to show, on "individual" or on "global" data.
+
+  Returns:
+    The axes, with the first method on top.
+
+  Raises:
+    ValueError: no method, accuracies that are not vectors in 0..1, or an
+      unknown `of`.
+  """
+  values = _chosen(accuracies, of)
+  axes = styles.axes_or_new(axes, 7.5, 1.2 + 0.45 * len(values))
+  for row, (method, value) in enumerate(values.items()):
+    style = styles.method_style(method)
+    axes.boxplot(
+      [value],
+      positions=[row - 0.2],
+      widths=0.26,
+      orientation="horizontal",
+      whis=(0, 100),
+      showmeans=True,
+      showfliers=False,
+      patch_artist=True,
+      manage_ticks=False,
+      boxprops={"facecolor": (*style.colour, 0.35), "edgecolor": "black"},
+      medianprops={"color": "black", "linewidth": 1.5},
+      meanprops={
+        "marker": "D",
+        "markerfacecolor": "white",
+        "markeredgecolor": "black",
+        "markersize": 5,
+      },
+    )
+    # Fractional parts of multiples of the golden ratio are spread evenly
+    # whatever their number: jitter that is the same in every run.
+    jitter = np.arange(len(value)) * (math.sqrt(5) - 1) / 2 % 1
+    axes.scatter(
+      np.sort(value),
+      row + 0.04 + 0.3 * jitter,
+      s=18 if len(value) < 30 else 9,
+      color=style.colour,
+      alpha=0.7,
+      linewidths=0,
+      label=styles.method_name(method),
+    )
+  if "baseline" in values:
+    styles.guide(axes.axvline, values["baseline"].mean())
+  symbol = "D_I" if of == "individual" else "D_G"
+  owner = "the individual's" if of == "individual" else "global"
+  axes.set_xlabel(f"Accuracy on {owner} data, acc$({symbol})$")
+  styles.caption(
+    axes,
+    "Dots: individuals; box: quartiles; whiskers: extremes; diamond: mean"
+    + ("; dotted: baseline's mean" if "baseline" in values else ""),
+  )
+  styles.name_rows(axes, [styles.method_name(method) for method in values])
+  styles.accuracy_ticks(axes, "x")
+  return axes
+
+
+def gains(
+  accuracies: Accuracies,
+  baseline: str,
+  axes: Axes | None = None,
+  of: Data = "individual",
+) -> Axes:
+  """Who gains and who is hurt: each individual's change against a baseline.
+
+  One row a method, its individuals sorted from the most hurt (lowest) to the
+  one who gains most, so that a row reads as a cumulative distribution. Hollow
+  points are hurt, grey ones unchanged; the shares stand at the right.
+
+  Args:
+    accuracies: method -> (individual_accuracy [S], global_accuracy [S]), with
+      the same individuals in the same order for every method.
+    baseline: the method compared against, a key of accuracies.
+    axes: where to draw; by default a new figure.
+    of: the accuracy compared, on "individual" or on "global" data.
+
+  Returns:
+    The axes, with the first method on top; changes in percentage points.
+
+  Raises:
+    ValueError: as `distribution`; or the baseline is missing or alone, or a
+      method has another number of individuals.
+  """
+  values = _chosen(accuracies, of)
+  if baseline not in values:
+    raise ValueError(
+      f"baseline {baseline!r} is not among the methods {sorted(values)}."
+    )
+  reference = values.pop(baseline)
+  if not values:
+    raise ValueError(
+      f"accuracies holds {baseline!r} alone; give a method to compare."
+    )
+  axes = styles.axes_or_new(axes, 8.0, 1.2 + 0.5 * len(values))
+  shares = []
+  for row, (method, value) in enumerate(values.items()):
+    if len(value) != len(reference):
+      raise ValueError(
+        f"{method!r} has {len(value)} individuals, but {baseline!r} has"
+        f" {len(reference)}; both must hold the same."
+      )
+    change = np.sort(100 * (value - reference))
+    hurt, gained = change < 0, change > 0
+    colour = styles.method_style(method).colour
+    edges = np.where((hurt | gained)[:, None], colour, colors.to_rgb("#999999"))
+    faces = np.where(hurt[:, None], 1.0, edges)
+    places = row + np.linspace(0.38, -0.38, len(change) + 2)[1:-1]
+    axes.scatter(
+      change,
+      places,
+      s=24 if len(change) < 30 else 9,
+      c=faces.tolist(),
+      edgecolors=edges.tolist(),
+      linewidths=0.8,
+      zorder=3,
+      label=styles.method_name(method),
+    )
+    axes.vlines(change.mean(), row - 0.42, row + 0.42, color="black", zorder=4)
+    shares.append(
+      f"{hurt.mean():.0%} hurt, {gained.mean():.0%} gain,"
+      f" mean {round(change.mean(), 1) + 0.0:+.1f}".replace("-", "−")
+    )
+  axes.axvline(0, color="black", linewidth=0.8)
+  low, high = axes.get_xlim()
+  axes.axvspan(min(low, 0), 0, color="#F2F2F2", zorder=0)
+  axes.set_xlim(low, high)
+  symbol = "D_I" if of == "individual" else "D_G"
+  axes.set_xlabel(
+    f"Change of acc$({symbol})$ against {styles.method_name(baseline)}"
+    " (percentage points)"
+  )
+  styles.caption(
+    axes,
+    "Points: individuals, sorted; hollow: hurt; grey: unchanged; bar: mean",
+  )
+  styles.name_rows(axes, [styles.method_name(method) for method in values])
+  styles.right_labels(axes, shares)
+  return axes
+
+
+def _checked(accuracies: Accuracies) -> dict[str, np.ndarray]:
+  """Accuracies as method -> float [2, S]: individual, global."""
+  if not accuracies:
+    raise ValueError("accuracies holds no method; give at least one.")
+  checked = {}
+  for method, pair in accuracies.items():
+    vectors = [np.asarray(vector, np.float64) for vector in pair]
+    shapes = [vector.shape for vector in vectors]
+    if len(shapes) != 2 or shapes[0] != shapes[1] or len(shapes[0]) != 1:
+      raise ValueError(
+        f"the accuracies of {method!r} must be two vectors [S], individual"
+        f" and global, but have shapes {shapes}."
+      )
+    if not vectors[0].size:
+      raise ValueError(f"the accuracies of {method!r} hold no individual.")
+    checked[method] = np.stack(vectors)
+    outside = ~((checked[method] >= 0) & (checked[method] <= 1))
+    if outside.any():
+      raise ValueError(
+        f"the accuracies of {method!r} must lie in 0..1, but one is"
+        f" {checked[method][outside][0]}."
+      )
+  return checked
+
+
+def _chosen(accuracies: Accuracies, of: Data) -> dict[str, np.ndarray]:
+  if of not in ("individual", "global"):
+    raise ValueError(f"of must be 'individual' or 'global', but is {of!r}.")
+  row = 0 if of == "individual" else 1
+  return {method: pair[row] for method, pair in _checked(accuracies).items()}
+
+
+def _standard_errors(pair: np.ndarray) -> np.ndarray:
+  """Of the mean of [2, S] over S; none (NaN) for one individual."""
+  size = pair.shape[1]
+  if size < 2:
+    return np.full(2, np.nan)
+  return pair.std(axis=1, ddof=1) / math.sqrt(size)

@@ -1,0 +1,182 @@
+"""What all figures share: names, colours and markers, axes, and saving."""
+
+from __future__ import annotations
+
+import dataclasses
+import fractions
+import math
+import os
+import pathlib
+import textwrap
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib import colors, ticker
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+DPI = 150
+
+# Okabe and Ito's palette, which people of every colour vision can tell apart;
+# its yellow is left out, too faint on white. Each family's marker says the same
+# as its hue. The last entry is the geometric middle of the paper's two n.
+_FAMILIES = {
+  "baseline": ("Baseline", "#000000", "h", 1.0),
+  "es": ("ES", "#0072B2", "o", 126.0),
+  "sw": ("SW", "#D55E00", "s", 4.9),
+  "tl": ("TL", "#009E73", "^", 55.0),
+  "random": ("Random", "#E69F00", "D", 3122.0),
+  "ig": ("IG", "#56B4E9", "v", 10.2),
+  "sg": ("SG", "#CC79A7", "p", 3122.0),
+}
+_UNKNOWN = "#777777"
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+  """How one method is drawn, the same in every figure.
+
+  Attributes:
+    colour: RGB in 0..1: the family's hue, darker for a larger n; the mean of
+      the parts for a combination.
+    marker: matplotlib marker of the family, or of the number of parts.
+    filled: False for a method with options (`tl:300:last=2`).
+  """
+
+  colour: tuple[float, float, float]
+  marker: str
+  filled: bool
+
+
+def method_name(method: str) -> str:
+  """The name people read: `es:40+tl:10` is "ES n=40 + TL n=10"."""
+  names = []
+  for part in method.split("+"):
+    family, *options = part.split(":")
+    if family not in _FAMILIES:
+      names.append(part)
+      continue
+    name = _FAMILIES[family][0]
+    if options and _number(options[0]) is not None:
+      name += f" n={options.pop(0)}"
+    names.append(", ".join([name, *map(_option_name, options)]))
+  return " + ".join(names)
+
+
+def method_style(method: str) -> Style:
+  """The style of a method, which depends on nothing but its own text."""
+  parts = [part.split(":") for part in method.split("+")]
+  colour = np.mean([_shade(*part[:2]) for part in parts], axis=0)
+  marker = "P" if len(parts) == 2 else "X"
+  if len(parts) == 1:
+    marker = _FAMILIES.get(parts[0][0], ("", "", "d", 0))[2]
+  filled = not any(_number(o) is None for part in parts for o in part[1:])
+  return Style((colour[0], colour[1], colour[2]), marker, filled)
+
+
+def save(figure: Figure, path: str | os.PathLike[str]) -> pathlib.Path:
+  """Writes a PNG of 150 dpi, the same bytes for the same figure.
+
+  Args:
+    figure: the figure (`axes.figure` of what the other functions return).
+    path: a file name that ends in .png; missing folders are made.
+
+  Returns:
+    The path.
+
+  Raises:
+    ValueError: the name ends otherwise.
+  """
+  path = pathlib.Path(path)
+  if path.suffix != ".png":
+    raise ValueError(f"path must end in .png, but is {str(path)!r}.")
+  path.parent.mkdir(parents=True, exist_ok=True)
+  figure.savefig(path, dpi=DPI, metadata={"Software": None})
+  return path
+
+
+def axes_or_new(axes: Axes | None, width: float, height: float) -> Axes:
+  """The axes given, or those of a new figure of this size in inches."""
+  if axes is not None:
+    return axes
+  figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+  return figure.subplots()
+
+
+def figure_of(axes: Axes) -> Figure:
+  """The whole figure that holds the axes."""
+  figure = axes.get_figure(root=True)
+  assert isinstance(figure, Figure)
+  return figure
+
+
+def caption(axes: Axes, text: str) -> None:
+  """A caption above the axes, in lines no longer than they are wide."""
+  inches = axes.get_position().width * figure_of(axes).get_figwidth()
+  lines = textwrap.wrap(text, max(20, round(17 * inches)))
+  axes.set_title("\n".join(lines), fontsize=8, color="#444444", loc="left")
+
+
+def guide(draw: Callable[..., Any], place: float) -> None:
+  """A dotted line by `draw` (axes.axvline, axes.axhline), behind all else."""
+  draw(place, color="#999999", linewidth=0.8, linestyle=":", zorder=0.5)
+
+
+def accuracy_ticks(axes: Axes, which: Literal["x", "y"]) -> None:
+  """Plain numbers (no offset), and hardly any room beyond 1."""
+  axis = axes.xaxis if which == "x" else axes.yaxis
+  low, high = axis.get_view_interval()
+  if high > 1:
+    high = 1 + 0.03 * (1 - low)  # room for a marker
+    (axes.set_xlim if which == "x" else axes.set_ylim)(low, high)
+    line = axes.axvline if which == "x" else axes.axhline
+    line(1.0, color="black", linewidth=0.6, zorder=0.4)
+  locator = ticker.MaxNLocator(7, steps=[1, 2, 5, 10])
+  ticks = locator.tick_values(low, high)
+  axis.set_ticks([t for t in ticks if low <= t < min(high, 1 + 1e-9)])
+  axes.ticklabel_format(axis=which, useOffset=False)
+
+
+def name_rows(axes: Axes, names: list[str]) -> None:
+  """One row a name, the first on top."""
+  axes.set_yticks(range(len(names)), names)
+  axes.set_ylim(len(names) - 0.5, -0.5)
+  axes.tick_params(axis="y", length=0)
+  axes.spines[["top", "right", "left"]].set_visible(False)
+
+
+def right_labels(axes: Axes, labels: list[str]) -> None:
+  """One label a row, at the right of the rows that `name_rows` names."""
+  right = axes.secondary_yaxis("right")
+  right.set_yticks(range(len(labels)), labels)
+  right.tick_params(length=0, labelsize=9)
+  right.spines[:].set_visible(False)
+
+
+def _number(text: str) -> float | None:
+  try:
+    return float(fractions.Fraction(text))
+  except (ValueError, ZeroDivisionError):
+    return None
+
+
+def _option_name(option: str) -> str:
+  if option == "only":
+    return "group only"
+  key, _, value = option.partition("=")
+  if key != "last":
+    return option
+  return "last layer" if value == "1" else f"last {value} layers"
+
+
+def _shade(family: str, n: str = "") -> np.ndarray:
+  """The family's hue: lighter for an n below its usual one, darker above."""
+  _, hue, _, middle = _FAMILIES.get(family, ("", _UNKNOWN, "", 1.0))
+  colour = np.array(colors.to_rgb(hue))
+  number = _number(n)
+  if number is None or number <= 0:
+    return colour
+  depth = math.tanh(math.log2(number / middle) / 2)
+  toward = np.full(3, float(depth < 0))
+  return colour + (toward - colour) * abs(depth) * (0.55 if depth < 0 else 0.3)

@@ -1,0 +1,221 @@
+"""Figures over training steps: schedules and training curves."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib import colors, patches, ticker
+from matplotlib.axes import Axes
+
+from personalization_jax.figures import styles
+
+_GLOBAL_COLOUR, _INDIVIDUAL_COLOUR = "#DDDDDD", "#0072B2"
+
+
+def schedules(
+  sources: Mapping[str, np.ndarray], axes: Axes | None = None
+) -> Axes:
+  """Which data each method trains on, when: the paper's Fig. 2.
+
+  A run of batches from one source that is long enough to see is drawn as it is.
+  Where runs are too short for that, the colour is their share of D_I: drawn one
+  by one they would alias into a picture of something else.
+
+  Args:
+    sources: method -> integers [steps], 0 for a batch from D_G, 1 from D_I.
+    axes: where to draw; by default a new figure.
+
+  Returns:
+    The axes, with the first method on top.
+
+  Raises:
+    ValueError: no method, an empty schedule, or sources other than 0 and 1.
+  """
+  if not sources:
+    raise ValueError("sources holds no method; give at least one schedule.")
+  axes = styles.axes_or_new(axes, 7.5, 1.3 + 0.36 * len(sources))
+  shade = colors.LinearSegmentedColormap.from_list(
+    "sources", [_GLOBAL_COLOUR, _INDIVIDUAL_COLOUR]
+  )
+  longest = max(np.size(value) for value in sources.values())
+  shares, mixed = [], False
+  for row, (method, value) in enumerate(sources.items()):
+    value = np.asarray(value)
+    if value.ndim != 1 or not value.size or not np.isin(value, (0, 1)).all():
+      raise ValueError(
+        f"the schedule of {method!r} must be a vector of 0 (from D_G) and 1"
+        f" (from D_I), but is {value}."
+      )
+    # An axis is some 700 pixels wide at 150 dpi: 1/350 of it is two pixels.
+    spans = _spans(value, visible=longest / 350, block=longest / 35)
+    axes.broken_barh(
+      [(start, stop - start) for start, stop, _ in spans],
+      (row - 0.36, 0.72),
+      facecolors=[shade(share) for *_, share in spans],
+      linewidth=0,
+      antialiased=False,
+    )
+    mixed |= any(0 < share < 1 for *_, share in spans)
+    shares.append(f"{value.mean():.1%} $D_I$")
+  axes.set_xlim(0, longest)
+  axes.set_xlabel("Training step (batches)")
+  axes.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
+  axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
+  labels = {0.0: "from $D_G$", 1.0: "from $D_I$"}
+  if mixed:
+    labels[0.5] = "mixed, half from $D_I$"
+  axes.legend(
+    handles=[
+      patches.Patch(color=shade(s), label=labels[s]) for s in sorted(labels)
+    ],
+    loc="lower left",
+    bbox_to_anchor=(0, 1),
+    ncols=3,
+    frameon=False,
+    fontsize=9,
+    borderaxespad=0.2,
+  )
+  styles.name_rows(axes, [styles.method_name(method) for method in sources])
+  styles.right_labels(axes, shares)
+  return axes
+
+
+def training_curves(
+  losses: Mapping[str, np.ndarray],
+  axes: Axes | None = None,
+  window: int | None = None,
+) -> Axes:
+  """Mean training loss over individuals, with the quartiles between them.
+
+  Each individual's loss is first averaged over `window` steps around a step
+  (fewer at both ends, where there are fewer), which the caption says. People
+  whose loss was not finite at some step are left out, and counted in the
+  legend.
+
+  Args:
+    losses: method -> float [S, steps], at least 0.
+    axes: where to draw; by default a new figure.
+    window: steps averaged; by default 1% of the longest curve.
+
+  Returns:
+    The axes, with a logarithmic loss.
+
+  Raises:
+    ValueError: no method, a window below 1, or losses of another shape or
+      below 0.
+  """
+  if not losses:
+    raise ValueError("losses holds no method; give at least one curve.")
+  values = {name: np.asarray(v, np.float64) for name, v in losses.items()}
+  for method, value in values.items():
+    if value.ndim != 2 or 0 in value.shape:
+      raise ValueError(
+        f"the losses of {method!r} must have shape [S, steps], but have shape"
+        f" {value.shape}."
+      )
+    if (value < 0).any():
+      raise ValueError(
+        f"the losses of {method!r} must be at least 0, but one is"
+        f" {value[value < 0][0]}."
+      )
+  if window is None:
+    window = max(1, max(value.shape[1] for value in values.values()) // 100)
+  if window < 1:
+    raise ValueError(f"window must be at least 1 step, but is {window}.")
+  axes = styles.axes_or_new(axes, 8.0, 4.5)
+  for i, (method, value) in enumerate(values.items()):
+    finite = np.isfinite(value).all(axis=1)
+    name, style = styles.method_name(method), styles.method_style(method)
+    if not finite.all():
+      name += f" ({np.sum(~finite)} of {len(value)} not finite)"
+    curves = _running_mean(value[finite], window)
+    steps = np.arange(value.shape[1]) if len(curves) else np.zeros(0)
+    mean = curves.mean(axis=0) if len(curves) else steps
+    if len(curves) > 1:
+      low, high = np.quantile(curves, (0.25, 0.75), axis=0)
+      axes.fill_between(
+        steps, low, high, color=style.colour, alpha=0.12, linewidth=0
+      )
+    # Markers at other steps for each method, so that they don't hide another.
+    axes.plot(
+      steps,
+      mean,
+      color=style.colour,
+      linewidth=1.5,
+      label=name,
+      linestyle="-" if style.filled else "--",
+      marker=style.marker,
+      markersize=6,
+      markeredgecolor="white",
+      markevery=(i / len(values) / 5, 1 / 5),
+    )
+  axes.set_yscale("log")
+  axes.set_xlabel("Training step (batches)")
+  axes.set_ylabel("Training loss (nats)")
+  axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
+  axes.margins(x=0.01)
+  steps_averaged = f"{window} steps" if window > 1 else "1 step (unsmoothed)"
+  styles.caption(
+    axes,
+    "Lines: means over individuals; bands: their quartiles; running mean over"
+    f" {steps_averaged}",
+  )
+  axes.legend(
+    loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=9
+  )
+  return axes
+
+
+def _running_mean(curves: np.ndarray, window: int) -> np.ndarray:
+  """The mean of [S, steps] over the window's steps around each step."""
+  steps = np.arange(curves.shape[1])
+  start = np.maximum(steps - (window - 1) // 2, 0)
+  stop = np.minimum(steps + window // 2 + 1, len(steps))
+  sums = np.pad(curves.cumsum(axis=1), ((0, 0), (1, 0)))
+  return (sums[:, stop] - sums[:, start]) / (stop - start)
+
+
+def _spans(
+  sources: np.ndarray, visible: float, block: float
+) -> list[tuple[int, int, float]]:
+  """Cuts a schedule into (start, stop, share of D_I), wide enough to see.
+
+  A run is drawn as it is if it lasts a block; or if it is visible and at an end
+  of the schedule or between visible runs. All others are mixed: drawn together
+  in blocks, which are joined where their shares are equal but for rounding.
+
+  Args:
+    sources: integers [steps].
+    visible: steps from which a run can be seen.
+    block: steps over which shares are taken; many times `visible`.
+  """
+  edges = np.flatnonzero(np.diff(sources.astype(int), prepend=-1, append=-1))
+  lengths = np.diff(edges)
+  seen = np.pad(lengths >= visible, 1, constant_values=True)
+  ends = np.isin(np.arange(len(lengths)), (0, len(lengths) - 1))
+  exact = (lengths >= block) | (seen[1:-1] & (ends | seen[:-2] & seen[2:]))
+  # Every edge of an exact run is a cut; each mixed stretch between is divided.
+  bounds = np.flatnonzero(np.diff(exact, prepend=True, append=True))
+  cuts = set(edges[:-1][exact]) | set(edges[1:][exact])
+  for start, stop in zip(edges[bounds[::2]], edges[bounds[1::2]]):
+    if stop - start < visible:  # one odd batch: its share of what can be seen
+      cuts -= {start, stop}
+      start = max(0, start - math.ceil(visible / 2))
+      stop = min(len(sources), stop + math.ceil(visible / 2))
+    count = max(1, round((stop - start) / block))
+    cuts |= set(np.linspace(start, stop, count + 1).round().astype(int))
+  spans: list[tuple[int, int, float]] = []
+  places = sorted(int(cut) for cut in cuts | {0, len(sources)})
+  for start, stop in itertools.pairwise(places):
+    share = float(sources[start:stop].mean())
+    if spans and 0 < share < 1 and 0 < spans[-1][2] < 1:
+      first, middle, before = spans[-1]
+      if abs(share - before) * min(stop - start, middle - first) < 1.5:
+        share = float(sources[first:stop].mean())
+        spans[-1] = (first, stop, share)
+        continue
+    spans.append((start, stop, share))
+  return spans
