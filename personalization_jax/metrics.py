@@ -135,6 +135,73 @@ def significance(
   }
 
 
+@dataclasses.dataclass(frozen=True)
+class IndividualFairness:
+  """How differently a method treats similar individuals (section II-A).
+
+  Over all pairs of individuals, with the distance of their class means in
+  latent space as dissimilarity. Smaller ratios are fairer; a method that treats
+  the similar alike has a positive rank correlation.
+
+  Attributes:
+    max_ratio: the largest difference in accuracy over distance.
+    mean_ratio: the mean of that ratio.
+    rank_correlation: Spearman's, of difference in accuracy and distance; NaN
+      if one of the two is the same for all pairs.
+  """
+
+  max_ratio: float
+  mean_ratio: float
+  rank_correlation: float
+
+
+def individual_fairness(
+  accuracies: np.ndarray, distances: np.ndarray
+) -> IndividualFairness:
+  """Compares differences in accuracy with distances of individuals.
+
+  Args:
+    accuracies: float [S].
+    distances: float [S, S], symmetric, in latent space; infinite for pairs that
+      can't be compared, which are left out. At least one pair must remain.
+
+  Returns:
+    The three numbers.
+
+  Raises:
+    ValueError: if shapes don't fit or no pair can be compared.
+
+  Source: section II-A (3), similarity by the L2 norm in latent space; C. Dwork
+  et al., "Fairness through awareness", 2012, for the ratio.
+  """
+  count = len(accuracies)
+  if distances.shape != (count, count):
+    raise ValueError(
+      f"distances must have shape {(count, count)}, one for each pair, but have"
+      f" shape {distances.shape}."
+    )
+  first, second = np.triu_indices(count, k=1)
+  distance = np.asarray(distances, np.float64)[first, second]
+  compared = np.isfinite(distance)
+  if not compared.any():
+    raise ValueError("no two individuals can be compared.")
+  distance = distance[compared]
+  # Accuracies are ratios of counts: rounding keeps equal differences tied.
+  difference = np.round(np.abs(accuracies[first] - accuracies[second]), 12)
+  difference = difference[compared]
+  with np.errstate(divide="ignore", invalid="ignore"):
+    # Two of the same place and the same accuracy are treated alike: 0 / 0.
+    ratio = np.where(difference == 0, 0.0, difference / distance)
+  constant = len(set(difference)) == 1 or len(set(distance)) == 1
+  return IndividualFairness(
+    max_ratio=float(ratio.max()),
+    mean_ratio=float(ratio.mean()),
+    rank_correlation=float("nan")
+    if constant
+    else float(stats.spearmanr(distance, difference).statistic),
+  )
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
   """Holm's step-down correction for several comparisons.
 

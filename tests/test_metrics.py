@@ -98,3 +98,32 @@ def test_one_individual_has_no_p_value():
 def test_significance_refuses_other_individuals():
   with pytest.raises(ValueError, match="'m' has 2 individuals, but 'b' has 3"):
     metrics.significance({"b": np.ones(3), "m": np.ones(2)}, "b")
+
+
+def test_individual_fairness_by_hand():
+  # Three people on a line, at 0, 1 and 3.
+  distances = np.abs(np.subtract.outer([0.0, 1, 3], [0.0, 1, 3]))
+  fairness = metrics.individual_fairness(np.array([0.5, 0.7, 0.9]), distances)
+  ratios = [0.2 / 1, 0.4 / 3, 0.2 / 2]
+  assert fairness.max_ratio == pytest.approx(0.2)
+  assert fairness.mean_ratio == pytest.approx(np.mean(ratios))
+  expected = stats.spearmanr([1, 3, 2], [0.2, 0.4, 0.2]).statistic
+  assert fairness.rank_correlation == pytest.approx(expected)
+
+
+def test_individual_fairness_leaves_out_pairs_that_cannot_be_compared():
+  distances = np.array([[0, 1, np.inf], [1, 0, 2], [np.inf, 2, 0]])
+  fairness = metrics.individual_fairness(np.array([0.0, 0.5, 1.0]), distances)
+  assert fairness.mean_ratio == pytest.approx((0.5 + 0.25) / 2)
+  with pytest.raises(ValueError, match="no two individuals"):
+    metrics.individual_fairness(np.ones(2), np.full((2, 2), np.inf))
+  with pytest.raises(ValueError, match="must have shape"):
+    metrics.individual_fairness(np.ones(2), np.zeros((3, 3)))
+
+
+def test_two_alike_in_place_and_accuracy_are_treated_alike():
+  distances = np.zeros((2, 2))
+  fairness = metrics.individual_fairness(np.array([0.8, 0.8]), distances)
+  assert (fairness.max_ratio, fairness.mean_ratio) == (0.0, 0.0)
+  unfair = metrics.individual_fairness(np.array([0.8, 0.9]), distances)
+  assert unfair.max_ratio == np.inf

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from personalization_jax import metrics, results
+from personalization_jax import metrics, results, tables
 from personalization_jax.personalization import Result
 
 LABELS = np.random.default_rng(0).integers(0, 4, 80).astype(np.int32)
@@ -48,7 +48,7 @@ def run(tmp_path_factory):
   workdir = tmp_path_factory.mktemp("run")
   for result in FINISHED:
     results.save_result(workdir, result)
-  results.write_tables(workdir, FINISHED, LABELS)
+  tables.write_tables(workdir, FINISHED, LABELS)
   return workdir
 
 
@@ -67,7 +67,7 @@ def test_results_survive_the_disk(run):
 
 def test_every_csv_row_is_what_the_saved_predictions_say(run):
   rows = read(run / "results.csv")
-  assert list(rows[0]) == list(results.RESULT_COLUMNS)
+  assert list(rows[0]) == list(tables.RESULT_COLUMNS)
   assert len(rows) == 15
   for row in rows:
     saved = results.load_result(run, row["method"])
@@ -156,7 +156,7 @@ def test_metrics_leave_padded_steps_out(run):
 
 
 def test_without_a_baseline_there_are_no_p_values():
-  rows = results.table(results.accuracies(FINISHED[1:], LABELS))
+  rows = tables.table(tables.accuracies(FINISHED[1:], LABELS))
   assert all(row.individual_p is None for row in rows)
 
 

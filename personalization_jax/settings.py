@@ -1,0 +1,67 @@
+"""How every model is trained, checked before anything is."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+import optax
+
+from personalization_jax import models
+from personalization_jax.training import Learner
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """How every model is trained; the defaults are the paper's (section IV).
+
+  Attributes:
+    epochs: epochs on D_G.
+    batch_size: samples in a batch.
+    learning_rate: Adam's.
+    width: factor on the channels of Fig. 4.
+    precision: "float32" or "bfloat16", of activations.
+    seed: of everything random.
+  """
+
+  epochs: int = 20
+  batch_size: int = 128
+  learning_rate: float = 1e-3
+  width: float = 1.0
+  precision: str = "float32"
+  seed: int = 0
+
+  def __post_init__(self) -> None:
+    """Refuses what can't be trained with, naming it."""
+    for name in ("epochs", "batch_size"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+    if not 0 < self.learning_rate < float("inf"):
+      raise ValueError(f"learning_rate={self.learning_rate} must be above 0.")
+    if self.precision not in ("float32", "bfloat16"):
+      raise ValueError(
+        f"precision={self.precision!r} must be 'float32' or 'bfloat16'."
+      )
+    if self.seed < 0:
+      raise ValueError(f"seed={self.seed} must be 0 or more.")
+    models.check_width(self.width)
+
+
+def make_learner(settings: Settings, num_classes: int) -> Learner:
+  """The paper's classifier and optimiser.
+
+  Args:
+    settings: width, precision and learning rate.
+    num_classes: classes to tell apart.
+
+  Returns:
+    Fig. 4's network with Adam.
+  """
+  return Learner(
+    models.Classifier(
+      num_classes=num_classes,
+      width=settings.width,
+      dtype=jnp.dtype(settings.precision),
+    ),
+    optax.adam(settings.learning_rate),
+  )

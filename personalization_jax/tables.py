@@ -1,0 +1,348 @@
+"""Table I and its like, from predictions (NumPy, host)."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from personalization_jax import metrics
+from personalization_jax.methods import parse_method
+from personalization_jax.personalization import Result
+from personalization_jax.results import write_atomically
+
+SHAPING, GROUPING = "Shaping", "Data grouping"
+RESULT_COLUMNS = (
+  "method",
+  "individual",
+  "seed",
+  "individual_accuracy",
+  "global_accuracy",
+  "individual_test_size",
+  "global_test_size",
+)
+_SPREAD_COLUMNS = ("mean", "rank", "sd", "min", "max")
+_P_COLUMNS = ("", "_holm", "_wilcoxon", "_wilcoxon_holm")
+TABLE_COLUMNS = (
+  "method",
+  *(f"individual_{column}" for column in _SPREAD_COLUMNS),
+  *(f"global_{column}" for column in _SPREAD_COLUMNS),
+  "p_individual",
+  "p_global",
+  *(
+    f"p_{accuracy}{column}"
+    for accuracy in ("individual", "global")
+    for column in _P_COLUMNS[1:]
+  ),
+  "fairness_max_ratio",
+  "fairness_mean_ratio",
+  "fairness_rank_correlation",
+)
+_MARKDOWN_COLUMNS = (
+  "Method", "acc(D_I)", "rank", "sd", "min", "max", "p",
+  "acc(D_G)", "rank", "sd", "min", "max", "p",
+)  # fmt: skip
+_MARKDOWN_FAIRNESS = ("fair max", "fair mean", "fair rho")
+
+
+@dataclasses.dataclass(frozen=True)
+class TableRow:
+  """One row of Table I.
+
+  Attributes:
+    method: the spec.
+    individual: spread of acc(D_I).
+    individual_rank: rank of its mean; 1 is the highest.
+    individual_p: against the baseline; None for the baseline itself or if
+      there is none.
+    global_: spread of acc(D_G).
+    global_rank: rank of its mean.
+    global_p: likewise.
+    fairness: individual fairness of acc(D_I); None if there are no distances.
+  """
+
+  method: str
+  individual: metrics.Spread
+  individual_rank: int
+  individual_p: metrics.Significance | None
+  global_: metrics.Spread
+  global_rank: int
+  global_p: metrics.Significance | None
+  fairness: metrics.IndividualFairness | None = None
+
+
+Accuracies = dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+def accuracies(results: Iterable[Result], labels: np.ndarray) -> Accuracies:
+  """Every method's accuracies.
+
+  Args:
+    results: finished methods.
+    labels: int32 [N], the store's labels.
+
+  Returns:
+    method -> (acc(D_I) [S], acc(D_G) [S]).
+  """
+  return {
+    result.method: (
+      result.individual_accuracy(labels)[0],
+      result.global_accuracy(labels)[0],
+    )
+    for result in results
+  }
+
+
+def halves(methods: Iterable[str]) -> dict[str, list[str]]:
+  """Table I's two halves, each ranked and tested by itself.
+
+  Args:
+    methods: specs.
+
+  Returns:
+    "Shaping" and "Data grouping" -> their specs; a half without any is left
+    out.
+  """
+  found: dict[str, list[str]] = {}
+  for spec in methods:
+    grouping = parse_method(spec).group is not None
+    found.setdefault(GROUPING if grouping else SHAPING, []).append(spec)
+  return found
+
+
+def baseline_of(half: Iterable[str]) -> str | None:
+  """What a half is compared with: the first baseline or random group in it.
+
+  Args:
+    half: specs of one half.
+
+  Returns:
+    The baseline's spec, or None.
+  """
+  for spec in half:
+    method = parse_method(spec)
+    if method.baseline or (method.group and method.group.kind == "random"):
+      return spec
+  return None
+
+
+def table(
+  accuracies: Accuracies, distances: np.ndarray | None = None
+) -> list[TableRow]:
+  """The paper's Table I.
+
+  Args:
+    accuracies: method -> (acc(D_I) [S], acc(D_G) [S]).
+    distances: float [S, S] between individuals in latent space, for individual
+      fairness; None leaves it out.
+
+  Returns:
+    A row for each method, half by half.
+
+  Source: section IV, Table I.
+  """
+  return [
+    row
+    for half in halves(accuracies).values()
+    for row in _half_of_table({m: accuracies[m] for m in half}, distances)
+  ]
+
+
+def _half_of_table(
+  accuracies: Accuracies, distances: np.ndarray | None
+) -> list[TableRow]:
+  columns = []
+  baseline = baseline_of(accuracies)
+  for index in range(2):
+    values = {method: pair[index] for method, pair in accuracies.items()}
+    spreads = {method: metrics.spread(v) for method, v in values.items()}
+    ranks = metrics.ranks([spread.mean for spread in spreads.values()])
+    tests: dict[str, metrics.Significance] = {}
+    if baseline is not None:
+      tests = metrics.significance(values, baseline)
+    columns.append((spreads, dict(zip(values, ranks)), tests))
+  own, general = columns
+  return [
+    TableRow(
+      method=method,
+      individual=own[0][method],
+      individual_rank=own[1][method],
+      individual_p=own[2].get(method),
+      global_=general[0][method],
+      global_rank=general[1][method],
+      global_p=general[2].get(method),
+      fairness=None
+      if distances is None or len(distances) < 2
+      else metrics.individual_fairness(accuracies[method][0], distances),
+    )
+    for method in accuracies
+  ]
+
+
+def write_tables(
+  workdir: pathlib.Path,
+  results: Sequence[Result],
+  labels: np.ndarray,
+  distances: np.ndarray | None = None,
+) -> list[TableRow]:
+  """Writes results.csv, table1.csv, table1.md and metrics.jsonl.
+
+  Args:
+    workdir: the run directory.
+    results: finished methods, in the order of the table.
+    labels: int32 [N], the store's labels.
+    distances: see `table`.
+
+  Returns:
+    The rows of table1.
+  """
+  rows = table(accuracies(results, labels), distances)
+  lines = [line for result in results for line in _result_lines(result, labels)]
+  write_atomically(workdir / "results.csv", _csv_text([RESULT_COLUMNS, *lines]))
+  write_atomically(
+    workdir / "table1.csv",
+    _csv_text([TABLE_COLUMNS, *(_table_line(row) for row in rows)]),
+  )
+  write_atomically(workdir / "table1.md", markdown(rows))
+  write_atomically(
+    workdir / "metrics.jsonl",
+    "".join(line for result in results for line in _metric_lines(result)),
+  )
+  return rows
+
+
+def _result_lines(result: Result, labels: np.ndarray) -> list[list[Any]]:
+  own, own_size = result.individual_accuracy(labels)
+  general, general_size = result.global_accuracy(labels)
+  return [
+    [result.method, int(person), result.seed, *numbers]
+    for person, *numbers in zip(
+      result.individuals,
+      own.tolist(),
+      general.tolist(),
+      own_size.tolist(),
+      general_size.tolist(),
+    )
+  ]
+
+
+def _table_line(row: TableRow) -> list[Any]:
+  def spread(values: metrics.Spread, rank: int) -> list[Any]:
+    return [values.mean, rank, values.sd, values.min, values.max]
+
+  def p_values(test: metrics.Significance | None) -> list[Any]:
+    if test is None:
+      return [""] * 4
+    return [test.t, test.t_holm, test.wilcoxon, test.wilcoxon_holm]
+
+  own, general = p_values(row.individual_p), p_values(row.global_p)
+  return [
+    row.method,
+    *spread(row.individual, row.individual_rank),
+    *spread(row.global_, row.global_rank),
+    own[0],
+    general[0],
+    *own[1:],
+    *general[1:],
+    *(dataclasses.astuple(row.fairness) if row.fairness else [""] * 3),
+  ]
+
+
+def _csv_text(lines: Iterable[Iterable[Any]]) -> str:
+  text = io.StringIO()
+  csv.writer(text, lineterminator="\n").writerows(lines)
+  return text.getvalue()
+
+
+def _metric_lines(result: Result) -> Iterable[str]:
+  for step, losses in enumerate(result.losses.T):
+    trained = losses[~np.isnan(losses)]
+    if trained.size:
+      line = {
+        "method": result.method,
+        "seed": result.seed,
+        "step": step + 1,
+        "individuals": int(trained.size),
+        "loss_mean": float(trained.mean()),
+        "loss_min": float(trained.min()),
+        "loss_max": float(trained.max()),
+      }
+      yield json.dumps(line) + "\n"
+
+
+def markdown(rows: Sequence[TableRow]) -> str:
+  """Table I for people.
+
+  Args:
+    rows: from `table`.
+
+  Returns:
+    A Markdown table for each half, aligned to be read as plain text too.
+  """
+  by_method = {row.method: row for row in rows}
+  parts = []
+  for name, half in halves(by_method).items():
+    lines = [_markdown_line(by_method[method]) for method in half]
+    header = list(_MARKDOWN_COLUMNS)
+    if rows[0].fairness:
+      header += _MARKDOWN_FAIRNESS
+    parts.append(f"{name}\n\n{_aligned([header, *lines])}\n")
+  notes = (
+    "acc(D_I): mean accuracy over individuals on their own test data; acc(D_G):"
+    " on the test data of D_G; sd, min and max over individuals.\n"
+    "p: two-sided paired t-test against the half's first row of its kind"
+    " (baseline or random), Holm-corrected (* below 0.05). Uncorrected values"
+    " and Wilcoxon's test are in table1.csv.\n"
+  )
+  if rows[0].fairness:
+    notes += (
+      "fair max, fair mean: difference in acc(D_I) of two individuals over"
+      " their distance in latent space, the largest and the mean over pairs;"
+      " fair rho: rank correlation of the two.\n"
+    )
+  return "\n".join([*parts, notes])
+
+
+def _markdown_line(row: TableRow) -> list[str]:
+  line = [row.method]
+  for spread, rank, test in (
+    (row.individual, row.individual_rank, row.individual_p),
+    (row.global_, row.global_rank, row.global_p),
+  ):
+    line += [
+      f"{spread.mean:.4f}",
+      str(rank),
+      *(f"{value:.4f}" for value in (spread.sd, spread.min, spread.max)),
+      _p_text(test),
+    ]
+  if row.fairness:
+    line += [f"{value:.4f}" for value in dataclasses.astuple(row.fairness)]
+  return line
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> str:
+  """A Markdown table: the first column to the left, the others to the right."""
+  widths = [max(map(len, column)) for column in zip(*lines)]
+  rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+  return "\n".join(
+    "| "
+    + " | ".join(
+      cell.ljust(width) if k == 0 else cell.rjust(width)
+      for k, (cell, width) in enumerate(zip(line, widths))
+    )
+    + " |"
+    for line in [lines[0], rule, *lines[1:]]
+  )
+
+
+def _p_text(test: metrics.Significance | None) -> str:
+  if test is None:
+    return "-"
+  text = "<0.0001" if test.t_holm < 1e-4 else f"{test.t_holm:.4f}"
+  return text + ("*" if test.t_holm < 0.05 else " ")
