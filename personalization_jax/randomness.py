@@ -23,6 +23,7 @@ class Stream(enum.IntEnum):
   CLASS_COUNTS = 3
   GLOBAL_ORDER = 4
   INDIVIDUAL_ORDER = 5
+  GROUP = 6
 
 
 def generator(seed: int, stream: Stream, *path: int) -> np.random.Generator:

@@ -1,0 +1,1 @@
+"""Suites of measurements, one module each; see `experiments.benchmark`."""
