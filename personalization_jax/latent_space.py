@@ -1,0 +1,123 @@
+"""The auto-encoder of one split, trained once: AE(X) of every row."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from personalization_jax import autoencoder, checkpoints, schedules
+from personalization_jax.datasets import Population
+from personalization_jax.population_training import individual_key
+from personalization_jax.randomness import SHARED
+from personalization_jax.splits import Split
+from personalization_jax.training import Learner, TrainState
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LatentSpace:
+  """A trained auto-encoder, and where it puts every row of the store.
+
+  Attributes:
+    learner: network and optimiser.
+    state: the trained auto-encoder.
+    latents: float32 [N, 16], AE(X) of every row.
+    error: of reconstructing the test rows of D_G, which it never saw.
+  """
+
+  learner: Learner
+  state: TrainState
+  latents: np.ndarray
+  error: autoencoder.ReconstructionError
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentSettings:
+  """How the auto-encoder is trained; the defaults are the paper's.
+
+  Attributes:
+    epochs: epochs on D_G.
+    batch_size: samples in a batch.
+    learning_rate: Adam's.
+    width: factor on the channels of Fig. 5.
+    seed: of initial weights and order.
+  """
+
+  epochs: int = 20
+  batch_size: int = 128
+  learning_rate: float = 1e-3
+  width: float = 1.0
+  seed: int = 0
+
+  def __post_init__(self) -> None:
+    """Refuses what can't be trained with, naming it."""
+    if self.epochs < 1:
+      raise ValueError(f"autoencoder_epochs={self.epochs} must be at least 1.")
+
+
+def num_steps(split: Split, settings: LatentSettings) -> int:
+  """Training steps of the auto-encoder."""
+  return settings.epochs * schedules.steps_per_epoch(
+    len(split.global_train), settings.batch_size
+  )
+
+
+def fit(
+  population: Population,
+  split: Split,
+  settings: LatentSettings,
+  *,
+  checkpoint: pathlib.Path | None = None,
+  on_steps: Callable[[int], None] = lambda steps: None,
+) -> LatentSpace:
+  """Trains the auto-encoder on D_G, or takes it from its checkpoint.
+
+  Args:
+    population: the store.
+    split: its parts; the training rows of D_G are trained on.
+    settings: how to train.
+    checkpoint: where the trained auto-encoder is kept; None keeps it nowhere.
+    on_steps: called with the training steps done since the last call.
+
+  Returns:
+    The latent space.
+
+  Raises:
+    ValueError: if there is no such network for these images.
+
+  Source: Algorithm 1, lines 11 and 16; section IV.
+  """
+  learner = autoencoder.make_learner(
+    width=settings.width, learning_rate=settings.learning_rate
+  )
+  key = individual_key(jax.random.key(settings.seed), SHARED)
+  state: Any = autoencoder.create(learner, key, population.images.shape[1:])
+  if checkpoint and checkpoints.exists(checkpoint):
+    state = checkpoints.restore(checkpoint, state)
+  else:
+    rows = schedules.global_batches(
+      split.global_train,
+      settings.batch_size,
+      settings.epochs,
+      seed=settings.seed,
+      individual=SHARED,
+    )
+    state, _ = autoencoder.train(
+      learner, state, population.images, rows, on_steps=on_steps
+    )
+    if checkpoint:
+      checkpoints.save(checkpoint, state)
+  return LatentSpace(
+    learner=learner,
+    state=state,
+    latents=autoencoder.encode(
+      learner, state, population.images, np.arange(len(population))
+    ),
+    error=autoencoder.reconstruction_error(
+      learner, state, population.images, split.global_test, split.global_train
+    ),
+  )
