@@ -8,19 +8,19 @@ handwriting. The same command on the same --workdir goes on where it stopped.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
 import tqdm
 from absl import app, flags, logging
 
-from experiments import run_info
-from personalization_jax import figures, models, results, splits
+from experiments import run_info, table1_figures
+from personalization_jax import latent_space, models, results, splits, tables
 from personalization_jax.datasets import (
   Population,
   nist_digits,
@@ -28,9 +28,12 @@ from personalization_jax.datasets import (
   synthetic,
   variations,
 )
+from personalization_jax.groups import Groups
+from personalization_jax.latent_space import LatentSettings, LatentSpace
 from personalization_jax.methods import Method, parse_methods
-from personalization_jax.personalization import Result, Settings, Study
+from personalization_jax.personalization import Result, Study
 from personalization_jax.population_training import make_mesh
+from personalization_jax.settings import Settings
 
 # These determine the results; a run directory holds one setting of them.
 # --methods may grow from one call to the next, what is finished stays.
@@ -73,8 +76,18 @@ _PRECISION = flags.DEFINE_enum(
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Of everything random.")
 
+_AUTOENCODER_EPOCHS = flags.DEFINE_integer(
+  "autoencoder_epochs", 20, "Epochs of the auto-encoder on D_G."
+)
+_GROUP_CANDIDATES = flags.DEFINE_enum(
+  "group_candidates", "global", ["global", "individuals"],
+  "Whom IG chooses from: the writers of D_G, or the other individuals.",
+)  # fmt: skip
+
 _METHODS = flags.DEFINE_string(
-  "methods", "shaping", "'shaping', or a comma list of methods."
+  "methods",
+  "shaping",
+  "'shaping', 'grouping', 'table1' (both), or a comma list of methods.",
 )
 _NPZ_PATH = flags.DEFINE_string(
     "npz_path", None, "With --dataset=npz: a file with the arrays images,"
@@ -102,7 +115,7 @@ _DETERMINING = (
     _DATASET, _NIST_CONFIG, _SYNTHETIC_SAMPLES, _NUM_INDIVIDUALS,
     _NUM_GLOBAL_INDIVIDUALS, _FLIPS, _CLASS_CONCENTRATION, _IMAGE_SIZE,
     _TRAIN_FRACTION, _EPOCHS, _BATCH_SIZE, _LEARNING_RATE, _WIDTH, _PRECISION,
-    _SEED,
+    _SEED, _AUTOENCODER_EPOCHS, _GROUP_CANDIDATES,
 )  # fmt: skip
 
 
@@ -171,12 +184,7 @@ def train_all(
       finished[method] = result
   waiting = [method for method in methods if method not in finished]
   if waiting:
-    with tqdm.tqdm(
-      total=study.num_steps(waiting),
-      unit="step",
-      # A log file gets a line now and then, a terminal a moving bar.
-      mininterval=1.0 if sys.stderr.isatty() else 10.0,
-    ) as bar:
+    with progress(study.num_steps(waiting), waiting[0].spec) as bar:
       for method in waiting:
         bar.set_description(method.spec)
         finished[method] = study.personalize(method, on_steps=bar.update)
@@ -184,45 +192,58 @@ def train_all(
   return [finished[method] for method in methods]
 
 
-def draw_figures(
-  study: Study,
-  methods: Sequence[Method],
-  finished: Sequence[Result],
-  workdir: pathlib.Path,
-) -> list[pathlib.Path]:
-  """All figures of a run."""
-  population, split = study.population, study.split
-  accuracies = results.accuracies(finished, population.labels)
-  sources = {method.spec: study.sources(method) for method in methods}
-  # Behind the end of an individual's own schedule there is padding.
-  people = range(len(split.individuals))
-  losses = {
-    result.method: result.losses[
-      :, : min(len(study.sources(method, index)) for index in people)
-    ]
-    for method, result in zip(methods, finished)
-  }
-  drawn = {
-    "trade_off": figures.trade_off(accuracies),
-    "distribution_individual": figures.distribution(accuracies),
-    "distribution_global": figures.distribution(accuracies, of="global"),
-    "schedules": figures.schedules(sources),
-    "training_curves": figures.training_curves(losses),
-  }
-  if results.BASELINE in accuracies and len(accuracies) > 1:
-    drawn["gains"] = figures.gains(accuracies, results.BASELINE)
-  pages: dict[str, Any] = {name: axes.figure for name, axes in drawn.items()}
-  pages["handwriting"] = figures.handwriting(
-    population.images,
-    population.labels,
-    population.individuals,
-    split.individuals[:8],
-    classes=min(10, population.num_classes),
+def find_groups(
+  study: Study, methods: Sequence[Method], workdir: pathlib.Path
+) -> LatentSpace | None:
+  """Trains the auto-encoder if a method needs it, and tells the study."""
+  kinds = {method.group.kind for method in methods if method.group}
+  if not kinds & {"sg", "ig"}:
+    return None
+  settings = latent_settings()
+  steps = latent_space.num_steps(study.split, settings)
+  with progress(steps, "auto-encoder") as bar:
+    space = latent_space.fit(
+      study.population,
+      study.split,
+      settings,
+      checkpoint=workdir / "checkpoints" / "autoencoder",
+      on_steps=bar.update,
+    )
+  print(
+    f"Auto-encoder: squared error {space.error.model:.4f} a pixel on the test"
+    f" data of D_G ({space.error.mean_image:.4f} by the mean image).",
+    flush=True,
   )
-  return [
-    figures.save(page, workdir / "figures" / f"{name}.png")
-    for name, page in pages.items()
-  ]
+  study.groups = Groups(
+    study.population,
+    study.split,
+    seed=_SEED.value,
+    latents=space.latents,
+    among_individuals=_GROUP_CANDIDATES.value == "individuals",
+    mesh=study.trainer.mesh,
+  )
+  return space
+
+
+def latent_settings() -> LatentSettings:
+  """How the flags have the auto-encoder trained."""
+  return LatentSettings(
+    epochs=_AUTOENCODER_EPOCHS.value,
+    batch_size=_BATCH_SIZE.value,
+    width=_WIDTH.value,
+    seed=_SEED.value,
+  )
+
+
+def progress(total: int, description: str) -> tqdm.tqdm:
+  """A bar with rate and time left."""
+  return tqdm.tqdm(
+    total=total,
+    desc=description,
+    unit="step",
+    # A log file gets a line now and then, a terminal a moving bar.
+    mininterval=1.0 if sys.stderr.isatty() else 10.0,
+  )
 
 
 def prepare() -> tuple[Study, tuple[Method, ...], pathlib.Path]:
@@ -236,6 +257,7 @@ def prepare() -> tuple[Study, tuple[Method, ...], pathlib.Path]:
     precision=_PRECISION.value,
     seed=_SEED.value,
   )
+  latent_settings()
   models.check_image_size(_IMAGE_SIZE.value)
   use_cpu_cores(_CPU_DEVICES.value)
   mesh = make_mesh()
@@ -250,6 +272,12 @@ def prepare() -> tuple[Study, tuple[Method, ...], pathlib.Path]:
     individuals_per_device=_INDIVIDUALS_PER_DEVICE.value
     or (1 if on_cpu else 8),
     checkpoint_dir=workdir / "checkpoints",
+    groups=Groups(
+      population,
+      split,
+      seed=_SEED.value,
+      among_individuals=_GROUP_CANDIDATES.value == "individuals",
+    ),
   )
   for method in methods:
     study.check(method)
@@ -275,10 +303,9 @@ def use_cpu_cores(devices: int) -> None:
   """
   cores = len(os.sched_getaffinity(0))
   os.environ.setdefault("NPROC", str(max(cores, 4)))
-  try:
+  # If JAX runs already, as in a notebook or a test, it keeps its devices.
+  with contextlib.suppress(RuntimeError):
     jax.config.update("jax_num_cpu_devices", devices or cores)
-  except RuntimeError:
-    pass  # JAX runs already, as in a notebook or a test: it keeps its devices
 
 
 def main(argv: Sequence[str]) -> None:
@@ -301,10 +328,18 @@ def main(argv: Sequence[str]) -> None:
     f" ({study.trainer.mesh.devices.flat[0].device_kind}).",
     flush=True,
   )
+  space = find_groups(study, methods, workdir)
   finished = train_all(study, methods, workdir)
-  rows = results.write_tables(workdir, finished, study.population.labels)
-  drawn = draw_figures(study, methods, finished, workdir)
-  print(results.markdown(rows))
+  rows = tables.write_tables(
+    workdir,
+    finished,
+    study.population.labels,
+    study.groups.distances() if space else None,
+  )
+  drawn = table1_figures.draw(
+    study, methods, finished, space, workdir / "figures"
+  )
+  print(tables.markdown(rows))
   print(f"Tables: {workdir}/results.csv, table1.csv, table1.md")
   print(
     f"Figures: {', '.join(path.name for path in drawn)} in {workdir}/figures"

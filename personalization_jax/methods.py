@@ -1,4 +1,4 @@
-"""Method specs: `es:40+sw:12+tl:10` and its like, parsed and checked."""
+"""Method specs: `es:40+sw:12`, `sg:1500` and their like, parsed and checked."""
 
 from __future__ import annotations
 
@@ -9,12 +9,42 @@ import re
 from personalization_jax import schedules
 
 SHAPING = ("baseline", "es:40", "es:400", "sw:12", "sw:2", "tl:10", "tl:300")
+GROUPING = ("random:1500", "random:6500", "ig:5", "ig:21", "sg:1500", "sg:6500")
+SETS = {
+  "shaping": SHAPING,
+  "grouping": GROUPING,
+  "table1": SHAPING + GROUPING,
+}
+# Section IV: data grouping trains by sample weighing with n_I = 2.
+_GROUPING_PERIOD = fractions.Fraction(2)
 
 HELP = (
-  "a method is 'baseline', 'es:N', 'sw:N' (N a whole number or 1/M),"
-  " 'tl:N' or 'tl:N:last=K', or several joined by '+', as in"
-  " 'es:40+sw:12+tl:10'; 'shaping' is " + ",".join(SHAPING)
+  "a method is 'baseline', 'es:N', 'sw:N' (N a whole number or 1/M), 'tl:N',"
+  " 'tl:N:last=K', 'sg:N', 'ig:N' or 'random:N' (with ':only' for the group"
+  " alone), or several joined by '+', as in 'es:40+sw:12+tl:10' or"
+  f" 'sg:1500+tl:300'; sets of them are {', '.join(map(repr, SETS))}"
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+  """What D_I is enlarged with (section III, data grouping).
+
+  Attributes:
+    kind: "sg" for similar samples, "ig" for similar individuals, "random" for
+      the baseline's random samples.
+    n: samples in all, or individuals for "ig".
+    only: the group takes D_I's place instead of enlarging it.
+  """
+
+  kind: str
+  n: int
+  only: bool = False
+
+  @property
+  def spec(self) -> str:
+    """As on the command line."""
+    return f"{self.kind}:{self.n}" + (":only" if self.only else "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +59,7 @@ class Method:
     last_layers: TL trains only so many layers, the last ones; None for all.
     baseline: trained on the union of D_G and another individual's D_I'
       (section IV), and not shaped.
+    group: what D_I is enlarged with for training; None for nothing.
   """
 
   spec: str
@@ -37,6 +68,7 @@ class Method:
   late: int = 0
   last_layers: int | None = None
   baseline: bool = False
+  group: Group | None = None
 
   @property
   def shares_global_phase(self) -> bool:
@@ -62,10 +94,7 @@ def parse_methods(text: str) -> tuple[Method, ...]:
   """
   methods: list[Method] = []
   for item in (item.strip() for item in text.split(",")):
-    if item == "shaping":
-      methods.extend(parse_method(spec) for spec in SHAPING)
-    else:
-      methods.append(parse_method(item))
+    methods.extend(parse_method(spec) for spec in SETS.get(item, (item,)))
   specs = [method.spec for method in methods]
   for spec in specs:
     if specs.count(spec) > 1:
@@ -77,47 +106,69 @@ def parse_method(spec: str) -> Method:
   """Parses one spec.
 
   Args:
-    spec: for instance "es:40+sw:1/2+tl:300:last=2".
+    spec: for instance "es:40+sw:1/2+tl:300:last=2" or "sg:1500".
 
   Returns:
-    The method; its `spec` is canonical, with parts in order of time.
+    The method; its `spec` is canonical: the group, then the parts in order of
+    time.
 
   Raises:
     ValueError: saying what is wrong and what a spec looks like.
   """
   if spec == "baseline":
     return Method(spec, baseline=True)
-  found: dict[str, tuple[str, str]] = {}
+  method = Method(spec="")
+  kinds: list[str] = []
   for part in spec.split("+"):
-    match = re.fullmatch(r"(es|sw|tl):([0-9./]+)((?::last=[0-9]+)?)", part)
+    match = re.fullmatch(
+      r"(es|sw|tl|sg|ig|random):([0-9./]+)(?::(last=[0-9]+|only))?", part
+    )
     if match is None:
       raise ValueError(f"unknown method {part!r} in {spec!r}: {HELP}.")
     kind, number, option = match.groups()
-    if kind in found:
-      raise ValueError(f"{kind!r} stands twice in method {spec!r}.")
-    if option and kind != "tl":
-      raise ValueError(f"':last=' goes with 'tl' alone, not with {part!r}.")
-    found[kind] = (number, option)
-  fields: dict[str, int | fractions.Fraction] = {}
-  if "es" in found:
-    fields["early"] = _steps(spec, found["es"][0])
-  if "sw" in found:
-    fields["period"] = _period(spec, found["sw"][0])
-  if "tl" in found:
-    fields["late"] = _steps(spec, found["tl"][0])
-    if found["tl"][1]:
-      fields["last_layers"] = _steps(spec, found["tl"][1].split("=")[1])
-  names = [
-    f"{kind}:{fields[field]}"
-    for kind, field in (("es", "early"), ("sw", "period"), ("tl", "late"))
-    if field in fields
-  ]
-  if "last_layers" in fields:
-    names[-1] += f":last={fields['last_layers']}"
-  return Method("+".join(names), **fields)  # type: ignore[arg-type]
+    slot = "group" if kind in ("sg", "ig", "random") else kind
+    if slot in kinds:
+      what = "a group" if slot == "group" else repr(kind)
+      raise ValueError(f"{what} stands twice in method {spec!r}.")
+    if option and (option == "only") != (slot == "group"):
+      raise ValueError(f"':{option}' doesn't go with {kind!r} in {spec!r}.")
+    if option and slot not in ("tl", "group"):
+      raise ValueError(f"':{option}' doesn't go with {kind!r} in {spec!r}.")
+    kinds.append(slot)
+    if slot == "group":
+      group = Group(kind, _count(spec, number), option == "only")
+      method = dataclasses.replace(method, group=group)
+    elif kind == "es":
+      method = dataclasses.replace(method, early=_count(spec, number))
+    elif kind == "sw":
+      method = dataclasses.replace(method, period=_period(spec, number))
+    else:
+      last = _count(spec, option.split("=")[1]) if option else None
+      method = dataclasses.replace(
+        method, late=_count(spec, number), last_layers=last
+      )
+  if kinds == ["group"]:
+    method = dataclasses.replace(method, period=_GROUPING_PERIOD)
+  return dataclasses.replace(method, spec=_canonical(method))
 
 
-def _steps(spec: str, number: str) -> int:
+def _canonical(method: Method) -> str:
+  parts = []
+  if method.early:
+    parts.append(f"es:{method.early}")
+  if method.period is not None:
+    parts.append(f"sw:{method.period}")
+  if method.late:
+    last = f":last={method.last_layers}" if method.last_layers else ""
+    parts.append(f"tl:{method.late}{last}")
+  if method.group is not None:
+    if parts == [f"sw:{_GROUPING_PERIOD}"]:
+      parts = []
+    parts.insert(0, method.group.spec)
+  return "+".join(parts)
+
+
+def _count(spec: str, number: str) -> int:
   if not number.isdecimal() or int(number) < 1:
     raise ValueError(
       f"{number!r} in method {spec!r} must be a whole number of 1 or more."

@@ -13,75 +13,20 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
 from personalization_jax import checkpoints, metrics, models, schedules
 from personalization_jax.datasets import Population
+from personalization_jax.groups import Groups
 from personalization_jax.methods import Method
 from personalization_jax.population_training import (
   PopulationTrainer,
   individual_key,
 )
 from personalization_jax.randomness import SHARED
+from personalization_jax.settings import Settings, make_learner
 from personalization_jax.splits import PADDING, Split
-from personalization_jax.training import Learner, TrainState
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-  """How every model is trained; the defaults are the paper's (section IV).
-
-  Attributes:
-    epochs: epochs on D_G.
-    batch_size: samples in a batch.
-    learning_rate: Adam's.
-    width: factor on the channels of Fig. 4.
-    precision: "float32" or "bfloat16", of activations.
-    seed: of everything random.
-  """
-
-  epochs: int = 20
-  batch_size: int = 128
-  learning_rate: float = 1e-3
-  width: float = 1.0
-  precision: str = "float32"
-  seed: int = 0
-
-  def __post_init__(self) -> None:
-    """Refuses what can't be trained with, naming it."""
-    for name in ("epochs", "batch_size"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
-    if not 0 < self.learning_rate < float("inf"):
-      raise ValueError(f"learning_rate={self.learning_rate} must be above 0.")
-    if self.precision not in ("float32", "bfloat16"):
-      raise ValueError(
-        f"precision={self.precision!r} must be 'float32' or 'bfloat16'."
-      )
-    if self.seed < 0:
-      raise ValueError(f"seed={self.seed} must be 0 or more.")
-    models.check_width(self.width)
-
-
-def make_learner(settings: Settings, num_classes: int) -> Learner:
-  """The paper's classifier and optimiser.
-
-  Args:
-    settings: width, precision and learning rate.
-    num_classes: classes to tell apart.
-
-  Returns:
-    Fig. 4's network with Adam.
-  """
-  return Learner(
-    models.Classifier(
-      num_classes=num_classes,
-      width=settings.width,
-      dtype=jnp.dtype(settings.precision),
-    ),
-    optax.adam(settings.learning_rate),
-  )
+from personalization_jax.training import TrainState
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -142,6 +87,7 @@ class Study:
     individuals_per_device: int = 1,
     side_by_side: int | None = None,
     checkpoint_dir: pathlib.Path | None = None,
+    groups: Groups | None = None,
   ):
     """Checks the parts against each other and puts the store on the devices.
 
@@ -154,6 +100,8 @@ class Study:
       side_by_side: see `PopulationTrainer`.
       checkpoint_dir: where the model of D_G alone is kept for later
         processes; None keeps it in memory only.
+      groups: what data grouping enlarges D_I with; by default random groups
+        alone, since SG and IG need a latent space.
 
     Raises:
       ValueError: if the images don't suit the network.
@@ -173,6 +121,7 @@ class Study:
       individuals_per_device,
       side_by_side,
     )
+    self.groups = groups or Groups(population, split, seed=settings.seed)
     self._root = jax.random.key(settings.seed)
     self._shared: tuple[TrainState, np.ndarray] | None = None
     self._shared_path = checkpoint_dir and checkpoint_dir / "global_phase"
@@ -198,6 +147,8 @@ class Study:
         "method 'baseline' trains on another individual's data, so"
         " num_individuals must be at least 2."
       )
+    if method.group is not None:
+      self.groups.check(method.group)
     if method.last_layers and method.last_layers > models.NUM_LAYERS:
       raise ValueError(
         f"method {method.spec!r} trains the last {method.last_layers} layers,"
@@ -347,7 +298,7 @@ class Study:
     draw = functools.partial(
       schedules.sample_rows,
       global_rows=global_rows,
-      individual_rows=self.split.parts(index)[0],
+      individual_rows=self.individual_rows(method, index),
       batch_size=self.settings.batch_size,
       early=method.early,
       seed=self.settings.seed,
@@ -360,6 +311,24 @@ class Study:
     return np.pad(
       rows, ((0, longest - len(rows)), (0, 0)), constant_values=PADDING
     )
+
+  def individual_rows(self, method: Method, index: int) -> np.ndarray:
+    """What stands for D_I in training: D_I, or D_I' enlarged with a group.
+
+    Args:
+      method: the method.
+      index: place of the individual in the split.
+
+    Returns:
+      int32 [m], rows of the store.
+
+    Source: section III, data grouping.
+    """
+    own, _, _ = self.split.parts(index)
+    if method.group is None:
+      return own
+    group = self.groups.rows(method.group)[index]
+    return group if method.group.only else np.concatenate([own, group])
 
   def global_phase(
     self, on_steps: Callable[[int], None] = lambda steps: None

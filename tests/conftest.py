@@ -2,16 +2,12 @@
 
 import os
 import pathlib
-import tempfile
 
 import jax
 import numpy as np
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 4)
-# Many tests compile the same programs: within one run, once is enough.
-jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp())
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 from personalization_jax.datasets import Population  # noqa: E402
 

@@ -3,7 +3,9 @@ from fractions import Fraction
 import pytest
 
 from personalization_jax.methods import (
+  GROUPING,
   SHAPING,
+  Group,
   Method,
   parse_method,
   parse_methods,
@@ -60,7 +62,12 @@ def test_only_transfer_learning_shares_d_g():
     ("sw:1/0", "n_I='1/0' is no number"),
     ("sw:1//2", "is no number"),
     ("tl:10:last=0", "must be a whole number"),
-    ("es:40:last=2", "goes with 'tl' alone"),
+    ("es:40:last=2", "':last=2' doesn't go with 'es'"),
+    ("tl:40:only", "':only' doesn't go with 'tl'"),
+    ("sg:1500:last=2", "':last=2' doesn't go with 'sg'"),
+    ("sg:1500+ig:5", "a group stands twice"),
+    ("ig:0", "must be a whole number"),
+    ("random:1/2", "must be a whole number"),
     ("es:40+es:50", "'es' stands twice"),
     ("baseline+tl:10", "unknown method 'baseline'"),
     ("es:40,es:40", "'es:40' is given twice"),
@@ -71,3 +78,45 @@ def test_only_transfer_learning_shares_d_g():
 def test_malformed_specs_are_named(text, sentence):
   with pytest.raises(ValueError, match=sentence):
     parse_methods(text)
+
+
+def test_table1_is_the_paper_s_thirteen_rows():
+  methods = parse_methods("table1")
+  assert [method.spec for method in methods] == [*SHAPING, *GROUPING]
+  groups = [method.group for method in methods[7:]]
+  assert groups == [
+    Group("random", 1500),
+    Group("random", 6500),
+    Group("ig", 5),
+    Group("ig", 21),
+    Group("sg", 1500),
+    Group("sg", 6500),
+  ]
+  assert all(method.period == 2 for method in methods[7:])
+  assert parse_methods("grouping") == methods[7:]
+
+
+@pytest.mark.parametrize(
+  ("text", "method"),
+  [
+    (
+      "sg:1500+tl:300",
+      Method("sg:1500+tl:300", late=300, group=Group("sg", 1500)),
+    ),
+    (
+      "tl:5+ig:3:only",
+      Method("ig:3:only+tl:5", late=5, group=Group("ig", 3, only=True)),
+    ),
+    (
+      "sg:9+sw:2",
+      Method("sg:9", period=Fraction(2), group=Group("sg", 9)),
+    ),
+    (
+      "sw:12+random:7",
+      Method("random:7+sw:12", period=Fraction(12), group=Group("random", 7)),
+    ),
+  ],
+)
+def test_groups_go_with_any_schedule(text, method):
+  assert parse_method(text) == method
+  assert parse_method(method.spec) == method

@@ -122,6 +122,43 @@ def test_a_run_cut_short_goes_on_to_the_same_bytes(
     ).read_bytes()
 
 
+def test_data_grouping_trains_one_auto_encoder_for_the_run(
+  tmp_path, monkeypatch
+):
+  grouping = {
+    "methods": "baseline,tl:2,random:40,ig:2,sg:40,sg:30:only+tl:2",
+    "autoencoder_epochs": 2,
+  }
+  run(tmp_path / "run", **grouping)
+  rows = read(tmp_path / "run" / "table1.csv")
+  assert [row["method"] for row in rows] == grouping["methods"].split(",")
+  # Each half has its own ranks and its own baseline.
+  assert sorted(row["individual_rank"] for row in rows[:2])[0] == "1"
+  assert sorted(row["individual_rank"] for row in rows[2:])[0] == "1"
+  no_p = [row["method"] for row in rows if not row["p_individual"]]
+  assert no_p == ["baseline", "random:40"]
+  assert all(float(row["fairness_mean_ratio"]) >= 0 for row in rows)
+  text = (tmp_path / "run" / "table1.md").read_text()
+  assert text.index("Shaping") < text.index("Data grouping")
+  figures = {path.name for path in (tmp_path / "run" / "figures").iterdir()}
+  assert figures == FIGURES | {
+    "gains_grouping.png",
+    "reconstructions.png",
+    "latent_map.png",
+    "neighbours.png",
+    "chosen_samples.png",
+  }
+
+  def refuse(*_, **__):
+    raise AssertionError("trained again")
+
+  before = (tmp_path / "run" / "table1.csv").read_bytes()
+  monkeypatch.setattr(table1.Study, "personalize", refuse)
+  monkeypatch.setattr(table1.latent_space.autoencoder, "train", refuse)
+  run(tmp_path / "run", **grouping)
+  assert (tmp_path / "run" / "table1.csv").read_bytes() == before
+
+
 def test_npz_with_varied_class_counts(tmp_path, people):
   path = tmp_path / "people.npz"
   np.savez(
@@ -168,6 +205,9 @@ MISTAKES = [
   ({"methods": "es:many"}, "unknown method 'es:many'"),
   ({"methods": "sw:0.3"}, "n_I=3/10 is neither"),
   ({"methods": "tl:3:last=99"}, "the network has 8"),
+  ({"methods": "sg:5000"}, "'sg:5000' asks for 5000 training samples of D_G"),
+  ({"methods": "ig:4"}, "'ig:4' asks for 4 people, but there are 3"),
+  ({"methods": "sg:9", "autoencoder_epochs": 0}, "autoencoder_epochs=0"),
   ({"num_individuals": 1}, "num_individuals must be at least 2"),
   ({"width": 0.01}, "width=0.01 gives the layer of 32 channels none"),
   ({"image_size": 20}, "image_size=20 must be one of 16, 32, 64"),
