@@ -107,7 +107,13 @@ def convolve(
     return _xla(images, kernel)
   if formulation == "patches":
     out_channels = kernel.shape[-1]
-    return _patches(images, kernel) @ kernel.reshape(-1, out_channels)
+    # Summed in float32 whatever the dtype, and so are the gradients.
+    product = jnp.matmul(
+      _patches(images, kernel),
+      kernel.reshape(-1, out_channels),
+      preferred_element_type=jnp.promote_types(images.dtype, jnp.float32),
+    )
+    return product.astype(images.dtype)
   images, kernel = _vary_together(images, kernel)
   return _WITH_WEIGHT_GRADIENT[formulation](images, kernel)
 
