@@ -103,7 +103,13 @@ def open_run(
     "dataset_fingerprint": dataset_fingerprint,
     **about,
   }
-  write_atomically(config_path, json.dumps(config, indent=2) + "\n")
+  try:
+    write_atomically(config_path, json.dumps(config, indent=2) + "\n")
+  except OSError as error:
+    raise OSError(
+      f"workdir={workdir} can't be written to ({error.strerror}): take another"
+      " directory."
+    ) from error
   return workdir
 
 

@@ -229,7 +229,7 @@ MISTAKES = [
     "train-images-idx3-ubyte",
   ),
   ({"workdir": "TAKEN"}, "--epochs=1, but this one has --epochs=2"),
-  ({"workdir": "FILE"}, "thesis.tex"),
+  ({"workdir": "FILE"}, "thesis.tex/run can't be written to (Not a directory)"),
 ]
 
 
