@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from personalization_jax import convolution
+from personalization_jax import convolution, normalization
 
 # Fig. 4, in order: a (kernel size, channels) convolution, a pooling, or a
 # dropout rate. Every layer with weights counts as one of `num_layers`; the
@@ -76,6 +76,9 @@ class Classifier(nn.Module):
       Logits float32 [B, num_classes].
     """
     x = images.astype(self.dtype)
+    weights = None
+    if mask is not None:
+      weights = mask / jnp.maximum(mask.sum(), 1).astype(jnp.float32)
     layer = 0
     last_pool = len(FIG_4) - 1 - FIG_4[::-1].index(_POOL)
     for index, spec in enumerate(FIG_4):
@@ -88,25 +91,35 @@ class Classifier(nn.Module):
         x = nn.Dropout(spec, deterministic=not training)(x)
       else:
         size, channels = spec
-        x = nn.Conv(
-          _channels(channels, self.width),
-          (size, size),
-          dtype=self.dtype,
-          conv_general_dilated_cls=lambda: convolution.conv_general_dilated,
-          name=f"layer_{layer}",
+        layer_name = f"layer_{layer}"
+        x, shift = _Convolution(
+          _channels(channels, self.width), size, self.dtype, name=layer_name
         )(x)
-        x = nn.relu(x)
-        x = nn.BatchNorm(
-          use_running_average=not training,
-          momentum=self.momentum,
-          dtype=self.dtype,
-          name=f"norm_{layer}",
-        )(x, mask=None if mask is None else mask[:, None, None, None])
+        x = normalization.ReluBatchNorm(
+          momentum=self.momentum, dtype=self.dtype, name=f"norm_{layer}"
+        )(x, shift, weights, use_running_average=not training)
         layer += 1
         if layer == frozen_layers:
           x = jax.lax.stop_gradient(x)
     logits = nn.Dense(self.num_classes, dtype=self.dtype, name=f"layer_{layer}")
     return logits(x).astype(jnp.float32)
+
+
+class _Convolution(nn.Module):
+  """`flax.linen.Conv`, its bias not yet added: the same parameters."""
+
+  channels: int
+  size: int
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    shape = (self.size, self.size, x.shape[-1], self.channels)
+    kernel = self.param(
+      "kernel", nn.initializers.lecun_normal(), shape, jnp.float32
+    )
+    bias = self.param("bias", nn.initializers.zeros, (self.channels,))
+    return convolution.convolve(x, kernel.astype(self.dtype)), bias
 
 
 def _channels(full: int, width: float) -> int:

@@ -1,0 +1,207 @@
+"""Batch normalisation after ReLU against Flax's own, in value and gradient."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from personalization_jax.normalization import ReluBatchNorm
+
+# Images, side, channels: some that fill whole rows of 256, some that don't.
+_SHAPES = [(8, 4, 16), (5, 2, 3), (12, 2, 256), (3, 4, 300), (16, 8, 9)]
+
+
+class _Slow(nn.Module):
+  """The same layer of Flax's parts; a mask instead of weights."""
+
+  @nn.compact
+  def __call__(self, x, shift, mask, *, use_running_average):
+    return nn.BatchNorm(
+      use_running_average=use_running_average, momentum=0.9, name="norm"
+    )(nn.relu(x + shift), mask=mask[:, None, None, None])
+
+
+def _inputs(shape):
+  images, side, channels = shape
+  rng = np.random.default_rng(images * channels)
+
+  def draw(*sizes):
+    return jnp.asarray(rng.normal(size=sizes), jnp.float32)
+
+  mask = jnp.arange(images) < max(images - 2, 1)
+  return (
+    draw(images, side, side, channels) * 3 + 1,
+    draw(channels),
+    mask,
+    {"scale": draw(channels), "bias": draw(channels)},
+    draw(images, side, side, channels) * mask[:, None, None, None],
+  )
+
+
+def _weights(mask):
+  return mask / jnp.maximum(mask.sum(), 1).astype(jnp.float32)
+
+
+@pytest.mark.parametrize("shape", _SHAPES)
+def test_equals_flax_in_value_statistics_and_gradient(shape):
+  x, shift, mask, params, cotangent = _inputs(shape)
+  start = {
+    "mean": jnp.full(shape[2], 0.3),
+    "var": jnp.full(shape[2], 0.6),
+  }
+
+  def ours(x, shift, params):
+    out, updates = ReluBatchNorm().apply(
+      {"params": params, "batch_stats": start},
+      x,
+      shift,
+      _weights(mask),
+      use_running_average=False,
+      mutable=["batch_stats"],
+    )
+    return (out * cotangent).sum(), (out, updates["batch_stats"])
+
+  def slow(x, shift, params):
+    out, updates = _Slow().apply(
+      {"params": {"norm": params}, "batch_stats": {"norm": start}},
+      x,
+      shift,
+      mask,
+      use_running_average=False,
+      mutable=["batch_stats"],
+    )
+    return (out * cotangent).sum(), (out, updates["batch_stats"]["norm"])
+
+  results = [
+    jax.value_and_grad(f, argnums=(0, 1, 2), has_aux=True)(x, shift, params)
+    for f in (ours, slow)
+  ]
+  # Flax subtracts first and multiplies then: rounding differs.
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(
+      a, b, rtol=1e-4, atol=1e-5 * float(jnp.abs(b).max() + 1)
+    ),
+    *results,
+  )
+
+
+def test_padding_changes_nothing():
+  x, shift, mask, params, _ = _inputs((8, 4, 16))
+  stats = {"mean": jnp.zeros(16), "var": jnp.ones(16)}
+
+  def apply(x, weights):
+    return ReluBatchNorm().apply(
+      {"params": params, "batch_stats": stats},
+      x,
+      shift,
+      weights,
+      use_running_average=False,
+      mutable=["batch_stats"],
+    )
+
+  kept, its_stats = apply(x, _weights(mask))
+  other, other_stats = apply(
+    jnp.where(mask[:, None, None, None], x, 1e3), _weights(mask)
+  )
+  alone, alone_stats = apply(x[:6], None)
+  np.testing.assert_array_equal(kept[:6], other[:6])
+  np.testing.assert_allclose(kept[:6], alone, rtol=1e-4, atol=1e-5)
+  for stats in (other_stats, alone_stats):
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
+      its_stats,
+      stats,
+    )
+
+
+def test_no_image_at_all_gives_finite_numbers():
+  x, shift, _, params, _ = _inputs((4, 4, 16))
+  stats = {"mean": jnp.zeros(16), "var": jnp.ones(16)}
+
+  def loss(x):
+    out, _ = ReluBatchNorm().apply(
+      {"params": params, "batch_stats": stats},
+      x,
+      shift,
+      jnp.zeros(4),
+      use_running_average=False,
+      mutable=["batch_stats"],
+    )
+    return out.sum()
+
+  value, gradient = jax.value_and_grad(loss)(x)
+  assert np.isfinite(value)
+  assert np.isfinite(gradient).all()
+
+
+def test_evaluation_uses_the_running_statistics():
+  x, shift, mask, params, _ = _inputs((5, 2, 3))
+  stats = {"mean": jnp.array([0.1, 0.2, 0.3]), "var": jnp.array([1.0, 2, 3])}
+  ours = ReluBatchNorm().apply(
+    {"params": params, "batch_stats": stats},
+    x,
+    shift,
+    None,
+    use_running_average=True,
+  )
+  slow = _Slow().apply(
+    {"params": {"norm": params}, "batch_stats": {"norm": stats}},
+    x,
+    shift,
+    mask,
+    use_running_average=True,
+  )
+  np.testing.assert_allclose(ours, slow, rtol=1e-5, atol=1e-5)
+
+
+def test_vmap_is_the_same_as_one_by_one():
+  people = [_inputs((4, 4, 8)) for _ in range(3)]
+  x = jnp.stack([p[0] * (i + 1) for i, p in enumerate(people)])
+  _, shift, mask, params, cotangent = people[0]
+  stats = {"mean": jnp.zeros(8), "var": jnp.ones(8)}
+
+  def loss(x):
+    out, _ = ReluBatchNorm().apply(
+      {"params": params, "batch_stats": stats},
+      x,
+      shift,
+      _weights(mask),
+      use_running_average=False,
+      mutable=["batch_stats"],
+    )
+    return (out * cotangent).sum()
+
+  together = jax.vmap(jax.grad(loss))(x)
+  apart = jnp.stack([jax.grad(loss)(one) for one in x])
+  np.testing.assert_allclose(together, apart, rtol=1e-4, atol=1e-5)
+
+
+def test_bfloat16_sums_in_float32():
+  x, shift, mask, params, _ = _inputs((64, 8, 16))
+  stats = {"mean": jnp.zeros(16), "var": jnp.ones(16)}
+
+  def apply(x, dtype):
+    return ReluBatchNorm(momentum=0.0, dtype=dtype).apply(
+      {"params": params, "batch_stats": stats},
+      x,
+      shift,
+      _weights(mask),
+      use_running_average=False,
+      mutable=["batch_stats"],
+    )
+
+  rounded = x.astype(jnp.bfloat16)
+  out, updates = apply(rounded, jnp.bfloat16)
+  exact, exactly = apply(rounded.astype(jnp.float32), jnp.float32)
+  assert out.dtype == jnp.bfloat16
+  np.testing.assert_allclose(
+    out.astype(jnp.float32), exact, rtol=0.01, atol=0.01
+  )
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
+    updates,
+    exactly,
+  )
