@@ -19,7 +19,7 @@ import numpy as np
 import tqdm
 from absl import app, flags, logging
 
-from experiments import run_info, table1_figures
+from experiments import run_info, table1_agreement, table1_figures
 from personalization_jax import latent_space, models, results, splits, tables
 from personalization_jax.datasets import (
   Population,
@@ -28,6 +28,7 @@ from personalization_jax.datasets import (
   synthetic,
   variations,
 )
+from personalization_jax.datasets.synthetic import WriterFactors
 from personalization_jax.groups import Groups
 from personalization_jax.latent_space import LatentSettings, LatentSpace
 from personalization_jax.methods import Method, parse_methods
@@ -119,25 +120,25 @@ _DETERMINING = (
 )  # fmt: skip
 
 
-def load_population() -> Population:
-  """The people that the flags name, without variations."""
+def load_population() -> tuple[Population, WriterFactors | None]:
+  """The people that the flags name, and their hidden factors where known."""
   if _DATASET.value == "synthetic":
-    population, _ = synthetic.make_population(
+    return synthetic.make_population(
       _NUM_INDIVIDUALS.value + _NUM_GLOBAL_INDIVIDUALS.value,
       samples_per_writer=_SYNTHETIC_SAMPLES.value,
       image_size=_IMAGE_SIZE.value,
       seed=_SEED.value,
     )
-    return population
   if _DATASET.value == "nist_digits":
-    return nist_digits.load(
+    population = nist_digits.load(
       _NIST_CONFIG.value,
       data_dir=_DATA_DIR.value,
       manual_dir=_MANUAL_DIR.value,
     )
+    return population, None
   if _NPZ_PATH.value is None:
     raise ValueError("--dataset=npz needs --npz_path.")
-  return npz.load(_NPZ_PATH.value)
+  return npz.load(_NPZ_PATH.value), None
 
 
 def vary_and_split(population: Population) -> tuple[Population, splits.Split]:
@@ -246,7 +247,9 @@ def progress(total: int, description: str) -> tqdm.tqdm:
   )
 
 
-def prepare() -> tuple[Study, tuple[Method, ...], pathlib.Path]:
+def prepare() -> tuple[
+  Study, WriterFactors | None, tuple[Method, ...], pathlib.Path
+]:
   """Everything that a user's mistake can break, before any training."""
   methods = parse_methods(_METHODS.value)
   settings = Settings(
@@ -262,7 +265,8 @@ def prepare() -> tuple[Study, tuple[Method, ...], pathlib.Path]:
   use_cpu_cores(_CPU_DEVICES.value)
   mesh = make_mesh()
   on_cpu = mesh.devices.flat[0].platform == "cpu"
-  population, split = vary_and_split(load_population())
+  population, factors = load_population()
+  population, split = vary_and_split(population)
   workdir = pathlib.Path(_WORKDIR.value)
   study = Study(
     population,
@@ -287,7 +291,7 @@ def prepare() -> tuple[Study, tuple[Method, ...], pathlib.Path]:
     **run_info.describe(),
   }
   results.open_run(workdir, determining, population.fingerprint(), about)
-  return study, methods, workdir
+  return study, factors, methods, workdir
 
 
 def use_cpu_cores(devices: int) -> None:
@@ -315,7 +319,7 @@ def main(argv: Sequence[str]) -> None:
   try:
     if len(argv) > 1:
       raise ValueError(f"unexpected argument {argv[1]!r}; flags begin with --.")
-    study, methods, workdir = prepare()
+    study, factors, methods, workdir = prepare()
   except (ValueError, OSError, ImportError) as error:
     sys.exit(f"error: {error}")
   split = study.split
@@ -340,7 +344,14 @@ def main(argv: Sequence[str]) -> None:
     study, methods, finished, space, workdir / "figures"
   )
   print(tables.markdown(rows))
-  print(f"Tables: {workdir}/results.csv, table1.csv, table1.md")
+  written = "results.csv, table1.csv, table1.md"
+  if space and factors:
+    # Who truly writes like whom is known: are the groups of such people?
+    found = table1_agreement.compare(study, methods, factors)
+    drawn.append(table1_agreement.write(found, workdir))
+    print(table1_agreement.markdown(found))
+    written += ", group_agreement.csv"
+  print(f"Tables: {workdir}/{written}")
   print(
     f"Figures: {', '.join(path.name for path in drawn)} in {workdir}/figures"
   )

@@ -71,7 +71,8 @@ def test_every_row_can_be_computed_again_from_saved_predictions(finished):
   """With the data made anew from the flags in config.json."""
   settings = json.loads((finished / "config.json").read_text())["settings"]
   with flagsaver.flagsaver(**settings):
-    population, _ = table1.vary_and_split(table1.load_population())
+    population, _ = table1.load_population()
+    population, _ = table1.vary_and_split(population)
   for row in read(finished / "results.csv"):
     saved = results.load_result(finished, row["method"])
     index = list(saved.individuals).index(int(row["individual"]))
@@ -147,7 +148,19 @@ def test_data_grouping_trains_one_auto_encoder_for_the_run(
     "latent_map.png",
     "neighbours.png",
     "chosen_samples.png",
+    "group_agreement.png",
   }
+  judged = read(tmp_path / "run" / "group_agreement.csv")
+  assert {row["latent_space"] for row in judged} == {
+    "auto-encoder",
+    "raw pixels",
+  }
+  assert {row["group"] for row in judged} == {"ig", "ig:2", "sg:40", "sg:30"}
+  for row in judged:
+    assert row["individuals"] == "3"
+    assert -1 <= float(row["mean"]) <= 1
+    if row["group"] == "ig:2" and row["part"] in ("style", "forms", "all"):
+      assert float(row["random"]) == pytest.approx(2 / 3)
 
   def refuse(*_, **__):
     raise AssertionError("trained again")
@@ -157,6 +170,30 @@ def test_data_grouping_trains_one_auto_encoder_for_the_run(
   monkeypatch.setattr(table1.latent_space.autoencoder, "train", refuse)
   run(tmp_path / "run", **grouping)
   assert (tmp_path / "run" / "table1.csv").read_bytes() == before
+
+
+def test_people_keep_the_ids_of_their_hidden_factors():
+  """After flips, class counts and the choice of people."""
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS(["table1"])
+  with flagsaver.flagsaver(
+    **{**SMALL, "num_global_individuals": 2}, class_concentration=0.5
+  ):
+    drawn, factors = table1.load_population()
+    varied, split = table1.vary_and_split(drawn)
+  assert len(factors.slant) == 5
+  people = [*split.individuals, *split.global_people]
+  assert sorted(people) == sorted(set(varied.individuals)) == [0, 1, 2, 3, 4]
+  for person in people:
+    own = {
+      image.tobytes() for image in drawn.images[drawn.individuals == person]
+    }
+    mine = (varied.individuals == person) & (varied.labels < 10)
+    assert mine.any()
+    assert {image.tobytes() for image in varied.images[mine]} <= own
+  # agreement.of_samples takes the digit from the class.
+  digits = drawn.labels[varied.originals]
+  np.testing.assert_array_equal(varied.labels % 10, digits)
 
 
 def test_npz_with_varied_class_counts(tmp_path, people):
