@@ -109,7 +109,7 @@ def _forward(
   weights: jax.Array,
   scale: jax.Array,
   bias: jax.Array,
-) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[jax.Array, ...]]:
   active = _active(x, shift)
   of_pixel = weights / (x.shape[1] * x.shape[2])
   mean = _sum(active, of_pixel)
