@@ -3,23 +3,25 @@ r"""The paper's Table I: one model for each person, by every method.
     python -m experiments.table1 --flagfile=experiments/presets/quickstart.flags
 
 Flags override the preset; the defaults are the paper's settings on synthetic
-handwriting. The same command on the same --workdir goes on where it stopped.
+handwriting. The same command on the same --workdir goes on where it stopped,
+however it was stopped; SIGTERM and Ctrl-C save first and exit with code 75.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 import tqdm
 from absl import app, flags, logging
 
-from experiments import run_info, table1_agreement, table1_figures
+from experiments import interruption, run_info, table1_agreement, table1_figures
 from personalization_jax import latent_space, models, results, splits, tables
 from personalization_jax.datasets import (
   Population,
@@ -34,6 +36,7 @@ from personalization_jax.latent_space import LatentSettings, LatentSpace
 from personalization_jax.methods import Method, parse_methods
 from personalization_jax.personalization import Result, Study
 from personalization_jax.population_training import make_mesh
+from personalization_jax.progress import Keeper, Stopped
 from personalization_jax.settings import Settings
 
 # These determine the results; a run directory holds one setting of them.
@@ -106,6 +109,12 @@ _INDIVIDUALS_PER_DEVICE = flags.DEFINE_integer(
     "Models on a device at once, which bounds memory; 0 takes 1 on a CPU and 8"
     " elsewhere.",
     lower_bound=0,
+)  # fmt: skip
+_CHECKPOINT_MINUTES = flags.DEFINE_float(
+    "checkpoint_minutes", 10.0,
+    "Between two checkpoints of what is under way; 0 saves after every block of"
+    " steps.",
+    lower_bound=0.0,
 )  # fmt: skip
 _CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices", 0, "Virtual devices on a CPU; 0 takes one for each core.",
@@ -180,9 +189,15 @@ def train_all(
   """Trains what isn't finished yet, and keeps each method once it is."""
   finished: dict[Method, Result] = {}
   for method in methods:
-    result = results.load_result(workdir, method.spec)
+    try:
+      result = results.load_result(workdir, method.spec)
+    except ValueError as error:
+      print(f"{error} It is trained again.", flush=True)
+      results.set_aside(workdir, method.spec)
+      continue
     if result is not None:
       finished[method] = result
+      study.forget(method)
   waiting = [method for method in methods if method not in finished]
   if waiting:
     with progress(study.num_steps(waiting), waiting[0].spec) as bar:
@@ -190,6 +205,7 @@ def train_all(
         bar.set_description(method.spec)
         finished[method] = study.personalize(method, on_steps=bar.update)
         results.save_result(workdir, finished[method])
+        study.forget(method)
   return [finished[method] for method in methods]
 
 
@@ -207,7 +223,7 @@ def find_groups(
       study.population,
       study.split,
       settings,
-      checkpoint=workdir / "checkpoints" / "autoencoder",
+      keeper=study.keeper,
       on_steps=bar.update,
     )
   print(
@@ -247,9 +263,9 @@ def progress(total: int, description: str) -> tqdm.tqdm:
   )
 
 
-def prepare() -> tuple[
-  Study, WriterFactors | None, tuple[Method, ...], pathlib.Path
-]:
+def prepare(
+  should_stop: Callable[[], bool],
+) -> tuple[Study, WriterFactors | None, tuple[Method, ...], pathlib.Path]:
   """Everything that a user's mistake can break, before any training."""
   methods = parse_methods(_METHODS.value)
   settings = Settings(
@@ -275,7 +291,11 @@ def prepare() -> tuple[
     mesh=mesh,
     individuals_per_device=_INDIVIDUALS_PER_DEVICE.value
     or (1 if on_cpu else 8),
-    checkpoint_dir=workdir / "checkpoints",
+    keeper=Keeper(
+      workdir / "checkpoints",
+      seconds=60 * _CHECKPOINT_MINUTES.value,
+      should_stop=should_stop,
+    ),
     groups=Groups(
       population,
       split,
@@ -312,16 +332,13 @@ def use_cpu_cores(devices: int) -> None:
     jax.config.update("jax_num_cpu_devices", devices or cores)
 
 
-def main(argv: Sequence[str]) -> None:
+def run(
+  study: Study,
+  factors: WriterFactors | None,
+  methods: Sequence[Method],
+  workdir: pathlib.Path,
+) -> None:
   """Trains, writes the tables, draws the figures."""
-  if not flags.FLAGS["verbosity"].present:
-    logging.set_verbosity(logging.WARNING)  # Orbax tells every step it takes
-  try:
-    if len(argv) > 1:
-      raise ValueError(f"unexpected argument {argv[1]!r}; flags begin with --.")
-    study, factors, methods, workdir = prepare()
-  except (ValueError, OSError, ImportError) as error:
-    sys.exit(f"error: {error}")
   split = study.split
   print(
     f"{len(split.individuals)} individuals,"
@@ -334,6 +351,7 @@ def main(argv: Sequence[str]) -> None:
   )
   space = find_groups(study, methods, workdir)
   finished = train_all(study, methods, workdir)
+  study.keeper.wait()
   rows = tables.write_tables(
     workdir,
     finished,
@@ -357,5 +375,40 @@ def main(argv: Sequence[str]) -> None:
   )
 
 
+def main(
+  argv: Sequence[str], should_stop: Callable[[], bool] = lambda: False
+) -> None:
+  """From flags to a run directory; what goes wrong is said in a sentence.
+
+  Args:
+    argv: the program's name, and what isn't a flag.
+    should_stop: asked now and then whether to save and exit.
+  """
+  if not flags.FLAGS["verbosity"].present:
+    logging.set_verbosity(logging.WARNING)  # Orbax tells every step it takes
+  try:
+    if len(argv) > 1:
+      raise ValueError(f"unexpected argument {argv[1]!r}; flags begin with --.")
+    study, factors, methods, workdir = prepare(should_stop)
+  except (ValueError, OSError, ImportError) as error:
+    sys.exit(f"error: {error}")
+  try:
+    run(study, factors, methods, workdir)
+  except Stopped:
+    print(
+      f"Stopped as asked to: the same command goes on (workdir={workdir}).",
+      file=sys.stderr,
+      flush=True,
+    )
+    sys.exit(interruption.EXIT_CODE)
+  except OSError as error:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+      raise
+    sys.exit(
+      f"error: --workdir={workdir} is on a full disk; what is finished is safe,"
+      " and with more space the same command goes on."
+    )
+
+
 if __name__ == "__main__":
-  app.run(main)
+  app.run(lambda argv: main(argv, interruption.install()))

@@ -51,14 +51,22 @@ def draw(
 def _of_results(
   study: Study, methods: Sequence[Method], finished: Sequence[Result]
 ) -> dict[str, Any]:
-  labels = study.population.labels
-  accuracies = tables.accuracies(finished, labels)
+  # Who diverged in one method is shown in none: figures compare people.
+  shown = ~np.any([result.diverged for result in finished], axis=0)
+  if not shown.any():
+    return {}
+  accuracies = {
+    method: (own[shown], general[shown])
+    for method, (own, general) in tables.accuracies(
+      finished, study.population.labels
+    ).items()
+  }
   sources = {method.spec: study.sources(method) for method in methods}
   # Behind the end of an individual's own schedule there is padding.
   people = range(len(study.split.individuals))
   losses = {
     method.spec: result.losses[
-      :, : min(len(study.sources(method, index)) for index in people)
+      shown, : min(len(study.sources(method, index)) for index in people)
     ]
     for method, result in zip(methods, finished)
   }

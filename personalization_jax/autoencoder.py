@@ -21,6 +21,7 @@ from personalization_jax import training
 from personalization_jax.autoencoder_model import NUM_LATENTS, check_image_shape
 from personalization_jax.autoencoder_model import AutoEncoder as AutoEncoder
 from personalization_jax.autoencoder_model import upsampling as upsampling
+from personalization_jax.pace import Pace
 from personalization_jax.splits import PADDING
 from personalization_jax.training import Learner, TrainState
 
@@ -143,6 +144,9 @@ def train(
   rows: np.ndarray,
   *,
   on_steps: Callable[[int], None] = lambda steps: None,
+  on_block: Callable[
+    [int, TrainState, Callable[[], np.ndarray]], None
+  ] = lambda steps, state, losses: None,
   block_steps: int = 50,
 ) -> tuple[TrainState, np.ndarray]:
   """Trains through a schedule, on one device.
@@ -154,7 +158,10 @@ def train(
     rows: int32 [T, B], rows of the store, -1 for padding: what
       `schedules.global_batches` draws from D_G for `randomness.SHARED`.
     on_steps: called with the number of steps done since the last call.
-    block_steps: steps in one compiled scan.
+    on_block: called at each end of a block with the steps done, the state
+      (not to be kept) and a function that gives the losses so far; what it
+      raises ends training.
+    block_steps: steps in one compiled scan, at most.
 
   Returns:
     The state, and losses float32 [T], NaN where a step was padding.
@@ -167,24 +174,36 @@ def train(
   check_image_shape(images.shape[1:])
   _check_rows(rows, PADDING, len(images))
   state, images = _on_one_device((state, images))
-  losses: list[jax.Array] = []
-  for start in range(0, len(rows), block_steps):
-    block = rows[start : start + block_steps]
-    missing = block_steps - len(block)
-    padded = np.pad(block, ((0, missing), (0, 0)), constant_values=PADDING)
+  losses: list[tuple[jax.Array, int]] = []
+
+  def losses_so_far() -> np.ndarray:
+    blocks = [np.asarray(block)[:steps] for block, steps in losses]
+    return np.concatenate([np.empty(0, np.float32), *blocks])
+
+  def wait(block: jax.Array, steps: int) -> None:
+    block.block_until_ready()
+    pace.ended(steps)
+    on_steps(steps)
+
+  pace = Pace(block_steps, 3.0)
+  done = 0
+  while done < len(rows):
+    steps = min(pace.steps(), len(rows) - done)
+    missing = ((0, block_steps - steps), (0, 0))
+    padded = np.pad(rows[done : done + steps], missing, constant_values=PADDING)
     state, block_losses = _train_block(
       learner, state, images, padded.astype(np.int32)
     )
-    losses.append(block_losses)
+    pace.started()
+    losses.append((block_losses, steps))
+    done += steps
     if len(losses) > 1:
       # One block behind, so that the device never waits for the host.
-      losses[-2].block_until_ready()
-      on_steps(block_steps)
+      wait(*losses[-2])
+    on_block(done, state, losses_so_far)
   if losses:
-    losses[-1].block_until_ready()
-    on_steps(len(rows) - (len(losses) - 1) * block_steps)
-  joined = [np.empty(0, np.float32), *map(np.asarray, losses)]
-  return state, np.concatenate(joined)[: len(rows)]
+    wait(*losses[-1])
+  return state, losses_so_far()
 
 
 def encode(

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
-from personalization_jax import autoencoder, checkpoints, schedules
+from personalization_jax import autoencoder, hosts, schedules
 from personalization_jax.datasets import Population
 from personalization_jax.population_training import individual_key
+from personalization_jax.progress import Keeper
 from personalization_jax.randomness import SHARED
 from personalization_jax.splits import Split
 from personalization_jax.training import Learner, TrainState
@@ -71,7 +71,7 @@ def fit(
   split: Split,
   settings: LatentSettings,
   *,
-  checkpoint: pathlib.Path | None = None,
+  keeper: Keeper | None = None,
   on_steps: Callable[[int], None] = lambda steps: None,
 ) -> LatentSpace:
   """Trains the auto-encoder on D_G, or takes it from its checkpoint.
@@ -80,7 +80,7 @@ def fit(
     population: the store.
     split: its parts; the training rows of D_G are trained on.
     settings: how to train.
-    checkpoint: where the trained auto-encoder is kept; None keeps it nowhere.
+    keeper: saves it while it is trained and after; by default nothing does.
     on_steps: called with the training steps done since the last call.
 
   Returns:
@@ -96,21 +96,50 @@ def fit(
   )
   key = individual_key(jax.random.key(settings.seed), SHARED)
   state: Any = autoencoder.create(learner, key, population.images.shape[1:])
-  if checkpoint and checkpoints.exists(checkpoint):
-    state = checkpoints.restore(checkpoint, state)
+  task = (keeper or Keeper()).task("autoencoder")
+  (piece,) = task.plan(1, 1)
+  if piece.step:
+    saved, before = task.restore(
+      piece, jax.eval_shape(lambda: _as_one_of_many(state))
+    )
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    state = hosts.put(jax.tree.map(lambda leaf: leaf[0], saved), state, here)
   else:
-    rows = schedules.global_batches(
-      split.global_train,
-      settings.batch_size,
-      settings.epochs,
-      seed=settings.seed,
-      individual=SHARED,
+    before = np.empty((1, 0), np.float32)
+
+  def on_block(
+    steps: int, state: TrainState, losses: Callable[[], np.ndarray]
+  ) -> None:
+    task.watch(
+      piece,
+      piece.step + steps,
+      lambda: _as_one_of_many(state),
+      lambda: np.concatenate([before, losses()[None]], axis=1),
     )
-    state, _ = autoencoder.train(
-      learner, state, population.images, rows, on_steps=on_steps
+
+  rows = schedules.global_batches(
+    split.global_train,
+    settings.batch_size,
+    settings.epochs,
+    seed=settings.seed,
+    individual=SHARED,
+  )
+  on_steps(piece.step)
+  if piece.step < len(rows):
+    state, losses = autoencoder.train(
+      learner,
+      state,
+      population.images,
+      rows[piece.step :],
+      on_steps=on_steps,
+      on_block=on_block,
     )
-    if checkpoint:
-      checkpoints.save(checkpoint, state)
+    task.save(
+      piece,
+      len(rows),
+      _as_one_of_many(state),
+      np.concatenate([before, losses[None]], axis=1),
+    )
   return LatentSpace(
     learner=learner,
     state=state,
@@ -121,3 +150,7 @@ def fit(
       learner, state, population.images, split.global_test, split.global_train
     ),
   )
+
+
+def _as_one_of_many(state: TrainState) -> TrainState:
+  return jax.tree.map(lambda leaf: leaf[None], state)

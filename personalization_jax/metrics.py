@@ -55,12 +55,15 @@ def spread(accuracies: np.ndarray) -> Spread:
   """Mean, standard deviation, minimum and maximum.
 
   Args:
-    accuracies: float [S].
+    accuracies: float [S]; NaN, of a model that diverged, is left out.
 
   Returns:
-    The four numbers.
+    The four numbers; NaN if there is nobody.
   """
   values = np.asarray(accuracies, np.float64)
+  values = values[~np.isnan(values)]
+  if not len(values):
+    return Spread(*[float("nan")] * 4)
   return Spread(
     mean=float(values.mean()),
     sd=float(values.std(ddof=1)) if len(values) > 1 else float("nan"),
@@ -73,13 +76,13 @@ def ranks(means: Sequence[float]) -> list[int]:
   """Ranks of means: 1 is the highest, equal means share the better rank.
 
   Args:
-    means: one mean for each method.
+    means: one mean for each method; NaN comes last.
 
   Returns:
     One rank for each method.
   """
   # Means of the same counts can differ in the last bit by order of summation.
-  rounded = np.round(np.asarray(means, np.float64), 12)
+  rounded = np.nan_to_num(np.round(np.asarray(means, np.float64), 12), nan=-1.0)
   return [int(1 + (rounded > value).sum()) for value in rounded]
 
 
@@ -106,7 +109,8 @@ def significance(
   """Tests every method against the baseline, paired over individuals.
 
   Args:
-    accuracies: method -> float [S], individuals in the same order everywhere.
+    accuracies: method -> float [S], individuals in the same order everywhere;
+      who has NaN in one of two methods is left out of their comparison.
     baseline: the method that the others are compared with.
 
   Returns:
@@ -161,9 +165,10 @@ def individual_fairness(
   """Compares differences in accuracy with distances of individuals.
 
   Args:
-    accuracies: float [S].
+    accuracies: float [S]; NaN, of a model that diverged, is left out.
     distances: float [S, S], symmetric, in latent space; infinite for pairs that
-      can't be compared, which are left out. At least one pair must remain.
+      can't be compared, which are left out. At least one pair must be
+      comparable; if none of those is left, the numbers are NaN.
 
   Returns:
     The three numbers.
@@ -185,6 +190,9 @@ def individual_fairness(
   compared = np.isfinite(distance)
   if not compared.any():
     raise ValueError("no two individuals can be compared.")
+  compared &= ~np.isnan(accuracies[first] - accuracies[second])
+  if not compared.any():
+    return IndividualFairness(*[float("nan")] * 3)
   distance = distance[compared]
   # Accuracies are ratios of counts: rounding keeps equal differences tied.
   difference = np.round(np.abs(accuracies[first] - accuracies[second]), 12)
@@ -238,6 +246,8 @@ def _wilcoxon(values: np.ndarray, reference: np.ndarray) -> float:
 def _p_value(
   test: Callable[..., Any], values: np.ndarray, reference: np.ndarray
 ) -> float:
+  paired = ~np.isnan(values - reference)
+  values, reference = values[paired], reference[paired]
   if len(values) < 2:
     return float("nan")
   if np.allclose(values, reference, rtol=0.0, atol=1e-12):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Callable, Sequence
 
 import jax
@@ -15,14 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from personalization_jax import checkpoints, metrics, models, schedules
+from personalization_jax import hosts, metrics, models, schedules
 from personalization_jax.datasets import Population
 from personalization_jax.groups import Groups
 from personalization_jax.methods import Method
 from personalization_jax.population_training import (
+  OnBlock,
   PopulationTrainer,
   individual_key,
 )
+from personalization_jax.progress import Keeper, Piece, Task
 from personalization_jax.randomness import SHARED
 from personalization_jax.settings import Settings, make_learner
 from personalization_jax.splits import PADDING, Split
@@ -43,6 +44,8 @@ class Result:
     global_predictions: int32 [S, Q], each individual's model on D_G.
     losses: float32 [S, T], training loss of each step in nats, NaN where a
       step was padding.
+    diverged: bool [S], whose loss or parameters stopped being finite numbers;
+      nobody by default.
   """
 
   method: str
@@ -53,21 +56,38 @@ class Result:
   global_rows: np.ndarray
   global_predictions: np.ndarray
   losses: np.ndarray
+  diverged: np.ndarray = None  # type: ignore[assignment]
+
+  def __post_init__(self) -> None:
+    """Nobody diverged unless it is said."""
+    if self.diverged is None:
+      nobody = np.zeros(len(self.individuals), bool)
+      object.__setattr__(self, "diverged", nobody)
+
+  @property
+  def status(self) -> list[str]:
+    """`ok` or `diverged` for each individual."""
+    return ["diverged" if gone else "ok" for gone in self.diverged]
 
   def individual_accuracy(
     self, labels: np.ndarray
   ) -> tuple[np.ndarray, np.ndarray]:
-    """acc(D_I) float64 [S] and test sizes [S], given the store's labels."""
-    return metrics.accuracy(
+    """acc(D_I) float64 [S] and test sizes [S], given the store's labels.
+
+    Who diverged has NaN: what such a model answers is no accuracy.
+    """
+    values, sizes = metrics.accuracy(
       self.individual_predictions, labels, self.individual_rows
     )
+    return np.where(self.diverged, np.nan, values), sizes
 
   def global_accuracy(
     self, labels: np.ndarray
   ) -> tuple[np.ndarray, np.ndarray]:
-    """acc(D_G) float64 [S] and test sizes [S], given the store's labels."""
+    """acc(D_G) float64 [S] and test sizes [S], likewise."""
     rows = np.broadcast_to(self.global_rows, self.global_predictions.shape)
-    return metrics.accuracy(self.global_predictions, labels, rows)
+    values, sizes = metrics.accuracy(self.global_predictions, labels, rows)
+    return np.where(self.diverged, np.nan, values), sizes
 
 
 class Study:
@@ -86,7 +106,7 @@ class Study:
     mesh: Mesh,
     individuals_per_device: int = 1,
     side_by_side: int | None = None,
-    checkpoint_dir: pathlib.Path | None = None,
+    keeper: Keeper | None = None,
     groups: Groups | None = None,
   ):
     """Checks the parts against each other and puts the store on the devices.
@@ -98,8 +118,8 @@ class Study:
       mesh: where; see `population_training.make_mesh`.
       individuals_per_device: models on a device at once.
       side_by_side: see `PopulationTrainer`.
-      checkpoint_dir: where the model of D_G alone is kept for later
-        processes; None keeps it in memory only.
+      keeper: saves what is under way, and the model of D_G alone, for later
+        processes; by default they are in memory only.
       groups: what data grouping enlarges D_I with; by default random groups
         alone, since SG and IG need a latent space.
 
@@ -124,7 +144,8 @@ class Study:
     self.groups = groups or Groups(population, split, seed=settings.seed)
     self._root = jax.random.key(settings.seed)
     self._shared: tuple[TrainState, np.ndarray] | None = None
-    self._shared_path = checkpoint_dir and checkpoint_dir / "global_phase"
+    self.keeper = keeper or Keeper()
+    self._shared_task = self.keeper.task("global_phase")
 
   @property
   def steps_per_epoch(self) -> int:
@@ -209,73 +230,110 @@ class Study:
 
     Raises:
       ValueError: if the method can't be trained on this split.
+      progress.Stopped: if the keeper was asked to stop.
 
     Source: section IV; the shaping half of Table I.
     """
     self.check(method)
-    parts = [
-      self._personalize_chunk(
-        method, range(len(self.split.individuals))[part], on_steps
-      )
-      for part in self.trainer.chunks(len(self.split.individuals))
-    ]
-    own, general, losses = (np.concatenate(part) for part in zip(*parts))
+    task = self.keeper.task(method.spec)
+    pieces = task.plan(len(self.split.individuals), self.trainer.chunk)
+    for piece in pieces:
+      if piece.step < 0:
+        on_steps(
+          self.num_steps([method])
+          // len(self.split.individuals)
+          * len(piece.indices)
+        )
+        continue
+      self.keeper.check()
+      task.finish(piece, self._personalize_piece(method, task, piece, on_steps))
+    parts = task.parts(pieces)
+    joined = {
+      name: np.concatenate([part[name] for part in parts]) for name in parts[0]
+    }
     return Result(
       method=method.spec,
       seed=self.settings.seed,
       individuals=self.split.individuals,
       individual_rows=self.split.test,
-      individual_predictions=own,
       global_rows=self.split.global_test,
-      global_predictions=general,
-      losses=losses,
+      **joined,
     )
 
-  def _personalize_chunk(
-    self, method: Method, indices: range, on_steps: Callable[[int], None]
-  ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Predictions on D_I [n, R] and on D_G [n, Q], and losses [n, T]."""
-    keys = jnp.stack(
-      [
-        individual_key(self._root, int(self.split.individuals[index]))
-        for index in indices
-      ]
-    )
+  def forget(self, method: Method) -> None:
+    """Removes what was kept of a method under way: its result is safe."""
+    self.keeper.task(method.spec).discard()
+
+  def _personalize_piece(
+    self,
+    method: Method,
+    task: Task,
+    piece: Piece,
+    on_steps: Callable[[int], None],
+  ) -> dict[str, np.ndarray]:
+    """These individuals' part of a `Result`."""
+    indices = piece.indices
     rows = np.stack([self.rows(method, index) for index in indices])
-    if method.shares_global_phase:
-      shared, shared_losses = self.global_phase(on_steps)
-      states = self.trainer.share(shared, keys)
-      done = len(shared_losses)
-      losses = [np.broadcast_to(shared_losses, (len(indices), done))]
-    else:
-      states, done, losses = self.trainer.create(keys), 0, []
+    states, before = self._begin(method, task, piece, on_steps)
     # The last k layers alone are a phase of its own, with its own compiled
     # step; without that option everything is one phase.
     late = rows.shape[1] - method.late if method.last_layers else rows.shape[1]
     frozen = models.NUM_LAYERS - (method.last_layers or models.NUM_LAYERS)
-    for phase, frozen_layers in (
-      (rows[:, done:late], 0),
-      (rows[:, max(done, late) :], frozen),
-    ):
-      states, phase_losses = self.trainer.train(
+    for end, frozen_layers in ((late, 0), (rows.shape[1], frozen)):
+      states, losses = self.trainer.train(
         states,
-        phase,
+        rows[:, before.shape[1] : end],
         frozen_layers=frozen_layers,
         on_steps=lambda steps: on_steps(steps * len(indices)),
+        on_block=_watch(task, piece, before),
       )
-      losses.append(phase_losses)
+      before = np.concatenate([before, losses], axis=1)
     # One array for both tests, so that one compilation serves them.
     own = self.split.test[list(indices)]
     general = np.broadcast_to(
       self.split.global_test, (len(indices), len(self.split.global_test))
     )
-    predictions = self.trainer.predict(
-      states, np.concatenate([own, general], axis=1)
+    tested = np.concatenate([own, general], axis=1)
+    predictions = self.trainer.predict(states, tested)
+    diverged = (
+      ~self.trainer.finite(states)[: len(indices)]
+      # Losses of padded steps are NaN by design.
+      | (~np.isfinite(before) & (rows != PADDING).any(axis=2)).any(axis=1)
+      | ((predictions < 0) & (tested != PADDING)).any(axis=1)
     )
+    return {
+      "individual_predictions": predictions[:, : own.shape[1]],
+      "global_predictions": predictions[:, own.shape[1] :],
+      "losses": before,
+      "diverged": diverged,
+    }
+
+  def _begin(
+    self,
+    method: Method,
+    task: Task,
+    piece: Piece,
+    on_steps: Callable[[int], None],
+  ) -> tuple[TrainState, np.ndarray]:
+    """The models that training goes on with, and the losses [n, t] before."""
+    count = len(piece.indices)
+    shared_steps = self._num_shared_steps if method.shares_global_phase else 0
+    if piece.step:
+      states, losses = task.restore(piece, self.trainer.shapes)
+      on_steps((piece.step - shared_steps) * count)
+      return self.trainer.place(states), losses
+    keys = jnp.stack(
+      [
+        individual_key(self._root, int(self.split.individuals[index]))
+        for index in piece.indices
+      ]
+    )
+    if not method.shares_global_phase:
+      return self.trainer.create(keys), np.empty((count, 0), np.float32)
+    shared, losses = self.global_phase(on_steps)
     return (
-      predictions[:, : own.shape[1]],
-      predictions[:, own.shape[1] :],
-      np.concatenate(losses, axis=1),
+      self.trainer.share(shared, keys),
+      np.broadcast_to(losses, (count, len(losses))),
     )
 
   def rows(self, method: Method, index: int) -> np.ndarray:
@@ -339,52 +397,76 @@ class Study:
       on_steps: called with the training steps done since the last call.
 
     Returns:
-      The state, with a leading axis of 1, and its losses float32 [T] in nats.
+      The state, NumPy arrays with a leading axis of 1, keys as `hosts.gather`
+      gives them; and its losses float32 [T] in nats.
 
     Source: Algorithm 1, line 9.
     """
     if self._shared is None:
+      task, piece = self._shared_task, self._shared_piece
       trainer = self.trainer.one_per_device()
-      key = individual_key(self._root, SHARED)[None]
-      states = jax.tree.map(lambda leaf: leaf[:1], trainer.create(key))
-      like = (states, np.zeros(self._num_shared_steps, np.float32))
-      if self._shared_path and checkpoints.exists(self._shared_path):
-        self._shared = checkpoints.restore(self._shared_path, like)
-      else:
-        self._shared = self._train_global_phase(trainer, key, on_steps)
-        if self._shared_path:
-          checkpoints.save(self._shared_path, self._shared)
+      if piece.step:
+        one, losses = task.restore(piece, trainer.shapes)
+      if not piece.step:
+        states = trainer.create(individual_key(self._root, SHARED)[None])
+        losses = np.empty((1, 0), np.float32)
+      elif piece.step < self._num_shared_steps:
+        states = trainer.place(one)
+        on_steps(piece.step)
+      if piece.step < self._num_shared_steps:
+        rows = schedules.sample_rows(
+          schedules.transfer_learning(self._num_shared_steps, 0),
+          self.split.global_train,
+          np.empty(0, np.int32),
+          self.settings.batch_size,
+          seed=self.settings.seed,
+          individual=SHARED,
+        )
+        states, new = trainer.train(
+          states,
+          rows[None, piece.step :],
+          on_steps=on_steps,
+          on_block=_watch(task, piece, losses),
+        )
+        losses = np.concatenate([losses, new], axis=1)
+        task.save(piece, self._num_shared_steps, states, losses)
+        one = hosts.gather(states)
+      self._shared = jax.tree.map(lambda leaf: leaf[:1], one), losses[0]
     return self._shared
-
-  def _train_global_phase(
-    self,
-    trainer: PopulationTrainer,
-    key: jax.Array,
-    on_steps: Callable[[int], None],
-  ) -> tuple[TrainState, np.ndarray]:
-    rows = schedules.sample_rows(
-      schedules.transfer_learning(self._num_shared_steps, 0),
-      self.split.global_train,
-      np.empty(0, np.int32),
-      self.settings.batch_size,
-      seed=self.settings.seed,
-      individual=SHARED,
-    )
-    states, losses = trainer.train(
-      trainer.create(key), rows[None], on_steps=on_steps
-    )
-    return jax.tree.map(lambda leaf: leaf[:1], states), losses[0]
 
   @property
   def _num_shared_steps(self) -> int:
     return self.settings.epochs * self.steps_per_epoch
 
+  @functools.cached_property
+  def _shared_piece(self) -> Piece:
+    """How far an earlier process came with the model of D_G alone."""
+    (piece,) = self._shared_task.plan(1, 1)
+    return piece
+
   @property
   def _has_shared(self) -> bool:
-    return self._shared is not None or (
-      self._shared_path is not None and checkpoints.exists(self._shared_path)
+    return (
+      self._shared is not None
+      or self._shared_piece.step == self._num_shared_steps
     )
 
   def _other(self, index: int) -> int:
     """The next individual, I' of the baseline (section IV)."""
     return (index + 1) % len(self.split.individuals)
+
+
+def _watch(task: Task, piece: Piece, before: np.ndarray) -> OnBlock:
+  """Saves a piece between blocks of steps, behind the losses [n, t] before."""
+
+  def on_block(
+    steps: int, states: TrainState, losses: Callable[[], np.ndarray]
+  ) -> None:
+    task.watch(
+      piece,
+      before.shape[1] + steps,
+      lambda: states,
+      lambda: np.concatenate([before, losses()], axis=1),
+    )
+
+  return on_block

@@ -20,11 +20,16 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from personalization_jax import training
+from personalization_jax import hosts, training
+from personalization_jax.pace import Pace
 from personalization_jax.splits import PADDING
 from personalization_jax.training import Learner, TrainState
 
 AXIS = "individual"
+
+# Called at each end of a block with the steps done, the states (donated to the
+# next block, so not to be kept), and a function that gives the losses so far.
+OnBlock = Callable[[int, TrainState, Callable[[], np.ndarray]], None]
 
 
 def make_mesh(devices: Any = None) -> Mesh:
@@ -59,8 +64,10 @@ class PopulationTrainer:
       a CPU: there `vmap` turns convolutions into grouped ones, which are many
       times slower, and one at a time gives each individual the same bits
       whoever else is trained.
-    block_steps: steps in one compiled scan; between blocks the host looks at
-      the clock.
+    block_steps: steps in one compiled scan, at most.
+    block_seconds: about how long a block may take; slow models get fewer steps
+      in each call of the same program. Between blocks the host looks at the
+      clock, saves, and stops if it is asked to.
   """
 
   learner: Learner
@@ -70,6 +77,7 @@ class PopulationTrainer:
   individuals_per_device: int = 1
   side_by_side: int | None = None
   block_steps: int = 50
+  block_seconds: float = 3.0
 
   def __post_init__(self) -> None:
     """Puts the store on the devices."""
@@ -82,9 +90,8 @@ class PopulationTrainer:
       on_cpu = self.mesh.devices.flat[0].platform == "cpu"
       self.side_by_side = 1 if on_cpu else self.individuals_per_device
     everywhere = NamedSharding(self.mesh, P())
-    self.images, self.labels = jax.device_put(
-      (self.images, self.labels), everywhere
-    )
+    store = (self.images, self.labels)
+    self.images, self.labels = hosts.put(store, store, everywhere)
 
   @property
   def chunk(self) -> int:
@@ -114,7 +121,7 @@ class PopulationTrainer:
     self._check_count(len(keys))
     missing = self.chunk - len(keys)
     keys = jnp.concatenate([keys, jnp.repeat(keys[-1:], missing)])
-    return self._create(jax.device_put(keys, self._by_individual))
+    return self._create(self._put(keys))
 
   def share(self, state: TrainState, keys: jax.Array) -> TrainState:
     """Copies one trained model to individuals (TL's start).
@@ -126,12 +133,26 @@ class PopulationTrainer:
     Returns:
       States with a leading axis of `chunk`.
     """
-    copies = jax.tree.map(
-      lambda leaf: jnp.repeat(leaf[:1], self.chunk, axis=0), state
+    one = hosts.gather(jax.tree.map(lambda leaf: leaf[:1], state))
+    return self._repeat(one.replace(key=None)).replace(
+      key=self.create(keys).key
     )
-    return jax.device_put(
-      copies.replace(key=self.create(keys).key), self._by_individual
-    )
+
+  def place(self, states: Any) -> TrainState:
+    """States that were saved, back onto the devices.
+
+    Args:
+      states: NumPy arrays with a leading axis of n, at most `chunk`, keys as
+        `hosts.gather` gives them.
+
+    Returns:
+      States with a leading axis of `chunk`.
+    """
+    count = len(states.step)
+    self._check_count(count)
+    index = np.minimum(np.arange(self.chunk), count - 1)
+    filled = jax.tree.map(lambda leaf: leaf[index], states)
+    return hosts.put(filled, self.shapes, self._by_individual)
 
   def train(
     self,
@@ -140,6 +161,7 @@ class PopulationTrainer:
     *,
     frozen_layers: int = 0,
     on_steps: Callable[[int], None] = lambda steps: None,
+    on_block: OnBlock = lambda steps, states, losses: None,
   ) -> tuple[TrainState, np.ndarray]:
     """Trains a chunk through a schedule.
 
@@ -149,6 +171,7 @@ class PopulationTrainer:
         padding.
       frozen_layers: so many first layers stay as they are.
       on_steps: called with the number of steps done since the last call.
+      on_block: called at each end of a block; what it raises ends training.
 
     Returns:
       The states, and losses float32 [n, T], NaN where a step was padding.
@@ -156,32 +179,59 @@ class PopulationTrainer:
     self._check_count(len(rows))
     count, num_steps, batch_size = rows.shape
     train = self._train(frozen_layers)
-    losses: list[jax.Array] = []
-    for start in range(0, num_steps, self.block_steps):
-      block = rows[:, start : start + self.block_steps]
-      steps = block.shape[1]
+    losses: list[tuple[jax.Array, int]] = []
+
+    def losses_so_far() -> np.ndarray:
+      blocks = [np.empty((count, 0), np.float32)]
+      for block, steps in losses:
+        blocks.append(hosts.gather(block)[:count, :steps])
+      return np.concatenate(blocks, axis=1)
+
+    pace = Pace(self.block_steps, self.block_seconds)
+    done = 0
+    while done < num_steps:
+      steps = min(pace.steps(), num_steps - done)
       padded = np.full(
         (self.chunk, self.block_steps, batch_size), PADDING, np.int32
       )
-      padded[:count, :steps] = block
+      padded[:count, :steps] = rows[:, done : done + steps]
       states, block_losses = train(
-        states,
-        jax.device_put(padded, self._by_individual),
-        jnp.int32(steps),
-        self.images,
-        self.labels,
+        states, self._put(padded), np.int32(steps), self.images, self.labels
       )
-      losses.append(block_losses)
+      pace.started()
+      losses.append((block_losses, steps))
+      done += steps
       if len(losses) > 1:
         # One block behind, so that the device never waits for the host.
-        losses[-2].block_until_ready()
-        on_steps(self.block_steps)
+        self._wait(*losses[-2], pace, on_steps)
+      on_block(done, states, losses_so_far)
     if losses:
-      losses[-1].block_until_ready()
-      on_steps(num_steps - (len(losses) - 1) * self.block_steps)
-    joined = [np.asarray(block)[:count] for block in losses]
-    empty = np.empty((count, 0), np.float32)
-    return states, np.concatenate([empty, *joined], axis=1)[:, :num_steps]
+      self._wait(*losses[-1], pace, on_steps)
+    return states, losses_so_far()
+
+  def _wait(
+    self,
+    losses: jax.Array,
+    steps: int,
+    pace: Pace,
+    on_steps: Callable[[int], None],
+  ) -> None:
+    losses.block_until_ready()
+    pace.ended(steps)
+    on_steps(steps)
+
+  def finite(self, states: TrainState) -> np.ndarray:
+    """Whose parameters and running statistics are all finite.
+
+    Args:
+      states: from `train`.
+
+    Returns:
+      Bool [chunk].
+    """
+    return np.asarray(
+      hosts.gather(self._finite(states.params, states.batch_stats))
+    )
 
   def predict(
     self, states: TrainState, rows: np.ndarray, *, batch_size: int = 256
@@ -194,7 +244,8 @@ class PopulationTrainer:
       batch_size: images classified at once; the last batch is padded.
 
     Returns:
-      int32 [n, R], predicted classes, -1 where a row was padding.
+      int32 [n, R], predicted classes, -1 where a row was padding or the model
+      gave no finite numbers.
     """
     self._check_count(len(rows))
     count, num_rows = rows.shape
@@ -203,14 +254,11 @@ class PopulationTrainer:
     padded[:count, :num_rows] = rows
     predictions = self._predict(
       states,
-      jax.device_put(
-        padded.reshape(self.chunk, batches, batch_size),
-        self._by_individual,
-      ),
+      self._put(padded.reshape(self.chunk, batches, batch_size)),
       self.images,
       self.labels,
     )
-    flat = np.asarray(predictions).reshape(self.chunk, -1)
+    flat = hosts.gather(predictions).reshape(self.chunk, -1)
     return flat[:count, :num_rows]
 
   def _check_count(self, count: int) -> None:
@@ -219,6 +267,30 @@ class PopulationTrainer:
         f"{count} individuals don't fit a chunk of {self.chunk}; see"
         " `PopulationTrainer.chunks`."
       )
+
+  @functools.cached_property
+  def shapes(self) -> TrainState:
+    """The shapes and dtypes of the states of a whole chunk."""
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+    one = jax.eval_shape(
+      jax.vmap(
+        functools.partial(
+          training.create_state,
+          self.learner,
+          image_shape=self.images.shape[1:],
+        )
+      ),
+      keys,
+    )
+    return jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(
+        (self.chunk, *leaf.shape[1:]), leaf.dtype
+      ),
+      one,
+    )
+
+  def _put(self, array: Any) -> Any:
+    return hosts.put(array, array, self._by_individual)
 
   @property
   def _by_individual(self) -> NamedSharding:
@@ -291,6 +363,23 @@ class PopulationTrainer:
         self._over_individuals(train, 2, 3), donate_argnums=0
       )
     return compiled[frozen_layers]
+
+  @functools.cached_property
+  def _repeat(self) -> Callable[[TrainState], TrainState]:
+    return jax.jit(
+      lambda one: jax.tree.map(
+        lambda leaf: jnp.repeat(leaf, self.chunk, axis=0), one
+      ),
+      out_shardings=self._by_individual,
+    )
+
+  @functools.cached_property
+  def _finite(self) -> Callable[..., jax.Array]:
+    def finite(*trees: Any) -> jax.Array:
+      leaves = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(trees)]
+      return jnp.stack(leaves).all()
+
+    return jax.jit(self._over_individuals(finite, 2, 0))
 
   @functools.cached_property
   def _predict(self) -> Callable[..., jax.Array]:

@@ -24,27 +24,9 @@ from typing import Any
 
 import numpy as np
 
+from personalization_jax import files
+from personalization_jax.files import write_atomically as write_atomically
 from personalization_jax.personalization import Result
-
-
-def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
-  """Writes a file that is either as before or complete.
-
-  Args:
-    path: the file.
-    content: text, written as UTF-8, or bytes.
-  """
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f".{path.name}.{os.getpid()}")
-  data = content.encode() if isinstance(content, str) else content
-  try:
-    with temporary.open("wb") as file:
-      file.write(data)
-      file.flush()
-      os.fsync(file.fileno())
-    temporary.replace(path)
-  finally:
-    temporary.unlink(missing_ok=True)
 
 
 def open_run(
@@ -93,7 +75,7 @@ def open_run(
         f"workdir={workdir} holds a run with the same settings on other data:"
         " take another directory."
       )
-  elif workdir.exists() and any(workdir.iterdir()):
+  elif workdir.exists() and not all(map(files.is_temporary, workdir.iterdir())):
     raise ValueError(
       f"workdir={workdir} is not empty and holds no run (no config.json):"
       " take another directory."
@@ -158,7 +140,16 @@ def load_result(workdir: pathlib.Path, method: str) -> Result | None:
     ) from error
 
 
+def set_aside(workdir: pathlib.Path, method: str) -> None:
+  """Renames a finished method's file that can't be read, so that it is trained.
+
+  Args:
+    workdir: the run directory.
+    method: its spec.
+  """
+  path = _result_path(workdir, method)
+  path.replace(path.with_name(path.name + ".damaged"))
+
+
 def _result_path(workdir: pathlib.Path, method: str) -> pathlib.Path:
-  # Colons and slashes are no characters for file names everywhere.
-  name = method.replace(":", "-").replace("/", "_")
-  return workdir / "predictions" / f"{name}.npz"
+  return workdir / "predictions" / f"{files.safe_name(method)}.npz"

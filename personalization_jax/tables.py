@@ -26,6 +26,7 @@ RESULT_COLUMNS = (
   "global_accuracy",
   "individual_test_size",
   "global_test_size",
+  "status",
 )
 _SPREAD_COLUMNS = ("mean", "rank", "sd", "min", "max")
 _P_COLUMNS = ("", "_holm", "_wilcoxon", "_wilcoxon_holm")
@@ -43,6 +44,7 @@ TABLE_COLUMNS = (
   "fairness_max_ratio",
   "fairness_mean_ratio",
   "fairness_rank_correlation",
+  "diverged",
 )
 _MARKDOWN_COLUMNS = (
   "Method", "acc(D_I)", "rank", "sd", "min", "max", "p",
@@ -65,6 +67,8 @@ class TableRow:
     global_rank: rank of its mean.
     global_p: likewise.
     fairness: individual fairness of acc(D_I); None if there are no distances.
+    diverged: how many individuals' models diverged; all numbers are without
+      them.
   """
 
   method: str
@@ -75,6 +79,7 @@ class TableRow:
   global_rank: int
   global_p: metrics.Significance | None
   fairness: metrics.IndividualFairness | None = None
+  diverged: int = 0
 
 
 Accuracies = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -88,7 +93,7 @@ def accuracies(results: Iterable[Result], labels: np.ndarray) -> Accuracies:
     labels: int32 [N], the store's labels.
 
   Returns:
-    method -> (acc(D_I) [S], acc(D_G) [S]).
+    method -> (acc(D_I) [S], acc(D_G) [S]), NaN for who diverged.
   """
   return {
     result.method: (
@@ -180,6 +185,7 @@ def _half_of_table(
       fairness=None
       if distances is None or len(distances) < 2
       else metrics.individual_fairness(accuracies[method][0], distances),
+      diverged=int(np.isnan(accuracies[method][0]).sum()),
     )
     for method in accuracies
   ]
@@ -221,13 +227,20 @@ def _result_lines(result: Result, labels: np.ndarray) -> list[list[Any]]:
   own, own_size = result.individual_accuracy(labels)
   general, general_size = result.global_accuracy(labels)
   return [
-    [result.method, int(person), result.seed, *numbers]
-    for person, *numbers in zip(
+    [
+      result.method,
+      int(person),
+      result.seed,
+      # What a model that diverged answers is no accuracy.
+      *(accuracies if status == "ok" else ("", "")),
+      *sizes,
+      status,
+    ]
+    for person, status, accuracies, sizes in zip(
       result.individuals,
-      own.tolist(),
-      general.tolist(),
-      own_size.tolist(),
-      general_size.tolist(),
+      result.status,
+      zip(own.tolist(), general.tolist()),
+      zip(own_size.tolist(), general_size.tolist()),
     )
   ]
 
@@ -251,6 +264,7 @@ def _table_line(row: TableRow) -> list[Any]:
     *own[1:],
     *general[1:],
     *(dataclasses.astuple(row.fairness) if row.fairness else [""] * 3),
+    row.diverged,
   ]
 
 
@@ -262,7 +276,7 @@ def _csv_text(lines: Iterable[Iterable[Any]]) -> str:
 
 def _metric_lines(result: Result) -> Iterable[str]:
   for step, losses in enumerate(result.losses.T):
-    trained = losses[~np.isnan(losses)]
+    trained = losses[np.isfinite(losses)]  # neither padded nor diverged
     if trained.size:
       line = {
         "method": result.method,
@@ -292,6 +306,10 @@ def markdown(rows: Sequence[TableRow]) -> str:
     header = list(_MARKDOWN_COLUMNS)
     if rows[0].fairness:
       header += _MARKDOWN_FAIRNESS
+    if any(row.diverged for row in rows):
+      header.append("diverged")
+      for line, method in zip(lines, half):
+        line.append(str(by_method[method].diverged))
     parts.append(f"{name}\n\n{_aligned([header, *lines])}\n")
   notes = (
     "acc(D_I): mean accuracy over individuals on their own test data; acc(D_G):"
@@ -305,6 +323,11 @@ def markdown(rows: Sequence[TableRow]) -> str:
       "fair max, fair mean: difference in acc(D_I) of two individuals over"
       " their distance in latent space, the largest and the mean over pairs;"
       " fair rho: rank correlation of the two.\n"
+    )
+  if any(row.diverged for row in rows):
+    notes += (
+      "diverged: individuals whose loss or parameters stopped being finite"
+      " numbers; all other columns are without them (results.csv names them).\n"
     )
   return "\n".join([*parts, notes])
 

@@ -262,11 +262,13 @@ def eval_step(
     images: float32 [B, H, W, C].
 
   Returns:
-    int32 [B], the most probable class.
+    int32 [B], the most probable class, -1 where there is none because a number
+    isn't finite.
   """
   variables = {"params": state.params, "batch_stats": state.batch_stats}
   logits: Any = learner.model.apply(variables, images)
-  return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+  classes = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+  return jnp.where(jnp.isfinite(logits).all(axis=-1), classes, -1)
 
 
 def predict_rows(

@@ -10,6 +10,7 @@ from personalization_jax.datasets import variations
 from personalization_jax.methods import parse_method, parse_methods
 from personalization_jax.personalization import Settings, Study, make_learner
 from personalization_jax.population_training import individual_key, make_mesh
+from personalization_jax.progress import Keeper
 from personalization_jax.randomness import SHARED
 
 SETTINGS = Settings(
@@ -134,7 +135,7 @@ def test_a_method_is_what_its_schedule_says(study, spec):
 def test_d_g_s_phase_is_trained_once(people, tmp_path):
   methods = parse_methods("tl:2,tl:4,tl:2:last=1")
   steps = []
-  study = make_study(people, checkpoint_dir=tmp_path)
+  study = make_study(people, keeper=Keeper(tmp_path))
   expected = study.num_steps(methods)
   shared = SETTINGS.epochs * schedules.steps_per_epoch(
     len(study.split.global_train), SETTINGS.batch_size
@@ -143,7 +144,7 @@ def test_d_g_s_phase_is_trained_once(people, tmp_path):
   first = [study.personalize(m, on_steps=steps.append) for m in methods]
   assert sum(steps) == expected
   # Another process takes it from disk.
-  later = make_study(people, checkpoint_dir=tmp_path, devices=1)
+  later = make_study(people, keeper=Keeper(tmp_path), devices=1)
   assert later.num_steps(methods) == 3 * (2 + 4 + 2)
   steps.clear()
   second = [later.personalize(m, on_steps=steps.append) for m in methods]

@@ -1,0 +1,60 @@
+"""Files that are either as before or complete (host)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pathlib
+import re
+
+_TEMPORARY = re.compile(r"\..+\.\d+\.part")
+
+
+def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
+  """Writes a file that is either as before or complete.
+
+  Args:
+    path: the file.
+    content: text, written as UTF-8, or bytes.
+  """
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+  data = content.encode() if isinstance(content, str) else content
+  try:
+    with temporary.open("wb") as file:
+      file.write(data)
+      file.flush()
+      os.fsync(file.fileno())
+    temporary.replace(path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def is_temporary(path: pathlib.Path) -> bool:
+  """Whether `write_atomically` was killed before this file was complete."""
+  return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def remove_temporary(folder: pathlib.Path) -> None:
+  """Removes what killed calls of `write_atomically` left.
+
+  Args:
+    folder: no other process may be writing there.
+  """
+  for path in folder.glob(".*.part"):
+    if is_temporary(path):
+      path.unlink(missing_ok=True)
+
+
+def sha256(path: pathlib.Path) -> str:
+  """A file's SHA-256, in hexadecimal digits."""
+  with path.open("rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def safe_name(spec: str) -> str:
+  """A method's spec as the name of a file.
+
+  Colons and slashes are no characters for file names everywhere.
+  """
+  return spec.replace(":", "-").replace("/", "_")

@@ -1,0 +1,425 @@
+"""Training that is under way, on disk, so that a run survives (host, Orbax).
+
+    RUNNING/METHOD/00000-00008.npz                  finished individuals 0 .. 7
+    RUNNING/METHOD/00008-00016-step-0000350/        models of 8 .. 15 at a step
+    RUNNING/METHOD/00008-00016-step-0000350.sha256.json
+
+The last two steps of a piece are kept, so that one may be damaged. Every file
+has its name only once it is complete, so a process may be killed at any moment.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import errno
+import io
+import pathlib
+import re
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from personalization_jax import checkpoints, files, hosts
+
+_STATE = re.compile(r"(\d{5,})-(\d{5,})-step-(\d{7,})")
+_PART = re.compile(r"(\d{5,})-(\d{5,})\.npz")
+_KEPT = 2
+
+
+class Stopped(Exception):
+  """The run was asked to stop, and everything is saved."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+  """Individuals first .. last - 1, trained together from a step on.
+
+  Attributes:
+    first: place of the first in the split.
+    last: one behind the last.
+    step: steps of the schedule that are done; -1 if all is.
+    source: (first, last) of the checkpoint with that step.
+  """
+
+  first: int
+  last: int
+  step: int = 0
+  source: tuple[int, int] = (0, 0)
+
+  @property
+  def indices(self) -> range:
+    """The places in the split."""
+    return range(self.first, self.last)
+
+
+class Keeper:
+  """Saves what is under way now and then, and stops when asked to."""
+
+  def __init__(
+    self,
+    folder: pathlib.Path | None = None,
+    *,
+    seconds: float = 600.0,
+    should_stop: Callable[[], bool] = lambda: False,
+    say: Callable[[str], None] = print,
+  ):
+    """Starts the clock.
+
+    Args:
+      folder: where the checkpoints go; None keeps none.
+      seconds: between two checkpoints; 0 saves after every block of steps.
+      should_stop: asked after every block; then everything is saved and
+        `Stopped` raised.
+      say: told in a sentence what was found damaged.
+    """
+    self.folder = folder
+    self.say = say
+    self._seconds = seconds
+    self._should_stop = should_stop
+    self._saved = time.monotonic()
+    self._writer = concurrent.futures.ThreadPoolExecutor(max_workers=1)
+    self._writing: concurrent.futures.Future[None] | None = None
+
+  def task(self, name: str) -> Task:
+    """The training of one method, or of a model that several start from."""
+    folder = self.folder and self.folder / files.safe_name(name)
+    return Task(self, name, folder)
+
+  def check(self) -> None:
+    """Where nothing needs saving: raises `Stopped` if asked to stop."""
+    if hosts.highest(int(self._should_stop())):
+      self.wait()
+      raise Stopped
+
+  def demand(self) -> tuple[bool, bool]:
+    """Whether it is time to save, and whether to stop; all hosts agree."""
+    if self._writing is not None and self._writing.done():
+      self.wait()
+    stop = self._should_stop()
+    due = (
+      hosts.is_first()
+      and self.folder is not None
+      and self._writing is None
+      and time.monotonic() - self._saved >= self._seconds
+    )
+    demand = hosts.highest(2 * stop + due)
+    return demand > 0 and self.folder is not None, demand >= 2
+
+  def write(
+    self, path: pathlib.Path, tree: Any, about: Mapping[str, Any]
+  ) -> None:
+    """Begins to write a checkpoint; the one before is finished first."""
+    self.wait()
+    try:
+      path.parent.mkdir(parents=True, exist_ok=True)
+      finish = checkpoints.save_async(path, tree, about)
+    except Exception as error:
+      raise _explained(error, path) from error
+
+    def write() -> None:
+      finish()
+      if hosts.is_first():
+        _remove_older(path)
+
+    self._saved = time.monotonic()
+    self._writing_path = path
+    self._writing = self._writer.submit(write)
+
+  def wait(self) -> None:
+    """Returns when nothing is being written any more."""
+    writing, self._writing = self._writing, None
+    if writing is not None:
+      try:
+        writing.result()
+      except Exception as error:
+        raise _explained(error, self._writing_path) from error
+
+
+class Task:
+  """What is done of one training, and what is to do."""
+
+  def __init__(self, keeper: Keeper, name: str, folder: pathlib.Path | None):
+    """See `Keeper.task`."""
+    self.keeper = keeper
+    self._name = name
+    self._folder = folder
+    self._parts: dict[tuple[int, int], dict[str, np.ndarray]] = {}
+
+  def plan(self, count: int, chunk: int) -> list[Piece]:
+    """What is finished, and what is to be trained together from which step.
+
+    Args:
+      count: how many individuals there are.
+      chunk: how many are trained at once, whatever it was before.
+
+    Returns:
+      Pieces that hold every individual once, in order; the same on all hosts.
+    """
+    table = np.full((count, 5), -1, np.int32)
+    if hosts.is_first():
+      for row, piece in enumerate(self._plan(count, chunk)):
+        table[row] = (piece.first, piece.last, piece.step, *piece.source)
+    rows = hosts.from_first(table).tolist()
+    return [
+      Piece(first, last, step, (source_first, source_last))
+      for first, last, step, source_first, source_last in rows
+      if first >= 0
+    ]
+
+  def _plan(self, count: int, chunk: int) -> list[Piece]:
+    # What is best for each individual: a finished part, or the latest state.
+    best: list[tuple[int, int, int] | None] = [None] * count
+    for piece in [*self._intact_states(), *self._intact_parts()]:
+      for index in range(piece.first, min(piece.last, count)):
+        known = best[index]
+        if piece.step < 0 or known is None or 0 <= known[0] < piece.step:
+          best[index] = (piece.step, piece.first, piece.last)
+    pieces: list[Piece] = []
+    first = 0
+    for index in range(1, count + 1):
+      found = best[first]
+      finished = found is not None and found[0] < 0
+      full = not finished and index - first == chunk
+      if index == count or best[index] != found or full:
+        step, *source = found or (0, 0, 0)
+        pieces.append(Piece(first, index, step, (source[0], source[1])))
+        first = index
+    return pieces
+
+  def restore(self, piece: Piece, like: Any) -> tuple[Any, np.ndarray]:
+    """The models of a piece that has begun.
+
+    Args:
+      piece: from `plan`, at a step above 0.
+      like: the shapes of a chunk's states.
+
+    Returns:
+      States of NumPy arrays with a leading axis of the piece's individuals,
+      keys as `hosts.gather` gives them, and their losses float32 [n, step].
+    """
+    assert self._folder is not None
+    first, last = piece.source
+    path = self._folder / _state_name(first, last, piece.step)
+    rows = checkpoints.about(path)["rows"]
+    numbers = jax.eval_shape(hosts.numbers_of_keys, like)
+    states, losses = checkpoints.restore_on_host(
+      path,
+      (
+        jax.tree.map(
+          lambda leaf: np.zeros((rows, *leaf.shape[1:]), leaf.dtype), numbers
+        ),
+        np.zeros((last - first, piece.step), np.float32),
+      ),
+    )
+    own = slice(piece.first - first, piece.last - first)
+    return jax.tree.map(lambda leaf: leaf[own], states), losses[own]
+
+  def watch(
+    self,
+    piece: Piece,
+    step: int,
+    states: Callable[[], Any],
+    losses: Callable[[], np.ndarray],
+  ) -> None:
+    """Saves a piece if it is time to; see `PopulationTrainer.train`.
+
+    Args:
+      piece: what is being trained.
+      step: steps of the schedule that are done.
+      states: gives its states on the devices, with a leading axis.
+      losses: gives its losses float32 [n, step].
+
+    Raises:
+      Stopped: if asked to stop, after saving.
+      OSError: if the last checkpoint couldn't be written.
+    """
+    save, stop = self.keeper.demand()
+    if save:
+      self.save(piece, step, states(), losses())
+    if stop:
+      self.keeper.wait()
+      raise Stopped
+
+  def save(
+    self, piece: Piece, step: int, states: Any, losses: np.ndarray
+  ) -> None:
+    """Begins to write a checkpoint, whatever the time.
+
+    Args:
+      piece: whose.
+      step: steps of the schedule that are done.
+      states: on the devices, with a leading axis; they may change after.
+      losses: float32 [n, step].
+    """
+    if self._folder is None:
+      return
+    # The next block is given the states' memory: hence a copy.
+    kept, rows = _own(hosts.copy(states), len(piece.indices))
+    self.keeper.write(
+      self._folder / _state_name(piece.first, piece.last, step),
+      (kept, losses),
+      {"name": self._name, "rows": rows},
+    )
+
+  def finish(self, piece: Piece, arrays: Mapping[str, np.ndarray]) -> None:
+    """Keeps what a piece gave, and drops its checkpoints.
+
+    Args:
+      piece: what was trained.
+      arrays: of which each has a leading axis of the piece's individuals.
+    """
+    self.keeper.wait()
+    self._parts[piece.first, piece.last] = dict(arrays)
+    if self._folder is None or not hosts.is_first():
+      return
+    path = self._folder / _part_name(piece.first, piece.last)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **dict(arrays))  # type: ignore[arg-type]
+    try:
+      files.write_atomically(path, buffer.getvalue())
+    except OSError as error:
+      raise _explained(error, path) from error
+    done = [(part.first, part.last) for part in self._finished()]
+    for state, state_path in self._states():
+      covered = sum(
+        max(0, min(last, state.last) - max(first, state.first))
+        for first, last in done
+      )
+      if covered == state.last - state.first:
+        checkpoints.remove(state_path)
+
+  def parts(self, pieces: list[Piece]) -> list[dict[str, np.ndarray]]:
+    """What every piece gave, in order; all must be finished."""
+    hosts.wait_for_all("parts")
+    return [self._part(piece.first, piece.last) for piece in pieces]
+
+  def discard(self) -> None:
+    """Removes everything: the training's result is kept elsewhere."""
+    self.keeper.wait()
+    self._parts.clear()
+    if self._folder is not None and hosts.is_first():
+      shutil.rmtree(self._folder, ignore_errors=True)
+
+  def _part(self, first: int, last: int) -> dict[str, np.ndarray]:
+    if (first, last) not in self._parts:
+      assert self._folder is not None
+      path = self._folder / _part_name(first, last)
+      with np.load(path, allow_pickle=False) as arrays:
+        self._parts[first, last] = dict(arrays)
+    return self._parts[first, last]
+
+  def _intact_states(self) -> list[Piece]:
+    intact = []
+    self.keeper.wait()
+    for path in self._entries():
+      # Orbax's own temporary folder, left by a killed process.
+      if _STATE.match(path.name) and _state_path(path) is None:
+        shutil.rmtree(path, ignore_errors=True)
+    for piece, path in self._states():
+      if not checkpoints.exists(path):
+        checkpoints.remove(path)  # killed while it was being written
+        continue
+      damage = checkpoints.damage(path)
+      if damage is None:
+        intact.append(piece)
+        continue
+      self.keeper.say(
+        f"{damage}: the checkpoint of {self._name!r} at step {piece.step} is"
+        " not used, but what was before it."
+      )
+      checkpoints.remove(path)
+    return intact
+
+  def _intact_parts(self) -> list[Piece]:
+    intact = []
+    for piece in self._finished():
+      try:
+        for array in self._part(piece.first, piece.last).values():
+          if len(array) != piece.last - piece.first:
+            raise ValueError("other individuals")
+      except Exception as error:  # zip, zlib and NumPy each raise their own
+        assert self._folder is not None
+        path = self._folder / _part_name(piece.first, piece.last)
+        self.keeper.say(
+          f"{path} can't be read ({error}): individuals {piece.first} .."
+          f" {piece.last - 1} of {self._name!r} are trained again."
+        )
+        path.unlink(missing_ok=True)
+        self._parts.pop((piece.first, piece.last), None)
+        continue
+      intact.append(piece)
+    return intact
+
+  def _states(self) -> list[tuple[Piece, pathlib.Path]]:
+    found = []
+    for path in self._entries():
+      state = _state_path(path)
+      if state is not None:
+        first, last, step = map(int, state.name.replace("step-", "").split("-"))
+        found.append((Piece(first, last, step, (first, last)), state))
+    return list(dict.fromkeys(found))
+
+  def _finished(self) -> list[Piece]:
+    found = []
+    for path in self._entries():
+      if match := _PART.fullmatch(path.name):
+        first, last = map(int, match.groups())
+        found.append(Piece(first, last, -1, (first, last)))
+    return found
+
+  def _entries(self) -> list[pathlib.Path]:
+    if self._folder is None or not self._folder.is_dir():
+      return []
+    return sorted(self._folder.iterdir())
+
+
+def _state_name(first: int, last: int, step: int) -> str:
+  return f"{first:05d}-{last:05d}-step-{step:07d}"
+
+
+def _state_path(path: pathlib.Path) -> pathlib.Path | None:
+  """The checkpoint that a folder, or a file of digests, belongs to."""
+  name = path.name.removesuffix(checkpoints.SUFFIX)
+  return path.with_name(name) if _STATE.fullmatch(name) else None
+
+
+def _part_name(first: int, last: int) -> str:
+  return f"{first:05d}-{last:05d}.npz"
+
+
+def _own(states: Any, count: int) -> tuple[Any, int]:
+  """States without fillers where they can be dropped, and how many remain."""
+  leaf = jax.tree.leaves(states)[0]
+  if not leaf.is_fully_addressable:
+    return states, len(leaf)
+  states = jax.tree.map(lambda leaf: leaf[:count], states)
+  # With several processes Orbax takes what is each one's for NumPy's.
+  return (hosts.gather(states) if jax.process_count() > 1 else states), count
+
+
+def _remove_older(path: pathlib.Path) -> None:
+  """Removes all but the last two checkpoints of one piece."""
+  piece = path.name.partition("-step-")[0]
+  steps = [
+    folder
+    for folder in sorted(path.parent.glob(f"{piece}-step-*"))
+    if _STATE.fullmatch(folder.name)
+  ]
+  for folder in steps[:-_KEPT]:
+    checkpoints.remove(folder)
+
+
+def _explained(error: Exception, path: pathlib.Path) -> Exception:
+  """A full disk by its name, whoever found it; other errors as they are."""
+  full = isinstance(error, OSError) and error.errno in (
+    errno.ENOSPC,
+    errno.EDQUOT,
+  )
+  if full or "No space left" in str(error) or "quota exceeded" in str(error):
+    return OSError(errno.ENOSPC, "the disk is full", str(path))
+  return error

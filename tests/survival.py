@@ -1,0 +1,79 @@
+"""Runs of the script in processes of their own, to be killed and resumed."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).parents[1]
+# Accuracies that differ between people, and losses in every digit.
+TINY_RUN = {
+  "num_individuals": 3,
+  "num_global_individuals": 3,
+  "synthetic_samples": 30,
+  "image_size": 16,
+  "width": 1 / 32,
+  "epochs": 8,
+  "batch_size": 16,
+  "learning_rate": 0.02,
+  "methods": "sw:2,tl:60:last=2",
+  "checkpoint_minutes": 0,
+  "noflips": True,
+  "cpu_devices": 2,
+}
+COMPARED = ("results.csv", "metrics.jsonl", "table1.csv")
+
+
+def command(workdir, **changes):
+  """The script with the tiny run's flags; True gives a flag without value."""
+  flags = {**TINY_RUN, **changes, "workdir": workdir}
+  return [sys.executable, "-m", "experiments.table1"] + [
+    f"--{name}" if value is True else f"--{name}={value}"
+    for name, value in flags.items()
+  ]
+
+
+def environment(cache):
+  """Programs are compiled once for all processes of a test."""
+  return {
+    **os.environ,
+    "PYTHONPATH": str(ROOT),
+    "JAX_COMPILATION_CACHE_DIR": str(cache),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+  }
+
+
+def start(workdir, cache, **changes):
+  """A process, not waited for."""
+  return subprocess.Popen(
+    command(workdir, **changes),
+    env=environment(cache),
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+
+
+def finish(workdir, cache, **changes):
+  """A run to its end; its output."""
+  process = start(workdir, cache, **changes)
+  output, _ = process.communicate(timeout=300)
+  assert process.returncode == 0, output
+  return output
+
+
+def content(workdir):
+  """What must be the same, byte for byte."""
+  return {name: (workdir / name).read_bytes() for name in COMPARED}
+
+
+def wait_until(condition, process, seconds=120):
+  """Polls; fails if the process ends before."""
+  end = time.monotonic() + seconds
+  while not condition():
+    assert process.poll() is None, process.stdout.read()
+    assert time.monotonic() < end, "nothing happened"
+    time.sleep(0.02)
