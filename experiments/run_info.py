@@ -34,6 +34,7 @@ def describe() -> dict[str, Any]:
     "platform": devices[0].platform,
     "device": devices[0].device_kind,
     "num_devices": len(devices),
+    "num_processes": jax.process_count(),
   }
 
 

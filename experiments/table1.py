@@ -21,8 +21,22 @@ import numpy as np
 import tqdm
 from absl import app, flags, logging
 
-from experiments import interruption, run_info, table1_agreement, table1_figures
-from personalization_jax import latent_space, models, results, splits, tables
+from experiments import (
+  interruption,
+  processes,
+  run_info,
+  table1_agreement,
+  table1_figures,
+)
+from personalization_jax import (
+  hosts,
+  latent_space,
+  models,
+  resources,
+  results,
+  splits,
+  tables,
+)
 from personalization_jax.datasets import (
   Population,
   nist_digits,
@@ -116,6 +130,23 @@ _CHECKPOINT_MINUTES = flags.DEFINE_float(
     " steps.",
     lower_bound=0.0,
 )  # fmt: skip
+_SAVE_MODELS = flags.DEFINE_bool(
+  "save_models", False, "Keep everybody's final parameters, in models/."
+)
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False,
+    "One of several processes of a run, which JAX finds by itself on SLURM,"
+    " GKE, TPU pods and others.",
+)  # fmt: skip
+_COORDINATOR_ADDRESS = flags.DEFINE_string(
+  "coordinator_address", None, "HOST:PORT of the run's first process."
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+  "num_processes", None, "How many processes the run has."
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  "process_id", None, "Which of them this is, from 0."
+)
 _CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices", 0, "Virtual devices on a CPU; 0 takes one for each core.",
     lower_bound=0,
@@ -125,7 +156,7 @@ _DETERMINING = (
     _DATASET, _NIST_CONFIG, _SYNTHETIC_SAMPLES, _NUM_INDIVIDUALS,
     _NUM_GLOBAL_INDIVIDUALS, _FLIPS, _CLASS_CONCENTRATION, _IMAGE_SIZE,
     _TRAIN_FRACTION, _EPOCHS, _BATCH_SIZE, _LEARNING_RATE, _WIDTH, _PRECISION,
-    _SEED, _AUTOENCODER_EPOCHS, _GROUP_CANDIDATES,
+    _SEED, _AUTOENCODER_EPOCHS, _GROUP_CANDIDATES, _SAVE_MODELS,
 )  # fmt: skip
 
 
@@ -192,19 +223,23 @@ def train_all(
     try:
       result = results.load_result(workdir, method.spec)
     except ValueError as error:
-      print(f"{error} It is trained again.", flush=True)
-      results.set_aside(workdir, method.spec)
+      say(f"{error} It is trained again.")
+      if hosts.is_first():
+        results.set_aside(workdir, method.spec)
       continue
     if result is not None:
       finished[method] = result
       study.forget(method)
-  waiting = [method for method in methods if method not in finished]
+  # The first process may have found another one's file damaged, or whole.
+  found = hosts.from_first(np.array([m in finished for m in methods]))
+  waiting = [method for method, there in zip(methods, found) if not there]
   if waiting:
     with progress(study.num_steps(waiting), waiting[0].spec) as bar:
       for method in waiting:
         bar.set_description(method.spec)
         finished[method] = study.personalize(method, on_steps=bar.update)
-        results.save_result(workdir, finished[method])
+        if hosts.is_first():
+          results.save_result(workdir, finished[method])
         study.forget(method)
   return [finished[method] for method in methods]
 
@@ -226,10 +261,9 @@ def find_groups(
       keeper=study.keeper,
       on_steps=bar.update,
     )
-  print(
+  say(
     f"Auto-encoder: squared error {space.error.model:.4f} a pixel on the test"
-    f" data of D_G ({space.error.mean_image:.4f} by the mean image).",
-    flush=True,
+    f" data of D_G ({space.error.mean_image:.4f} by the mean image)."
   )
   study.groups = Groups(
     study.population,
@@ -237,7 +271,7 @@ def find_groups(
     seed=_SEED.value,
     latents=space.latents,
     among_individuals=_GROUP_CANDIDATES.value == "individuals",
-    mesh=study.trainer.mesh,
+    mesh=make_mesh(jax.local_devices()),
   )
   return space
 
@@ -252,12 +286,19 @@ def latent_settings() -> LatentSettings:
   )
 
 
+def say(text: str) -> None:
+  """Prints on the first process alone."""
+  if hosts.is_first():
+    print(text, flush=True)
+
+
 def progress(total: int, description: str) -> tqdm.tqdm:
   """A bar with rate and time left."""
   return tqdm.tqdm(
     total=total,
     desc=description,
     unit="step",
+    disable=not hosts.is_first(),
     # A log file gets a line now and then, a terminal a moving bar.
     mininterval=1.0 if sys.stderr.isatty() else 10.0,
   )
@@ -279,6 +320,12 @@ def prepare(
   latent_settings()
   models.check_image_size(_IMAGE_SIZE.value)
   use_cpu_cores(_CPU_DEVICES.value)
+  processes.join(
+    _COORDINATOR_ADDRESS.value,
+    _NUM_PROCESSES.value,
+    _PROCESS_ID.value,
+    _DISTRIBUTED.value,
+  )
   mesh = make_mesh()
   on_cpu = mesh.devices.flat[0].platform == "cpu"
   population, factors = load_population()
@@ -295,7 +342,9 @@ def prepare(
       workdir / "checkpoints",
       seconds=60 * _CHECKPOINT_MINUTES.value,
       should_stop=should_stop,
+      say=say,
     ),
+    models_dir=workdir / "models" if _SAVE_MODELS.value else None,
     groups=Groups(
       population,
       split,
@@ -305,12 +354,22 @@ def prepare(
   )
   for method in methods:
     study.check(method)
+  need = resources.disk_need(study, methods, save_models=_SAVE_MODELS.value)
+  resources.check_disk(workdir, need)
   determining = {flag.name: flag.value for flag in _DETERMINING}
   about = {
     "methods": [method.spec for method in methods],
     **run_info.describe(),
   }
-  results.open_run(workdir, determining, population.fingerprint(), about)
+  results.open_run(
+    workdir,
+    determining,
+    population.fingerprint(),
+    about,
+    write=hosts.is_first(),
+  )
+  hosts.wait_for_all("prepared")
+  say(f"Disk: at most {resources.megabytes(need.total)} in {workdir}.")
   return study, factors, methods, workdir
 
 
@@ -338,20 +397,33 @@ def run(
   methods: Sequence[Method],
   workdir: pathlib.Path,
 ) -> None:
-  """Trains, writes the tables, draws the figures."""
+  """Trains on all processes, reports on the first."""
   split = study.split
-  print(
+  say(
     f"{len(split.individuals)} individuals,"
     f" {(split.train >= 0).sum(axis=1).mean():.0f} training samples each;"
     f" D_G: {len(split.global_train)} of {len(split.global_people)} others;"
     f" {study.population.num_classes} classes;"
     f" {study.trainer.mesh.size} devices"
-    f" ({study.trainer.mesh.devices.flat[0].device_kind}).",
-    flush=True,
+    f" ({study.trainer.mesh.devices.flat[0].device_kind})."
   )
   space = find_groups(study, methods, workdir)
   finished = train_all(study, methods, workdir)
   study.keeper.wait()
+  if hosts.is_first():
+    report(study, factors, methods, finished, space, workdir)
+  hosts.wait_for_all("reported")
+
+
+def report(
+  study: Study,
+  factors: WriterFactors | None,
+  methods: Sequence[Method],
+  finished: Sequence[Result],
+  space: LatentSpace | None,
+  workdir: pathlib.Path,
+) -> None:
+  """Writes the tables, draws the figures, says what it took."""
   rows = tables.write_tables(
     workdir,
     finished,
@@ -369,6 +441,10 @@ def run(
     drawn.append(table1_agreement.write(found, workdir))
     print(table1_agreement.markdown(found))
     written += ", group_agreement.csv"
+  print(
+    f"Peak memory: {resources.peak_memory()}; disk:"
+    f" {resources.megabytes(resources.disk_used(workdir))}."
+  )
   print(f"Tables: {workdir}/{written}")
   print(
     f"Figures: {', '.join(path.name for path in drawn)} in {workdir}/figures"
@@ -401,8 +477,9 @@ def main(
       flush=True,
     )
     sys.exit(interruption.EXIT_CODE)
-  except OSError as error:
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+  except Exception as error:
+    processes.end_if_lost(error, workdir)
+    if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT):
       raise
     sys.exit(
       f"error: --workdir={workdir} is on a full disk; what is finished is safe,"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Callable, Sequence
 
 import jax
@@ -14,7 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from personalization_jax import hosts, metrics, models, schedules
+from personalization_jax import (
+  hosts,
+  metrics,
+  models,
+  saved_models,
+  schedules,
+)
 from personalization_jax.datasets import Population
 from personalization_jax.groups import Groups
 from personalization_jax.methods import Method
@@ -107,6 +114,7 @@ class Study:
     individuals_per_device: int = 1,
     side_by_side: int | None = None,
     keeper: Keeper | None = None,
+    models_dir: pathlib.Path | None = None,
     groups: Groups | None = None,
   ):
     """Checks the parts against each other and puts the store on the devices.
@@ -120,6 +128,8 @@ class Study:
       side_by_side: see `PopulationTrainer`.
       keeper: saves what is under way, and the model of D_G alone, for later
         processes; by default they are in memory only.
+      models_dir: where `saved_models` keeps everybody's final parameters; None
+        keeps none.
       groups: what data grouping enlarges D_I with; by default random groups
         alone, since SG and IG need a latent space.
 
@@ -145,6 +155,7 @@ class Study:
     self._root = jax.random.key(settings.seed)
     self._shared: tuple[TrainState, np.ndarray] | None = None
     self.keeper = keeper or Keeper()
+    self._models_dir = models_dir
     self._shared_task = self.keeper.task("global_phase")
 
   @property
@@ -262,6 +273,7 @@ class Study:
 
   def forget(self, method: Method) -> None:
     """Removes what was kept of a method under way: its result is safe."""
+    hosts.wait_for_all("forget")  # others may still be reading
     self.keeper.task(method.spec).discard()
 
   def _personalize_piece(
@@ -288,6 +300,9 @@ class Study:
         on_block=_watch(task, piece, before),
       )
       before = np.concatenate([before, losses], axis=1)
+    if self._models_dir is not None:
+      people = self.split.individuals[list(indices)].tolist()
+      saved_models.save(self._models_dir, method.spec, people, states)
     # One array for both tests, so that one compilation serves them.
     own = self.split.test[list(indices)]
     general = np.broadcast_to(

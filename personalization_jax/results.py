@@ -34,6 +34,8 @@ def open_run(
   settings: Mapping[str, Any],
   dataset_fingerprint: str,
   about: Mapping[str, Any],
+  *,
+  write: bool = True,
 ) -> pathlib.Path:
   """Makes a run directory, or checks that one holds the same run.
 
@@ -42,6 +44,7 @@ def open_run(
     settings: what determines the results: flag -> JSON value.
     dataset_fingerprint: of the population; it must be the same as well.
     about: what else config.json tells (versions, device, ...).
+    write: whether this process writes, or only checks.
 
   Returns:
     The directory.
@@ -64,6 +67,8 @@ def open_run(
         " take another directory."
       ) from error
     for name in {**before, **settings}:
+      if name not in before and not settings[name]:
+        continue  # a setting that came later, and is off as it was
       if before.get(name) != settings.get(name):
         raise ValueError(
           f"workdir={workdir} holds a run with --{name}={before.get(name)},"
@@ -85,6 +90,8 @@ def open_run(
     "dataset_fingerprint": dataset_fingerprint,
     **about,
   }
+  if not write:
+    return workdir
   try:
     write_atomically(config_path, json.dumps(config, indent=2) + "\n")
   except OSError as error:

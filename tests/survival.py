@@ -14,7 +14,7 @@ TINY_RUN = {
   "synthetic_samples": 30,
   "image_size": 16,
   "width": 1 / 32,
-  "epochs": 8,
+  "epochs": 40,
   "batch_size": 16,
   "learning_rate": 0.02,
   "methods": "sw:2,tl:60:last=2",

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -217,3 +218,56 @@ def test_files_are_whole_or_as_before(tmp_path):
     results.write_atomically(path, Unwritable())
   assert path.read_text() == "before"
   assert list(tmp_path.iterdir()) == [path]
+
+
+def test_who_diverged_is_named_and_kept_out_of_means(tmp_path):
+  gone = np.array([False, True, False, False, False])
+  first, *others = FINISHED
+  finished = [dataclasses.replace(first, diverged=gone), *others]
+  rows = tables.write_tables(tmp_path, finished, LABELS, np.ones((5, 5)))
+  lines = read(tmp_path / "results.csv")
+  assert [line["status"] for line in lines[:5]] == [
+    "diverged" if one else "ok" for one in gone
+  ]
+  assert lines[1]["individual_accuracy"] == lines[1]["global_accuracy"] == ""
+  own = first.individual_accuracy(LABELS)[0][~gone]
+  table = read(tmp_path / "table1.csv")
+  assert float(table[0]["individual_mean"]) == pytest.approx(own.mean())
+  assert float(table[0]["individual_sd"]) == pytest.approx(own.std(ddof=1))
+  assert [row["diverged"] for row in table] == ["1", "0", "0"]
+  # Pairs of which one diverged are no pairs.
+  values = {
+    method: pair[0][~gone]
+    for method, pair in tables.accuracies(FINISHED, LABELS).items()
+  }
+  expected = metrics.significance(values, "baseline")
+  assert rows[1].individual_p == expected["sw:1/2"]
+  text = (tmp_path / "table1.md").read_text()
+  assert "| diverged |" in text
+  assert "diverged: individuals whose loss" in text
+
+
+def test_if_everybody_diverged_there_is_still_a_table(tmp_path):
+  finished = [
+    dataclasses.replace(result, diverged=np.ones(5, bool))
+    for result in FINISHED[:2]
+  ]
+  rows = tables.write_tables(tmp_path, finished, LABELS, np.ones((5, 5)))
+  assert [row.diverged for row in rows] == [5, 5]
+  assert all(np.isnan(row.individual.mean) for row in rows)
+
+
+def test_a_method_whose_models_all_diverged_ranks_last(tmp_path):
+  finished = [
+    dataclasses.replace(FINISHED[0], diverged=np.ones(5, bool)),
+    FINISHED[1],
+  ]
+  rows = tables.write_tables(tmp_path, finished, LABELS)
+  assert [row.individual_rank for row in rows] == [2, 1]
+  assert np.isnan(rows[1].individual_p.t)
+
+
+def test_a_run_killed_in_its_first_write_goes_on(tmp_path):
+  (tmp_path / ".config.json.4711.part").write_text('{"sett')
+  results.open_run(tmp_path, SETTINGS, "abc", {})
+  assert (tmp_path / "config.json").exists()

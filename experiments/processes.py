@@ -1,0 +1,103 @@
+"""Joining the processes of one run, on one host or on several."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import jax
+
+# Seconds without a sign of life after which a process counts as lost; the
+# others then end within a minute.
+LOST_AFTER = 20
+# Another process was lost; all can be started again.
+EXIT_CODE = 76
+
+
+def join(
+  coordinator_address: str | None,
+  num_processes: int | None,
+  process_id: int | None,
+  detect: bool,
+) -> None:
+  """Makes this process one of a run's; does nothing if none is asked for.
+
+  Args:
+    coordinator_address: host:port of the first process.
+    num_processes: how many there are.
+    process_id: which this is, from 0.
+    detect: have JAX find what isn't given, from SLURM, GKE, a TPU pod and
+      others.
+
+  Raises:
+    ValueError: if flags are missing, contradict each other, or the processes
+      don't find each other.
+  """
+  given = (coordinator_address, num_processes, process_id)
+  if all(value is None for value in given) and not detect:
+    return
+  if not detect and any(value is None for value in given):
+    raise ValueError(
+      "--coordinator_address, --num_processes and --process_id go together;"
+      " --distributed finds them by itself on SLURM, GKE and TPU pods."
+    )
+  if num_processes is not None and num_processes < 1:
+    raise ValueError(f"--num_processes={num_processes} must be at least 1.")
+  if (
+    process_id is not None
+    and num_processes is not None
+    and not 0 <= process_id < num_processes
+  ):
+    raise ValueError(
+      f"--process_id={process_id} must lie in 0..{num_processes - 1}"
+      f" (--num_processes={num_processes})."
+    )
+  if coordinator_address is not None and not _has_port(coordinator_address):
+    raise ValueError(
+      f"--coordinator_address={coordinator_address} must be HOST:PORT."
+    )
+  # JAX would catch SIGTERM itself; `interruption` does.
+  jax.config.update("jax_enable_preemption_service", False)
+  try:
+    jax.distributed.initialize(
+      coordinator_address,
+      num_processes,
+      process_id,
+      cluster_detection_method=None if detect else "deactivate",
+      initialization_timeout=120,
+      heartbeat_timeout_seconds=LOST_AFTER,
+      shutdown_timeout_seconds=LOST_AFTER,
+    )
+  except (ValueError, RuntimeError) as error:
+    raise ValueError(
+      "--distributed: the processes of this run don't find each other"
+      f" ({str(error).splitlines()[0]})."
+    ) from error
+
+
+def end_if_lost(error: Exception, workdir: object) -> None:
+  """Ends this process with a sentence if another one is gone.
+
+  Args:
+    error: what an exchange with the others raised.
+    workdir: the run directory.
+  """
+  exchange = isinstance(error, jax.errors.JaxRuntimeError) or any(
+    word in str(error) for word in ("coordination service", "Barrier", "Gloo")
+  )
+  if jax.process_count() == 1 or not exchange:
+    return
+  print(
+    f"error: process {jax.process_index()} of {jax.process_count()} lost"
+    f" another one ({str(error).splitlines()[0][:200]}); what is saved is safe,"
+    f" and the same command goes on (workdir={workdir}).",
+    file=sys.stderr,
+    flush=True,
+  )
+  # An ordinary exit would wait for the one that is gone.
+  os._exit(EXIT_CODE)
+
+
+def _has_port(address: str) -> bool:
+  host, _, port = address.rpartition(":")
+  return bool(host) and port.isdecimal() and 0 < int(port) < 65536

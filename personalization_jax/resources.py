@@ -1,0 +1,143 @@
+"""What a run needs of disk, and what memory and disk it took (host)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+import resource
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from personalization_jax.methods import Method
+from personalization_jax.personalization import Study
+
+# Two checkpoints are kept while a third is written.
+_CHECKPOINTS = 3
+# Tables, figures, Orbax's own small files.
+_OTHER = 32 * 2**20
+_MODEL_FILES = 64 * 2**10  # of one saved model, beside its numbers
+
+
+@dataclasses.dataclass(frozen=True)
+class DiskNeed:
+  """Bytes that a run takes at most at once.
+
+  Attributes:
+    checkpoints: of what is under way, and of models that several start from.
+    predictions: of all methods, and of one under way.
+    models: saved for good.
+    other: tables and figures.
+  """
+
+  checkpoints: int
+  predictions: int
+  models: int
+  other: int = _OTHER
+
+  @property
+  def total(self) -> int:
+    """All of it."""
+    return self.checkpoints + self.predictions + self.models + self.other
+
+
+def disk_need(
+  study: Study, methods: Sequence[Method], *, save_models: bool = False
+) -> DiskNeed:
+  """An upper bound, from shapes alone.
+
+  Args:
+    study: the population, its split and the network.
+    methods: what is to be trained.
+    save_models: whether every individual's parameters are kept.
+
+  Returns:
+    The bytes.
+  """
+  shapes = study.trainer.shapes
+  chunk = study.trainer.chunk
+  state = bytes_of(shapes) // chunk
+  people = len(study.split.individuals)
+  steps = max((len(study.sources(method)) for method in methods), default=0)
+  tested = study.split.test.shape[1] + len(study.split.global_test)
+  # Shared: the model of D_G on every device, and the auto-encoder, which is no
+  # larger than Fig. 4's network.
+  shared = (study.trainer.mesh.size + 1) * (state + 4 * steps)
+  model = bytes_of((shapes.params, shapes.batch_stats)) // chunk
+  one_method = people * (8 * tested + 4 * steps + 16)
+  return DiskNeed(
+    checkpoints=_CHECKPOINTS
+    * (min(chunk, people) * (state + 4 * steps) + shared),
+    predictions=(len(methods) + 1) * one_method,
+    models=save_models * len(methods) * people * (model + _MODEL_FILES),
+  )
+
+
+def check_disk(workdir: pathlib.Path, need: DiskNeed) -> None:
+  """Refuses a run that would fill its disk.
+
+  Args:
+    workdir: the run directory; what it holds already counts as there.
+    need: from `disk_need`.
+
+  Raises:
+    ValueError: naming the flag, the need and what is free.
+  """
+  free = shutil.disk_usage(_existing(workdir)).free
+  missing = need.total - disk_used(workdir)
+  if missing > free:
+    raise ValueError(
+      f"--workdir={workdir} needs {megabytes(missing)} more, but its disk has"
+      f" {megabytes(free)} free: make room or take another directory."
+    )
+
+
+def disk_used(folder: pathlib.Path) -> int:
+  """Bytes of all files below a folder; 0 if there is none."""
+  return sum(
+    path.stat().st_size for path in folder.rglob("*") if path.is_file()
+  )
+
+
+def peak_memory() -> str:
+  """The most memory that this process had, of the host and of its devices."""
+  # Linux counts in KiB, macOS in bytes.
+  unit = 1 if sys.platform == "darwin" else 1024
+  host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+  text = f"{megabytes(host)} of the host"
+  peaks = [
+    stats["peak_bytes_in_use"]
+    for device in jax.local_devices()
+    if (stats := device.memory_stats()) and "peak_bytes_in_use" in stats
+  ]
+  if peaks:
+    text += f", {megabytes(max(peaks))} of a device"
+  return text
+
+
+def bytes_of(tree: Any) -> int:
+  """Bytes of a tree of arrays, or of their shapes; a key has two numbers."""
+
+  def one(leaf: Any) -> int:
+    if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+      return 8 * math.prod(leaf.shape)
+    return math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
+
+  return sum(map(one, jax.tree.leaves(tree)))
+
+
+def megabytes(size: int) -> str:
+  """A number of bytes for people."""
+  return f"{math.ceil(size / 2**20):,} MiB"
+
+
+def _existing(path: pathlib.Path) -> pathlib.Path:
+  path = path.absolute()
+  while not path.exists():
+    path = path.parent
+  return path
