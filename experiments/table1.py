@@ -124,6 +124,11 @@ _INDIVIDUALS_PER_DEVICE = flags.DEFINE_integer(
     " elsewhere.",
     lower_bound=0,
 )  # fmt: skip
+_STORE = flags.DEFINE_enum(
+    "store", "device", ["device", "host"],
+    "Where the images are: on every device, or on the host, which sends each"
+    " block of steps what it needs.",
+)  # fmt: skip
 _CHECKPOINT_MINUTES = flags.DEFINE_float(
     "checkpoint_minutes", 10.0,
     "Between two checkpoints of what is under way; 0 saves after every block of"
@@ -149,7 +154,7 @@ _PROCESS_ID = flags.DEFINE_integer(
 )
 _CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices", 0, "Virtual devices on a CPU; 0 takes one for each core.",
-    lower_bound=0,
+    lower_bound=0, upper_bound=1024,
 )  # fmt: skip
 
 _DETERMINING = (
@@ -163,8 +168,15 @@ _DETERMINING = (
 def load_population() -> tuple[Population, WriterFactors | None]:
   """The people that the flags name, and their hidden factors where known."""
   if _DATASET.value == "synthetic":
+    writers = _NUM_INDIVIDUALS.value + _NUM_GLOBAL_INDIVIDUALS.value
+    resources.check_fits(
+      # Twice while they are drawn, and flips are two more.
+      4 * writers * _SYNTHETIC_SAMPLES.value * _IMAGE_SIZE.value**2,
+      f"{writers} writers (--num_individuals and --num_global_individuals) of"
+      f" --synthetic_samples={_SYNTHETIC_SAMPLES.value} digits",
+    )
     return synthetic.make_population(
-      _NUM_INDIVIDUALS.value + _NUM_GLOBAL_INDIVIDUALS.value,
+      writers,
       samples_per_writer=_SYNTHETIC_SAMPLES.value,
       image_size=_IMAGE_SIZE.value,
       seed=_SEED.value,
@@ -338,6 +350,7 @@ def prepare(
     mesh=mesh,
     individuals_per_device=_INDIVIDUALS_PER_DEVICE.value
     or (1 if on_cpu else 8),
+    store=_STORE.value,
     keeper=Keeper(
       workdir / "checkpoints",
       seconds=60 * _CHECKPOINT_MINUTES.value,
@@ -354,6 +367,7 @@ def prepare(
   )
   for method in methods:
     study.check(method)
+  resources.check_memory(study, methods)
   need = resources.disk_need(study, methods, save_models=_SAVE_MODELS.value)
   resources.check_disk(workdir, need)
   determining = {flag.name: flag.value for flag in _DETERMINING}

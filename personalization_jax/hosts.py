@@ -79,6 +79,8 @@ def put(tree: Any, like: Any, sharding: Sharding) -> Any:
   """
 
   def one(leaf: Any, like: Any) -> jax.Array:
+    if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
+      return leaf
     numbers = _numbers(leaf)
     if sharding.is_fully_addressable:
       there = jax.device_put(numbers, sharding)

@@ -113,6 +113,7 @@ class Study:
     mesh: Mesh,
     individuals_per_device: int = 1,
     side_by_side: int | None = None,
+    store: str = "device",
     keeper: Keeper | None = None,
     models_dir: pathlib.Path | None = None,
     groups: Groups | None = None,
@@ -126,6 +127,7 @@ class Study:
       mesh: where; see `population_training.make_mesh`.
       individuals_per_device: models on a device at once.
       side_by_side: see `PopulationTrainer`.
+      store: likewise, "device" or "host".
       keeper: saves what is under way, and the model of D_G alone, for later
         processes; by default they are in memory only.
       models_dir: where `saved_models` keeps everybody's final parameters; None
@@ -150,6 +152,7 @@ class Study:
       mesh,
       individuals_per_device,
       side_by_side,
+      store,
     )
     self.groups = groups or Groups(population, split, seed=settings.seed)
     self._root = jax.random.key(settings.seed)
@@ -213,10 +216,18 @@ class Study:
       late=method.late,
     )
 
+  def length(self, method: Method) -> int:
+    """Steps of a method's schedule, the longest individual's."""
+    num_global = len(self.split.global_train)
+    if method.baseline:
+      num_global += int((self.split.train != PADDING).sum(axis=1).max())
+    per_epoch = schedules.steps_per_epoch(num_global, self.settings.batch_size)
+    return method.early + self.settings.epochs * per_epoch + method.late
+
   def num_steps(self, methods: Sequence[Method]) -> int:
     """Training steps that these methods take, summed over individuals."""
     own = [
-      method.late if method.shares_global_phase else len(self.sources(method))
+      method.late if method.shares_global_phase else self.length(method)
       for method in methods
     ]
     shares = any(method.shares_global_phase for method in methods)

@@ -23,6 +23,7 @@ from jax.sharding import PartitionSpec as P
 from personalization_jax import hosts, training
 from personalization_jax.pace import Pace
 from personalization_jax.splits import PADDING
+from personalization_jax.stores import DeviceStore, HostStore
 from personalization_jax.training import Learner, TrainState
 
 AXIS = "individual"
@@ -55,7 +56,7 @@ class PopulationTrainer:
 
   Attributes:
     learner: network and optimiser, the same for everybody.
-    images: uint8 [N, H, W, C], the store, on every device.
+    images: uint8 [N, H, W, C], the store.
     labels: int32 [N].
     mesh: where individuals go.
     individuals_per_device: how many models are on a device at once.
@@ -64,6 +65,9 @@ class PopulationTrainer:
       a CPU: there `vmap` turns convolutions into grouped ones, which are many
       times slower, and one at a time gives each individual the same bits
       whoever else is trained.
+    store: "device" puts the images on every device once; "host" keeps them in
+      this process's memory and sends each device, block by block, the rows that
+      its individuals need: for a D_G that no device holds.
     block_steps: steps in one compiled scan, at most.
     block_seconds: about how long a block may take; slow models get fewer steps
       in each call of the same program. Between blocks the host looks at the
@@ -76,11 +80,12 @@ class PopulationTrainer:
   mesh: Mesh
   individuals_per_device: int = 1
   side_by_side: int | None = None
+  store: str = "device"
   block_steps: int = 50
   block_seconds: float = 3.0
 
   def __post_init__(self) -> None:
-    """Puts the store on the devices."""
+    """Puts the store where it is to be."""
     if self.individuals_per_device < 1:
       raise ValueError(
         f"individuals_per_device={self.individuals_per_device} must be at"
@@ -89,9 +94,16 @@ class PopulationTrainer:
     if self.side_by_side is None:
       on_cpu = self.mesh.devices.flat[0].platform == "cpu"
       self.side_by_side = 1 if on_cpu else self.individuals_per_device
-    everywhere = NamedSharding(self.mesh, P())
-    store = (self.images, self.labels)
-    self.images, self.labels = hosts.put(store, store, everywhere)
+    self._source: DeviceStore | HostStore
+    if self.store == "device":
+      self._source = DeviceStore(self.mesh, self.images, self.labels)
+      self.images, self.labels = self._source.arrays
+    elif self.store == "host":
+      self._source = HostStore(
+        self.mesh, P(AXIS), np.asarray(self.images), np.asarray(self.labels)
+      )
+    else:
+      raise ValueError(f"store={self.store!r} must be 'device' or 'host'.")
 
   @property
   def chunk(self) -> int:
@@ -195,8 +207,9 @@ class PopulationTrainer:
         (self.chunk, self.block_steps, batch_size), PADDING, np.int32
       )
       padded[:count, :steps] = rows[:, done : done + steps]
+      block, images, labels = self._source.block(padded)
       states, block_losses = train(
-        states, self._put(padded), np.int32(steps), self.images, self.labels
+        states, self._put(block), np.int32(steps), images, labels
       )
       pace.started()
       losses.append((block_losses, steps))
@@ -250,16 +263,19 @@ class PopulationTrainer:
     self._check_count(len(rows))
     count, num_rows = rows.shape
     batches = math.ceil(num_rows / batch_size)
-    padded = np.full((self.chunk, batches * batch_size), PADDING, np.int32)
-    padded[:count, :num_rows] = rows
-    predictions = self._predict(
-      states,
-      self._put(padded.reshape(self.chunk, batches, batch_size)),
-      self.images,
-      self.labels,
-    )
-    flat = hosts.gather(predictions).reshape(self.chunk, -1)
-    return flat[:count, :num_rows]
+    # The whole store serves all batches at once, a part of it so many.
+    together = batches if self.store == "device" else self.block_steps
+    flat = []
+    for start in range(0, batches, max(1, together)):
+      some = rows[:, start * batch_size : (start + together) * batch_size]
+      padded = np.full((self.chunk, together * batch_size), PADDING, np.int32)
+      padded[:count, : some.shape[1]] = some
+      block, images, labels = self._source.block(
+        padded.reshape(self.chunk, together, batch_size)
+      )
+      predictions = self._predict(states, self._put(block), images, labels)
+      flat.append(hosts.gather(predictions).reshape(self.chunk, -1))
+    return np.concatenate(flat, axis=1)[:count, :num_rows]
 
   def _check_count(self, count: int) -> None:
     if not 1 <= count <= self.chunk:
@@ -297,15 +313,18 @@ class PopulationTrainer:
     return NamedSharding(self.mesh, P(AXIS))
 
   def _over_individuals(
-    self, function: Callable[..., Any], num_mapped: int, num_shared: int
+    self,
+    function: Callable[..., Any],
+    num_mapped: int,
+    *shared: P,
   ) -> Callable[..., Any]:
     """Maps a function of one individual: vmap inside shard_map.
 
     Args:
-      function: takes num_mapped trees of one individual, then num_shared
-        arrays that all individuals share.
+      function: takes num_mapped trees of one individual, then arrays that all
+        individuals of a device share.
       num_mapped: see there.
-      num_shared: see there.
+      *shared: how each of these arrays lies over the mesh.
 
     Returns:
       A function of the same arguments with a leading individual axis on the
@@ -313,9 +332,9 @@ class PopulationTrainer:
     """
 
     def on_device(*args: Any) -> Any:
-      mapped, shared = args[:num_mapped], args[num_mapped:]
+      mapped, others = args[:num_mapped], args[num_mapped:]
       return jax.lax.map(
-        lambda one: function(*one, *shared),
+        lambda one: function(*one, *others),
         mapped,
         batch_size=None if self.side_by_side == 1 else self.side_by_side,
       )
@@ -323,7 +342,7 @@ class PopulationTrainer:
     return jax.shard_map(
       on_device,
       mesh=self.mesh,
-      in_specs=(P(AXIS),) * num_mapped + (P(),) * num_shared,
+      in_specs=(P(AXIS),) * num_mapped + shared,
       out_specs=P(AXIS),
     )
 
@@ -332,7 +351,7 @@ class PopulationTrainer:
     create = functools.partial(
       training.create_state, self.learner, image_shape=self.images.shape[1:]
     )
-    return jax.jit(self._over_individuals(create, 1, 0))
+    return jax.jit(self._over_individuals(create, 1))
 
   @functools.cached_property
   def _train_by_frozen_layers(self) -> dict[int, Callable[..., Any]]:
@@ -360,7 +379,8 @@ class PopulationTrainer:
         )
 
       compiled[frozen_layers] = jax.jit(
-        self._over_individuals(train, 2, 3), donate_argnums=0
+        self._over_individuals(train, 2, P(), *self._source.layout),
+        donate_argnums=0,
       )
     return compiled[frozen_layers]
 
@@ -379,9 +399,9 @@ class PopulationTrainer:
       leaves = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(trees)]
       return jnp.stack(leaves).all()
 
-    return jax.jit(self._over_individuals(finite, 2, 0))
+    return jax.jit(self._over_individuals(finite, 2))
 
   @functools.cached_property
   def _predict(self) -> Callable[..., jax.Array]:
     predict = functools.partial(training.predict_rows, self.learner)
-    return jax.jit(self._over_individuals(predict, 2, 2))
+    return jax.jit(self._over_individuals(predict, 2, *self._source.layout))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import pathlib
 import resource
 import shutil
@@ -63,7 +64,7 @@ def disk_need(
   chunk = study.trainer.chunk
   state = bytes_of(shapes) // chunk
   people = len(study.split.individuals)
-  steps = max((len(study.sources(method)) for method in methods), default=0)
+  steps = max((study.length(method) for method in methods), default=0)
   tested = study.split.test.shape[1] + len(study.split.global_test)
   # Shared: the model of D_G on every device, and the auto-encoder, which is no
   # larger than Fig. 4's network.
@@ -76,6 +77,52 @@ def disk_need(
     predictions=(len(methods) + 1) * one_method,
     models=save_models * len(methods) * people * (model + _MODEL_FILES),
   )
+
+
+def check_memory(study: Study, methods: Sequence[Method]) -> None:
+  """Refuses schedules and models that this host can't hold.
+
+  Args:
+    study: the population, its split and the network.
+    methods: what is to be trained.
+
+  Raises:
+    ValueError: naming the flags, the need and what there is.
+  """
+  chunk = study.trainer.chunk
+  batch = study.settings.batch_size
+  for method in methods:
+    # Sources, rows, and rows while they are being drawn.
+    steps = study.length(method)
+    check_fits(
+      4 * steps * (4 + chunk * (2 * batch + 1)),
+      f"the schedule of {method.spec!r} for {chunk} individuals at once"
+      f" ({steps} steps: --epochs={study.settings.epochs},"
+      f" --batch_size={batch})",
+    )
+  if study.trainer.mesh.devices.flat[0].platform == "cpu":
+    check_fits(
+      3 * bytes_of(study.trainer.shapes),
+      f"{chunk} models at once (--individuals_per_device)",
+    )
+
+
+def check_fits(size: int, what: str) -> None:
+  """Refuses what is larger than this host's memory.
+
+  Args:
+    size: in bytes.
+    what: for whoever reads the error.
+
+  Raises:
+    ValueError: saying what, the need and what there is.
+  """
+  there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+  if size > there:
+    raise ValueError(
+      f"{what} would take {megabytes(size)}, but this host's memory has"
+      f" {megabytes(there)}."
+    )
 
 
 def check_disk(workdir: pathlib.Path, need: DiskNeed) -> None:

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import PartitionSpec as P
 from tiny import FIG_4, TINY, Tiny
 
 from personalization_jax import training
@@ -14,6 +15,7 @@ from personalization_jax.population_training import (
   individual_key,
   make_mesh,
 )
+from personalization_jax.stores import HostStore
 
 STEPS, BATCH = 9, 6
 PEOPLE = 6
@@ -227,3 +229,53 @@ def test_a_chunk_s_size_is_checked(people):
   )
   with pytest.raises(ValueError, match="2 individuals don't fit a chunk of 1"):
     trainer.create(jax.random.split(jax.random.key(0), 2))
+
+
+@pytest.mark.parametrize(
+  ("devices", "individuals_per_device"), [(1, 4), (4, 1)]
+)
+def test_a_store_on_the_host_gives_the_same_bits(
+  people, schedule, alone, devices, individuals_per_device
+):
+  streamed = run(
+    people,
+    schedule,
+    devices=devices,
+    individuals_per_device=individuals_per_device,
+    store="host",
+  )
+  assert_same(streamed, alone)
+
+
+def test_a_device_gets_the_rows_of_its_own_individuals(people):
+  """A block's part of the store, against the store itself."""
+  mesh = make_mesh(jax.devices()[:2])
+  store = HostStore(mesh, P("individual"), people.images, people.labels)
+  rows = np.random.default_rng(1).integers(-1, len(people), (4, 2, 3))
+  local, images, labels = store.block(rows.astype(np.int32))
+  assert len(images) == 2 * (4 * 2 * 3 // 2 + 1)
+  np.testing.assert_array_equal(local == -1, rows == -1)
+  for device in range(2):
+    own = slice(2 * device, 2 * device + 2)
+    there = rows[own] >= 0
+    part = images.addressable_data(device)
+    np.testing.assert_array_equal(
+      part[local[own][there]], people.images[rows[own][there]]
+    )
+    np.testing.assert_array_equal(
+      labels.addressable_data(device)[local[own][there]],
+      people.labels[rows[own][there]],
+    )
+
+
+def test_an_unknown_store_is_refused(people):
+  with pytest.raises(ValueError, match="store='disk' must be 'device' or"):
+    PopulationTrainer(
+      TINY, people.images, people.labels, make_mesh(), store="disk"
+    )
+
+
+def test_slow_models_get_fewer_steps_at_once(people, schedule, alone):
+  """Blocks of one step give the same bits: the program is the same."""
+  hasty = run(people, schedule, block_seconds=0.0)
+  assert_same(hasty, alone)

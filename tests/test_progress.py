@@ -108,26 +108,23 @@ def test_other_devices_go_on(
   assert_same(study.personalize(METHOD), whole)
 
 
-def test_what_is_saved_is_trained_once(new_study, tmp_path, monkeypatch):
-  """Every step of every individual, in both processes together."""
+def test_what_is_saved_is_not_trained_again(new_study, tmp_path, monkeypatch):
   seen = []
   train = PopulationTrainer.train
 
   def counting(self, states, rows, **arguments):
-    states, losses = train(self, states, rows, **arguments)
-    seen.append(losses.size)
-    return states, losses
+    seen.append(rows.shape[0] * rows.shape[1])
+    return train(self, states, rows, **arguments)
 
-  monkeypatch.setattr(PopulationTrainer, "train", counting)
   stop(new_study(keeper(tmp_path, 9)), METHOD)
-  first = sum(seen)
   study = new_study(keeper(tmp_path))
   plan = study.keeper.task(METHOD.spec).plan(5, 2)
+  assert [piece.step < 0 for piece in plan] == [True, False, False]
+  assert plan[1].step > 0
+  monkeypatch.setattr(PopulationTrainer, "train", counting)
   study.personalize(METHOD)
-  total = len(study.sources(METHOD)) * 5
-  resumed = sum(piece.step * len(piece.indices) for piece in plan[1:])
-  assert sum(seen) - first == total - first - resumed
-  assert resumed > 0
+  length = len(study.sources(METHOD))
+  assert sum(seen) == 2 * (length - plan[1].step) + length
 
 
 def test_only_the_last_two_checkpoints_are_kept(new_study, tmp_path):
