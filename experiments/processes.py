@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
+import time
 
 import jax
 
 # Seconds without a sign of life after which a process counts as lost; the
 # others then end within a minute.
 LOST_AFTER = 20
+# Seconds in which all processes must have started.
+PATIENCE = 300
 # Another process was lost; all can be started again.
 EXIT_CODE = 76
 
@@ -56,6 +60,8 @@ def join(
     raise ValueError(
       f"--coordinator_address={coordinator_address} must be HOST:PORT."
     )
+  if coordinator_address is not None and process_id:
+    _wait_for(coordinator_address)
   # JAX would catch SIGTERM itself; `interruption` does.
   jax.config.update("jax_enable_preemption_service", False)
   try:
@@ -64,7 +70,7 @@ def join(
       num_processes,
       process_id,
       cluster_detection_method=None if detect else "deactivate",
-      initialization_timeout=120,
+      initialization_timeout=PATIENCE,
       heartbeat_timeout_seconds=LOST_AFTER,
       shutdown_timeout_seconds=LOST_AFTER,
     )
@@ -96,6 +102,30 @@ def end_if_lost(error: Exception, workdir: object) -> None:
   )
   # An ordinary exit would wait for the one that is gone.
   os._exit(EXIT_CODE)
+
+
+def _wait_for(address: str) -> None:
+  """Until the first process listens; JAX would end this one with a core dump.
+
+  Args:
+    address: host:port.
+
+  Raises:
+    ValueError: if it never does.
+  """
+  host, _, port = address.rpartition(":")
+  end = time.monotonic() + PATIENCE
+  while True:
+    try:
+      socket.create_connection((host.strip("[]"), int(port)), 5).close()
+      return
+    except OSError as error:
+      if isinstance(error, socket.gaierror) or time.monotonic() > end:
+        raise ValueError(
+          f"--coordinator_address={address} doesn't answer ({error}): it must"
+          " be the host and a free port of the process with --process_id=0."
+        ) from error
+    time.sleep(0.2)
 
 
 def _has_port(address: str) -> bool:

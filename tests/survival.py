@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 import time
@@ -77,3 +78,34 @@ def wait_until(condition, process, seconds=120):
     assert process.poll() is None, process.stdout.read()
     assert time.monotonic() < end, "nothing happened"
     time.sleep(0.02)
+
+
+def free_port():
+  with socket.socket() as server:
+    server.bind(("127.0.0.1", 0))
+    return server.getsockname()[1]
+
+
+def start_both(workdir, cache, **changes):
+  address = f"127.0.0.1:{free_port()}"
+  return [
+    start(
+      workdir,
+      cache,
+      coordinator_address=address,
+      num_processes=2,
+      process_id=number,
+      **changes,
+    )
+    for number in range(2)
+  ]
+
+
+def finish_both(workdir, cache, **changes):
+  outputs = []
+  processes = start_both(workdir, cache, **changes)
+  for process in processes:
+    output, _ = process.communicate(timeout=300)
+    outputs.append(output)
+  assert [process.returncode for process in processes] == [0, 0], outputs
+  return outputs

@@ -1,8 +1,10 @@
 import functools
 
+import flax.training.checkpoints
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint
 import pytest
 
 from personalization_jax import models, schedules, splits, training
@@ -205,3 +207,26 @@ def test_what_cannot_be_trained_is_refused(people):
 def test_settings_are_checked(setting, value):
   with pytest.raises(ValueError, match=f"{setting}='?{value}"):
     Settings(**{setting: value})
+
+
+def test_saved_models_are_read_by_orbax_and_flax_alone(people, tmp_path):
+  """And give the run's predictions, with Fig. 4's network and nothing else."""
+  study = make_study(people, models_dir=tmp_path)
+  result = study.personalize(parse_method("tl:2"))
+  network = models.Classifier(3, width=SETTINGS.width)
+  for index, person in enumerate(result.individuals):
+    folder = tmp_path / "tl-2" / str(person)
+    by_orbax = orbax.checkpoint.StandardCheckpointer().restore(folder)
+    by_flax = flax.training.checkpoints.restore_checkpoint(folder, target=None)
+    jax.tree.map(np.testing.assert_array_equal, by_orbax, by_flax)
+    rows = result.global_rows
+    logits = network.apply(by_orbax, people.images[rows] / np.float32(255))
+    predictions = result.global_predictions[index]
+    assert (np.argmax(logits, axis=-1) == predictions).mean() > 0.97
+  kernels = [
+    orbax.checkpoint.StandardCheckpointer().restore(
+      tmp_path / "tl-2" / str(person)
+    )["params"]["layer_0"]["kernel"]
+    for person in result.individuals
+  ]
+  assert not np.array_equal(kernels[0], kernels[1])

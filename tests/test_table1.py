@@ -1,7 +1,9 @@
 """The script: from flags to a run directory, and what it says to mistakes."""
 
 import csv
+import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 
@@ -121,6 +123,61 @@ def test_a_run_cut_short_goes_on_to_the_same_bytes(
     assert (tmp_path / "cut" / name).read_bytes() == (
       finished / name
     ).read_bytes()
+
+
+def answer_from(finished, monkeypatch, change=lambda result: result):
+  """Instead of training, what the finished run gave."""
+  monkeypatch.setattr(
+    table1.Study,
+    "personalize",
+    lambda self, method, **_: change(
+      results.load_result(finished, method.spec)
+    ),
+  )
+
+
+def test_damaged_predictions_are_trained_again_aloud(
+  finished, tmp_path, monkeypatch, capsys
+):
+  workdir = tmp_path / "run"
+  shutil.copytree(finished, workdir)
+  path = workdir / "predictions" / "sw-2.npz"
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 8
+  path.write_bytes(content)
+  answer_from(finished, monkeypatch)
+  run(workdir)
+  assert "sw-2.npz can't be read" in capsys.readouterr().out
+  assert (workdir / "results.csv").read_bytes() == (
+    finished / "results.csv"
+  ).read_bytes()
+  assert results.load_result(workdir, "sw:2")
+  assert (workdir / "predictions" / "sw-2.npz.damaged").exists()
+
+
+@pytest.mark.parametrize("gone", [[False, True, False], [True, True, True]])
+def test_who_diverged_is_in_the_table_and_in_no_figure(
+  finished, tmp_path, monkeypatch, capsys, gone
+):
+  def diverge(result):
+    return dataclasses.replace(result, diverged=np.array(gone))
+
+  answer_from(finished, monkeypatch, diverge)
+  run(tmp_path / "run", methods="baseline,sw:2")
+  rows = read(tmp_path / "run" / "results.csv")
+  statuses = [row["status"] for row in rows]
+  assert statuses == 2 * ["diverged" if one else "ok" for one in gone]
+  text = capsys.readouterr().out
+  assert "diverged" in text
+  drawn = (tmp_path / "run" / "figures" / "trade_off.png").exists()
+  assert drawn != all(gone)
+  before = {
+    (row["method"], row["individual"]): row
+    for row in read(finished / "results.csv")
+  }
+  for row in rows:
+    if row["status"] == "ok":
+      assert row == before[row["method"], row["individual"]]
 
 
 def test_data_grouping_trains_one_auto_encoder_for_the_run(
@@ -252,6 +309,17 @@ MISTAKES = [
   ({"batch_size": -3}, "batch_size=-3 must be at least 1"),
   ({"learning_rate": -1.0}, "learning_rate=-1.0 must be above 0"),
   ({"train_fraction": 1.2}, "train_fraction=1.2 must lie between"),
+  ({"num_processes": 2}, "--num_processes and --process_id go together"),
+  (
+    {"coordinator_address": "a:1", "num_processes": 2, "process_id": 2},
+    "--process_id=2 must lie in 0..1",
+  ),
+  (
+    {"coordinator_address": "localhost", "num_processes": 2, "process_id": 0},
+    "--coordinator_address=localhost must be HOST:PORT",
+  ),
+  ({"synthetic_samples": 10**9}, "--synthetic_samples=1000000000 digits would"),
+  ({"epochs": 10**9}, "--epochs=1000000000, --batch_size=32) would take"),
   ({"seed": -1}, "seed=-1 must be 0 or more"),
   ({"class_concentration": 0.0}, "concentration=0.0 must be above 0"),
   ({"dataset": "npz"}, "--dataset=npz needs --npz_path"),
