@@ -22,21 +22,23 @@ class Pace:
     self._most = most
     self._seconds = seconds
     self._steps = min(most, 5)
-    self._start = 0.0
-    self._started: list[float] = []
+    self._begin: float | None = None
+    self._done = 0
 
   def steps(self) -> int:
     """For the next block; the same on every process."""
     return int(hosts.from_first(np.int32(self._steps)))
 
   def started(self) -> None:
-    """A block was handed to the devices (its program is compiled)."""
-    self._started.append(time.monotonic())
+    """A block was handed to the devices (its program is compiled by now)."""
+    if self._begin is None:
+      self._begin = time.monotonic()
 
   def ended(self, steps: int) -> None:
-    """The oldest block under way ended."""
-    now = time.monotonic()
-    seconds = now - max(self._start, self._started.pop(0))
-    self._start = now
-    wanted = steps * self._seconds / max(seconds, 1e-6)
-    self._steps = max(1, min(self._most, int(min(wanted, 2.0 * steps + 5))))
+    """The oldest block under way, of so many steps, ended."""
+    assert self._begin is not None
+    self._done += steps
+    seconds = max((time.monotonic() - self._begin) / self._done, 1e-6)
+    # Growing slowly, since the first blocks tell little.
+    most = min(self._most, 2 * self._steps + 5)
+    self._steps = max(1, min(most, round(self._seconds / seconds)))
