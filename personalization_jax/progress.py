@@ -11,11 +11,9 @@ has its name only once it is complete, so a process may be killed at any moment.
 from __future__ import annotations
 
 import concurrent.futures
-import dataclasses
 import errno
 import io
 import pathlib
-import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -24,37 +22,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from personalization_jax import checkpoints, files, hosts
-
-_STATE = re.compile(r"(\d{5,})-(\d{5,})-step-(\d{7,})")
-_PART = re.compile(r"(\d{5,})-(\d{5,})\.npz")
-_KEPT = 2
+from personalization_jax import checkpoints, files, hosts, pieces
+from personalization_jax.pieces import Piece
 
 
 class Stopped(Exception):
   """The run was asked to stop, and everything is saved."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Piece:
-  """Individuals first .. last - 1, trained together from a step on.
-
-  Attributes:
-    first: place of the first in the split.
-    last: one behind the last.
-    step: steps of the schedule that are done; -1 if all is.
-    source: (first, last) of the checkpoint with that step.
-  """
-
-  first: int
-  last: int
-  step: int = 0
-  source: tuple[int, int] = (0, 0)
-
-  @property
-  def indices(self) -> range:
-    """The places in the split."""
-    return range(self.first, self.last)
 
 
 class Keeper:
@@ -124,7 +97,8 @@ class Keeper:
     def write() -> None:
       finish()
       if hosts.is_first():
-        _remove_older(path)
+        for older in pieces.older_states(path):
+          checkpoints.remove(older)
 
     self._saved = time.monotonic()
     self._writing_path = path
@@ -162,7 +136,8 @@ class Task:
     """
     table = np.full((count, 5), -1, np.int32)
     if hosts.is_first():
-      for row, piece in enumerate(self._plan(count, chunk)):
+      known = [*self._intact_states(), *self._intact_parts()]
+      for row, piece in enumerate(pieces.plan(known, count, chunk)):
         table[row] = (piece.first, piece.last, piece.step, *piece.source)
     rows = hosts.from_first(table).tolist()
     return [
@@ -170,26 +145,6 @@ class Task:
       for first, last, step, source_first, source_last in rows
       if first >= 0
     ]
-
-  def _plan(self, count: int, chunk: int) -> list[Piece]:
-    # What is best for each individual: a finished part, or the latest state.
-    best: list[tuple[int, int, int] | None] = [None] * count
-    for piece in [*self._intact_states(), *self._intact_parts()]:
-      for index in range(piece.first, min(piece.last, count)):
-        known = best[index]
-        if piece.step < 0 or known is None or 0 <= known[0] < piece.step:
-          best[index] = (piece.step, piece.first, piece.last)
-    pieces: list[Piece] = []
-    first = 0
-    for index in range(1, count + 1):
-      found = best[first]
-      finished = found is not None and found[0] < 0
-      full = not finished and index - first == chunk
-      if index == count or best[index] != found or full:
-        step, *source = found or (0, 0, 0)
-        pieces.append(Piece(first, index, step, (source[0], source[1])))
-        first = index
-    return pieces
 
   def restore(self, piece: Piece, like: Any) -> tuple[Any, np.ndarray]:
     """The models of a piece that has begun.
@@ -202,9 +157,8 @@ class Task:
       States of NumPy arrays with a leading axis of the piece's individuals,
       keys as `hosts.gather` gives them, and their losses float32 [n, step].
     """
-    assert self._folder is not None
     first, last = piece.source
-    path = self._folder / _state_name(first, last, piece.step)
+    path = self._path(pieces.state_name(first, last, piece.step))
     rows = checkpoints.about(path)["rows"]
     numbers = jax.eval_shape(hosts.numbers_of_keys, like)
     states, losses = checkpoints.restore_on_host(
@@ -260,10 +214,9 @@ class Task:
       return
     # The next block is given the states' memory: hence a copy.
     kept, rows = _own(hosts.copy(states), len(piece.indices))
+    name = pieces.state_name(piece.first, piece.last, step)
     self.keeper.write(
-      self._folder / _state_name(piece.first, piece.last, step),
-      (kept, losses),
-      {"name": self._name, "rows": rows},
+      self._folder / name, (kept, losses), {"piece": name, "rows": rows}
     )
 
   def finish(self, piece: Piece, arrays: Mapping[str, np.ndarray]) -> None:
@@ -277,9 +230,10 @@ class Task:
     self._parts[piece.first, piece.last] = dict(arrays)
     if self._folder is None or not hosts.is_first():
       return
-    path = self._folder / _part_name(piece.first, piece.last)
+    path = self._path(pieces.part_name(piece.first, piece.last))
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **dict(arrays))  # type: ignore[arg-type]
+    about = np.asarray(self._about(piece))
+    np.savez_compressed(buffer, about=about, **dict(arrays))  # type: ignore[arg-type]
     try:
       files.write_atomically(path, buffer.getvalue())
     except OSError as error:
@@ -293,10 +247,10 @@ class Task:
       if covered == state.last - state.first:
         checkpoints.remove(state_path)
 
-  def parts(self, pieces: list[Piece]) -> list[dict[str, np.ndarray]]:
+  def parts(self, done: list[Piece]) -> list[dict[str, np.ndarray]]:
     """What every piece gave, in order; all must be finished."""
     hosts.wait_for_all("parts")
-    return [self._part(piece.first, piece.last) for piece in pieces]
+    return [self._part(piece) for piece in done]
 
   def discard(self) -> None:
     """Removes everything: the training's result is kept elsewhere."""
@@ -305,32 +259,43 @@ class Task:
     if self._folder is not None and hosts.is_first():
       shutil.rmtree(self._folder, ignore_errors=True)
 
-  def _part(self, first: int, last: int) -> dict[str, np.ndarray]:
-    if (first, last) not in self._parts:
-      assert self._folder is not None
-      path = self._folder / _part_name(first, last)
-      with np.load(path, allow_pickle=False) as arrays:
-        self._parts[first, last] = dict(arrays)
-    return self._parts[first, last]
+  def _part(self, piece: Piece) -> dict[str, np.ndarray]:
+    where = (piece.first, piece.last)
+    if where not in self._parts:
+      path = self._path(pieces.part_name(*where))
+      with np.load(path, allow_pickle=False) as file:
+        arrays = dict(file)
+      if str(arrays.pop("about")) != self._about(piece):
+        raise ValueError("it holds something else")
+      self._parts[where] = arrays
+    return self._parts[where]
+
+  def _about(self, piece: Piece) -> str:
+    return f"{self._name} {piece.first} {piece.last}"
+
+  def _path(self, name: str) -> pathlib.Path:
+    assert self._folder is not None
+    return self._folder / name
 
   def _intact_states(self) -> list[Piece]:
-    intact = []
     self.keeper.wait()
     for path in self._entries():
-      # Orbax's own temporary folder, left by a killed process.
-      if _STATE.match(path.name) and _state_path(path) is None:
+      if pieces.is_left_over(path.name):
         shutil.rmtree(path, ignore_errors=True)
+    intact = []
     for piece, path in self._states():
       if not checkpoints.exists(path):
         checkpoints.remove(path)  # killed while it was being written
         continue
       damage = checkpoints.damage(path)
+      if damage is None and checkpoints.about(path).get("piece") != path.name:
+        damage = f"{path} is another one"
       if damage is None:
         intact.append(piece)
         continue
       self.keeper.say(
-        f"{damage}: the checkpoint of {self._name!r} at step {piece.step} is"
-        " not used, but what was before it."
+        f"{damage}: the checkpoint of {self._name!r} at step {piece.step} can't"
+        " be used; going on from what was saved before it."
       )
       checkpoints.remove(path)
     return intact
@@ -339,57 +304,34 @@ class Task:
     intact = []
     for piece in self._finished():
       try:
-        for array in self._part(piece.first, piece.last).values():
-          if len(array) != piece.last - piece.first:
-            raise ValueError("other individuals")
+        self._part(piece)
       except Exception as error:  # zip, zlib and NumPy each raise their own
-        assert self._folder is not None
-        path = self._folder / _part_name(piece.first, piece.last)
+        path = self._path(pieces.part_name(piece.first, piece.last))
         self.keeper.say(
           f"{path} can't be read ({error}): individuals {piece.first} .."
           f" {piece.last - 1} of {self._name!r} are trained again."
         )
         path.unlink(missing_ok=True)
-        self._parts.pop((piece.first, piece.last), None)
         continue
       intact.append(piece)
     return intact
 
   def _states(self) -> list[tuple[Piece, pathlib.Path]]:
-    found = []
-    for path in self._entries():
-      state = _state_path(path)
-      if state is not None:
-        first, last, step = map(int, state.name.replace("step-", "").split("-"))
-        found.append((Piece(first, last, step, (first, last)), state))
-    return list(dict.fromkeys(found))
+    paths = dict.fromkeys(
+      path.with_name(path.name.removesuffix(checkpoints.SUFFIX))
+      for path in self._entries()
+    )
+    found = ((pieces.of_state(path.name), path) for path in paths)
+    return [(piece, path) for piece, path in found if piece is not None]
 
   def _finished(self) -> list[Piece]:
-    found = []
-    for path in self._entries():
-      if match := _PART.fullmatch(path.name):
-        first, last = map(int, match.groups())
-        found.append(Piece(first, last, -1, (first, last)))
-    return found
+    found = (pieces.of_part(path.name) for path in self._entries())
+    return [piece for piece in found if piece is not None]
 
   def _entries(self) -> list[pathlib.Path]:
     if self._folder is None or not self._folder.is_dir():
       return []
     return sorted(self._folder.iterdir())
-
-
-def _state_name(first: int, last: int, step: int) -> str:
-  return f"{first:05d}-{last:05d}-step-{step:07d}"
-
-
-def _state_path(path: pathlib.Path) -> pathlib.Path | None:
-  """The checkpoint that a folder, or a file of digests, belongs to."""
-  name = path.name.removesuffix(checkpoints.SUFFIX)
-  return path.with_name(name) if _STATE.fullmatch(name) else None
-
-
-def _part_name(first: int, last: int) -> str:
-  return f"{first:05d}-{last:05d}.npz"
 
 
 def _own(states: Any, count: int) -> tuple[Any, int]:
@@ -400,18 +342,6 @@ def _own(states: Any, count: int) -> tuple[Any, int]:
   states = jax.tree.map(lambda leaf: leaf[:count], states)
   # With several processes Orbax takes what is each one's for NumPy's.
   return (hosts.gather(states) if jax.process_count() > 1 else states), count
-
-
-def _remove_older(path: pathlib.Path) -> None:
-  """Removes all but the last two checkpoints of one piece."""
-  piece = path.name.partition("-step-")[0]
-  steps = [
-    folder
-    for folder in sorted(path.parent.glob(f"{piece}-step-*"))
-    if _STATE.fullmatch(folder.name)
-  ]
-  for folder in steps[:-_KEPT]:
-    checkpoints.remove(folder)
 
 
 def _explained(error: Exception, path: pathlib.Path) -> Exception:

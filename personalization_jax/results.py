@@ -134,6 +134,8 @@ def load_result(workdir: pathlib.Path, method: str) -> Result | None:
   try:
     with np.load(path, allow_pickle=False) as arrays:
       fields = dict(arrays)
+    if str(fields["method"]) != method:
+      raise ValueError(f"it holds {str(fields['method'])!r}")
     return Result(
       **{
         **fields,
