@@ -476,12 +476,27 @@ def main(
   """
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.WARNING)  # Orbax tells every step it takes
-  try:
-    if len(argv) > 1:
-      raise ValueError(f"unexpected argument {argv[1]!r}; flags begin with --.")
-    study, factors, methods, workdir = prepare(should_stop)
-  except (ValueError, OSError, ImportError) as error:
-    sys.exit(f"error: {error}")
+  with contextlib.ExitStack() as stack:
+    try:
+      if len(argv) > 1:
+        raise ValueError(
+          f"unexpected argument {argv[1]!r}; flags begin with --."
+        )
+      study, factors, methods, workdir = prepare(should_stop)
+      if hosts.is_first():
+        stack.enter_context(results.alone_in(workdir))
+    except (ValueError, OSError, ImportError) as error:
+      sys.exit(f"error: {error}")
+    run_or_say_why(study, factors, methods, workdir)
+
+
+def run_or_say_why(
+  study: Study,
+  factors: WriterFactors | None,
+  methods: Sequence[Method],
+  workdir: pathlib.Path,
+) -> None:
+  """Runs, and ends the process in a sentence if it can't go on."""
   try:
     run(study, factors, methods, workdir)
   except Stopped:

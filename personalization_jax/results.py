@@ -14,12 +14,14 @@ again.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import io
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -100,6 +102,32 @@ def open_run(
       " directory."
     ) from error
   return workdir
+
+
+@contextlib.contextmanager
+def alone_in(workdir: pathlib.Path) -> Iterator[None]:
+  """Keeps other runs out of a run directory, until this one ends or is killed.
+
+  Args:
+    workdir: the run directory.
+
+  Yields:
+    Once.
+
+  Raises:
+    ValueError: if another process is at work there.
+  """
+  with (workdir / ".lock").open("w") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      raise ValueError(
+        f"workdir={workdir} is in use by another process: wait for it or stop"
+        " it."
+      ) from error
+    except OSError:
+      pass  # a file system without locks
+    yield
 
 
 def save_result(workdir: pathlib.Path, result: Result) -> None:

@@ -18,7 +18,7 @@ TINY_RUN = {
   "epochs": 40,
   "batch_size": 16,
   "learning_rate": 0.02,
-  "methods": "sw:2,tl:60:last=2",
+  "methods": "sw:2,tl:60",
   "checkpoint_minutes": 0,
   "noflips": True,
   "cpu_devices": 2,

@@ -271,3 +271,14 @@ def test_a_run_killed_in_its_first_write_goes_on(tmp_path):
   (tmp_path / ".config.json.4711.part").write_text('{"sett')
   results.open_run(tmp_path, SETTINGS, "abc", {})
   assert (tmp_path / "config.json").exists()
+
+
+def test_two_runs_are_not_in_one_directory(tmp_path):
+  with (
+    results.alone_in(tmp_path),
+    pytest.raises(ValueError, match="is in use by another process"),
+    results.alone_in(tmp_path),
+  ):
+    pass
+  with results.alone_in(tmp_path):
+    pass
