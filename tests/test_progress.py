@@ -11,7 +11,7 @@ import pytest
 from test_personalization import make_study
 from tiny import TINY
 
-from personalization_jax import checkpoints, progress
+from personalization_jax import checkpoints, latent_space, progress
 from personalization_jax.methods import parse_method
 from personalization_jax.population_training import (
   PopulationTrainer,
@@ -268,3 +268,38 @@ def test_one_who_diverges_touches_nobody(
   general, _ = result.global_accuracy(labels)
   assert np.isnan([own[1], general[1]]).all()
   assert np.isfinite([own[others], general[others]]).all()
+
+
+def test_the_auto_encoder_goes_on_to_the_same_bits(people, tmp_path):
+  split = make_study(people).split
+  settings = latent_space.LatentSettings(epochs=12, batch_size=8, width=1 / 16)
+
+  def fit(keeper=None):
+    return latent_space.fit(people, split, settings, keeper=keeper)
+
+  whole = fit()
+  for looks in (1, 2):
+    with pytest.raises(Stopped):
+      fit(keeper(tmp_path / str(looks), looks, seconds=1e9))
+    steps = []
+    resumed = latent_space.fit(
+      people,
+      split,
+      settings,
+      keeper=keeper(tmp_path / str(looks)),
+      on_steps=steps.append,
+    )
+    np.testing.assert_array_equal(resumed.latents, whole.latents)
+    assert steps[0] > 0
+    assert sum(steps) == latent_space.num_steps(split, settings)
+    # A third process trains nothing.
+    again = []
+    finished = latent_space.fit(
+      people,
+      split,
+      settings,
+      keeper=keeper(tmp_path / str(looks)),
+      on_steps=again.append,
+    )
+    assert again == [sum(steps)]
+    np.testing.assert_array_equal(finished.latents, whole.latents)
