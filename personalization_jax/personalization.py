@@ -158,7 +158,7 @@ class Study:
     self._root = jax.random.key(settings.seed)
     self._shared: tuple[TrainState, np.ndarray] | None = None
     self.keeper = keeper or Keeper()
-    self._models_dir = models_dir
+    self.models_dir = models_dir
     self._shared_task = self.keeper.task("global_phase")
 
   @property
@@ -311,9 +311,9 @@ class Study:
         on_block=_watch(task, piece, before),
       )
       before = np.concatenate([before, losses], axis=1)
-    if self._models_dir is not None:
+    if self.models_dir is not None:
       people = self.split.individuals[list(indices)].tolist()
-      saved_models.save(self._models_dir, method.spec, people, states)
+      saved_models.save(self.models_dir, method.spec, people, states)
     # One array for both tests, so that one compilation serves them.
     own = self.split.test[list(indices)]
     general = np.broadcast_to(

@@ -209,18 +209,21 @@ def test_settings_are_checked(setting, value):
     Settings(**{setting: value})
 
 
-def test_saved_models_are_read_by_orbax_and_flax_alone(people, tmp_path):
+def test_saved_models_are_read_by_orbax_and_flax_alone(
+  study, tmp_path, monkeypatch
+):
   """And give the run's predictions, with Fig. 4's network and nothing else."""
-  study = make_study(people, models_dir=tmp_path)
+  monkeypatch.setattr(study, "models_dir", tmp_path)
+  images, num_classes = study.population.images, study.population.num_classes
   result = study.personalize(parse_method("tl:2"))
-  network = models.Classifier(3, width=SETTINGS.width)
+  network = models.Classifier(num_classes, width=SETTINGS.width)
   for index, person in enumerate(result.individuals):
     folder = tmp_path / "tl-2" / str(person)
     by_orbax = orbax.checkpoint.StandardCheckpointer().restore(folder)
     by_flax = flax.training.checkpoints.restore_checkpoint(folder, target=None)
     jax.tree.map(np.testing.assert_array_equal, by_orbax, by_flax)
     rows = result.global_rows
-    logits = network.apply(by_orbax, people.images[rows] / np.float32(255))
+    logits = network.apply(by_orbax, images[rows] / np.float32(255))
     predictions = result.global_predictions[index]
     assert (np.argmax(logits, axis=-1) == predictions).mean() > 0.97
   kernels = [

@@ -1,12 +1,14 @@
 """What a run needs is known before it starts."""
 
 import collections
+import dataclasses
 import re
 
 import jax
 import numpy as np
 import pytest
 from test_personalization import make_study
+from tiny import TINY
 
 from personalization_jax import progress, resources
 from personalization_jax.methods import parse_methods
@@ -27,7 +29,9 @@ def test_a_run_takes_no_more_disk_than_predicted(people, tmp_path):
   largest = 0
   keeper = progress.Keeper(tmp_path / "checkpoints", seconds=0.0)
   study = make_study(people, keeper=keeper, models_dir=tmp_path / "models")
-  study.trainer.block_steps = 4
+  study.trainer = dataclasses.replace(
+    study.trainer, learner=TINY, block_steps=4
+  )
   methods = parse_methods("sw:2,tl:3")
 
   def look(_):
