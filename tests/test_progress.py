@@ -11,7 +11,12 @@ import pytest
 from test_personalization import make_study
 from tiny import TINY
 
-from personalization_jax import checkpoints, latent_space, progress
+from personalization_jax import (
+  autoencoder,
+  checkpoints,
+  latent_space,
+  progress,
+)
 from personalization_jax.methods import parse_method
 from personalization_jax.population_training import (
   PopulationTrainer,
@@ -270,7 +275,12 @@ def test_one_who_diverges_touches_nobody(
   assert np.isfinite([own[others], general[others]]).all()
 
 
-def test_the_auto_encoder_goes_on_to_the_same_bits(people, tmp_path):
+def test_the_auto_encoder_goes_on_to_the_same_bits(
+  people, tmp_path, monkeypatch
+):
+  """With one learner, so that its programs are compiled once."""
+  once = functools.cache(autoencoder.make_learner)
+  monkeypatch.setattr(autoencoder, "make_learner", once)
   split = make_study(people).split
   settings = latent_space.LatentSettings(epochs=12, batch_size=8, width=1 / 16)
 

@@ -27,34 +27,26 @@ def under_way(workdir):
 
 
 def test_kills_change_nothing(tmp_path, cache, whole):
-  """SIGKILL as soon as a checkpoint counts, then in the next one's writing."""
+  """SIGKILL behind a checkpoint, SIGKILL in the next one, then SIGTERM."""
   workdir = tmp_path / "run"
-  process = survival.start(workdir, cache)
-  survival.wait_until(lambda: under_way(workdir), process)
-  process.kill()
-  process.communicate()
-  process = survival.start(workdir, cache)
-  survival.wait_until(
-    lambda: list(workdir.glob("checkpoints/*/*tmp*")), process
-  )
-  process.kill()
-  process.communicate()
+
+  def cut(number, pattern):
+    process = survival.start(workdir, cache)
+    survival.wait_until(
+      lambda: list(workdir.glob(f"checkpoints/{pattern}")), process
+    )
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=20)
+    assert not (workdir / "results.csv").exists()
+    return process.returncode, output
+
+  assert cut(signal.SIGKILL, "sw-2/*.sha256.json")[0] == -signal.SIGKILL
+  assert cut(signal.SIGKILL, "*/*tmp*")[0] == -signal.SIGKILL
+  code, output = cut(signal.SIGTERM, "global_phase/*.sha256.json")
+  assert code == 75, output
+  assert "the same command goes on" in output
   output = survival.finish(workdir, cache)
   assert survival.content(workdir) == whole, output
-
-
-def test_sigterm_exits_with_its_code_and_goes_on(tmp_path, cache, whole):
-  workdir = tmp_path / "run"
-  process = survival.start(workdir, cache)
-  survival.wait_until(lambda: under_way(workdir), process)
-  process.send_signal(signal.SIGTERM)
-  output, _ = process.communicate(timeout=20)
-  assert process.returncode == 75, output
-  assert "the same command goes on" in output
-  assert list((workdir / "checkpoints" / "sw-2").iterdir())
-  assert not (workdir / "results.csv").exists()
-  survival.finish(workdir, cache)
-  assert survival.content(workdir) == whole
 
 
 @pytest.mark.slow
@@ -78,6 +70,7 @@ def test_twenty_kills_at_random_moments(tmp_path, cache, whole):
     print(moments)
 
 
+@pytest.mark.slow
 def test_two_processes_write_what_one_writes(tmp_path, cache, whole):
   """Three people on four devices of two processes: one is padding."""
   outputs = survival.finish_both(tmp_path / "two", cache)
