@@ -284,32 +284,25 @@ def test_the_auto_encoder_goes_on_to_the_same_bits(
   split = make_study(people).split
   settings = latent_space.LatentSettings(epochs=12, batch_size=8, width=1 / 16)
 
-  def fit(keeper=None):
-    return latent_space.fit(people, split, settings, keeper=keeper)
+  def fit(keeper=None, on_steps=lambda steps: None):
+    space = latent_space.fit(
+      people, split, settings, keeper=keeper, on_steps=on_steps
+    )
+    if keeper is not None:
+      keeper.wait()  # as a process does before it ends
+    return space
 
   whole = fit()
   for looks in (1, 2):
     with pytest.raises(Stopped):
       fit(keeper(tmp_path / str(looks), looks, seconds=1e9))
     steps = []
-    resumed = latent_space.fit(
-      people,
-      split,
-      settings,
-      keeper=keeper(tmp_path / str(looks)),
-      on_steps=steps.append,
-    )
+    resumed = fit(keeper(tmp_path / str(looks)), steps.append)
     np.testing.assert_array_equal(resumed.latents, whole.latents)
     assert steps[0] > 0
     assert sum(steps) == latent_space.num_steps(split, settings)
     # A third process trains nothing.
     again = []
-    finished = latent_space.fit(
-      people,
-      split,
-      settings,
-      keeper=keeper(tmp_path / str(looks)),
-      on_steps=again.append,
-    )
+    finished = fit(keeper(tmp_path / str(looks)), again.append)
     assert again == [sum(steps)]
     np.testing.assert_array_equal(finished.latents, whole.latents)
