@@ -9,6 +9,7 @@ import math
 import pathlib
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 
 from personalization_jax import agreement, figures
@@ -19,6 +20,7 @@ from personalization_jax.figures.agreement import agreement as draw
 from personalization_jax.groups import Groups
 from personalization_jax.methods import Method
 from personalization_jax.personalization import Study
+from personalization_jax.population_training import make_mesh
 from personalization_jax.results import write_atomically
 from personalization_jax.splits import Split
 
@@ -72,7 +74,8 @@ def compare(
       judged,
       latents=pixels,
       among_individuals=study.groups.among_individuals,
-      mesh=study.trainer.mesh,
+      # The first process alone reports; the others' devices aren't its own.
+      mesh=make_mesh(jax.local_devices()),
     )
 
   found: Found = {}
