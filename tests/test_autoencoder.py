@@ -277,7 +277,8 @@ def test_progress_adds_up(learner, fresh, images):
   autoencoder.train(
     learner, copy(fresh), images, batches(12), on_steps=steps.append
   )
-  assert steps == [50, 34]
+  assert sum(steps) == 84
+  assert max(steps) <= 50  # as many as a block has, or fewer if they are slow
   state, losses = autoencoder.train(
     learner, copy(fresh), images, np.empty((0, 64), int), on_steps=steps.append
   )
