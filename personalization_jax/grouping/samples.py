@@ -50,7 +50,7 @@ def single_sample_group(
     np.array([len(individual_latents)]),
     global_latents,
     total,
-    mesh=Mesh(np.asarray(jax.devices()[:1]), "individual"),
+    mesh=Mesh(np.asarray(jax.local_devices()[:1]), "individual"),
   )[0]
 
 
