@@ -1,33 +1,43 @@
 r"""Measures this project, beside the best alternatives, on this machine.
 
-    python -m experiments.benchmark --suite=grouping
+    python -m experiments.benchmark --suite=training
 
-Prints a table and writes it, with versions and the command, as JSON. Peers are
-optional dependencies: `pip install personalization_jax[bench]`. Each number is
-a median of rounds in which ours and the peer take turns; what compiling adds
-to the first call stands beside it, not in it.
+Suites: training (a population of networks, against PyTorch and plain `vmap`),
+scaling (up to 4,000 individuals, on one to four virtual devices), grouping
+(against faiss), or all. Prints a table and writes it, with versions and the
+command, as JSON. Peers are optional dependencies: `pip install
+personalization_jax[bench]`. Each number is a median of rounds in which ours and
+the peers take turns; our first call, which compiles, stands beside it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib
+import importlib.metadata
+import importlib.util
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 
 from experiments import run_info
+from experiments.benchmarks import processes, report
 from experiments.benchmarks.timing import Measurement
 
-# A suite is a module of experiments.benchmarks with a function `run`.
-_SUITES = ("grouping",)
+# What changes times and is no flag: recorded, and the same for all processes.
+_VARIABLES = (
+  "MALLOC_", "LD_PRELOAD", "GLIBC_TUNABLES", "NPROC", "OMP_", "KMP_", "MKL_",
+  "XLA_", "JAX_", "CUDA_VISIBLE_DEVICES", "PYTORCH_",
+)  # fmt: skip
 
 _SUITE = flags.DEFINE_multi_enum(
-  "suite", None, _SUITES, "What to measure.", required=True
+  "suite", None, [*report.PEERS, "all"], "What to measure.", required=True
 )
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Rounds.", lower_bound=1)
 _OUTPUT = flags.DEFINE_string(
@@ -37,59 +47,129 @@ _CPU_DEVICES = flags.DEFINE_integer(
   "cpu_devices", None, "Virtual CPU devices; by default one for each core."
 )
 _QUICK = flags.DEFINE_bool("quick", False, "A small version, to try it.")
+_WITH_PEERS = flags.DEFINE_bool(
+  "peers", True, "Measure the peers too; --nopeers measures ours alone."
+)
+_INDIVIDUALS_PER_DEVICE = flags.DEFINE_integer(
+    "individuals_per_device", 0,
+    "Models on a device at once; 0 takes one on a CPU, and elsewhere all of"
+    " them (training) or 8 (scaling).",
+    lower_bound=0,
+)  # fmt: skip
+_INDIVIDUALS = flags.DEFINE_integer(
+  "individuals", 0, "Of training; 0 takes each row's own.", lower_bound=0
+)
+_STEPS = flags.DEFINE_integer(
+  "steps", 0, "Of each individual; 0 takes each row's own.", lower_bound=0
+)
+_ONLY = flags.DEFINE_string(
+  "only", "", "Rows of training whose name holds this, as 'width 1, batch'."
+)
+_SIDE_BY_SIDE = flags.DEFINE_list(
+    "side_by_side", ["1", "8", "25", "50", "100"],
+    "On an accelerator: how many individuals one operation computes; each is"
+    " tried, the best meets the peers.",
+)  # fmt: skip
+_PEAK_TFLOPS = flags.DEFINE_float(
+  "peak_tflops", None, "The device's peak, where it isn't known here."
+)
 
 
-def table(measurements: Sequence[Measurement]) -> str:
-  """The measurements as lines for people."""
+def run(suites: Sequence[str]) -> Iterator[Measurement]:
+  """Yields the measurements of suites, sized by the flags."""
+  for suite in suites:
+    if suite == "grouping":
+      from experiments.benchmarks import grouping
 
-  def number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
+      yield from grouping.run(_REPEATS.value, _QUICK.value)
+    elif suite == "scaling":
+      from experiments.benchmarks import scaling
 
-  header = ("ours", "peer", "ratio", "first call", "unit", "what")
-  rows = [header] + [
-    (
-      number(m.ours),
-      number(m.peer),
-      number(m.ratio),
-      number(m.first_call),
-      m.unit,
-      m.name if m.peer_name is None else f"{m.name}; peer: {m.peer_name}",
+      yield from scaling.run(
+        _REPEATS.value, _QUICK.value, _INDIVIDUALS_PER_DEVICE.value
+      )
+    else:
+      from experiments.benchmarks import options, training
+
+      yield from training.run(
+        options.Options(
+          repeats=_REPEATS.value,
+          quick=_QUICK.value,
+          peers=_WITH_PEERS.value,
+          only=_ONLY.value,
+          individuals=_INDIVIDUALS.value,
+          steps=_STEPS.value,
+          individuals_per_device=_INDIVIDUALS_PER_DEVICE.value,
+          side_by_side=tuple(map(int, _SIDE_BY_SIDE.value)),
+          peak=_PEAK_TFLOPS.value and 1e12 * _PEAK_TFLOPS.value,
+        )
+      )
+
+
+def environment() -> dict[str, Any]:
+  """What the numbers depend on beside the code."""
+  about = run_info.describe()
+  for peer in filter(None, report.PEERS.values()):
+    try:
+      about["versions"][peer[1]] = importlib.metadata.version(peer[1])
+    except importlib.metadata.PackageNotFoundError:
+      about["versions"][peer[1]] = None
+  return {
+    **about,
+    "cores": len(processes.cores()),
+    "variables": {
+      name: value
+      for name, value in sorted(os.environ.items())
+      if name.startswith(_VARIABLES)
+    },
+  }
+
+
+def prepare() -> list[str]:
+  """Everything that a user's mistake can break, before any measurement."""
+  suites = list(report.PEERS) if "all" in _SUITE.value else _SUITE.value
+  if not all(n.isdigit() and int(n) for n in _SIDE_BY_SIDE.value):
+    raise ValueError(
+      f"--side_by_side={','.join(_SIDE_BY_SIDE.value)} must be whole numbers"
+      " of 1 or more, separated by commas."
     )
-    for m in measurements
-  ]
-  widths = [max(map(len, column)) for column in zip(*rows)]
-  return "\n".join(
-    "  ".join(
-      cell.rjust(width) if place < 5 else cell
-      for place, (cell, width) in enumerate(zip(row, widths))
-    )
-    for row in rows
-  )
+  suites = report.check_peers(suites, _WITH_PEERS.value)
+  cores = len(processes.cores())
+  # As experiments.table1 has it: results don't depend on the devices.
+  os.environ.setdefault("NPROC", str(max(cores, 4)))
+  # PyTorch and plain vmap share an accelerator's memory with us.
+  os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.45")
+  jax.config.update("jax_num_cpu_devices", _CPU_DEVICES.value or cores)
+  return suites
 
 
 def main(argv: Sequence[str]) -> None:
   """Runs the suites that the flags name."""
-  if len(argv) > 1:
-    raise app.UsageError(f"Unknown argument {argv[1]!r}: flags begin with --.")
-  jax.config.update(
-    "jax_num_cpu_devices",
-    _CPU_DEVICES.value or len(os.sched_getaffinity(0)),
-  )
-  measurements = []
-  for suite in _SUITE.value:
-    module = importlib.import_module(f"experiments.benchmarks.{suite}")
-    for measurement in module.run(_REPEATS.value, _QUICK.value):
-      print(table([measurement]).splitlines()[1], flush=True)
-      measurements.append(measurement)
-  print("\n" + table(measurements))
+  if not flags.FLAGS["verbosity"].present:
+    logging.set_verbosity(logging.WARNING)  # JAX tells which backends it lacks
+  try:
+    if len(argv) > 1:
+      raise ValueError(f"unexpected argument {argv[1]!r}; flags begin with --.")
+    suites = prepare()
+  except ValueError as error:
+    sys.exit(f"error: {error}")
   path = pathlib.Path(
     _OUTPUT.value or f"benchmark_{'_'.join(_SUITE.value)}.json"
   )
-  report = {
-    "environment": run_info.describe(),
-    "measurements": [dataclasses.asdict(m) for m in measurements],
+  record: dict[str, Any] = {
+    "command": shlex.join(
+      ["python", "-m", "experiments.benchmark", *sys.argv[1:]]
+    ),
+    "environment": environment(),
   }
-  path.write_text(json.dumps(report, indent=2) + "\n")
+  measurements: list[Measurement] = []
+  for measurement in run(suites):
+    print(report.table([measurement]).splitlines()[1], flush=True)
+    measurements.append(measurement)
+    # Written anew each time: what was measured stays if a later row fails.
+    record["measurements"] = [dataclasses.asdict(m) for m in measurements]
+    path.write_text(json.dumps(record, indent=2) + "\n")
+  print("\n" + report.table(measurements))
   print(f"\nWritten to {path}.")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
@@ -19,9 +19,11 @@ class Measurement:
     ours: median of this project.
     peer: median of the other implementation; None if there is none.
     peer_name: which one.
-    ratio: median over rounds of peer/ours, above 1 if ours is faster.
-    first_call: our first call, which compiles, in the same unit.
+    ratio: median over rounds, above 1 if ours is better.
+    first_call: seconds of our first call, which compiles.
     goal: what was aimed at, in words.
+    flops: operations a second of ours by `flops.training_flops`.
+    utilisation: those in parts of the device's peak.
   """
 
   name: str
@@ -32,6 +34,8 @@ class Measurement:
   ratio: float | None = None
   first_call: float | None = None
   goal: str | None = None
+  flops: float | None = None
+  utilisation: float | None = None
 
 
 def seconds(function: Callable[[], Any]) -> float:
@@ -85,3 +89,61 @@ def measure(
     first_call,
     goal,
   )
+
+
+def compare(
+  name: str,
+  samples: int,
+  ours: Callable[[], Any],
+  peers: Mapping[str, Callable[[], Any]],
+  repeats: int,
+  *,
+  first: Callable[[], Any],
+  goal: str | None = None,
+) -> list[Measurement]:
+  """Times ours and several peers in turn, as rates.
+
+  Args:
+    name: what is measured.
+    samples: that a call trains on.
+    ours: waits for its result.
+    peers: by name; each does the same work and is compiled and warm.
+    repeats: rounds, of which the medians are taken.
+    first: our first call, which compiles and is reported apart.
+    goal: of the ratio to the best peer.
+
+  Returns:
+    A measurement in samples a second for each peer, the best one first; one
+    without a peer if there are none.
+  """
+  first_call = seconds(first)
+  rounds = [
+    (seconds(ours), {peer: seconds(run) for peer, run in peers.items()})
+    for _ in range(repeats)
+  ]
+  rate = samples / statistics.median(own for own, _ in rounds)
+  if not peers:
+    return [
+      Measurement(name, "samples/s", rate, first_call=first_call, goal=goal)
+    ]
+  measurements = [
+    Measurement(
+      name,
+      "samples/s",
+      rate,
+      samples / statistics.median(others[peer] for _, others in rounds),
+      peer,
+      statistics.median(others[peer] / own for own, others in rounds),
+      first_call,
+    )
+    for peer in peers
+  ]
+  measurements.sort(key=lambda m: m.peer or 0.0, reverse=True)
+  return [
+    dataclasses.replace(
+      measurements[0],
+      peer_name=f"{measurements[0].peer_name} (the best)",
+      goal=goal,
+    ),
+    *measurements[1:],
+  ]
