@@ -48,9 +48,10 @@ from personalization_jax.datasets.synthetic import WriterFactors
 from personalization_jax.groups import Groups
 from personalization_jax.latent_space import LatentSettings, LatentSpace
 from personalization_jax.methods import Method, parse_methods
-from personalization_jax.personalization import Result, Study
+from personalization_jax.personalization import Study
 from personalization_jax.population_training import make_mesh
 from personalization_jax.progress import Keeper, Stopped
+from personalization_jax.result import Result
 from personalization_jax.settings import Settings
 
 # These determine the results; a run directory holds one setting of them.

@@ -11,7 +11,8 @@ import numpy as np
 from personalization_jax import autoencoder, figures, tables
 from personalization_jax.latent_space import LatentSpace
 from personalization_jax.methods import Method
-from personalization_jax.personalization import Result, Study
+from personalization_jax.personalization import Study
+from personalization_jax.result import Result
 
 
 def draw(

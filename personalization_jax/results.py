@@ -28,7 +28,7 @@ import numpy as np
 
 from personalization_jax import files
 from personalization_jax.files import write_atomically as write_atomically
-from personalization_jax.personalization import Result
+from personalization_jax.result import Result
 
 
 def open_run(

@@ -14,7 +14,7 @@ import numpy as np
 
 from personalization_jax import metrics
 from personalization_jax.methods import parse_method
-from personalization_jax.personalization import Result
+from personalization_jax.result import Result
 from personalization_jax.results import write_atomically
 
 SHAPING, GROUPING = "Shaping", "Data grouping"

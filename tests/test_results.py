@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from personalization_jax import metrics, results, tables
-from personalization_jax.personalization import Result
+from personalization_jax.result import Result
 
 LABELS = np.random.default_rng(0).integers(0, 4, 80).astype(np.int32)
 
