@@ -23,12 +23,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jax
 from absl import app, flags, logging
 
 from experiments import run_info
 from experiments.benchmarks import processes, report
 from experiments.benchmarks.timing import Measurement
+from experiments.processes import use_cpu_cores
 
 # What changes times and is no flag: recorded, and the same for all processes.
 _VARIABLES = (
@@ -134,12 +134,10 @@ def prepare() -> list[str]:
       " of 1 or more, separated by commas."
     )
   suites = report.check_peers(suites, _WITH_PEERS.value)
-  cores = len(processes.cores())
   # As experiments.table1 has it: results don't depend on the devices.
-  os.environ.setdefault("NPROC", str(max(cores, 4)))
+  use_cpu_cores(_CPU_DEVICES.value or 0)
   # PyTorch and plain vmap share an accelerator's memory with us.
   os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.45")
-  jax.config.update("jax_num_cpu_devices", _CPU_DEVICES.value or cores)
   return suites
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
@@ -131,3 +132,21 @@ def _wait_for(address: str) -> None:
 def _has_port(address: str) -> bool:
   host, _, port = address.rpartition(":")
   return bool(host) and port.isdecimal() and 0 < int(port) < 65536
+
+
+def use_cpu_cores(devices: int) -> None:
+  """Makes each core a device: many CPU operations run on one thread only.
+
+  XLA divides long sums among as many threads as there are cores or devices,
+  whichever is more, and that decides their last bits. A fixed number of threads
+  (up to four devices, or as many as cores) makes results the same on one device
+  or several.
+
+  Args:
+    devices: how many; 0 takes the cores there are.
+  """
+  cores = len(os.sched_getaffinity(0))
+  os.environ.setdefault("NPROC", str(max(cores, 4)))
+  # If JAX runs already, as in a notebook or a test, it keeps its devices.
+  with contextlib.suppress(RuntimeError):
+    jax.config.update("jax_num_cpu_devices", devices or cores)

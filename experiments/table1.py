@@ -11,112 +11,44 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
-import tqdm
 from absl import app, flags, logging
 
 from experiments import (
+  console,
   interruption,
   processes,
   run_info,
+  study_flags,
   table1_agreement,
   table1_figures,
 )
+from experiments.console import say
 from personalization_jax import (
   hosts,
   latent_space,
-  models,
   resources,
   results,
-  splits,
   tables,
 )
-from personalization_jax.datasets import (
-  Population,
-  nist_digits,
-  npz,
-  synthetic,
-  variations,
-)
 from personalization_jax.datasets.synthetic import WriterFactors
-from personalization_jax.groups import Groups
-from personalization_jax.latent_space import LatentSettings, LatentSpace
+from personalization_jax.latent_space import LatentSpace
 from personalization_jax.methods import Method, parse_methods
 from personalization_jax.personalization import Study
 from personalization_jax.population_training import make_mesh
 from personalization_jax.progress import Keeper, Stopped
 from personalization_jax.result import Result
-from personalization_jax.settings import Settings
 
-# These determine the results; a run directory holds one setting of them.
-# --methods may grow from one call to the next, what is finished stays.
-_DATASET = flags.DEFINE_enum(
-  "dataset", "synthetic", ["synthetic", "nist_digits", "npz"], "The people."
-)
-_NIST_CONFIG = flags.DEFINE_enum(
-    "nist_config", "mnist", ["mnist", "qmnist", "xnist"],
-    "Which digits of NIST SD 19.",
-)  # fmt: skip
-_SYNTHETIC_SAMPLES = flags.DEFINE_integer(
-  "synthetic_samples", 100, "Digits of each synthetic writer.", lower_bound=2
-)
-_NUM_INDIVIDUALS = flags.DEFINE_integer(
-  "num_individuals", 100, "How many people get a model, |S|.", lower_bound=1
-)
-_NUM_GLOBAL_INDIVIDUALS = flags.DEFINE_integer(
-  "num_global_individuals", 100, "How many others feed D_G.", lower_bound=1
-)
-_FLIPS = flags.DEFINE_bool(
-  "flips", True, "Add flipped copies as classes: 10 become 30."
-)
-_CLASS_CONCENTRATION = flags.DEFINE_float(
-    "class_concentration", None,
-    "Vary the individuals' class counts by a Dirichlet distribution with this"
-    " parameter (section II, variant 1); unset, they stay as they are.",
-)  # fmt: skip
-_IMAGE_SIZE = flags.DEFINE_integer(
-  "image_size", 32, "Pixels a side: 16, 32 or 64."
-)
-_TRAIN_FRACTION = flags.DEFINE_float(
-  "train_fraction", 0.7, "Part of everyone's samples that trains."
-)
-_EPOCHS = flags.DEFINE_integer("epochs", 20, "Epochs on D_G.")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Samples in a batch.")
-_LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-3, "Adam's.")
-_WIDTH = flags.DEFINE_float("width", 1.0, "Factor on Fig. 4's channel counts.")
-_PRECISION = flags.DEFINE_enum(
-  "precision", "float32", ["float32", "bfloat16"], "Of activations."
-)
-_SEED = flags.DEFINE_integer("seed", 0, "Of everything random.")
-
-_AUTOENCODER_EPOCHS = flags.DEFINE_integer(
-  "autoencoder_epochs", 20, "Epochs of the auto-encoder on D_G."
-)
-_GROUP_CANDIDATES = flags.DEFINE_enum(
-  "group_candidates", "global", ["global", "individuals"],
-  "Whom IG chooses from: the writers of D_G, or the other individuals.",
-)  # fmt: skip
-
+# It may grow from one call to the next; what is finished stays.
 _METHODS = flags.DEFINE_string(
   "methods",
   "shaping",
   "'shaping', 'grouping', 'table1' (both), or a comma list of methods.",
-)
-_NPZ_PATH = flags.DEFINE_string(
-    "npz_path", None, "With --dataset=npz: a file with the arrays images,"
-    " labels and individuals.",
-)  # fmt: skip
-_DATA_DIR = flags.DEFINE_string(
-  "data_dir", None, "Where tensorflow-datasets keeps prepared data."
-)
-_MANUAL_DIR = flags.DEFINE_string(
-  "manual_dir", None, "Where downloaded files lie already."
 )
 _WORKDIR = flags.DEFINE_string("workdir", "runs/table1", "The run directory.")
 _INDIVIDUALS_PER_DEVICE = flags.DEFINE_integer(
@@ -158,74 +90,6 @@ _CPU_DEVICES = flags.DEFINE_integer(
     lower_bound=0, upper_bound=1024,
 )  # fmt: skip
 
-_DETERMINING = (
-    _DATASET, _NIST_CONFIG, _SYNTHETIC_SAMPLES, _NUM_INDIVIDUALS,
-    _NUM_GLOBAL_INDIVIDUALS, _FLIPS, _CLASS_CONCENTRATION, _IMAGE_SIZE,
-    _TRAIN_FRACTION, _EPOCHS, _BATCH_SIZE, _LEARNING_RATE, _WIDTH, _PRECISION,
-    _SEED, _AUTOENCODER_EPOCHS, _GROUP_CANDIDATES, _SAVE_MODELS,
-)  # fmt: skip
-
-
-def load_population() -> tuple[Population, WriterFactors | None]:
-  """The people that the flags name, and their hidden factors where known."""
-  if _DATASET.value == "synthetic":
-    writers = _NUM_INDIVIDUALS.value + _NUM_GLOBAL_INDIVIDUALS.value
-    resources.check_fits(
-      # Twice while they are drawn, and flips are two more.
-      4 * writers * _SYNTHETIC_SAMPLES.value * _IMAGE_SIZE.value**2,
-      f"{writers} writers (--num_individuals and --num_global_individuals) of"
-      f" --synthetic_samples={_SYNTHETIC_SAMPLES.value} digits",
-    )
-    return synthetic.make_population(
-      writers,
-      samples_per_writer=_SYNTHETIC_SAMPLES.value,
-      image_size=_IMAGE_SIZE.value,
-      seed=_SEED.value,
-    )
-  if _DATASET.value == "nist_digits":
-    population = nist_digits.load(
-      _NIST_CONFIG.value,
-      data_dir=_DATA_DIR.value,
-      manual_dir=_MANUAL_DIR.value,
-    )
-    return population, None
-  if _NPZ_PATH.value is None:
-    raise ValueError("--dataset=npz needs --npz_path.")
-  return npz.load(_NPZ_PATH.value), None
-
-
-def vary_and_split(population: Population) -> tuple[Population, splits.Split]:
-  """Sizes, flips, class counts; then who trains and tests on what."""
-  population = variations.resize(population, _IMAGE_SIZE.value)
-  if _FLIPS.value:
-    population = variations.flips(population)
-  people, global_people = splits.choose_people(
-    population,
-    _NUM_INDIVIDUALS.value,
-    _NUM_GLOBAL_INDIVIDUALS.value,
-    _SEED.value,
-  )
-  if _CLASS_CONCENTRATION.value is not None:
-    population = variations.vary_class_counts(
-      population,
-      people,
-      concentration=_CLASS_CONCENTRATION.value,
-      seed=_SEED.value,
-    )
-  # The store goes onto every device: nobody else's samples need to.
-  population = population.take(
-    np.flatnonzero(
-      np.isin(population.individuals, np.union1d(people, global_people))
-    )
-  )
-  return population, splits.split(
-    population,
-    people,
-    global_people,
-    train_fraction=_TRAIN_FRACTION.value,
-    seed=_SEED.value,
-  )
-
 
 def train_all(
   study: Study, methods: Sequence[Method], workdir: pathlib.Path
@@ -247,7 +111,7 @@ def train_all(
   found = hosts.from_first(np.array([m in finished for m in methods]))
   waiting = [method for method, there in zip(methods, found) if not there]
   if waiting:
-    with progress(study.num_steps(waiting), waiting[0].spec) as bar:
+    with console.progress(study.num_steps(waiting), waiting[0].spec) as bar:
       for method in waiting:
         bar.set_description(method.spec)
         finished[method] = study.personalize(method, on_steps=bar.update)
@@ -264,9 +128,9 @@ def find_groups(
   kinds = {method.group.kind for method in methods if method.group}
   if not kinds & {"sg", "ig"}:
     return None
-  settings = latent_settings()
+  settings = study_flags.latent_settings()
   steps = latent_space.num_steps(study.split, settings)
-  with progress(steps, "auto-encoder") as bar:
+  with console.progress(steps, "auto-encoder") as bar:
     space = latent_space.fit(
       study.population,
       study.split,
@@ -278,43 +142,13 @@ def find_groups(
     f"Auto-encoder: squared error {space.error.model:.4f} a pixel on the test"
     f" data of D_G ({space.error.mean_image:.4f} by the mean image)."
   )
-  study.groups = Groups(
+  study.groups = study_flags.groups(
     study.population,
     study.split,
-    seed=_SEED.value,
     latents=space.latents,
-    among_individuals=_GROUP_CANDIDATES.value == "individuals",
     mesh=make_mesh(jax.local_devices()),
   )
   return space
-
-
-def latent_settings() -> LatentSettings:
-  """How the flags have the auto-encoder trained."""
-  return LatentSettings(
-    epochs=_AUTOENCODER_EPOCHS.value,
-    batch_size=_BATCH_SIZE.value,
-    width=_WIDTH.value,
-    seed=_SEED.value,
-  )
-
-
-def say(text: str) -> None:
-  """Prints on the first process alone."""
-  if hosts.is_first():
-    print(text, flush=True)
-
-
-def progress(total: int, description: str) -> tqdm.tqdm:
-  """A bar with rate and time left."""
-  return tqdm.tqdm(
-    total=total,
-    desc=description,
-    unit="step",
-    disable=not hosts.is_first(),
-    # A log file gets a line now and then, a terminal a moving bar.
-    mininterval=1.0 if sys.stderr.isatty() else 10.0,
-  )
 
 
 def prepare(
@@ -322,17 +156,9 @@ def prepare(
 ) -> tuple[Study, WriterFactors | None, tuple[Method, ...], pathlib.Path]:
   """Everything that a user's mistake can break, before any training."""
   methods = parse_methods(_METHODS.value)
-  settings = Settings(
-    epochs=_EPOCHS.value,
-    batch_size=_BATCH_SIZE.value,
-    learning_rate=_LEARNING_RATE.value,
-    width=_WIDTH.value,
-    precision=_PRECISION.value,
-    seed=_SEED.value,
-  )
-  latent_settings()
-  models.check_image_size(_IMAGE_SIZE.value)
-  use_cpu_cores(_CPU_DEVICES.value)
+  settings = study_flags.training_settings()
+  study_flags.latent_settings()
+  processes.use_cpu_cores(_CPU_DEVICES.value)
   processes.join(
     _COORDINATOR_ADDRESS.value,
     _NUM_PROCESSES.value,
@@ -341,8 +167,8 @@ def prepare(
   )
   mesh = make_mesh()
   on_cpu = mesh.devices.flat[0].platform == "cpu"
-  population, factors = load_population()
-  population, split = vary_and_split(population)
+  population, factors = study_flags.load_population()
+  population, split = study_flags.vary_and_split(population)
   workdir = pathlib.Path(_WORKDIR.value)
   study = Study(
     population,
@@ -359,19 +185,17 @@ def prepare(
       say=say,
     ),
     models_dir=workdir / "models" if _SAVE_MODELS.value else None,
-    groups=Groups(
-      population,
-      split,
-      seed=_SEED.value,
-      among_individuals=_GROUP_CANDIDATES.value == "individuals",
-    ),
+    groups=study_flags.groups(population, split),
   )
   for method in methods:
     study.check(method)
   resources.check_memory(study, methods)
   need = resources.disk_need(study, methods, save_models=_SAVE_MODELS.value)
   resources.check_disk(workdir, need)
-  determining = {flag.name: flag.value for flag in _DETERMINING}
+  determining = {
+    **study_flags.determining(),
+    "save_models": _SAVE_MODELS.value,
+  }
   about = {
     "methods": [method.spec for method in methods],
     **run_info.describe(),
@@ -386,24 +210,6 @@ def prepare(
   hosts.wait_for_all("prepared")
   say(f"Disk: at most {resources.megabytes(need.total)} in {workdir}.")
   return study, factors, methods, workdir
-
-
-def use_cpu_cores(devices: int) -> None:
-  """Makes each core a device: many CPU operations run on one thread only.
-
-  XLA divides long sums among as many threads as there are cores or devices,
-  whichever is more, and that decides their last bits. A fixed number of threads
-  (up to four devices, or as many as cores) makes results the same on one device
-  or several.
-
-  Args:
-    devices: how many; 0 takes the cores there are.
-  """
-  cores = len(os.sched_getaffinity(0))
-  os.environ.setdefault("NPROC", str(max(cores, 4)))
-  # If JAX runs already, as in a notebook or a test, it keeps its devices.
-  with contextlib.suppress(RuntimeError):
-    jax.config.update("jax_num_cpu_devices", devices or cores)
 
 
 def run(

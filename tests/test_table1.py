@@ -12,7 +12,7 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from experiments import table1
+from experiments import study_flags, table1
 from personalization_jax import results
 
 SMALL = {
@@ -73,8 +73,8 @@ def test_every_row_can_be_computed_again_from_saved_predictions(finished):
   """With the data made anew from the flags in config.json."""
   settings = json.loads((finished / "config.json").read_text())["settings"]
   with flagsaver.flagsaver(**settings):
-    population, _ = table1.load_population()
-    population, _ = table1.vary_and_split(population)
+    population, _ = study_flags.load_population()
+    population, _ = study_flags.vary_and_split(population)
   for row in read(finished / "results.csv"):
     saved = results.load_result(finished, row["method"])
     index = list(saved.individuals).index(int(row["individual"]))
@@ -236,8 +236,8 @@ def test_people_keep_the_ids_of_their_hidden_factors():
   with flagsaver.flagsaver(
     **{**SMALL, "num_global_individuals": 2}, class_concentration=0.5
   ):
-    drawn, factors = table1.load_population()
-    varied, split = table1.vary_and_split(drawn)
+    drawn, factors = study_flags.load_population()
+    varied, split = study_flags.vary_and_split(drawn)
   assert len(factors.slant) == 5
   people = [*split.individuals, *split.global_people]
   assert sorted(people) == sorted(set(varied.individuals)) == [0, 1, 2, 3, 4]

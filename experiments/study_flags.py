@@ -1,0 +1,192 @@
+"""The flags that determine a study: its people, their split, their training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from personalization_jax import models, resources, splits
+from personalization_jax.datasets import (
+  Population,
+  nist_digits,
+  npz,
+  synthetic,
+  variations,
+)
+from personalization_jax.datasets.synthetic import WriterFactors
+from personalization_jax.groups import Groups
+from personalization_jax.latent_space import LatentSettings
+from personalization_jax.settings import Settings
+
+# These determine the results; a run directory holds one setting of them.
+_DATASET = flags.DEFINE_enum(
+  "dataset", "synthetic", ["synthetic", "nist_digits", "npz"], "The people."
+)
+_NIST_CONFIG = flags.DEFINE_enum(
+    "nist_config", "mnist", ["mnist", "qmnist", "xnist"],
+    "Which digits of NIST SD 19.",
+)  # fmt: skip
+_SYNTHETIC_SAMPLES = flags.DEFINE_integer(
+  "synthetic_samples", 100, "Digits of each synthetic writer.", lower_bound=2
+)
+_NUM_INDIVIDUALS = flags.DEFINE_integer(
+  "num_individuals", 100, "How many people get a model, |S|.", lower_bound=1
+)
+_NUM_GLOBAL_INDIVIDUALS = flags.DEFINE_integer(
+  "num_global_individuals", 100, "How many others feed D_G.", lower_bound=1
+)
+_FLIPS = flags.DEFINE_bool(
+  "flips", True, "Add flipped copies as classes: 10 become 30."
+)
+_CLASS_CONCENTRATION = flags.DEFINE_float(
+    "class_concentration", None,
+    "Vary the individuals' class counts by a Dirichlet distribution with this"
+    " parameter (section II, variant 1); unset, they stay as they are.",
+)  # fmt: skip
+_IMAGE_SIZE = flags.DEFINE_integer(
+  "image_size", 32, "Pixels a side: 16, 32 or 64."
+)
+_TRAIN_FRACTION = flags.DEFINE_float(
+  "train_fraction", 0.7, "Part of everyone's samples that trains."
+)
+_EPOCHS = flags.DEFINE_integer("epochs", 20, "Epochs on D_G.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Samples in a batch.")
+_LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-3, "Adam's.")
+_WIDTH = flags.DEFINE_float("width", 1.0, "Factor on Fig. 4's channel counts.")
+_PRECISION = flags.DEFINE_enum(
+  "precision", "float32", ["float32", "bfloat16"], "Of activations."
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Of everything random.")
+
+_AUTOENCODER_EPOCHS = flags.DEFINE_integer(
+  "autoencoder_epochs", 20, "Epochs of the auto-encoder on D_G."
+)
+_GROUP_CANDIDATES = flags.DEFINE_enum(
+  "group_candidates", "global", ["global", "individuals"],
+  "Whom IG chooses from: the writers of D_G, or the other individuals.",
+)  # fmt: skip
+
+_NPZ_PATH = flags.DEFINE_string(
+    "npz_path", None, "With --dataset=npz: a file with the arrays images,"
+    " labels and individuals.",
+)  # fmt: skip
+_DATA_DIR = flags.DEFINE_string(
+  "data_dir", None, "Where tensorflow-datasets keeps prepared data."
+)
+_MANUAL_DIR = flags.DEFINE_string(
+  "manual_dir", None, "Where downloaded files lie already."
+)
+_DETERMINING = (
+    _DATASET, _NIST_CONFIG, _SYNTHETIC_SAMPLES, _NUM_INDIVIDUALS,
+    _NUM_GLOBAL_INDIVIDUALS, _FLIPS, _CLASS_CONCENTRATION, _IMAGE_SIZE,
+    _TRAIN_FRACTION, _EPOCHS, _BATCH_SIZE, _LEARNING_RATE, _WIDTH, _PRECISION,
+    _SEED, _AUTOENCODER_EPOCHS, _GROUP_CANDIDATES,
+)  # fmt: skip
+
+
+def determining() -> dict[str, Any]:
+  """Flag -> value, of all flags that determine the results."""
+  return {flag.name: flag.value for flag in _DETERMINING}
+
+
+def training_settings() -> Settings:
+  """How the flags have every model trained."""
+  return Settings(
+    epochs=_EPOCHS.value,
+    batch_size=_BATCH_SIZE.value,
+    learning_rate=_LEARNING_RATE.value,
+    width=_WIDTH.value,
+    precision=_PRECISION.value,
+    seed=_SEED.value,
+  )
+
+
+def groups(population: Population, split: splits.Split, **about: Any) -> Groups:
+  """What the flags have D_I enlarged with.
+
+  Args:
+    population: the store.
+    split: its parts.
+    **about: latent space and mesh of `Groups`, once there are any.
+  """
+  return Groups(
+    population,
+    split,
+    seed=_SEED.value,
+    among_individuals=_GROUP_CANDIDATES.value == "individuals",
+    **about,
+  )
+
+
+def load_population() -> tuple[Population, WriterFactors | None]:
+  """The people that the flags name, and their hidden factors where known."""
+  models.check_image_size(_IMAGE_SIZE.value)
+  if _DATASET.value == "synthetic":
+    writers = _NUM_INDIVIDUALS.value + _NUM_GLOBAL_INDIVIDUALS.value
+    resources.check_fits(
+      # Twice while they are drawn, and flips are two more.
+      4 * writers * _SYNTHETIC_SAMPLES.value * _IMAGE_SIZE.value**2,
+      f"{writers} writers (--num_individuals and --num_global_individuals) of"
+      f" --synthetic_samples={_SYNTHETIC_SAMPLES.value} digits",
+    )
+    return synthetic.make_population(
+      writers,
+      samples_per_writer=_SYNTHETIC_SAMPLES.value,
+      image_size=_IMAGE_SIZE.value,
+      seed=_SEED.value,
+    )
+  if _DATASET.value == "nist_digits":
+    population = nist_digits.load(
+      _NIST_CONFIG.value,
+      data_dir=_DATA_DIR.value,
+      manual_dir=_MANUAL_DIR.value,
+    )
+    return population, None
+  if _NPZ_PATH.value is None:
+    raise ValueError("--dataset=npz needs --npz_path.")
+  return npz.load(_NPZ_PATH.value), None
+
+
+def vary_and_split(population: Population) -> tuple[Population, splits.Split]:
+  """Sizes, flips, class counts; then who trains and tests on what."""
+  population = variations.resize(population, _IMAGE_SIZE.value)
+  if _FLIPS.value:
+    population = variations.flips(population)
+  people, global_people = splits.choose_people(
+    population,
+    _NUM_INDIVIDUALS.value,
+    _NUM_GLOBAL_INDIVIDUALS.value,
+    _SEED.value,
+  )
+  if _CLASS_CONCENTRATION.value is not None:
+    population = variations.vary_class_counts(
+      population,
+      people,
+      concentration=_CLASS_CONCENTRATION.value,
+      seed=_SEED.value,
+    )
+  # The store goes onto every device: nobody else's samples need to.
+  population = population.take(
+    np.flatnonzero(
+      np.isin(population.individuals, np.union1d(people, global_people))
+    )
+  )
+  return population, splits.split(
+    population,
+    people,
+    global_people,
+    train_fraction=_TRAIN_FRACTION.value,
+    seed=_SEED.value,
+  )
+
+
+def latent_settings() -> LatentSettings:
+  """How the flags have the auto-encoder trained."""
+  return LatentSettings(
+    epochs=_AUTOENCODER_EPOCHS.value,
+    batch_size=_BATCH_SIZE.value,
+    width=_WIDTH.value,
+    seed=_SEED.value,
+  )
