@@ -62,12 +62,14 @@ def _of_results(
       finished, study.population.labels
     ).items()
   }
-  sources = {method.spec: study.sources(method) for method in methods}
+  batches = study.batches
+  sources = {method.spec: batches.sources(method) for method in methods}
   # Behind the end of an individual's own schedule there is padding.
   people = range(len(study.split.individuals))
   losses = {
     method.spec: result.losses[
-      shown, : min(len(study.sources(method, index)) for index in people)
+      shown,
+      : min(len(batches.sources(method, index)) for index in people),
     ]
     for method, result in zip(methods, finished)
   }

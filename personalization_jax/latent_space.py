@@ -14,6 +14,7 @@ from personalization_jax.datasets import Population
 from personalization_jax.population_training import individual_key
 from personalization_jax.progress import Keeper
 from personalization_jax.randomness import SHARED
+from personalization_jax.records import Record
 from personalization_jax.splits import Split
 from personalization_jax.training import Learner, TrainState
 
@@ -99,13 +100,14 @@ def fit(
   task = (keeper or Keeper()).task("autoencoder")
   (piece,) = task.plan(1, 1)
   if piece.step:
-    saved, before = task.restore(
+    saved, history = task.restore(
       piece, jax.eval_shape(lambda: _as_one_of_many(state))
     )
+    record = Record.restored(history, models=1)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     state = hosts.put(jax.tree.map(lambda leaf: leaf[0], saved), state, here)
   else:
-    before = np.empty((1, 0), np.float32)
+    record = Record.empty(models=1)
 
   def on_block(
     steps: int, state: TrainState, losses: Callable[[], np.ndarray]
@@ -114,7 +116,7 @@ def fit(
       piece,
       piece.step + steps,
       lambda: _as_one_of_many(state),
-      lambda: np.concatenate([before, losses()[None]], axis=1),
+      lambda: record.trained(losses()[None]).saved(),
     )
 
   rows = schedules.global_batches(
@@ -138,7 +140,7 @@ def fit(
       piece,
       len(rows),
       _as_one_of_many(state),
-      np.concatenate([before, losses[None]], axis=1),
+      record.trained(losses[None]).saved(),
     )
   return LatentSpace(
     learner=learner,

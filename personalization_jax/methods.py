@@ -10,19 +10,23 @@ from personalization_jax import schedules
 
 SHAPING = ("baseline", "es:40", "es:400", "sw:12", "sw:2", "tl:10", "tl:300")
 GROUPING = ("random:1500", "random:6500", "ig:5", "ig:21", "sg:1500", "sg:6500")
+# What a personalised model has to be better than; not in the paper's table.
+REFERENCES = ("global", "local")
 SETS = {
   "shaping": SHAPING,
   "grouping": GROUPING,
   "table1": SHAPING + GROUPING,
+  "references": REFERENCES,
 }
 # Section IV: data grouping trains by sample weighing with n_I = 2.
 _GROUPING_PERIOD = fractions.Fraction(2)
 
 HELP = (
-  "a method is 'baseline', 'es:N', 'sw:N' (N a whole number or 1/M), 'tl:N',"
-  " 'tl:N:last=K', 'sg:N', 'ig:N' or 'random:N' (with ':only' for the group"
-  " alone), or several joined by '+', as in 'es:40+sw:12+tl:10' or"
-  f" 'sg:1500+tl:300'; sets of them are {', '.join(map(repr, SETS))}"
+  "a method is 'baseline', 'global', 'local', 'local:N', 'es:N', 'sw:N' (N a"
+  " whole number or 1/M), 'tl:N', 'tl:N:last=K', 'sg:N', 'ig:N' or 'random:N'"
+  " (with ':only' for the group alone), or several joined by '+', as in"
+  " 'es:40+sw:12+tl:10' or 'sg:1500+tl:300'; sets of them are"
+  f" {', '.join(map(repr, SETS))}"
 )
 
 
@@ -60,6 +64,8 @@ class Method:
     baseline: trained on the union of D_G and another individual's D_I'
       (section IV), and not shaped.
     group: what D_I is enlarged with for training; None for nothing.
+    local: trained on D_I alone, for `early` batches; for as many as D_G's
+      epochs have if that is 0.
   """
 
   spec: str
@@ -69,6 +75,7 @@ class Method:
   last_layers: int | None = None
   baseline: bool = False
   group: Group | None = None
+  local: bool = False
 
   @property
   def shares_global_phase(self) -> bool:
@@ -77,7 +84,12 @@ class Method:
     Then that phase is trained once and copied (section III-C: a model trained
     for all users is adjusted to each).
     """
-    return not self.baseline and self.early == 0 and self.period is None
+    return (
+      not self.baseline
+      and not self.local
+      and self.early == 0
+      and self.period is None
+    )
 
 
 def parse_methods(text: str) -> tuple[Method, ...]:
@@ -106,7 +118,7 @@ def parse_method(spec: str) -> Method:
   """Parses one spec.
 
   Args:
-    spec: for instance "es:40+sw:1/2+tl:300:last=2" or "sg:1500".
+    spec: for instance "es:40+sw:1/2+tl:300:last=2", "sg:1500" or "global".
 
   Returns:
     The method; its `spec` is canonical: the group, then the parts in order of
@@ -117,6 +129,13 @@ def parse_method(spec: str) -> Method:
   """
   if spec == "baseline":
     return Method(spec, baseline=True)
+  if spec == "global":
+    return Method(spec)
+  if spec == "local":
+    return Method(spec, local=True)
+  if match := re.fullmatch(r"local:([0-9./]+)", spec):
+    steps = _count(spec, match[1])
+    return Method(f"local:{steps}", early=steps, local=True)
   method = Method(spec="")
   kinds: list[str] = []
   for part in spec.split("+"):

@@ -24,14 +24,16 @@ def accuracy(
     rows: int32 [S, R], the rows classified, -1 for padding.
 
   Returns:
-    Accuracy float64 [S] in 0..1 and the number of rows it stands on [S].
+    Accuracy float64 [S] in 0..1, NaN for who has no rows, and the number of
+    rows it stands on [S].
 
   Source: section II-A, acc(D_I) and acc(D_G).
   """
   scored = rows != PADDING
   correct = scored & (predictions == labels[rows])
   size = scored.sum(axis=1)
-  return correct.sum(axis=1) / size, size
+  with np.errstate(invalid="ignore"):
+    return correct.sum(axis=1) / size, size
 
 
 @dataclasses.dataclass(frozen=True)

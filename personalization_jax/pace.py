@@ -22,6 +22,10 @@ class Pace:
     self._most = most
     self._seconds = seconds
     self._steps = min(most, 5)
+    self.begin()
+
+  def begin(self) -> None:
+    """Another training of the same kind; what is known of the speed stays."""
     self._begin: float | None = None
     self._done = 0
 

@@ -15,21 +15,23 @@ import numpy as np
 from jax.sharding import Mesh
 
 from personalization_jax import (
+  course,
   hosts,
+  metrics,
   models,
   saved_models,
-  schedules,
 )
+from personalization_jax.batches import Batches
 from personalization_jax.datasets import Population
 from personalization_jax.groups import Groups
 from personalization_jax.methods import Method
 from personalization_jax.population_training import (
-  OnBlock,
   PopulationTrainer,
   individual_key,
 )
 from personalization_jax.progress import Keeper, Piece, Task
 from personalization_jax.randomness import SHARED
+from personalization_jax.records import Record
 from personalization_jax.result import Result
 from personalization_jax.settings import Settings, make_learner
 from personalization_jax.splits import PADDING, Split
@@ -55,6 +57,7 @@ class Study:
     store: str = "device",
     keeper: Keeper | None = None,
     models_dir: pathlib.Path | None = None,
+    eval_every: int = 0,
     groups: Groups | None = None,
   ):
     """Checks the parts against each other and puts the store on the devices.
@@ -71,12 +74,23 @@ class Study:
         processes; by default they are in memory only.
       models_dir: where `saved_models` keeps everybody's final parameters; None
         keeps none.
+      eval_every: steps between two evaluations on validation data, for the
+        curves of a `Result`; 0 evaluates at the end alone.
       groups: what data grouping enlarges D_I with; by default random groups
         alone, since SG and IG need a latent space.
 
     Raises:
       ValueError: if the images don't suit the network.
     """
+    if eval_every < 0:
+      raise ValueError(f"eval_every={eval_every} must be 0 or more.")
+    if eval_every and not (
+      split.validation.shape[1] and len(split.global_validation)
+    ):
+      raise ValueError(
+        f"eval_every={eval_every} needs data to evaluate on: a"
+        " validation_fraction above 0, and enough samples."
+      )
     height, width = population.images.shape[1:3]
     if height != width:
       raise ValueError(f"images must be square, but are {height}x{width}.")
@@ -93,19 +107,26 @@ class Study:
       side_by_side,
       store,
     )
-    self.groups = groups or Groups(population, split, seed=settings.seed)
+    self.batches = Batches(
+      split,
+      settings,
+      groups or Groups(population, split, seed=settings.seed),
+    )
+    self.eval_every = eval_every
     self._root = jax.random.key(settings.seed)
-    self._shared: tuple[TrainState, np.ndarray] | None = None
+    self._shared: tuple[TrainState, Record] | None = None
     self.keeper = keeper or Keeper()
     self.models_dir = models_dir
     self._shared_task = self.keeper.task("global_phase")
 
   @property
-  def steps_per_epoch(self) -> int:
-    """Steps that show D_G once."""
-    return schedules.steps_per_epoch(
-      len(self.split.global_train), self.settings.batch_size
-    )
+  def groups(self) -> Groups:
+    """What data grouping enlarges D_I with."""
+    return self.batches.groups
+
+  @groups.setter
+  def groups(self, groups: Groups) -> None:
+    self.batches.groups = groups
 
   def check(self, method: Method) -> None:
     """Refuses a method that this study can't train.
@@ -129,48 +150,16 @@ class Study:
         f" but the network has {models.NUM_LAYERS}."
       )
 
-  def sources(self, method: Method, index: int | None = None) -> np.ndarray:
-    """Where each step's batch is drawn from (the paper's Fig. 2).
-
-    Args:
-      method: the method.
-      index: place of an individual in the split, whose own schedule is asked
-        for. Only the baseline's differ, by the size of D_I'; None gives the
-        longest.
-
-    Returns:
-      int32 [T], GLOBAL or INDIVIDUAL. The baseline's D_G includes D_I'.
-    """
-    num_global = len(self.split.global_train)
-    if method.baseline:
-      sizes = (self.split.train != PADDING).sum(axis=1)
-      num_global += sizes.max() if index is None else sizes[self._other(index)]
-    return schedules.combined(
-      epochs=self.settings.epochs,
-      steps_per_epoch=schedules.steps_per_epoch(
-        int(num_global), self.settings.batch_size
-      ),
-      early=method.early,
-      period=method.period,
-      late=method.late,
-    )
-
-  def length(self, method: Method) -> int:
-    """Steps of a method's schedule, the longest individual's."""
-    num_global = len(self.split.global_train)
-    if method.baseline:
-      num_global += int((self.split.train != PADDING).sum(axis=1).max())
-    per_epoch = schedules.steps_per_epoch(num_global, self.settings.batch_size)
-    return method.early + self.settings.epochs * per_epoch + method.late
-
   def num_steps(self, methods: Sequence[Method]) -> int:
     """Training steps that these methods take, summed over individuals."""
     own = [
-      method.late if method.shares_global_phase else self.length(method)
+      method.late if method.shares_global_phase else self.batches.length(method)
       for method in methods
     ]
     shares = any(method.shares_global_phase for method in methods)
-    shared = self._num_shared_steps if shares and not self._has_shared else 0
+    shared = (
+      self.batches.num_shared_steps if shares and not self._has_shared else 0
+    )
     return sum(own) * len(self.split.individuals) + shared
 
   def personalize(
@@ -217,6 +206,8 @@ class Study:
       seed=self.settings.seed,
       individuals=self.split.individuals,
       individual_rows=self.split.test,
+      validation_rows=self.split.validation,
+      curve_steps=np.asarray(self.evaluation_steps(method), np.int32),
       global_rows=self.split.global_test,
       **joined,
     )
@@ -234,42 +225,48 @@ class Study:
     on_steps: Callable[[int], None],
   ) -> dict[str, np.ndarray]:
     """These individuals' part of a `Result`."""
-    indices = piece.indices
-    rows = np.stack([self.rows(method, index) for index in indices])
-    states, before = self._begin(method, task, piece, on_steps)
+    indices = list(piece.indices)
+    rows = np.stack([self.batches.rows(method, index) for index in indices])
+    states, record = self._begin(method, task, piece, on_steps)
     # The last k layers alone are a phase of its own, with its own compiled
     # step; without that option everything is one phase.
     late = rows.shape[1] - method.late if method.last_layers else rows.shape[1]
     frozen = models.NUM_LAYERS - (method.last_layers or models.NUM_LAYERS)
-    for end, frozen_layers in ((late, 0), (rows.shape[1], frozen)):
-      states, losses = self.trainer.train(
-        states,
-        rows[:, before.shape[1] : end],
-        frozen_layers=frozen_layers,
-        on_steps=lambda steps: on_steps(steps * len(indices)),
-        on_block=_watch(task, piece, before),
-      )
-      before = np.concatenate([before, losses], axis=1)
-    if self.models_dir is not None:
-      people = self.split.individuals[list(indices)].tolist()
-      saved_models.save(self.models_dir, method.spec, people, states)
-    # One array for both tests, so that one compilation serves them.
-    own = self.split.test[list(indices)]
-    general = np.broadcast_to(
-      self.split.global_test, (len(indices), len(self.split.global_test))
+    own = self.split.validation[indices]
+    states, record = course.train(
+      self.trainer,
+      states,
+      record,
+      rows,
+      phases=((late, 0), (rows.shape[1], frozen)),
+      points=self.evaluation_steps(method),
+      evaluate=functools.partial(self._validate, self.trainer, own[:, None]),
+      on_steps=lambda steps: on_steps(steps * len(indices)),
+      watch=functools.partial(task.watch, piece),
     )
-    tested = np.concatenate([own, general], axis=1)
+    if self.models_dir is not None:
+      people = self.split.individuals[indices].tolist()
+      saved_models.save(self.models_dir, method.spec, people, states)
+    # One array for all tests, so that one compilation serves them.
+    own = np.concatenate([own, self.split.test[indices]], axis=1)
+    tested = _beside(own, self.split.global_test)
     predictions = self.trainer.predict(states, tested)
+    trained = (rows != PADDING).any(axis=2)
     diverged = (
       ~self.trainer.finite(states)[: len(indices)]
       # Losses of padded steps are NaN by design.
-      | (~np.isfinite(before) & (rows != PADDING).any(axis=2)).any(axis=1)
+      | (trained & ~np.isfinite(record.losses)).any(axis=1)
       | ((predictions < 0) & (tested != PADDING)).any(axis=1)
     )
+    ends = [self.split.validation.shape[1], own.shape[1]]
+    validation, individual, general = np.split(predictions, ends, axis=1)
     return {
-      "individual_predictions": predictions[:, : own.shape[1]],
-      "global_predictions": predictions[:, own.shape[1] :],
-      "losses": before,
+      "validation_predictions": validation,
+      "individual_predictions": individual,
+      "global_predictions": general,
+      "losses": record.losses,
+      "individual_curve": record.individual[..., 0],
+      "global_curve": record.general,
       "diverged": diverged,
     }
 
@@ -279,14 +276,16 @@ class Study:
     task: Task,
     piece: Piece,
     on_steps: Callable[[int], None],
-  ) -> tuple[TrainState, np.ndarray]:
-    """The models that training goes on with, and the losses [n, t] before."""
+  ) -> tuple[TrainState, Record]:
+    """The models that training goes on with, and what was recorded before."""
     count = len(piece.indices)
-    shared_steps = self._num_shared_steps if method.shares_global_phase else 0
     if piece.step:
-      states, losses = task.restore(piece, self.trainer.shapes)
-      on_steps((piece.step - shared_steps) * count)
-      return self.trainer.place(states), losses
+      states, history = task.restore(piece, self.trainer.shapes)
+      shared = (
+        self.batches.num_shared_steps if method.shares_global_phase else 0
+      )
+      on_steps((piece.step - shared) * count)
+      return self.trainer.place(states), Record.restored(history, count)
     keys = jnp.stack(
       [
         individual_key(self._root, int(self.split.individuals[index]))
@@ -294,68 +293,50 @@ class Study:
       ]
     )
     if not method.shares_global_phase:
-      return self.trainer.create(keys), np.empty((count, 0), np.float32)
-    shared, losses = self.global_phase(on_steps)
+      return self.trainer.create(keys), Record.empty(count)
+    state, record = self.global_phase(on_steps)
+    return self.trainer.share(state, keys), record.of(piece.indices)
+
+  def _validate(
+    self, trainer: PopulationTrainer, own: np.ndarray, states: TrainState
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Validation accuracy on D_I [n, k] and on D_G [n].
+
+    Args:
+      trainer: of the models.
+      own: int32 [n, k, R], validation rows of k people for each model.
+      states: n models.
+    """
+    labels, general = self.population.labels, self.split.global_validation
+    rows = own.reshape(len(own), -1)
+    predictions = trainer.predict(states, _beside(rows, general))
+    of_people, of_all = np.split(predictions, [rows.shape[1]], axis=1)
+    flat = own.reshape(-1, own.shape[2])
+    individual, _ = metrics.accuracy(
+      of_people.reshape(flat.shape), labels, flat
+    )
     return (
-      self.trainer.share(shared, keys),
-      np.broadcast_to(losses, (count, len(losses))),
+      individual.reshape(own.shape[:2]),
+      metrics.accuracy(of_all, labels, general[None])[0],
     )
 
-  def rows(self, method: Method, index: int) -> np.ndarray:
-    """The rows of every batch that individual `index` is trained on.
+  def evaluation_steps(self, method: Method) -> list[int]:
+    """Behind which steps a method's models are evaluated, if they are.
 
     Args:
       method: the method.
-      index: place of the individual in the split.
 
     Returns:
-      int32 [T, B], -1 for padding; T is the same for all individuals.
+      Every `eval_every` steps, at the end, and where the shared phase ends.
     """
-    sources = self.sources(method, index)
-    global_rows = self.split.global_train
-    if method.baseline:
-      global_rows = np.concatenate(
-        [global_rows, self.split.parts(self._other(index))[0]]
-      )
-    person = int(self.split.individuals[index])
-    draw = functools.partial(
-      schedules.sample_rows,
-      global_rows=global_rows,
-      individual_rows=self.individual_rows(method, index),
-      batch_size=self.settings.batch_size,
-      early=method.early,
-      seed=self.settings.seed,
-    )
-    rows = draw(sources, individual=person)
+    ends = [self.batches.length(method)]
     if method.shares_global_phase:
-      shared = slice(0, self._num_shared_steps)
-      rows[shared] = draw(sources[shared], individual=SHARED)
-    longest = len(self.sources(method))
-    return np.pad(
-      rows, ((0, longest - len(rows)), (0, 0)), constant_values=PADDING
-    )
-
-  def individual_rows(self, method: Method, index: int) -> np.ndarray:
-    """What stands for D_I in training: D_I, or D_I' enlarged with a group.
-
-    Args:
-      method: the method.
-      index: place of the individual in the split.
-
-    Returns:
-      int32 [m], rows of the store.
-
-    Source: section III, data grouping.
-    """
-    own, _, _ = self.split.parts(index)
-    if method.group is None:
-      return own
-    group = self.groups.rows(method.group)[index]
-    return group if method.group.only else np.concatenate([own, group])
+      ends.append(self.batches.num_shared_steps)
+    return course.evaluation_steps(ends, self.eval_every)
 
   def global_phase(
     self, on_steps: Callable[[int], None] = lambda steps: None
-  ) -> tuple[TrainState, np.ndarray]:
+  ) -> tuple[TrainState, Record]:
     """The model that D_G alone gives; trained once, then kept.
 
     Args:
@@ -363,45 +344,40 @@ class Study:
 
     Returns:
       The state, NumPy arrays with a leading axis of 1, keys as `hosts.gather`
-      gives them; and its losses float32 [T] in nats.
+      gives them; and its record, with everybody's accuracy.
 
     Source: Algorithm 1, line 9.
     """
     if self._shared is None:
       task, piece = self._shared_task, self._shared_piece
       trainer = self.trainer.one_per_device()
+      end, people = self.batches.num_shared_steps, len(self.split.individuals)
+      record = Record.empty(1, people)
       if piece.step:
-        one, losses = task.restore(piece, trainer.shapes)
+        one, history = task.restore(piece, trainer.shapes)
+        record = Record.restored(history, 1, people)
       if not piece.step:
         states = trainer.create(individual_key(self._root, SHARED)[None])
-        losses = np.empty((1, 0), np.float32)
-      elif piece.step < self._num_shared_steps:
+      elif piece.step < end:
         states = trainer.place(one)
         on_steps(piece.step)
-      if piece.step < self._num_shared_steps:
-        rows = schedules.sample_rows(
-          schedules.transfer_learning(self._num_shared_steps, 0),
-          self.split.global_train,
-          np.empty(0, np.int32),
-          self.settings.batch_size,
-          seed=self.settings.seed,
-          individual=SHARED,
-        )
-        states, new = trainer.train(
+      if piece.step < end:
+        own = self.split.validation[None]
+        states, record = course.train(
+          trainer,
           states,
-          rows[None, piece.step :],
+          record,
+          self.batches.shared_rows()[None],
+          phases=((end, 0),),
+          points=course.evaluation_steps([end], self.eval_every),
+          evaluate=functools.partial(self._validate, trainer, own),
           on_steps=on_steps,
-          on_block=_watch(task, piece, losses),
+          watch=functools.partial(task.watch, piece),
         )
-        losses = np.concatenate([losses, new], axis=1)
-        task.save(piece, self._num_shared_steps, states, losses)
+        task.save(piece, end, states, record.saved())
         one = hosts.gather(states)
-      self._shared = jax.tree.map(lambda leaf: leaf[:1], one), losses[0]
+      self._shared = jax.tree.map(lambda leaf: leaf[:1], one), record
     return self._shared
-
-  @property
-  def _num_shared_steps(self) -> int:
-    return self.settings.epochs * self.steps_per_epoch
 
   @functools.cached_property
   def _shared_piece(self) -> Piece:
@@ -413,25 +389,12 @@ class Study:
   def _has_shared(self) -> bool:
     return (
       self._shared is not None
-      or self._shared_piece.step == self._num_shared_steps
+      or self._shared_piece.step == self.batches.num_shared_steps
     )
 
-  def _other(self, index: int) -> int:
-    """The next individual, I' of the baseline (section IV)."""
-    return (index + 1) % len(self.split.individuals)
 
-
-def _watch(task: Task, piece: Piece, before: np.ndarray) -> OnBlock:
-  """Saves a piece between blocks of steps, behind the losses [n, t] before."""
-
-  def on_block(
-    steps: int, states: TrainState, losses: Callable[[], np.ndarray]
-  ) -> None:
-    task.watch(
-      piece,
-      before.shape[1] + steps,
-      lambda: states,
-      lambda: np.concatenate([before, losses()], axis=1),
-    )
-
-  return on_block
+def _beside(own: np.ndarray, general: np.ndarray) -> np.ndarray:
+  """Rows [n, R], and behind each line the same rows [Q]."""
+  return np.concatenate(
+    [own, np.broadcast_to(general, (len(own), len(general)))], axis=1
+  )

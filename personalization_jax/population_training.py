@@ -130,10 +130,7 @@ class PopulationTrainer:
     Returns:
       States with a leading axis of `chunk`; those behind n are fillers.
     """
-    self._check_count(len(keys))
-    missing = self.chunk - len(keys)
-    keys = jnp.concatenate([keys, jnp.repeat(keys[-1:], missing)])
-    return self._create(self._put(keys))
+    return self._create(self._put_keys(keys))
 
   def share(self, state: TrainState, keys: jax.Array) -> TrainState:
     """Copies one trained model to individuals (TL's start).
@@ -145,10 +142,9 @@ class PopulationTrainer:
     Returns:
       States with a leading axis of `chunk`.
     """
-    one = hosts.gather(jax.tree.map(lambda leaf: leaf[:1], state))
-    return self._repeat(one.replace(key=None)).replace(
-      key=self.create(keys).key
-    )
+    one = hosts.gather(state).replace(key=None)
+    one = jax.tree.map(lambda leaf: leaf[0], one)
+    return self._share(self._put_keys(keys), one)
 
   def place(self, states: Any) -> TrainState:
     """States that were saved, back onto the devices.
@@ -199,7 +195,8 @@ class PopulationTrainer:
         blocks.append(hosts.gather(block)[:count, :steps])
       return np.concatenate(blocks, axis=1)
 
-    pace = Pace(self.block_steps, self.block_seconds)
+    pace = self._pace
+    pace.begin()
     done = 0
     while done < num_steps:
       steps = min(pace.steps(), num_steps - done)
@@ -221,6 +218,10 @@ class PopulationTrainer:
     if losses:
       self._wait(*losses[-1], pace, on_steps)
     return states, losses_so_far()
+
+  @functools.cached_property
+  def _pace(self) -> Pace:
+    return Pace(self.block_steps, self.block_seconds)
 
   def _wait(
     self,
@@ -305,6 +306,12 @@ class PopulationTrainer:
       one,
     )
 
+  def _put_keys(self, keys: jax.Array) -> jax.Array:
+    """Keys [n] on their devices, the last one again for fillers."""
+    self._check_count(len(keys))
+    missing = self.chunk - len(keys)
+    return self._put(jnp.concatenate([keys, jnp.repeat(keys[-1:], missing)]))
+
   def _put(self, array: Any) -> Any:
     return hosts.put(array, array, self._by_individual)
 
@@ -385,13 +392,11 @@ class PopulationTrainer:
     return compiled[frozen_layers]
 
   @functools.cached_property
-  def _repeat(self) -> Callable[[TrainState], TrainState]:
-    return jax.jit(
-      lambda one: jax.tree.map(
-        lambda leaf: jnp.repeat(leaf, self.chunk, axis=0), one
-      ),
-      out_shardings=self._by_individual,
-    )
+  def _share(self) -> Callable[..., TrainState]:
+    def share(key: jax.Array, one: TrainState) -> TrainState:
+      return training.continue_as(one, key)
+
+    return jax.jit(self._over_individuals(share, 1, P()))
 
   @functools.cached_property
   def _finite(self) -> Callable[..., jax.Array]:

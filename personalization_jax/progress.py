@@ -25,6 +25,9 @@ import numpy as np
 from personalization_jax import checkpoints, files, hosts, pieces
 from personalization_jax.pieces import Piece
 
+# What is recorded while a piece is trained: name -> float32 [n, ...].
+History = Mapping[str, np.ndarray]
+
 
 class Stopped(Exception):
   """The run was asked to stop, and everything is saved."""
@@ -146,7 +149,7 @@ class Task:
       if first >= 0
     ]
 
-  def restore(self, piece: Piece, like: Any) -> tuple[Any, np.ndarray]:
+  def restore(self, piece: Piece, like: Any) -> tuple[Any, History]:
     """The models of a piece that has begun.
 
     Args:
@@ -155,30 +158,34 @@ class Task:
 
     Returns:
       States of NumPy arrays with a leading axis of the piece's individuals,
-      keys as `hosts.gather` gives them, and their losses float32 [n, step].
+      keys as `hosts.gather` gives them, and what was recorded of them.
     """
     first, last = piece.source
     path = self._path(pieces.state_name(first, last, piece.step))
-    rows = checkpoints.about(path)["rows"]
+    about = checkpoints.about(path)
+    rows = about["rows"]
     numbers = jax.eval_shape(hosts.numbers_of_keys, like)
-    states, losses = checkpoints.restore_on_host(
+    states, history = checkpoints.restore_on_host(
       path,
       (
         jax.tree.map(
           lambda leaf: np.zeros((rows, *leaf.shape[1:]), leaf.dtype), numbers
         ),
-        np.zeros((last - first, piece.step), np.float32),
+        {
+          key: np.zeros((last - first, *shape), np.float32)
+          for key, shape in about["history"].items()
+        },
       ),
     )
     own = slice(piece.first - first, piece.last - first)
-    return jax.tree.map(lambda leaf: leaf[own], states), losses[own]
+    return jax.tree.map(lambda leaf: leaf[own], (states, history))
 
   def watch(
     self,
     piece: Piece,
     step: int,
     states: Callable[[], Any],
-    losses: Callable[[], np.ndarray],
+    history: Callable[[], History],
   ) -> None:
     """Saves a piece if it is time to; see `PopulationTrainer.train`.
 
@@ -186,7 +193,7 @@ class Task:
       piece: what is being trained.
       step: steps of the schedule that are done.
       states: gives its states on the devices, with a leading axis.
-      losses: gives its losses float32 [n, step].
+      history: gives what was recorded of it.
 
     Raises:
       Stopped: if asked to stop, after saving.
@@ -194,13 +201,13 @@ class Task:
     """
     save, stop = self.keeper.demand()
     if save:
-      self.save(piece, step, states(), losses())
+      self.save(piece, step, states(), history())
     if stop:
       self.keeper.wait()
       raise Stopped
 
   def save(
-    self, piece: Piece, step: int, states: Any, losses: np.ndarray
+    self, piece: Piece, step: int, states: Any, history: History
   ) -> None:
     """Begins to write a checkpoint, whatever the time.
 
@@ -208,16 +215,19 @@ class Task:
       piece: whose.
       step: steps of the schedule that are done.
       states: on the devices, with a leading axis; they may change after.
-      losses: float32 [n, step].
+      history: what was recorded of it up to that step.
     """
     if self._folder is None:
       return
     # The next block is given the states' memory: hence a copy.
     kept, rows = _own(hosts.copy(states), len(piece.indices))
     name = pieces.state_name(piece.first, piece.last, step)
-    self.keeper.write(
-      self._folder / name, (kept, losses), {"piece": name, "rows": rows}
-    )
+    about = {
+      "piece": name,
+      "rows": rows,
+      "history": {key: values.shape[1:] for key, values in history.items()},
+    }
+    self.keeper.write(self._folder / name, (kept, dict(history)), about)
 
   def finish(self, piece: Piece, arrays: Mapping[str, np.ndarray]) -> None:
     """Keeps what a piece gave, and drops its checkpoints.

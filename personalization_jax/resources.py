@@ -64,7 +64,7 @@ def disk_need(
   chunk = study.trainer.chunk
   state = bytes_of(shapes) // chunk
   people = len(study.split.individuals)
-  steps = max((study.length(method) for method in methods), default=0)
+  steps = max((study.batches.length(method) for method in methods), default=0)
   tested = study.split.test.shape[1] + len(study.split.global_test)
   # Shared: the model of D_G on every device, and the auto-encoder, which is no
   # larger than Fig. 4's network.
@@ -93,7 +93,7 @@ def check_memory(study: Study, methods: Sequence[Method]) -> None:
   batch = study.settings.batch_size
   for method in methods:
     # Sources, rows, and rows while they are being drawn.
-    steps = study.length(method)
+    steps = study.batches.length(method)
     check_fits(
       4 * steps * (4 + chunk * (2 * batch + 1)),
       f"the schedule of {method.spec!r} for {chunk} individuals at once"

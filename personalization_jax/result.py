@@ -25,6 +25,14 @@ class Result:
       step was padding.
     diverged: bool [S], whose loss or parameters stopped being finite numbers;
       nobody by default.
+    validation_rows: int32 [S, V], validation rows of each D_I, -1 for padding;
+      none by default.
+    validation_predictions: int32 [S, V], predicted classes.
+    curve_steps: int32 [E], behind which steps models were evaluated on
+      validation data; none by default.
+    individual_curve: float32 [S, E], accuracy on D_I then; NaN for who has no
+      validation data.
+    global_curve: float32 [S, E], accuracy on D_G then.
   """
 
   method: str
@@ -36,12 +44,25 @@ class Result:
   global_predictions: np.ndarray
   losses: np.ndarray
   diverged: np.ndarray = None  # type: ignore[assignment]
+  validation_rows: np.ndarray = None  # type: ignore[assignment]
+  validation_predictions: np.ndarray = None  # type: ignore[assignment]
+  curve_steps: np.ndarray = None  # type: ignore[assignment]
+  individual_curve: np.ndarray = None  # type: ignore[assignment]
+  global_curve: np.ndarray = None  # type: ignore[assignment]
 
   def __post_init__(self) -> None:
-    """Nobody diverged unless it is said."""
-    if self.diverged is None:
-      nobody = np.zeros(len(self.individuals), bool)
-      object.__setattr__(self, "diverged", nobody)
+    """What isn't said is empty; nobody diverged."""
+    count = len(self.individuals)
+    for name, empty in (
+      ("diverged", np.zeros(count, bool)),
+      ("validation_rows", np.empty((count, 0), np.int32)),
+      ("validation_predictions", np.empty((count, 0), np.int32)),
+      ("curve_steps", np.empty(0, np.int32)),
+      ("individual_curve", np.empty((count, 0), np.float32)),
+      ("global_curve", np.empty((count, 0), np.float32)),
+    ):
+      if getattr(self, name) is None:
+        object.__setattr__(self, name, empty)
 
   @property
   def status(self) -> list[str]:
@@ -55,15 +76,27 @@ class Result:
 
     Who diverged has NaN: what such a model answers is no accuracy.
     """
-    values, sizes = metrics.accuracy(
+    return self._accuracy(
       self.individual_predictions, labels, self.individual_rows
     )
-    return np.where(self.diverged, np.nan, values), sizes
+
+  def validation_accuracy(
+    self, labels: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Accuracy on validation data of D_I, likewise; NaN for who has none."""
+    return self._accuracy(
+      self.validation_predictions, labels, self.validation_rows
+    )
 
   def global_accuracy(
     self, labels: np.ndarray
   ) -> tuple[np.ndarray, np.ndarray]:
     """acc(D_G) float64 [S] and test sizes [S], likewise."""
     rows = np.broadcast_to(self.global_rows, self.global_predictions.shape)
-    values, sizes = metrics.accuracy(self.global_predictions, labels, rows)
+    return self._accuracy(self.global_predictions, labels, rows)
+
+  def _accuracy(
+    self, predictions: np.ndarray, labels: np.ndarray, rows: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray]:
+    values, sizes = metrics.accuracy(predictions, labels, rows)
     return np.where(self.diverged, np.nan, values), sizes

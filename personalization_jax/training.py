@@ -49,6 +49,20 @@ class Learner:
   optimizer: optax.GradientTransformation
 
 
+def continue_as(state: TrainState, key: jax.Array) -> TrainState:
+  """A trained model that another individual goes on with (TL's start).
+
+  Args:
+    state: the model.
+    key: the individual's key, as for `create_state`.
+
+  Returns:
+    The state, with the dropout that `create_state` gives this individual.
+  """
+  _, dropout_key = jax.random.split(key)
+  return state.replace(key=dropout_key)
+
+
 def create_state(
   learner: Learner, key: jax.Array, image_shape: tuple[int, ...]
 ) -> TrainState:
@@ -211,7 +225,7 @@ def train_on_rows(
   *,
   frozen_layers: int = 0,
 ) -> tuple[TrainState, jax.Array]:
-  """Steps through a block of a schedule, one scan.
+  """Steps through a block of a schedule, one compiled loop.
 
   Args:
     learner: network and optimiser.
@@ -228,27 +242,24 @@ def train_on_rows(
     row was trained on.
   """
 
+  # A loop of num_steps turns: a scan that skips the rest by `lax.cond` would
+  # copy the state into and out of the branch in every step.
   def step(
-    state: TrainState, batch: tuple[jax.Array, jax.Array]
+    index: jax.Array, carry: tuple[TrainState, jax.Array]
   ) -> tuple[TrainState, jax.Array]:
-    index, rows = batch
+    state, losses = carry
+    state, loss = train_step(
+      learner,
+      state,
+      *gather(images, labels, rows[index]),
+      frozen_layers=frozen_layers,
+    )
+    loss = jnp.where((rows[index] >= 0).any(), loss, jnp.nan)
+    return state, losses.at[index].set(loss)
 
-    def train(state: TrainState) -> tuple[TrainState, jax.Array]:
-      state, loss = train_step(
-        learner,
-        state,
-        *gather(images, labels, rows),
-        frozen_layers=frozen_layers,
-      )
-      return state, jnp.where((rows >= 0).any(), loss, jnp.nan)
-
-    def skip(state: TrainState) -> tuple[TrainState, jax.Array]:
-      # Computed from the state, so that both branches vary over the mesh.
-      return state, jnp.nan * state.step.astype(jnp.float32)
-
-    return jax.lax.cond(index < num_steps, train, skip, state)
-
-  return jax.lax.scan(step, state, (jnp.arange(len(rows)), rows))
+  # Made from the rows, so that they vary over the mesh as the state does.
+  losses = jnp.nan * rows[:, 0].astype(jnp.float32)
+  return jax.lax.fori_loop(0, num_steps, step, (state, losses))
 
 
 def eval_step(

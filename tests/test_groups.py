@@ -154,7 +154,10 @@ def test_models_are_trained_on_d_i_enlarged_and_tested_on_d_i(
   for spec in ("sg:13", "ig:2", "random:9", "sg:13:only", "ig:1+es:4"):
     method = parse_method(spec)
     for index in range(3):
-      rows, sources = study.rows(method, index), study.sources(method)
+      rows, sources = (
+        study.batches.rows(method, index),
+        study.batches.sources(method),
+      )
       drawn = set(rows[sources == 1].ravel())
       expected = set(groups.rows(method.group)[index])
       if not method.group.only:

@@ -42,8 +42,8 @@ def test_models_are_trained_on_training_rows_alone(study):
   for spec in ("es:4", "sw:2", "sw:1/2", "tl:5", "es:4+sw:2+tl:5"):
     method = parse_method(spec)
     for index in range(3):
-      rows = study.rows(method, index)
-      for source, batch in zip(study.sources(method), rows):
+      rows = study.batches.rows(method, index)
+      for source, batch in zip(study.batches.sources(method), rows):
         allowed = own_rows(study, index) if source else general | {-1}
         assert set(batch.tolist()) <= allowed
 
@@ -54,7 +54,7 @@ def test_no_drawing_is_trained_on_and_tested(study):
   for index in range(3):
     tested_here = tested | set(originals[study.split.parts(index)[2]])
     for method in parse_methods("shaping"):
-      rows = study.rows(method, index)
+      rows = study.batches.rows(method, index)
       assert not tested_here & set(originals[rows[rows >= 0]])
 
 
@@ -64,7 +64,7 @@ def test_the_baseline_is_trained_on_another_individual(study):
   general = set(study.split.global_train.tolist())
   pairs = []
   for index in range(3):
-    rows = study.rows(method, index)
+    rows = study.batches.rows(method, index)
     seen = set(rows[rows >= 0].tolist())
     others = [k for k in range(3) if own_rows(study, k) & seen]
     assert others != [index]
@@ -79,7 +79,7 @@ def test_the_baseline_is_trained_on_another_individual(study):
 
 def test_transfer_learning_s_first_phase_is_everyone_s(study):
   method = parse_method("tl:5")
-  first, second = (study.rows(method, index) for index in range(2))
+  first, second = (study.batches.rows(method, index) for index in range(2))
   np.testing.assert_array_equal(first[:-5], second[:-5])
   assert not np.array_equal(first[-5:], second[-5:])
 
@@ -105,7 +105,7 @@ def by_hand(study, method, index):
   state = create(
     individual_key(root, SHARED) if method.shares_global_phase else person
   )
-  rows = study.rows(method, index)
+  rows = study.batches.rows(method, index)
   late = len(rows) - method.late
   for number, batch in enumerate(rows):
     if number == late and method.shares_global_phase:

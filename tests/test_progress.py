@@ -133,7 +133,7 @@ def test_what_is_saved_is_not_trained_again(new_study, tmp_path, monkeypatch):
   assert plan[1].step > 0
   monkeypatch.setattr(PopulationTrainer, "train", counting)
   study.personalize(METHOD)
-  length = len(study.sources(METHOD))
+  length = len(study.batches.sources(METHOD))
   assert sum(seen) == 2 * (length - plan[1].step) + length
 
 

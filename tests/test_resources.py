@@ -75,7 +75,7 @@ def test_schedules_that_no_memory_holds_are_refused(people):
 def test_the_length_of_a_schedule_is_that_of_its_sources(people):
   study = make_study(people)
   for method in parse_methods("shaping,es:3+sw:1/2+tl:4"):
-    assert study.length(method) == len(study.sources(method))
+    assert study.batches.length(method) == len(study.batches.sources(method))
 
 
 def test_memory_is_told_in_a_phrase():
