@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,21 @@ _WIDTH = flags.DEFINE_float("width", 1.0, "Factor on Fig. 4's channel counts.")
 _PRECISION = flags.DEFINE_enum(
   "precision", "float32", ["float32", "bfloat16"], "Of activations."
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Of everything random.")
+_VALIDATION_FRACTION = flags.DEFINE_float(
+    "validation_fraction", 0.0,
+    "Part of everyone's samples to choose by: for --eval_every, and for the"
+    " choice between a person's model and `global`'s.",
+)  # fmt: skip
+_SEED = flags.DEFINE_integer(
+    "seed", 0,
+    "Of everything random, and with --seeds of who the individuals are.",
+)  # fmt: skip
+# They may grow from one call to the next; what is finished stays.
+_SEEDS = flags.DEFINE_list(
+    "seeds", [],
+    "Train with each of these: its own split, order and initial weights, for"
+    " the same people. By default --seed alone.",
+)  # fmt: skip
 
 _AUTOENCODER_EPOCHS = flags.DEFINE_integer(
   "autoencoder_epochs", 20, "Epochs of the auto-encoder on D_G."
@@ -83,6 +98,7 @@ _DETERMINING = (
     _NUM_GLOBAL_INDIVIDUALS, _FLIPS, _CLASS_CONCENTRATION, _IMAGE_SIZE,
     _TRAIN_FRACTION, _EPOCHS, _BATCH_SIZE, _LEARNING_RATE, _WIDTH, _PRECISION,
     _SEED, _AUTOENCODER_EPOCHS, _GROUP_CANDIDATES,
+    _VALIDATION_FRACTION,
 )  # fmt: skip
 
 
@@ -91,7 +107,38 @@ def determining() -> dict[str, Any]:
   return {flag.name: flag.value for flag in _DETERMINING}
 
 
-def training_settings() -> Settings:
+def seeds() -> tuple[int, ...]:
+  """The seeds to train with, those of --seeds or --seed alone.
+
+  Raises:
+    ValueError: if --seeds are no distinct whole numbers of 0 or more.
+  """
+  given = _SEEDS.value or [str(_SEED.value)]
+  if not all(text.isdecimal() for text in given):
+    raise ValueError(
+      f"--seeds={','.join(given)} must be whole numbers of 0 or more, separated"
+      " by commas."
+    )
+  numbers = tuple(int(text) for text in given)
+  if len(set(numbers)) < len(numbers):
+    raise ValueError(f"--seeds={','.join(given)} names a seed twice.")
+  return numbers
+
+
+def home(workdir: pathlib.Path, seed: int) -> pathlib.Path:
+  """Where a run keeps what was trained with one seed.
+
+  Args:
+    workdir: the run directory.
+    seed: one of `seeds`.
+
+  Returns:
+    The directory itself for --seed, and a folder in it for any other.
+  """
+  return workdir if seed == _SEED.value else workdir / "seeds" / str(seed)
+
+
+def training_settings(seed: int) -> Settings:
   """How the flags have every model trained."""
   return Settings(
     epochs=_EPOCHS.value,
@@ -99,22 +146,25 @@ def training_settings() -> Settings:
     learning_rate=_LEARNING_RATE.value,
     width=_WIDTH.value,
     precision=_PRECISION.value,
-    seed=_SEED.value,
+    seed=seed,
   )
 
 
-def groups(population: Population, split: splits.Split, **about: Any) -> Groups:
+def groups(
+  population: Population, split: splits.Split, seed: int, **about: Any
+) -> Groups:
   """What the flags have D_I enlarged with.
 
   Args:
     population: the store.
     split: its parts.
+    seed: of random groups.
     **about: latent space and mesh of `Groups`, once there are any.
   """
   return Groups(
     population,
     split,
-    seed=_SEED.value,
+    seed=seed,
     among_individuals=_GROUP_CANDIDATES.value == "individuals",
     **about,
   )
@@ -149,8 +199,17 @@ def load_population() -> tuple[Population, WriterFactors | None]:
   return npz.load(_NPZ_PATH.value), None
 
 
-def vary_and_split(population: Population) -> tuple[Population, splits.Split]:
-  """Sizes, flips, class counts; then who trains and tests on what."""
+def vary(
+  population: Population,
+) -> tuple[Population, np.ndarray, np.ndarray]:
+  """Sizes, flips, class counts; and who they are of.
+
+  Args:
+    population: from `load_population`.
+
+  Returns:
+    The store, the individuals' ids and the ids of D_G's writers.
+  """
   population = variations.resize(population, _IMAGE_SIZE.value)
   if _FLIPS.value:
     population = variations.flips(population)
@@ -168,25 +227,43 @@ def vary_and_split(population: Population) -> tuple[Population, splits.Split]:
       seed=_SEED.value,
     )
   # The store goes onto every device: nobody else's samples need to.
-  population = population.take(
-    np.flatnonzero(
-      np.isin(population.individuals, np.union1d(people, global_people))
-    )
-  )
-  return population, splits.split(
+  everybody = np.union1d(people, global_people)
+  kept = np.flatnonzero(np.isin(population.individuals, everybody))
+  return population.take(kept), people, global_people
+
+
+def split(
+  population: Population,
+  people: np.ndarray,
+  global_people: np.ndarray,
+  seed: int,
+) -> splits.Split:
+  """Who trains, chooses and tests on what, as the flags have it.
+
+  Args:
+    population: from `vary`, as are the ids.
+    people: int32 [S].
+    global_people: int32 [G].
+    seed: one of `seeds`.
+
+  Returns:
+    The split.
+  """
+  return splits.split(
     population,
     people,
     global_people,
     train_fraction=_TRAIN_FRACTION.value,
-    seed=_SEED.value,
+    validation_fraction=_VALIDATION_FRACTION.value,
+    seed=seed,
   )
 
 
-def latent_settings() -> LatentSettings:
+def latent_settings(seed: int) -> LatentSettings:
   """How the flags have the auto-encoder trained."""
   return LatentSettings(
     epochs=_AUTOENCODER_EPOCHS.value,
     batch_size=_BATCH_SIZE.value,
     width=_WIDTH.value,
-    seed=_SEED.value,
+    seed=seed,
   )

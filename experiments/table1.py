@@ -25,16 +25,15 @@ from experiments import (
   processes,
   run_info,
   study_flags,
-  table1_agreement,
-  table1_figures,
+  table1_report,
 )
 from experiments.console import say
 from personalization_jax import (
+  event_files,
   hosts,
   latent_space,
   resources,
   results,
-  tables,
 )
 from personalization_jax.datasets.synthetic import WriterFactors
 from personalization_jax.latent_space import LatentSpace
@@ -71,6 +70,16 @@ _CHECKPOINT_MINUTES = flags.DEFINE_float(
 _SAVE_MODELS = flags.DEFINE_bool(
   "save_models", False, "Keep everybody's final parameters, in models/."
 )
+_EVAL_EVERY = flags.DEFINE_integer(
+    "eval_every", 0,
+    "Steps from one evaluation on validation data to the next, for curves in"
+    " metrics.jsonl; 0 draws none.",
+    lower_bound=0,
+)  # fmt: skip
+_TENSORBOARD = flags.DEFINE_bool(
+    "tensorboard", False,
+    "Write losses and curves for TensorBoard too (extra `tensorboard`).",
+)  # fmt: skip
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False,
     "One of several processes of a run, which JAX finds by itself on SLURM,"
@@ -121,14 +130,12 @@ def train_all(
   return [finished[method] for method in methods]
 
 
-def find_groups(
-  study: Study, methods: Sequence[Method], workdir: pathlib.Path
-) -> LatentSpace | None:
+def find_groups(study: Study, methods: Sequence[Method]) -> LatentSpace | None:
   """Trains the auto-encoder if a method needs it, and tells the study."""
   kinds = {method.group.kind for method in methods if method.group}
   if not kinds & {"sg", "ig"}:
     return None
-  settings = study_flags.latent_settings()
+  settings = study_flags.latent_settings(study.settings.seed)
   steps = latent_space.num_steps(study.split, settings)
   with console.progress(steps, "auto-encoder") as bar:
     space = latent_space.fit(
@@ -145,6 +152,7 @@ def find_groups(
   study.groups = study_flags.groups(
     study.population,
     study.split,
+    study.settings.seed,
     latents=space.latents,
     mesh=make_mesh(jax.local_devices()),
   )
@@ -153,11 +161,15 @@ def find_groups(
 
 def prepare(
   should_stop: Callable[[], bool],
-) -> tuple[Study, WriterFactors | None, tuple[Method, ...], pathlib.Path]:
+) -> tuple[list[Study], WriterFactors | None, tuple[Method, ...], pathlib.Path]:
   """Everything that a user's mistake can break, before any training."""
   methods = parse_methods(_METHODS.value)
-  settings = study_flags.training_settings()
-  study_flags.latent_settings()
+  seeds = study_flags.seeds()
+  for seed in seeds:
+    study_flags.training_settings(seed)
+    study_flags.latent_settings(seed)
+  if _TENSORBOARD.value:
+    event_files.check()
   processes.use_cpu_cores(_CPU_DEVICES.value)
   processes.join(
     _COORDINATOR_ADDRESS.value,
@@ -165,39 +177,48 @@ def prepare(
     _PROCESS_ID.value,
     _DISTRIBUTED.value,
   )
-  mesh = make_mesh()
-  on_cpu = mesh.devices.flat[0].platform == "cpu"
   population, factors = study_flags.load_population()
-  population, split = study_flags.vary_and_split(population)
+  population, people, global_people = study_flags.vary(population)
   workdir = pathlib.Path(_WORKDIR.value)
-  study = Study(
-    population,
-    split,
-    settings,
-    mesh=mesh,
-    individuals_per_device=_INDIVIDUALS_PER_DEVICE.value
-    or (1 if on_cpu else 8),
-    store=_STORE.value,
-    keeper=Keeper(
-      workdir / "checkpoints",
-      seconds=60 * _CHECKPOINT_MINUTES.value,
-      should_stop=should_stop,
-      say=say,
-    ),
-    models_dir=workdir / "models" if _SAVE_MODELS.value else None,
-    groups=study_flags.groups(population, split),
+  studies: list[Study] = []
+  for seed in seeds:
+    split = study_flags.split(population, people, global_people, seed)
+    home = study_flags.home(workdir, seed)
+    studies.append(
+      Study(
+        population,
+        split,
+        study_flags.training_settings(seed),
+        # Compiled once for all seeds.
+        trainer=studies[0].trainer if studies else None,
+        individuals_per_device=_INDIVIDUALS_PER_DEVICE.value or None,
+        store=_STORE.value,
+        keeper=Keeper(
+          home / "checkpoints",
+          seconds=60 * _CHECKPOINT_MINUTES.value,
+          should_stop=should_stop,
+          say=say,
+        ),
+        models_dir=home / "models" if _SAVE_MODELS.value else None,
+        eval_every=_EVAL_EVERY.value,
+        groups=study_flags.groups(population, split, seed),
+      )
+    )
+    for method in methods:
+      studies[-1].check(method)
+  resources.check_memory(studies[0], methods)
+  need = resources.disk_need(
+    studies[0], methods, save_models=_SAVE_MODELS.value, seeds=len(seeds)
   )
-  for method in methods:
-    study.check(method)
-  resources.check_memory(study, methods)
-  need = resources.disk_need(study, methods, save_models=_SAVE_MODELS.value)
   resources.check_disk(workdir, need)
   determining = {
     **study_flags.determining(),
     "save_models": _SAVE_MODELS.value,
+    "eval_every": _EVAL_EVERY.value,
   }
   about = {
     "methods": [method.spec for method in methods],
+    "seeds": seeds,
     **run_info.describe(),
   }
   results.open_run(
@@ -209,67 +230,40 @@ def prepare(
   )
   hosts.wait_for_all("prepared")
   say(f"Disk: at most {resources.megabytes(need.total)} in {workdir}.")
-  return study, factors, methods, workdir
+  return studies, factors, methods, workdir
 
 
 def run(
-  study: Study,
+  studies: Sequence[Study],
   factors: WriterFactors | None,
   methods: Sequence[Method],
   workdir: pathlib.Path,
 ) -> None:
   """Trains on all processes, reports on the first."""
-  split = study.split
+  first = studies[0]
+  split = first.split
   say(
     f"{len(split.individuals)} individuals,"
     f" {(split.train >= 0).sum(axis=1).mean():.0f} training samples each;"
     f" D_G: {len(split.global_train)} of {len(split.global_people)} others;"
-    f" {study.population.num_classes} classes;"
-    f" {study.trainer.mesh.size} devices"
-    f" ({study.trainer.mesh.devices.flat[0].device_kind})."
+    f" {first.population.num_classes} classes;"
+    f" {first.trainer.mesh.size} devices"
+    f" ({first.trainer.mesh.devices.flat[0].device_kind})."
   )
-  space = find_groups(study, methods, workdir)
-  finished = train_all(study, methods, workdir)
-  study.keeper.wait()
+  spaces: list[LatentSpace | None] = []
+  finished: list[Result] = []
+  for study in studies:
+    if len(studies) > 1:
+      say(f"Seed {study.settings.seed}.")
+    spaces.append(find_groups(study, methods))
+    home = study_flags.home(workdir, study.settings.seed)
+    finished += train_all(study, methods, home)
+    study.keeper.wait()
   if hosts.is_first():
-    report(study, factors, methods, finished, space, workdir)
+    table1_report.write(first, factors, methods, finished, spaces[0], workdir)
+    if _TENSORBOARD.value:
+      event_files.write(workdir / "tensorboard", finished)
   hosts.wait_for_all("reported")
-
-
-def report(
-  study: Study,
-  factors: WriterFactors | None,
-  methods: Sequence[Method],
-  finished: Sequence[Result],
-  space: LatentSpace | None,
-  workdir: pathlib.Path,
-) -> None:
-  """Writes the tables, draws the figures, says what it took."""
-  rows = tables.write_tables(
-    workdir,
-    finished,
-    study.population.labels,
-    study.groups.distances() if space else None,
-  )
-  drawn = table1_figures.draw(
-    study, methods, finished, space, workdir / "figures"
-  )
-  print(tables.markdown(rows))
-  written = "results.csv, table1.csv, table1.md"
-  if space and factors:
-    # Who truly writes like whom is known: are the groups of such people?
-    found = table1_agreement.compare(study, methods, factors)
-    drawn.append(table1_agreement.write(found, workdir))
-    print(table1_agreement.markdown(found))
-    written += ", group_agreement.csv"
-  print(
-    f"Peak memory: {resources.peak_memory()}; disk:"
-    f" {resources.megabytes(resources.disk_used(workdir))}."
-  )
-  print(f"Tables: {workdir}/{written}")
-  print(
-    f"Figures: {', '.join(path.name for path in drawn)} in {workdir}/figures"
-  )
 
 
 def main(
@@ -289,23 +283,23 @@ def main(
         raise ValueError(
           f"unexpected argument {argv[1]!r}; flags begin with --."
         )
-      study, factors, methods, workdir = prepare(should_stop)
+      studies, factors, methods, workdir = prepare(should_stop)
       if hosts.is_first():
         stack.enter_context(results.alone_in(workdir))
     except (ValueError, OSError, ImportError) as error:
       sys.exit(f"error: {error}")
-    run_or_say_why(study, factors, methods, workdir)
+    run_or_say_why(studies, factors, methods, workdir)
 
 
 def run_or_say_why(
-  study: Study,
+  studies: Sequence[Study],
   factors: WriterFactors | None,
   methods: Sequence[Method],
   workdir: pathlib.Path,
 ) -> None:
   """Runs, and ends the process in a sentence if it can't go on."""
   try:
-    run(study, factors, methods, workdir)
+    run(studies, factors, methods, workdir)
   except Stopped:
     print(
       f"Stopped as asked to: the same command goes on (workdir={workdir}).",

@@ -27,7 +27,7 @@ def draw(
   Args:
     study: the population and its split.
     methods: what was trained.
-    finished: its results, in the same order.
+    finished: its results, of all seeds.
     space: the latent space, if one was needed.
     folder: where the figures go.
 
@@ -54,6 +54,8 @@ def _of_results(
 ) -> dict[str, Any]:
   # Who diverged in one method is shown in none: figures compare people.
   shown = ~np.any([result.diverged for result in finished], axis=0)
+  # Curves are one seed's.
+  firsts = {result.method: result for result in reversed(finished)}
   if not shown.any():
     return {}
   accuracies = {
@@ -67,11 +69,11 @@ def _of_results(
   # Behind the end of an individual's own schedule there is padding.
   people = range(len(study.split.individuals))
   losses = {
-    method.spec: result.losses[
+    method.spec: firsts[method.spec].losses[
       shown,
       : min(len(batches.sources(method, index)) for index in people),
     ]
-    for method, result in zip(methods, finished)
+    for method in methods
   }
   drawn = {
     "trade_off": figures.trade_off(accuracies),
@@ -80,12 +82,24 @@ def _of_results(
     "schedules": figures.schedules(sources),
     "training_curves": figures.training_curves(losses),
   }
+  curves = {
+    method: (
+      result.curve_steps,
+      result.individual_curve[shown],
+      result.global_curve[shown],
+    )
+    for method, result in reversed(firsts.items())
+    if len(result.curve_steps)
+  }
   for name, half in tables.halves(accuracies).items():
     baseline = tables.baseline_of(half)
     if baseline is not None and len(half) > 1:
       file = "gains" if name == tables.SHAPING else "gains_grouping"
       drawn[file] = figures.gains({m: accuracies[m] for m in half}, baseline)
-  return {name: axes.figure for name, axes in drawn.items()}
+  pages = {name: axes.figure for name, axes in drawn.items()}
+  if curves:
+    pages["validation_curves"] = figures.validation_curves(curves, sources)
+  return pages
 
 
 def _of_latent_space(

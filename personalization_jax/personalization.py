@@ -27,7 +27,9 @@ from personalization_jax.groups import Groups
 from personalization_jax.methods import Method
 from personalization_jax.population_training import (
   PopulationTrainer,
+  default_individuals_per_device,
   individual_key,
+  make_mesh,
 )
 from personalization_jax.progress import Keeper, Piece, Task
 from personalization_jax.randomness import SHARED
@@ -51,10 +53,11 @@ class Study:
     split: Split,
     settings: Settings,
     *,
-    mesh: Mesh,
-    individuals_per_device: int = 1,
+    mesh: Mesh | None = None,
+    individuals_per_device: int | None = None,
     side_by_side: int | None = None,
     store: str = "device",
+    trainer: PopulationTrainer | None = None,
     keeper: Keeper | None = None,
     models_dir: pathlib.Path | None = None,
     eval_every: int = 0,
@@ -66,10 +69,14 @@ class Study:
       population: the store.
       split: its parts.
       settings: how to train.
-      mesh: where; see `population_training.make_mesh`.
-      individuals_per_device: models on a device at once.
+      mesh: where; by default on all devices.
+      individuals_per_device: models on a device at once; by default what
+        `population_training.default_individuals_per_device` says.
       side_by_side: see `PopulationTrainer`.
       store: likewise, "device" or "host".
+      trainer: of another study of the same population and settings but for the
+        seed, whose compiled programs serve this one too; then what is about
+        devices isn't asked.
       keeper: saves what is under way, and the model of D_G alone, for later
         processes; by default they are in memory only.
       models_dir: where `saved_models` keeps everybody's final parameters; None
@@ -98,15 +105,18 @@ class Study:
     self.population = population
     self.split = split
     self.settings = settings
-    self.trainer = PopulationTrainer(
-      make_learner(settings, population.num_classes),
-      population.images,
-      population.labels,
-      mesh,
-      individuals_per_device,
-      side_by_side,
-      store,
-    )
+    if trainer is None:
+      mesh = make_mesh() if mesh is None else mesh
+      trainer = PopulationTrainer(
+        make_learner(settings, population.num_classes),
+        population.images,
+        population.labels,
+        mesh,
+        individuals_per_device or default_individuals_per_device(mesh),
+        side_by_side,
+        store,
+      )
+    self.trainer = trainer
     self.batches = Batches(
       split,
       settings,

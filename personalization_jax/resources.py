@@ -48,7 +48,11 @@ class DiskNeed:
 
 
 def disk_need(
-  study: Study, methods: Sequence[Method], *, save_models: bool = False
+  study: Study,
+  methods: Sequence[Method],
+  *,
+  save_models: bool = False,
+  seeds: int = 1,
 ) -> DiskNeed:
   """An upper bound, from shapes alone.
 
@@ -56,6 +60,7 @@ def disk_need(
     study: the population, its split and the network.
     methods: what is to be trained.
     save_models: whether every individual's parameters are kept.
+    seeds: how many such studies there are.
 
   Returns:
     The bytes.
@@ -65,17 +70,24 @@ def disk_need(
   state = bytes_of(shapes) // chunk
   people = len(study.split.individuals)
   steps = max((study.batches.length(method) for method in methods), default=0)
-  tested = study.split.test.shape[1] + len(study.split.global_test)
+  tested = (
+    study.split.validation.shape[1]
+    + study.split.test.shape[1]
+    + len(study.split.global_test)
+  )
   # Shared: the model of D_G on every device, and the auto-encoder, which is no
   # larger than Fig. 4's network.
   shared = (study.trainer.mesh.size + 1) * (state + 4 * steps)
   model = bytes_of((shapes.params, shapes.batch_stats)) // chunk
-  one_method = people * (8 * tested + 4 * steps + 16)
+  # A curve has two numbers, at every step at most.
+  recorded = 4 * steps * (3 if study.eval_every else 1)
+  one_method = people * (8 * tested + recorded + 16)
   return DiskNeed(
-    checkpoints=_CHECKPOINTS
+    checkpoints=seeds
+    * _CHECKPOINTS
     * (min(chunk, people) * (state + 4 * steps) + shared),
-    predictions=(len(methods) + 1) * one_method,
-    models=save_models * len(methods) * people * (model + _MODEL_FILES),
+    predictions=seeds * (len(methods) + 1) * one_method,
+    models=seeds * save_models * len(methods) * people * (model + _MODEL_FILES),
   )
 
 

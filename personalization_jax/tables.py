@@ -2,55 +2,31 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
-import json
-import pathlib
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
 from personalization_jax import metrics
 from personalization_jax.methods import parse_method
 from personalization_jax.result import Result
-from personalization_jax.results import write_atomically
 
 SHAPING, GROUPING = "Shaping", "Data grouping"
-RESULT_COLUMNS = (
-  "method",
-  "individual",
-  "seed",
-  "individual_accuracy",
-  "global_accuracy",
-  "individual_test_size",
-  "global_test_size",
-  "status",
-)
-_SPREAD_COLUMNS = ("mean", "rank", "sd", "min", "max")
-_P_COLUMNS = ("", "_holm", "_wilcoxon", "_wilcoxon_holm")
-TABLE_COLUMNS = (
-  "method",
-  *(f"individual_{column}" for column in _SPREAD_COLUMNS),
-  *(f"global_{column}" for column in _SPREAD_COLUMNS),
-  "p_individual",
-  "p_global",
-  *(
-    f"p_{accuracy}{column}"
-    for accuracy in ("individual", "global")
-    for column in _P_COLUMNS[1:]
-  ),
-  "fairness_max_ratio",
-  "fairness_mean_ratio",
-  "fairness_rank_correlation",
-  "diverged",
-)
-_MARKDOWN_COLUMNS = (
-  "Method", "acc(D_I)", "rank", "sd", "min", "max", "p",
-  "acc(D_G)", "rank", "sd", "min", "max", "p",
-)  # fmt: skip
-_MARKDOWN_FAIRNESS = ("fair max", "fair mean", "fair rho")
+
+
+@dataclasses.dataclass(frozen=True)
+class OverSeeds:
+  """How a method's mean accuracies vary from seed to seed.
+
+  Attributes:
+    count: how many seeds; the other numbers are NaN for one.
+    individual_sd: standard deviation (ddof 1) of the mean acc(D_I).
+    global_sd: of the mean acc(D_G).
+  """
+
+  count: int
+  individual_sd: float
+  global_sd: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +43,8 @@ class TableRow:
     global_rank: rank of its mean.
     global_p: likewise.
     fairness: individual fairness of acc(D_I); None if there are no distances.
-    diverged: how many individuals' models diverged; all numbers are without
-      them.
+    diverged: how many models diverged; all numbers are without them.
+    seeds: over how many seeds.
   """
 
   method: str
@@ -80,6 +56,7 @@ class TableRow:
   global_p: metrics.Significance | None
   fairness: metrics.IndividualFairness | None = None
   diverged: int = 0
+  seeds: OverSeeds | None = None
 
 
 Accuracies = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -89,19 +66,63 @@ def accuracies(results: Iterable[Result], labels: np.ndarray) -> Accuracies:
   """Every method's accuracies.
 
   Args:
-    results: finished methods.
+    results: finished methods, each with one seed or several.
     labels: int32 [N], the store's labels.
 
   Returns:
-    method -> (acc(D_I) [S], acc(D_G) [S]), NaN for who diverged.
+    method -> (acc(D_I) [S], acc(D_G) [S]), an individual's mean over seeds;
+    NaN for who diverged with each of them.
   """
   return {
-    result.method: (
+    method: (_mean_over_seeds(own), _mean_over_seeds(general))
+    for method, (own, general) in _by_seed(results, labels).items()
+  }
+
+
+def over_seeds(
+  results: Iterable[Result], labels: np.ndarray
+) -> dict[str, OverSeeds]:
+  """How much the seed matters, for every method.
+
+  Args:
+    results: finished methods, each with one seed or several.
+    labels: int32 [N], the store's labels.
+
+  Returns:
+    method -> the spread over seeds of its means over individuals.
+  """
+  return {
+    method: OverSeeds(
+      len(own),
+      metrics.spread(_mean_over_seeds(own.T)).sd,
+      metrics.spread(_mean_over_seeds(general.T)).sd,
+    )
+    for method, (own, general) in _by_seed(results, labels).items()
+  }
+
+
+def _by_seed(
+  results: Iterable[Result], labels: np.ndarray
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+  """Method -> acc(D_I) and acc(D_G), each [seeds, S]."""
+  found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+  for result in results:
+    own, general = (
       result.individual_accuracy(labels)[0],
       result.global_accuracy(labels)[0],
     )
-    for result in results
+    found.setdefault(result.method, []).append((own, general))
+  return {
+    method: (np.stack([o for o, _ in pairs]), np.stack([g for _, g in pairs]))
+    for method, pairs in found.items()
   }
+
+
+def _mean_over_seeds(values: np.ndarray) -> np.ndarray:
+  """Means of the columns, without NaN; NaN for a column of nothing else."""
+  counted = ~np.isnan(values)
+  with np.errstate(invalid="ignore"):
+    return np.where(counted, values, 0.0).sum(axis=0) / counted.sum(axis=0)
 
 
 def halves(methods: Iterable[str]) -> dict[str, list[str]]:
@@ -135,6 +156,34 @@ def baseline_of(half: Iterable[str]) -> str | None:
     if method.baseline or (method.group and method.group.kind == "random"):
       return spec
   return None
+
+
+def of_results(
+  results: Sequence[Result],
+  labels: np.ndarray,
+  distances: np.ndarray | None = None,
+) -> list[TableRow]:
+  """The paper's Table I of finished methods.
+
+  Args:
+    results: every method with the same seeds.
+    labels: int32 [N], the store's labels.
+    distances: see `table`.
+
+  Returns:
+    A row for each method, half by half.
+  """
+  seeds = over_seeds(results, labels)
+  diverged: dict[str, int] = {}
+  for result in results:
+    before = diverged.get(result.method, 0)
+    diverged[result.method] = before + int(result.diverged.sum())
+  return [
+    dataclasses.replace(
+      row, seeds=seeds[row.method], diverged=diverged[row.method]
+    )
+    for row in table(accuracies(results, labels), distances)
+  ]
 
 
 def table(
@@ -189,183 +238,3 @@ def _half_of_table(
     )
     for method in accuracies
   ]
-
-
-def write_tables(
-  workdir: pathlib.Path,
-  results: Sequence[Result],
-  labels: np.ndarray,
-  distances: np.ndarray | None = None,
-) -> list[TableRow]:
-  """Writes results.csv, table1.csv, table1.md and metrics.jsonl.
-
-  Args:
-    workdir: the run directory.
-    results: finished methods, in the order of the table.
-    labels: int32 [N], the store's labels.
-    distances: see `table`.
-
-  Returns:
-    The rows of table1.
-  """
-  rows = table(accuracies(results, labels), distances)
-  lines = [line for result in results for line in _result_lines(result, labels)]
-  write_atomically(workdir / "results.csv", _csv_text([RESULT_COLUMNS, *lines]))
-  write_atomically(
-    workdir / "table1.csv",
-    _csv_text([TABLE_COLUMNS, *(_table_line(row) for row in rows)]),
-  )
-  write_atomically(workdir / "table1.md", markdown(rows))
-  write_atomically(
-    workdir / "metrics.jsonl",
-    "".join(line for result in results for line in _metric_lines(result)),
-  )
-  return rows
-
-
-def _result_lines(result: Result, labels: np.ndarray) -> list[list[Any]]:
-  own, own_size = result.individual_accuracy(labels)
-  general, general_size = result.global_accuracy(labels)
-  return [
-    [
-      result.method,
-      int(person),
-      result.seed,
-      # What a model that diverged answers is no accuracy.
-      *(accuracies if status == "ok" else ("", "")),
-      *sizes,
-      status,
-    ]
-    for person, status, accuracies, sizes in zip(
-      result.individuals,
-      result.status,
-      zip(own.tolist(), general.tolist()),
-      zip(own_size.tolist(), general_size.tolist()),
-    )
-  ]
-
-
-def _table_line(row: TableRow) -> list[Any]:
-  def spread(values: metrics.Spread, rank: int) -> list[Any]:
-    return [values.mean, rank, values.sd, values.min, values.max]
-
-  def p_values(test: metrics.Significance | None) -> list[Any]:
-    if test is None:
-      return [""] * 4
-    return [test.t, test.t_holm, test.wilcoxon, test.wilcoxon_holm]
-
-  own, general = p_values(row.individual_p), p_values(row.global_p)
-  return [
-    row.method,
-    *spread(row.individual, row.individual_rank),
-    *spread(row.global_, row.global_rank),
-    own[0],
-    general[0],
-    *own[1:],
-    *general[1:],
-    *(dataclasses.astuple(row.fairness) if row.fairness else [""] * 3),
-    row.diverged,
-  ]
-
-
-def _csv_text(lines: Iterable[Iterable[Any]]) -> str:
-  text = io.StringIO()
-  csv.writer(text, lineterminator="\n").writerows(lines)
-  return text.getvalue()
-
-
-def _metric_lines(result: Result) -> Iterable[str]:
-  for step, losses in enumerate(result.losses.T):
-    trained = losses[np.isfinite(losses)]  # neither padded nor diverged
-    if trained.size:
-      line = {
-        "method": result.method,
-        "seed": result.seed,
-        "step": step + 1,
-        "individuals": int(trained.size),
-        "loss_mean": float(trained.mean()),
-        "loss_min": float(trained.min()),
-        "loss_max": float(trained.max()),
-      }
-      yield json.dumps(line) + "\n"
-
-
-def markdown(rows: Sequence[TableRow]) -> str:
-  """Table I for people.
-
-  Args:
-    rows: from `table`.
-
-  Returns:
-    A Markdown table for each half, aligned to be read as plain text too.
-  """
-  by_method = {row.method: row for row in rows}
-  parts = []
-  for name, half in halves(by_method).items():
-    lines = [_markdown_line(by_method[method]) for method in half]
-    header = list(_MARKDOWN_COLUMNS)
-    if rows[0].fairness:
-      header += _MARKDOWN_FAIRNESS
-    if any(row.diverged for row in rows):
-      header.append("diverged")
-      for line, method in zip(lines, half):
-        line.append(str(by_method[method].diverged))
-    parts.append(f"{name}\n\n{_aligned([header, *lines])}\n")
-  notes = (
-    "acc(D_I): mean accuracy over individuals on their own test data; acc(D_G):"
-    " on the test data of D_G; sd, min and max over individuals.\n"
-    "p: two-sided paired t-test against the half's first row of its kind"
-    " (baseline or random), Holm-corrected (* below 0.05). Uncorrected values"
-    " and Wilcoxon's test are in table1.csv.\n"
-  )
-  if rows[0].fairness:
-    notes += (
-      "fair max, fair mean: difference in acc(D_I) of two individuals over"
-      " their distance in latent space, the largest and the mean over pairs;"
-      " fair rho: rank correlation of the two.\n"
-    )
-  if any(row.diverged for row in rows):
-    notes += (
-      "diverged: individuals whose loss or parameters stopped being finite"
-      " numbers; all other columns are without them (results.csv names them).\n"
-    )
-  return "\n".join([*parts, notes])
-
-
-def _markdown_line(row: TableRow) -> list[str]:
-  line = [row.method]
-  for spread, rank, test in (
-    (row.individual, row.individual_rank, row.individual_p),
-    (row.global_, row.global_rank, row.global_p),
-  ):
-    line += [
-      f"{spread.mean:.4f}",
-      str(rank),
-      *(f"{value:.4f}" for value in (spread.sd, spread.min, spread.max)),
-      _p_text(test),
-    ]
-  if row.fairness:
-    line += [f"{value:.4f}" for value in dataclasses.astuple(row.fairness)]
-  return line
-
-
-def _aligned(lines: Sequence[Sequence[str]]) -> str:
-  """A Markdown table: the first column to the left, the others to the right."""
-  widths = [max(map(len, column)) for column in zip(*lines)]
-  rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-  return "\n".join(
-    "| "
-    + " | ".join(
-      cell.ljust(width) if k == 0 else cell.rjust(width)
-      for k, (cell, width) in enumerate(zip(line, widths))
-    )
-    + " |"
-    for line in [lines[0], rule, *lines[1:]]
-  )
-
-
-def _p_text(test: metrics.Significance | None) -> str:
-  if test is None:
-    return "-"
-  text = "<0.0001" if test.t_holm < 1e-4 else f"{test.t_holm:.4f}"
-  return text + ("*" if test.t_holm < 0.05 else " ")

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from personalization_jax import metrics, results, tables
+from personalization_jax import metrics, results, table_files, tables
 from personalization_jax.result import Result
 
 LABELS = np.random.default_rng(0).integers(0, 4, 80).astype(np.int32)
@@ -49,7 +49,7 @@ def run(tmp_path_factory):
   workdir = tmp_path_factory.mktemp("run")
   for result in FINISHED:
     results.save_result(workdir, result)
-  tables.write_tables(workdir, FINISHED, LABELS)
+  table_files.write_tables(workdir, FINISHED, LABELS)
   return workdir
 
 
@@ -68,7 +68,7 @@ def test_results_survive_the_disk(run):
 
 def test_every_csv_row_is_what_the_saved_predictions_say(run):
   rows = read(run / "results.csv")
-  assert list(rows[0]) == list(tables.RESULT_COLUMNS)
+  assert list(rows[0]) == list(table_files.RESULT_COLUMNS)
   assert len(rows) == 15
   for row in rows:
     saved = results.load_result(run, row["method"])
@@ -224,7 +224,7 @@ def test_who_diverged_is_named_and_kept_out_of_means(tmp_path):
   gone = np.array([False, True, False, False, False])
   first, *others = FINISHED
   finished = [dataclasses.replace(first, diverged=gone), *others]
-  rows = tables.write_tables(tmp_path, finished, LABELS, np.ones((5, 5)))
+  rows = table_files.write_tables(tmp_path, finished, LABELS, np.ones((5, 5)))
   lines = read(tmp_path / "results.csv")
   assert [line["status"] for line in lines[:5]] == [
     "diverged" if one else "ok" for one in gone
@@ -252,7 +252,7 @@ def test_if_everybody_diverged_there_is_still_a_table(tmp_path):
     dataclasses.replace(result, diverged=np.ones(5, bool))
     for result in FINISHED[:2]
   ]
-  rows = tables.write_tables(tmp_path, finished, LABELS, np.ones((5, 5)))
+  rows = table_files.write_tables(tmp_path, finished, LABELS, np.ones((5, 5)))
   assert [row.diverged for row in rows] == [5, 5]
   assert all(np.isnan(row.individual.mean) for row in rows)
 
@@ -262,7 +262,7 @@ def test_a_method_whose_models_all_diverged_ranks_last(tmp_path):
     dataclasses.replace(FINISHED[0], diverged=np.ones(5, bool)),
     FINISHED[1],
   ]
-  rows = tables.write_tables(tmp_path, finished, LABELS)
+  rows = table_files.write_tables(tmp_path, finished, LABELS)
   assert [row.individual_rank for row in rows] == [2, 1]
   assert np.isnan(rows[1].individual_p.t)
 

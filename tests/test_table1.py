@@ -74,7 +74,7 @@ def test_every_row_can_be_computed_again_from_saved_predictions(finished):
   settings = json.loads((finished / "config.json").read_text())["settings"]
   with flagsaver.flagsaver(**settings):
     population, _ = study_flags.load_population()
-    population, _ = study_flags.vary_and_split(population)
+    population, *_ = study_flags.vary(population)
   for row in read(finished / "results.csv"):
     saved = results.load_result(finished, row["method"])
     index = list(saved.individuals).index(int(row["individual"]))
@@ -237,7 +237,8 @@ def test_people_keep_the_ids_of_their_hidden_factors():
     **{**SMALL, "num_global_individuals": 2}, class_concentration=0.5
   ):
     drawn, factors = study_flags.load_population()
-    varied, split = study_flags.vary_and_split(drawn)
+    varied, *chosen = study_flags.vary(drawn)
+    split = study_flags.split(varied, *chosen, seed=0)
   assert len(factors.slant) == 5
   people = [*split.individuals, *split.global_people]
   assert sorted(people) == sorted(set(varied.individuals)) == [0, 1, 2, 3, 4]

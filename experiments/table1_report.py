@@ -1,0 +1,59 @@
+"""What a run of `experiments.table1` says and draws once all is trained."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+
+from experiments import table1_agreement, table1_figures
+from personalization_jax import resources, table_files
+from personalization_jax.datasets.synthetic import WriterFactors
+from personalization_jax.latent_space import LatentSpace
+from personalization_jax.methods import Method
+from personalization_jax.personalization import Study
+from personalization_jax.result import Result
+
+
+def write(
+  study: Study,
+  factors: WriterFactors | None,
+  methods: Sequence[Method],
+  finished: Sequence[Result],
+  space: LatentSpace | None,
+  workdir: pathlib.Path,
+) -> None:
+  """Writes the tables, draws the figures, says what it took.
+
+  Args:
+    study: of the first seed, whose split and groups are drawn.
+    factors: what is known of how synthetic people write.
+    methods: what was trained.
+    finished: its results, of all seeds.
+    space: the first seed's latent space, if one was needed.
+    workdir: the run directory.
+  """
+  rows = table_files.write_tables(
+    workdir,
+    finished,
+    study.population.labels,
+    study.groups.distances() if space else None,
+  )
+  drawn = table1_figures.draw(
+    study, methods, finished, space, workdir / "figures"
+  )
+  print(table_files.markdown(rows))
+  written = "results.csv, table1.csv, table1.md"
+  if space and factors:
+    # Who truly writes like whom is known: are the groups of such people?
+    found = table1_agreement.compare(study, methods, factors)
+    drawn.append(table1_agreement.write(found, workdir))
+    print(table1_agreement.markdown(found))
+    written += ", group_agreement.csv"
+  print(
+    f"Peak memory: {resources.peak_memory()}; disk:"
+    f" {resources.megabytes(resources.disk_used(workdir))}."
+  )
+  print(f"Tables: {workdir}/{written}")
+  print(
+    f"Figures: {', '.join(path.name for path in drawn)} in {workdir}/figures"
+  )
