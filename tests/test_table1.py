@@ -224,7 +224,7 @@ def test_data_grouping_trains_one_auto_encoder_for_the_run(
 
   before = (tmp_path / "run" / "table1.csv").read_bytes()
   monkeypatch.setattr(table1.Study, "personalize", refuse)
-  monkeypatch.setattr(table1.latent_space.autoencoder, "train", refuse)
+  monkeypatch.setattr(table1.latent_space.autoencoder_training, "train", refuse)
   run(tmp_path / "run", **grouping)
   assert (tmp_path / "run" / "table1.csv").read_bytes() == before
 
