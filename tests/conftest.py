@@ -7,6 +7,9 @@ import jax
 import numpy as np
 import pytest
 
+# Its assertions, too, say what differs.
+pytest.register_assert_rewrite("nist_files")
+
 jax.config.update("jax_num_cpu_devices", 4)
 
 from personalization_jax.datasets import Population  # noqa: E402
