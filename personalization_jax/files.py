@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import pathlib
@@ -44,6 +45,25 @@ def remove_temporary(folder: pathlib.Path) -> None:
   for path in folder.glob(".*.part"):
     if is_temporary(path):
       path.unlink(missing_ok=True)
+
+
+def explained(error: Exception, path: pathlib.Path) -> Exception:
+  """A full disk by its name, whoever found it; other errors as they are.
+
+  Args:
+    error: what writing raised: an OSError, or another library's words for it.
+    path: what was written.
+
+  Returns:
+    What to raise from it.
+  """
+  full = isinstance(error, OSError) and error.errno in (
+    errno.ENOSPC,
+    errno.EDQUOT,
+  )
+  if full or "No space left" in str(error) or "quota exceeded" in str(error):
+    return OSError(errno.ENOSPC, "the disk is full", str(path))
+  return error
 
 
 def sha256(path: pathlib.Path) -> str:

@@ -9,7 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from personalization_jax import autoencoder, hosts, schedules
+from personalization_jax import (
+  autoencoder,
+  autoencoder_training,
+  hosts,
+  schedules,
+)
 from personalization_jax.datasets import Population
 from personalization_jax.population_training import individual_key
 from personalization_jax.progress import Keeper
@@ -128,7 +133,7 @@ def fit(
   )
   on_steps(piece.step)
   if piece.step < len(rows):
-    state, losses = autoencoder.train(
+    state, losses = autoencoder_training.train(
       learner,
       state,
       population.images,

@@ -1,20 +1,13 @@
-"""Training that is under way, on disk, so that a run survives (host, Orbax).
+"""Training that is saved while it is under way, so that a run survives (host).
 
-    RUNNING/METHOD/00000-00008.npz                  finished individuals 0 .. 7
-    RUNNING/METHOD/00008-00016-step-0000350/        models of 8 .. 15 at a step
-    RUNNING/METHOD/00008-00016-step-0000350.sha256.json
-
-The last two steps of a piece are kept, so that one may be damaged. Every file
-has its name only once it is complete, so a process may be killed at any moment.
+When to save and when to stop is one `Keeper`'s to say, for a whole run; what is
+done of each training, and what is to do, its `Task` knows.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
-import errno
-import io
 import pathlib
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -24,6 +17,7 @@ import numpy as np
 
 from personalization_jax import checkpoints, files, hosts, pieces
 from personalization_jax.pieces import Piece
+from personalization_jax.saved_pieces import SavedPieces
 
 # What is recorded while a piece is trained: name -> float32 [n, ...].
 History = Mapping[str, np.ndarray]
@@ -95,7 +89,7 @@ class Keeper:
       path.parent.mkdir(parents=True, exist_ok=True)
       finish = checkpoints.save_async(path, tree, about)
     except Exception as error:
-      raise _explained(error, path) from error
+      raise files.explained(error, path) from error
 
     def write() -> None:
       finish()
@@ -114,7 +108,7 @@ class Keeper:
       try:
         writing.result()
       except Exception as error:
-        raise _explained(error, self._writing_path) from error
+        raise files.explained(error, self._writing_path) from error
 
 
 class Task:
@@ -123,9 +117,7 @@ class Task:
   def __init__(self, keeper: Keeper, name: str, folder: pathlib.Path | None):
     """See `Keeper.task`."""
     self.keeper = keeper
-    self._name = name
-    self._folder = folder
-    self._parts: dict[tuple[int, int], dict[str, np.ndarray]] = {}
+    self._saved = SavedPieces(folder, name, keeper.say)
 
   def plan(self, count: int, chunk: int) -> list[Piece]:
     """What is finished, and what is to be trained together from which step.
@@ -139,7 +131,8 @@ class Task:
     """
     table = np.full((count, 5), -1, np.int32)
     if hosts.is_first():
-      known = [*self._intact_states(), *self._intact_parts()]
+      self.keeper.wait()
+      known = [*self._saved.intact_states(), *self._saved.intact_parts()]
       for row, piece in enumerate(pieces.plan(known, count, chunk)):
         table[row] = (piece.first, piece.last, piece.step, *piece.source)
     rows = hosts.from_first(table).tolist()
@@ -161,7 +154,7 @@ class Task:
       keys as `hosts.gather` gives them, and what was recorded of them.
     """
     first, last = piece.source
-    path = self._path(pieces.state_name(first, last, piece.step))
+    path = self._saved.path(pieces.state_name(first, last, piece.step))
     about = checkpoints.about(path)
     rows = about["rows"]
     numbers = jax.eval_shape(hosts.numbers_of_keys, like)
@@ -217,7 +210,7 @@ class Task:
       states: on the devices, with a leading axis; they may change after.
       history: what was recorded of it up to that step.
     """
-    if self._folder is None:
+    if self._saved.folder is None:
       return
     # The next block is given the states' memory: hence a copy.
     kept, rows = _own(hosts.copy(states), len(piece.indices))
@@ -227,7 +220,7 @@ class Task:
       "rows": rows,
       "history": {key: values.shape[1:] for key, values in history.items()},
     }
-    self.keeper.write(self._folder / name, (kept, dict(history)), about)
+    self.keeper.write(self._saved.path(name), (kept, dict(history)), about)
 
   def finish(self, piece: Piece, arrays: Mapping[str, np.ndarray]) -> None:
     """Keeps what a piece gave, and drops its checkpoints.
@@ -237,111 +230,17 @@ class Task:
       arrays: of which each has a leading axis of the piece's individuals.
     """
     self.keeper.wait()
-    self._parts[piece.first, piece.last] = dict(arrays)
-    if self._folder is None or not hosts.is_first():
-      return
-    path = self._path(pieces.part_name(piece.first, piece.last))
-    buffer = io.BytesIO()
-    about = np.asarray(self._about(piece))
-    np.savez_compressed(buffer, about=about, **dict(arrays))  # type: ignore[arg-type]
-    try:
-      files.write_atomically(path, buffer.getvalue())
-    except OSError as error:
-      raise _explained(error, path) from error
-    done = [(part.first, part.last) for part in self._finished()]
-    for state, state_path in self._states():
-      covered = sum(
-        max(0, min(last, state.last) - max(first, state.first))
-        for first, last in done
-      )
-      if covered == state.last - state.first:
-        checkpoints.remove(state_path)
+    self._saved.keep(piece, arrays)
 
   def parts(self, done: list[Piece]) -> list[dict[str, np.ndarray]]:
     """What every piece gave, in order; all must be finished."""
     hosts.wait_for_all("parts")
-    return [self._part(piece) for piece in done]
+    return [self._saved.part(piece) for piece in done]
 
   def discard(self) -> None:
     """Removes everything: the training's result is kept elsewhere."""
     self.keeper.wait()
-    self._parts.clear()
-    if self._folder is not None and hosts.is_first():
-      shutil.rmtree(self._folder, ignore_errors=True)
-
-  def _part(self, piece: Piece) -> dict[str, np.ndarray]:
-    where = (piece.first, piece.last)
-    if where not in self._parts:
-      path = self._path(pieces.part_name(*where))
-      with np.load(path, allow_pickle=False) as file:
-        arrays = dict(file)
-      if str(arrays.pop("about")) != self._about(piece):
-        raise ValueError("it holds something else")
-      self._parts[where] = arrays
-    return self._parts[where]
-
-  def _about(self, piece: Piece) -> str:
-    return f"{self._name} {piece.first} {piece.last}"
-
-  def _path(self, name: str) -> pathlib.Path:
-    assert self._folder is not None
-    return self._folder / name
-
-  def _intact_states(self) -> list[Piece]:
-    self.keeper.wait()
-    for path in self._entries():
-      if pieces.is_left_over(path.name):
-        shutil.rmtree(path, ignore_errors=True)
-    intact = []
-    for piece, path in self._states():
-      if not checkpoints.exists(path):
-        checkpoints.remove(path)  # killed while it was being written
-        continue
-      damage = checkpoints.damage(path)
-      if damage is None and checkpoints.about(path).get("piece") != path.name:
-        damage = f"{path} is another one"
-      if damage is None:
-        intact.append(piece)
-        continue
-      self.keeper.say(
-        f"{damage}: the checkpoint of {self._name!r} at step {piece.step} can't"
-        " be used; going on from what was saved before it."
-      )
-      checkpoints.remove(path)
-    return intact
-
-  def _intact_parts(self) -> list[Piece]:
-    intact = []
-    for piece in self._finished():
-      try:
-        self._part(piece)
-      except Exception as error:  # zip, zlib and NumPy each raise their own
-        path = self._path(pieces.part_name(piece.first, piece.last))
-        self.keeper.say(
-          f"{path} can't be read ({error}): individuals {piece.first} .."
-          f" {piece.last - 1} of {self._name!r} are trained again."
-        )
-        path.unlink(missing_ok=True)
-        continue
-      intact.append(piece)
-    return intact
-
-  def _states(self) -> list[tuple[Piece, pathlib.Path]]:
-    paths = dict.fromkeys(
-      path.with_name(path.name.removesuffix(checkpoints.SUFFIX))
-      for path in self._entries()
-    )
-    found = ((pieces.of_state(path.name), path) for path in paths)
-    return [(piece, path) for piece, path in found if piece is not None]
-
-  def _finished(self) -> list[Piece]:
-    found = (pieces.of_part(path.name) for path in self._entries())
-    return [piece for piece in found if piece is not None]
-
-  def _entries(self) -> list[pathlib.Path]:
-    if self._folder is None or not self._folder.is_dir():
-      return []
-    return sorted(self._folder.iterdir())
+    self._saved.discard()
 
 
 def _own(states: Any, count: int) -> tuple[Any, int]:
@@ -352,14 +251,3 @@ def _own(states: Any, count: int) -> tuple[Any, int]:
   states = jax.tree.map(lambda leaf: leaf[:count], states)
   # With several processes Orbax takes what is each one's for NumPy's.
   return (hosts.gather(states) if jax.process_count() > 1 else states), count
-
-
-def _explained(error: Exception, path: pathlib.Path) -> Exception:
-  """A full disk by its name, whoever found it; other errors as they are."""
-  full = isinstance(error, OSError) and error.errno in (
-    errno.ENOSPC,
-    errno.EDQUOT,
-  )
-  if full or "No space left" in str(error) or "quota exceeded" in str(error):
-    return OSError(errno.ENOSPC, "the disk is full", str(path))
-  return error

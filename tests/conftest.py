@@ -7,6 +7,9 @@ import jax
 import numpy as np
 import pytest
 
+# Its assertions, too, say what differs.
+pytest.register_assert_rewrite("nist_files")
+
 jax.config.update("jax_num_cpu_devices", 4)
 
 from personalization_jax.datasets import Population  # noqa: E402
@@ -32,3 +35,14 @@ def people() -> Population:
   for image, label in zip(images, labels):
     image[4 * label : 4 * label + 6, 3:12] += 150
   return Population.from_arrays(images.astype(np.uint8), labels, individuals)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> pathlib.Path:
+  """The directory of a small run of the script, to be left as it is."""
+  # Other tests need not know the script's flags.
+  from small_run import run
+
+  workdir = tmp_path_factory.mktemp("runs") / "small"
+  run(workdir)
+  return workdir

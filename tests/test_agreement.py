@@ -9,9 +9,8 @@ import pytest
 from scipy import stats
 
 from experiments import table1_agreement
-from personalization_jax import agreement, splits
+from personalization_jax import agreement, figures, splits
 from personalization_jax.datasets import Population, synthetic
-from personalization_jax.figures.agreement import agreement as draw
 from personalization_jax.groups import Groups
 from personalization_jax.methods import Group
 
@@ -360,7 +359,7 @@ RANDOM = {
 
 
 def test_figure_shows_means_beside_random_choice():
-  axes = draw(VALUES, RANDOM)
+  axes = figures.agreement(VALUES, RANDOM)
   labels = [label.get_text() for label in axes.get_yticklabels()]
   assert labels == [
     "IG n=5: recall", "style", "forms", "SG n=9: nearness", "style"
@@ -381,7 +380,7 @@ def test_figure_shows_means_beside_random_choice():
 
 def test_figures_of_nothing_or_too_much_are_refused():
   with pytest.raises(ValueError, match="nothing to draw"):
-    draw({}, {})
+    figures.agreement({}, {})
   many = {"IG": {"all": dict.fromkeys("abcd", np.zeros(2))}}
   with pytest.raises(ValueError, match="4 latent spaces, but at most 3"):
-    draw(many, {"IG": {"all": 0.0}})
+    figures.agreement(many, {"IG": {"all": 0.0}})

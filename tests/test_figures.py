@@ -1,55 +1,13 @@
-"""What figures show: positions, lengths, shares, room, bytes."""
+"""What all figures share: names, styles, axes, bytes; and handwriting."""
 
 import itertools
 
 import numpy as np
 import pytest
-from matplotlib import colors
-from matplotlib.axes import Axes
+from accuracies import SHAPING, TABLE_1, make_accuracies, overlap
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 
 from personalization_jax import figures
-
-SHAPING = ("baseline", "es:40", "es:400", "sw:12", "sw:2", "tl:10", "tl:300")
-GROUPING = ("random:1500", "random:6500", "ig:5", "ig:21", "sg:1500", "sg:6500")
-TABLE_1 = SHAPING + GROUPING
-
-
-def make_accuracies(methods=TABLE_1, size=100, seed=0):
-  """Counts of right answers in 90, as crowded near 1 as those of Table I."""
-  rng = np.random.default_rng(seed)
-  return {
-    method: (
-      rng.binomial(90, rng.beta(40, 1, size)) / 90,
-      np.clip(
-        rng.normal(0.962 + 0.017 * (method in SHAPING), 0.003, size), 0, 1
-      ),
-    )
-    for method in methods
-  }
-
-
-def text_boxes(axes: Axes) -> dict[str, np.ndarray]:
-  """The pixels [x0, y0, x1, y1] of every text that names a method."""
-  return {
-    text.get_text(): np.array(Text.get_window_extent(text).extents)
-    for text in axes.texts
-  }
-
-
-def overlap(a, b) -> bool:
-  return bool((a[:2] < b[2:]).all() and (b[:2] < a[2:]).all())
-
-
-def bar_spans(axes: Axes, row: int) -> list[tuple[float, float, float]]:
-  """(start, stop, share of D_I by its colour) of a row of schedules()."""
-  bars = axes.collections[row]
-  low, high = colors.to_rgb("#DDDDDD")[0], colors.to_rgb("#0072B2")[0]
-  return [
-    (*path.get_extents().intervalx, (face[0] - low) / (high - low))
-    for path, face in zip(bars.get_paths(), bars.get_facecolors())
-  ]
 
 
 @pytest.mark.parametrize(
@@ -93,117 +51,6 @@ def test_a_larger_n_is_darker_and_of_the_same_family():
   assert figures.method_style("baseline").colour == (0, 0, 0)
 
 
-@pytest.mark.parametrize("size", [5, 100])
-def test_trade_off_shows_means_and_standard_errors(size):
-  accuracies = make_accuracies(size=size)
-  axes = figures.trade_off(accuracies)
-  assert len(axes.containers) == len(TABLE_1)
-  for method, container in zip(TABLE_1, axes.containers):
-    individual, public = accuracies[method]
-    points, _, (across, up) = container.lines
-    np.testing.assert_allclose(
-      points.get_xydata(), [[public.mean(), individual.mean()]]
-    )
-    (left, right), (low, high) = (
-      across.get_segments()[0][:, 0],
-      up.get_segments()[0][:, 1],
-    )
-    np.testing.assert_allclose(
-      [right - left, high - low],
-      [2 * v.std(ddof=1) / np.sqrt(size) for v in (public, individual)],
-    )
-    assert container.get_label() == figures.method_name(method)
-  assert "standard error" in axes.get_title(loc="left")
-
-
-def test_standard_errors_never_pass_one():
-  rng = np.random.default_rng(1)
-  for size in (2, 3, 10, 100):
-    values = {str(i): (rng.beta(9, 0.3, size),) * 2 for i in range(20)}
-    values["one is wrong"] = (np.r_[0.0, np.ones(size - 1)],) * 2
-    for container in figures.trade_off(values).containers:
-      for bars in container.lines[2]:
-        assert np.max(bars.get_segments()) <= 1 + 1e-12
-
-
-@pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize("size", [5, 100])
-def test_trade_off_labels_cover_neither_each_other_nor_points(size, seed):
-  axes = figures.trade_off(make_accuracies(size=size, seed=seed))
-  axes.figure.draw_without_rendering()
-  boxes = text_boxes(axes)
-  assert list(boxes) == [figures.method_name(method) for method in TABLE_1]
-  for a, b in itertools.combinations(boxes.values(), 2):
-    assert not overlap(a, b)
-  frame = np.array(axes.bbox.extents)
-  points = [container.lines[0].get_xydata()[0] for container in axes.containers]
-  for box in boxes.values():
-    assert (box[:2] >= frame[:2]).all() and (box[2:] <= frame[2:]).all()
-    for centre in axes.transData.transform(points):
-      assert not overlap(box, np.r_[centre, centre])
-
-
-def test_trade_off_without_room_has_a_legend():
-  same = {method: (np.ones(5), np.ones(5)) for method in TABLE_1}
-  axes = figures.trade_off(same)
-  assert not axes.texts
-  names = [text.get_text() for text in axes.get_legend().get_texts()]
-  assert names == [figures.method_name(method) for method in TABLE_1]
-  assert max(axes.get_xticks()) <= 1 and max(axes.get_yticks()) <= 1
-
-
-def test_one_individual_has_a_point_and_no_bars():
-  axes = figures.trade_off({"es:40": (np.array([0.9]), np.array([0.8]))})
-  points, _, (across, up) = axes.containers[0].lines
-  np.testing.assert_array_equal(points.get_xydata(), [[0.8, 0.9]])
-  drawn = [s for bars in (across, up) for s in bars.get_segments()]
-  assert not any(len(segment) for segment in drawn)
-
-
-@pytest.mark.parametrize("size", [5, 100])
-@pytest.mark.parametrize(("of", "row"), [("individual", 0), ("global", 1)])
-def test_distribution_shows_everyone_and_the_mean(size, of, row):
-  accuracies = make_accuracies(size=size)
-  axes = figures.distribution(accuracies, of=of)
-  names = [figures.method_name(method) for method in TABLE_1]
-  assert [label.get_text() for label in axes.get_yticklabels()] == names
-  means = [line for line in axes.lines if line.get_marker() == "D"]
-  assert len(axes.patches) == len(means) == len(TABLE_1)
-  scatters = [c for c in axes.collections if c.get_label() in names]
-  for i, method in enumerate(TABLE_1):
-    values = accuracies[method][row]
-    x, y = scatters[i].get_offsets().T
-    np.testing.assert_allclose(np.sort(x), np.sort(values))
-    assert (np.abs(y - i) < 0.5).all() and len(np.unique(y)) == size
-    np.testing.assert_allclose(means[i].get_xdata(), [values.mean()])
-    box = axes.patches[i].get_path().get_extents().intervalx
-    np.testing.assert_allclose(box, np.quantile(values, [0.25, 0.75]))
-  again = figures.distribution(accuracies, of=of).collections[0].get_offsets()
-  np.testing.assert_array_equal(again, axes.collections[0].get_offsets())
-
-
-def test_gains_are_paired_sorted_and_counted():
-  accuracies = {
-    "baseline": (np.array([0.5, 0.6, 0.7, 0.8]), np.zeros(4)),
-    "es:40": (np.array([0.9, 0.5, 0.7, 0.9]), np.ones(4)),
-    "tl:10": (np.array([0.4, 0.5, 0.6, 0.7]), np.ones(4)),
-  }
-  axes = figures.gains(accuracies, "baseline")
-  points = {c.get_label(): c for c in axes.collections}
-  x, y = points["ES n=40"].get_offsets().T
-  np.testing.assert_allclose(x, [-10, 0, 10, 40], atol=1e-9)
-  assert (np.diff(y) < 0).all()  # the axis runs down: who gains is on top
-  hollow = (points["ES n=40"].get_facecolors()[:, :3] == 1).all(axis=1)
-  np.testing.assert_array_equal(hollow, [True, False, False, False])
-  right = axes.child_axes[0].get_yticklabels()
-  assert [label.get_text() for label in right] == [
-    "25% hurt, 50% gain, mean +10.0",
-    "100% hurt, 0% gain, mean −10.0",
-  ]
-  of_all = figures.gains(accuracies, "baseline", of="global").collections[0]
-  np.testing.assert_allclose(of_all.get_offsets()[:, 0], 100)
-
-
 def test_rows_of_thirteen_methods_keep_their_labels_apart():
   accuracies = make_accuracies()
   sources = {method: np.zeros(30, int) for method in TABLE_1}
@@ -224,73 +71,6 @@ def test_rows_of_thirteen_methods_keep_their_labels_apart():
     spans = [np.array(tick.get_window_extent().extents) for tick in ticks]
     for a, b in itertools.pairwise(spans):
       assert not overlap(a, b)
-
-
-def test_schedules_draw_visible_runs_as_they_are():
-  individual, public = np.ones(40, int), np.zeros(3000, int)
-  sources = {
-    "baseline": public,
-    "es:40": np.r_[individual, public],
-    "tl:40": np.r_[public, individual],
-    "short": np.array([0, 1, 1]),
-  }
-  axes = figures.schedules(sources)
-  expected = [
-    [(0, 3000, 0)],
-    [(0, 40, 1), (40, 3040, 0)],
-    [(0, 3000, 0), (3000, 3040, 1)],
-  ]
-  for row, spans in enumerate(expected):
-    np.testing.assert_allclose(bar_spans(axes, row), spans, atol=1e-6)
-  assert axes.get_xlim() == (0, 3040)
-  alone = figures.schedules({"sw:2": np.tile([0, 1], 12).astype(np.uint8)})
-  np.testing.assert_allclose(
-    bar_spans(alone, 0), [(i, i + 1, i % 2) for i in range(24)], atol=1e-6
-  )
-  assert len(alone.get_legend().get_texts()) == 2  # nothing is mixed
-
-
-@pytest.mark.parametrize("period", [2, 3, 12, 20, 50])
-def test_a_long_alternation_is_drawn_as_its_share(period):
-  source = (np.arange(1, 20_001) % period == 0).astype(int)
-  spans = bar_spans(figures.schedules({f"sw:{period}": source}), 0)
-  assert len(spans) <= 2
-  for *_, share in spans:
-    assert share == pytest.approx(1 / period, abs=0.01)
-
-
-def test_combined_schedule_keeps_its_phases():
-  middle = (np.arange(1, 3001) % 12 == 0).astype(int)
-  source = np.r_[np.ones(40, int), middle, np.ones(10, int)]
-  spans = bar_spans(figures.schedules({"es:40+sw:12+tl:10": source}), 0)
-  assert spans[0] == pytest.approx((0, 40, 1), abs=1e-6)
-  assert spans[-1][1] == 3050 and spans[-1][2] == pytest.approx(1)
-  assert all(
-    share == pytest.approx(1 / 12, abs=0.01) for *_, share in spans[1:-1]
-  )
-
-
-def test_schedule_spans_tile_the_steps_and_keep_every_share():
-  rng = np.random.default_rng(0)
-  for _ in range(20):
-    runs = rng.geometric(1 / rng.choice([1, 3, 30, 300], 200))
-    source = np.repeat(np.arange(200) % 2, runs)
-    spans = bar_spans(figures.schedules({"any": source}), 0)
-    assert spans[0][0] == 0 and spans[-1][1] == len(source)
-    for (_, stop, _), (start, _, _) in itertools.pairwise(spans):
-      assert stop == start
-    for start, stop, share in spans:
-      # One of 256 colours is within 1/500 of the share.
-      mean = source[round(start) : round(stop)].mean()
-      assert share == pytest.approx(mean, abs=0.005)
-
-
-def test_one_odd_batch_is_not_lost():
-  source = np.zeros(10_000, int)
-  source[5_000] = 1
-  spans = bar_spans(figures.schedules({"odd": source}), 0)
-  assert len(spans) == 3 and 20 < spans[1][1] - spans[1][0] < 50
-  assert spans[1][0] <= 5_000 < spans[1][1] and spans[1][2] > 0
 
 
 def make_handwriting(ink=255):
@@ -328,39 +108,6 @@ def test_handwriting_shows_dark_ink_in_its_place(ink):
   blank = cell(0, 1)
   assert blank.min() == blank.max() == 235  # person 8 lacks class 1
   assert cell(0, 2)[:, 5:].min() == 235  # and has one sample of class 2
-
-
-def test_training_curves_show_the_mean_and_quartiles_of_running_means():
-  losses = np.random.default_rng(0).gamma(2.0, size=(7, 50))
-  axes = figures.training_curves({"es:40": losses}, window=5)
-  smooth = np.stack(
-    [losses[:, max(0, t - 2) : t + 3].mean(axis=1) for t in range(50)], axis=1
-  )
-  line = axes.lines[0]
-  np.testing.assert_allclose(line.get_ydata(), smooth.mean(axis=0))
-  band = axes.collections[0].get_paths()[0].vertices
-  for t, (low, high) in enumerate(np.quantile(smooth, (0.25, 0.75), axis=0).T):
-    here = band[band[:, 0] == t][:, 1]
-    np.testing.assert_allclose([here.min(), here.max()], [low, high])
-  assert axes.get_yscale() == "log"
-  assert "5 steps" in axes.get_title(loc="left")
-  raw = figures.training_curves({"es:40": losses}, window=1)
-  np.testing.assert_allclose(raw.lines[0].get_ydata(), losses.mean(axis=0))
-  assert "unsmoothed" in raw.get_title(loc="left")
-
-
-def test_training_curves_count_who_diverged():
-  losses = np.ones((4, 10))
-  losses[2, 5:] = np.nan
-  axes = figures.training_curves(
-    {"sw:2": losses, "tl:10": np.full((3, 10), np.inf)}
-  )
-  np.testing.assert_array_equal(axes.lines[0].get_ydata(), 1)
-  assert not len(axes.lines[1].get_ydata())
-  assert [text.get_text() for text in axes.get_legend().get_texts()] == [
-    "SW n=2 (1 of 4 not finite)",
-    "TL n=10 (3 of 3 not finite)",
-  ]
 
 
 def test_figures_draw_on_given_axes():

@@ -45,6 +45,19 @@ def _weights(mask):
   return mask / jnp.maximum(mask.sum(), 1).astype(jnp.float32)
 
 
+def _train(x, shift, weights, params, stats, layer=None):
+  """The layer's output, and its statistics after."""
+  out, updates = (layer or ReluBatchNorm()).apply(
+    {"params": params, "batch_stats": stats},
+    x,
+    shift,
+    weights,
+    use_running_average=False,
+    mutable=["batch_stats"],
+  )
+  return out, updates["batch_stats"]
+
+
 @pytest.mark.parametrize("shape", _SHAPES)
 def test_equals_flax_in_value_statistics_and_gradient(shape):
   x, shift, mask, params, cotangent = _inputs(shape)
@@ -54,15 +67,8 @@ def test_equals_flax_in_value_statistics_and_gradient(shape):
   }
 
   def ours(x, shift, params):
-    out, updates = ReluBatchNorm().apply(
-      {"params": params, "batch_stats": start},
-      x,
-      shift,
-      _weights(mask),
-      use_running_average=False,
-      mutable=["batch_stats"],
-    )
-    return (out * cotangent).sum(), (out, updates["batch_stats"])
+    out, after = _train(x, shift, _weights(mask), params, start)
+    return (out * cotangent).sum(), (out, after)
 
   def slow(x, shift, params):
     out, updates = _Slow().apply(
@@ -93,14 +99,7 @@ def test_padding_changes_nothing():
   stats = {"mean": jnp.zeros(16), "var": jnp.ones(16)}
 
   def apply(x, weights):
-    return ReluBatchNorm().apply(
-      {"params": params, "batch_stats": stats},
-      x,
-      shift,
-      weights,
-      use_running_average=False,
-      mutable=["batch_stats"],
-    )
+    return _train(x, shift, weights, params, stats)
 
   kept, its_stats = apply(x, _weights(mask))
   other, other_stats = apply(
@@ -122,14 +121,7 @@ def test_no_image_at_all_gives_finite_numbers():
   stats = {"mean": jnp.zeros(16), "var": jnp.ones(16)}
 
   def loss(x):
-    out, _ = ReluBatchNorm().apply(
-      {"params": params, "batch_stats": stats},
-      x,
-      shift,
-      jnp.zeros(4),
-      use_running_average=False,
-      mutable=["batch_stats"],
-    )
+    out, _ = _train(x, shift, jnp.zeros(4), params, stats)
     return out.sum()
 
   value, gradient = jax.value_and_grad(loss)(x)
@@ -164,14 +156,7 @@ def test_vmap_is_the_same_as_one_by_one():
   stats = {"mean": jnp.zeros(8), "var": jnp.ones(8)}
 
   def loss(x):
-    out, _ = ReluBatchNorm().apply(
-      {"params": params, "batch_stats": stats},
-      x,
-      shift,
-      _weights(mask),
-      use_running_average=False,
-      mutable=["batch_stats"],
-    )
+    out, _ = _train(x, shift, _weights(mask), params, stats)
     return (out * cotangent).sum()
 
   together = jax.vmap(jax.grad(loss))(x)
@@ -184,14 +169,8 @@ def test_bfloat16_sums_in_float32():
   stats = {"mean": jnp.zeros(16), "var": jnp.ones(16)}
 
   def apply(x, dtype):
-    return ReluBatchNorm(momentum=0.0, dtype=dtype).apply(
-      {"params": params, "batch_stats": stats},
-      x,
-      shift,
-      _weights(mask),
-      use_running_average=False,
-      mutable=["batch_stats"],
-    )
+    layer = ReluBatchNorm(momentum=0.0, dtype=dtype)
+    return _train(x, shift, _weights(mask), params, stats, layer)
 
   rounded = x.astype(jnp.bfloat16)
   out, updates = apply(rounded, jnp.bfloat16)

@@ -13,6 +13,7 @@ from personalization_jax.figures.accuracies import trade_off as trade_off
 from personalization_jax.figures.curves import (
   validation_curves as validation_curves,
 )
+from personalization_jax.figures.agreement import agreement as agreement
 from personalization_jax.figures.handwriting import handwriting as handwriting
 from personalization_jax.figures.reconstructions import (
   chosen_samples as chosen_samples,

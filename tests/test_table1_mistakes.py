@@ -1,0 +1,130 @@
+"""What the script says to mistakes: a sentence, before anything is trained."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from small_run import run
+
+from experiments import table1
+
+
+def bad_npz(folder, fault):
+  path = folder / f"{fault}.npz"
+  arrays = {
+    "images": np.zeros((8, 16, 16, 1), np.uint8),
+    "labels": np.arange(8) % 2,
+    "individuals": np.arange(8) // 2,
+  }
+  if fault == "empty_class":
+    arrays["labels"] *= 2
+  elif fault == "one_sample":
+    arrays["individuals"][-1] = 9
+  elif fault == "not_square":
+    arrays["images"] = arrays["images"][:, :8]
+  if fault == "corrupt":
+    path.write_bytes(b"PK\x03\x04")
+  elif fault != "missing":
+    np.savez(path, **arrays)
+  return str(path)
+
+
+MISTAKES = [
+  ({"methods": "baseline,xx:4"}, "unknown method 'xx:4'"),
+  ({"methods": "es:many"}, "unknown method 'es:many'"),
+  ({"methods": "sw:0.3"}, "n_I=3/10 is neither"),
+  ({"methods": "tl:3:last=99"}, "the network has 8"),
+  ({"methods": "sg:5000"}, "'sg:5000' asks for 5000 training samples of D_G"),
+  ({"methods": "ig:4"}, "'ig:4' asks for 4 people, but there are 3"),
+  ({"methods": "sg:9", "autoencoder_epochs": 0}, "autoencoder_epochs=0"),
+  ({"num_individuals": 1}, "num_individuals must be at least 2"),
+  ({"width": 0.01}, "width=0.01 gives the layer of 32 channels none"),
+  ({"image_size": 20}, "image_size=20 must be one of 16, 32, 64"),
+  ({"epochs": 0}, "epochs=0 must be at least 1"),
+  ({"batch_size": -3}, "batch_size=-3 must be at least 1"),
+  ({"learning_rate": -1.0}, "learning_rate=-1.0 must be above 0"),
+  ({"train_fraction": 1.2}, "train_fraction=1.2 must lie between"),
+  ({"num_processes": 2}, "--num_processes and --process_id go together"),
+  (
+    {"coordinator_address": "a:1", "num_processes": 2, "process_id": 2},
+    "--process_id=2 must lie in 0..1",
+  ),
+  (
+    {"coordinator_address": "localhost", "num_processes": 2, "process_id": 0},
+    "--coordinator_address=localhost must be HOST:PORT",
+  ),
+  ({"synthetic_samples": 10**9}, "--synthetic_samples=1000000000 digits would"),
+  ({"epochs": 10**9}, "--epochs=1000000000, --batch_size=32) would take"),
+  ({"seed": -1}, "seed=-1 must be 0 or more"),
+  ({"class_concentration": 0.0}, "concentration=0.0 must be above 0"),
+  ({"dataset": "npz"}, "--dataset=npz needs --npz_path"),
+  ({"npz": "missing"}, "is no file"),
+  ({"npz": "corrupt"}, "can't be read as an npz file"),
+  ({"npz": "empty_class"}, "class 1 of 0..2 has no sample"),
+  ({"npz": "one_sample"}, "individual 3 has one sample"),
+  ({"npz": "not_square"}, "must be square"),
+  ({"npz": "fine"}, "ask for 6 people, but the data has 4"),
+  (
+    {"dataset": "nist_digits", "manual_dir": "EMPTY"},
+    "train-images-idx3-ubyte",
+  ),
+  ({"workdir": "TAKEN"}, "--epochs=1, but this one has --epochs=2"),
+  ({"workdir": "FILE"}, "thesis.tex/run can't be written to (Not a directory)"),
+]
+
+
+@pytest.mark.parametrize(
+  ("changes", "sentence"), MISTAKES, ids=lambda value: str(value)[:40]
+)
+def test_a_mistake_gets_one_sentence(
+  changes, sentence, tmp_path, finished, monkeypatch
+):
+  def refuse(*_, **__):
+    raise AssertionError("training began")
+
+  monkeypatch.setattr(table1.Study, "personalize", refuse)
+  changes = dict(changes)
+  workdir = tmp_path / "run"
+  if fault := changes.pop("npz", None):
+    changes |= {"dataset": "npz", "npz_path": bad_npz(tmp_path, fault)}
+  if changes.get("manual_dir"):
+    (tmp_path / "empty").mkdir()
+    changes["manual_dir"] = str(tmp_path / "empty")
+    changes["data_dir"] = str(tmp_path / "tfds")
+  if (kind := changes.pop("workdir", None)) == "TAKEN":
+    workdir = finished
+    changes["epochs"] = 2
+  elif kind == "FILE":
+    (tmp_path / "thesis.tex").write_text("...")
+    workdir = tmp_path / "thesis.tex" / "run"
+  with pytest.raises(SystemExit) as stopped:
+    run(workdir, **changes)
+  message = str(stopped.value.code)
+  assert message.startswith("error: ")
+  assert sentence in message
+  assert "\n" not in message
+  if workdir != finished:
+    assert not (workdir / "results.csv").exists()
+
+
+@pytest.mark.parametrize(
+  "arguments",
+  [
+    ["--methods=xx:4"],
+    ["--num_individuals=many"],
+    ["--no_such_flag"],
+    ["--flagfile=no_such_file.flags"],
+    ["stray"],
+  ],
+)
+def test_mistakes_end_the_process_without_a_traceback(arguments, tmp_path):
+  process = subprocess.run(
+    [sys.executable, "-m", "experiments.table1", *arguments,
+     f"--workdir={tmp_path / 'run'}"],
+    capture_output=True, text=True, timeout=120,
+  )  # fmt: skip
+  assert process.returncode != 0
+  assert "Traceback" not in process.stderr
+  assert process.stderr.strip()
+  assert not (tmp_path / "run").exists()
