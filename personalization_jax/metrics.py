@@ -141,6 +141,34 @@ def significance(
   }
 
 
+def welch(values: np.ndarray, reference: np.ndarray) -> float:
+  """Two-sided Welch's t-test, for accuracies of different people.
+
+  Args:
+    values: float [S]; NaN, of a model that diverged, is left out.
+    reference: float [M], likewise.
+
+  Returns:
+    p; NaN with fewer than two people on a side.
+
+  Source: B. L. Welch, "The generalization of Student's problem when several
+  different population variances are involved", Biometrika, 1947.
+  """
+  values, reference = (
+    np.asarray(side, np.float64)[~np.isnan(side)]
+    for side in (values, reference)
+  )
+  if min(len(values), len(reference)) < 2:
+    return float("nan")
+  everybody = np.concatenate([values, reference])
+  if np.allclose(everybody, everybody[0], rtol=0.0, atol=1e-12):
+    return 1.0  # nobody differs: no evidence at all
+  with warnings.catch_warnings():
+    # SciPy warns of constant values; the p-value it returns is right.
+    warnings.simplefilter("ignore", RuntimeWarning)
+    return float(stats.ttest_ind(values, reference, equal_var=False).pvalue)
+
+
 @dataclasses.dataclass(frozen=True)
 class IndividualFairness:
   """How differently a method treats similar individuals (section II-A).

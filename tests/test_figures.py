@@ -181,3 +181,73 @@ GOOD = (np.array([0.5, 0.6]), np.array([0.5, 0.6]))
 def test_bad_input_is_named(draw, message):
   with pytest.raises(ValueError, match=message):
     draw()
+
+
+def test_runs_show_means_and_standard_deviations():
+  accuracies = {
+    "a": {m: pair[0] for m, pair in make_accuracies(size=9).items()},
+    "b": {"tl:10": np.array([0.5, np.nan, 0.7]), "new": np.array([0.4])},
+    "_c": {"tl:10": np.full(3, np.nan)},
+  }
+  axes = figures.runs(accuracies)
+  names = [label.get_text() for label in axes.get_yticklabels()]
+  methods = [*TABLE_1, "new"]
+  assert names == [figures.method_name(method) for method in methods]
+  shown = {}
+  for run, container in zip(accuracies, axes.containers):
+    points, _, (bars,) = container.lines
+    for (x, y), bar in zip(points.get_xydata(), bars.get_segments()):
+      shown[run, methods[round(y)]] = (x, y, bar)
+  assert len(shown) == len(TABLE_1) + 2
+  for (run, method), (x, _, bar) in shown.items():
+    values = accuracies[run][method]
+    values = values[~np.isnan(values)]
+    assert x == pytest.approx(values.mean())
+    if len(values) > 1:
+      sd = values.std(ddof=1)
+      np.testing.assert_allclose(bar[:, 0], [x - sd, x + sd])
+  # Runs stand below each other within their row, and never touch.
+  first, second = shown["a", "tl:10"][1], shown["b", "tl:10"][1]
+  assert 5 - 0.5 < first < second < 5 + 0.5
+  labels = [text.get_text().strip() for text in axes.get_legend().get_texts()]
+  assert labels == list(accuracies)
+
+
+@pytest.mark.parametrize("count", [2, 5, figures.MOST_RUNS])
+def test_runs_can_be_told_apart(count):
+  values = {m: pair[0] for m, pair in make_accuracies(size=9).items()}
+  names = [f"a run called ${k}$ " + 90 * "x" for k in range(count)]
+  axes = figures.runs({name: values for name in names})
+  styles = [
+    (container.lines[0].get_color(), container.lines[0].get_marker())
+    for container in axes.containers
+  ]
+  assert len({colour for colour, _ in styles}) == count
+  assert len({marker for _, marker in styles}) == count
+  axes.figure.draw_without_rendering()
+  heights = np.sort(
+    [
+      axes.transData.transform(point)[1]
+      for container in axes.containers
+      for point in container.lines[0].get_xydata()
+    ]
+  )
+  size = axes.containers[0].lines[0].get_markersize() * axes.figure.dpi / 72
+  assert np.diff(heights).min() > size
+  legend = axes.get_legend().get_window_extent()
+  assert legend.x1 <= axes.figure.bbox.x1
+  assert legend.y1 <= axes.figure.bbox.y1
+
+
+def test_runs_that_cannot_be_drawn():
+  with pytest.raises(ValueError, match="nothing to draw"):
+    figures.runs({"a": {}})
+  one = {"tl:10": np.array([0.5, 0.6])}
+  with pytest.raises(ValueError, match=f"at most {figures.MOST_RUNS}"):
+    figures.runs({f"{k}": one for k in range(figures.MOST_RUNS + 1)})
+
+
+def test_a_page_holds_what_is_saved(tmp_path):
+  figure = figures.trade_off(make_accuracies(size=5)).figure
+  path = figures.save(figure, tmp_path / "a.png")
+  assert path.read_bytes() == figures.png(figure)

@@ -127,3 +127,22 @@ def test_two_alike_in_place_and_accuracy_are_treated_alike():
   assert (fairness.max_ratio, fairness.mean_ratio) == (0.0, 0.0)
   unfair = metrics.individual_fairness(np.array([0.8, 0.9]), distances)
   assert unfair.max_ratio == np.inf
+
+
+def test_people_of_different_runs_are_compared_by_welch():
+  rng = np.random.default_rng(3)
+  a, b = rng.normal(0.9, 0.02, 12), rng.normal(0.85, 0.1, 30)
+  # By the formula: unequal variances, and Welch and Satterthwaite's freedom.
+  parts = np.array([a.var(ddof=1) / 12, b.var(ddof=1) / 30])
+  t = (a.mean() - b.mean()) / np.sqrt(parts.sum())
+  freedom = parts.sum() ** 2 / (parts**2 / [11, 29]).sum()
+  expected = 2 * stats.t.sf(abs(t), freedom)
+  assert metrics.welch(a, b) == pytest.approx(expected)
+  assert metrics.welch(b, a) == pytest.approx(expected)
+  assert metrics.welch(np.append(a, np.nan), b) == metrics.welch(a, b)
+
+
+def test_welch_of_too_few_or_equal_people():
+  assert np.isnan(metrics.welch(np.array([0.9, np.nan]), np.array([0.1, 0.2])))
+  assert metrics.welch(np.full(3, 0.9), np.full(5, 0.9)) == 1.0
+  assert metrics.welch(np.full(3, 0.9), np.full(5, 0.8)) == 0.0

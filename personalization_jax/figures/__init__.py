@@ -23,9 +23,12 @@ from personalization_jax.figures.reconstructions import neighbours as neighbours
 from personalization_jax.figures.reconstructions import (
   reconstructions as reconstructions,
 )
+from personalization_jax.figures.runs import MOST_RUNS as MOST_RUNS
+from personalization_jax.figures.runs import runs as runs
 from personalization_jax.figures.styles import Style as Style
 from personalization_jax.figures.styles import method_name as method_name
 from personalization_jax.figures.styles import method_style as method_style
+from personalization_jax.figures.styles import png as png
 from personalization_jax.figures.styles import save as save
 from personalization_jax.figures.timelines import schedules as schedules
 from personalization_jax.figures.timelines import (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fractions
+import io
 import math
 import os
 import pathlib
@@ -92,8 +93,15 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> pathlib.Path:
   if path.suffix != ".png":
     raise ValueError(f"path must end in .png, but is {str(path)!r}.")
   path.parent.mkdir(parents=True, exist_ok=True)
-  figure.savefig(path, dpi=DPI, metadata={"Software": None})
+  path.write_bytes(png(figure))
   return path
+
+
+def png(figure: Figure) -> bytes:
+  """What `save` writes, for a page or a notebook that holds it."""
+  content = io.BytesIO()
+  figure.savefig(content, format="png", dpi=DPI, metadata={"Software": None})
+  return content.getvalue()
 
 
 def axes_or_new(axes: Axes | None, width: float, height: float) -> Axes:

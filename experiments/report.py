@@ -1,0 +1,43 @@
+r"""One HTML page of one or several runs, with all tables and figures in it.
+
+    python -m experiments.report runs/a runs/b --output=report.html
+
+Names run directories of `experiments.table1`. The page needs no other file and
+no network. Of several runs it says which flags differ, and compares every
+method with the same method of the first run.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from absl import app, flags
+
+from experiments.reports import page
+
+_OUTPUT = flags.DEFINE_string("output", "report.html", "The HTML file.")
+_TITLE = flags.DEFINE_string(
+  "title", None, "The page's title; by default the runs' names."
+)
+
+
+def main(argv: Sequence[str]) -> None:
+  """From run directories to a page; what goes wrong is said in a sentence.
+
+  Args:
+    argv: the program's name, and run directories.
+  """
+  output = pathlib.Path(_OUTPUT.value)
+  try:
+    runs = page.write(argv[1:], output, _TITLE.value)
+  except (ValueError, OSError) as error:
+    sys.exit(f"error: {error}")
+  for run in runs:
+    print(f"{run.name}: {'finished' if run.finished else 'not finished'}")
+  print(f"Report: {output}")
+
+
+if __name__ == "__main__":
+  app.run(main)

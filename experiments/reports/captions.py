@@ -1,0 +1,69 @@
+"""What the figures of a run show."""
+
+# File -> title and what it shows.
+CAPTIONS = {
+  "trade_off": (
+    "Individuals and the public",
+    "What each method gives individuals, mean acc(D_I), against what it costs"
+    " the public, mean acc(D_G); bars: one standard error of the mean.",
+  ),
+  "distribution_individual": (
+    "Accuracy on the individuals' own data",
+    "Every individual's acc(D_I) by each method: a dot for each, a box of"
+    " quartiles with whiskers to the extremes, a diamond at the mean.",
+  ),
+  "distribution_global": (
+    "Accuracy on global data",
+    "Every individual's model on D_G's test data, acc(D_G), by each method: a"
+    " dot for each, a box of quartiles, a diamond at the mean.",
+  ),
+  "gains": (
+    "Who gains by shaping",
+    "Each individual's change of acc(D_I) against the baseline, in percentage"
+    " points, from the most hurt to who gains most; hollow points are hurt.",
+  ),
+  "gains_grouping": (
+    "Who gains by data grouping",
+    "Each individual's change of acc(D_I) against the random group, in"
+    " percentage points, from the most hurt to who gains most; hollow points"
+    " are hurt.",
+  ),
+  "schedules": (
+    "Schedules",
+    "Which steps of training take their batch from D_G and which from D_I, by"
+    " each method.",
+  ),
+  "training_curves": (
+    "Training",
+    "The training loss by step, over individuals, of each method.",
+  ),
+  "handwriting": (
+    "The individuals' data",
+    "Samples of the first individuals, a row for each, by class.",
+  ),
+  "reconstructions": (
+    "The auto-encoder",
+    "Samples of D_G's test data above, and below them what the auto-encoder"
+    " makes of them.",
+  ),
+  "latent_map": (
+    "People in latent space",
+    "Individuals and the writers of D_G at their mean in the auto-encoder's"
+    " latent space, on its first two principal components.",
+  ),
+  "neighbours": (
+    "The nearest and the farthest",
+    "An individual's samples, and those of the writers whose class means are"
+    " nearest and farthest in latent space, among whom IG chooses.",
+  ),
+  "chosen_samples": (
+    "Samples chosen by SG",
+    "Samples of an individual, and beside each the samples of D_G that it chose"
+    " as the most similar ones.",
+  ),
+  "group_agreement": (
+    "Groups and the hidden factors",
+    "How well the groups agree with the writers' hidden factors, by the"
+    " auto-encoder's latent space, by raw pixels, and by random choice.",
+  ),
+}

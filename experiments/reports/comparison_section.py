@@ -1,0 +1,168 @@
+"""What the report says of several runs, beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from experiments.reports import comparison
+from experiments.reports.comparison import Data
+from experiments.reports.formats import (
+  NOTHING,
+  corrected,
+  number,
+  p_value,
+  value,
+)
+from experiments.reports.markup import Html, element, join, picture, table
+from experiments.reports.runs import Run
+from personalization_jax import figures, metrics
+from personalization_jax.figures import styles
+
+_ACCURACIES: dict[Data, str] = {"individual": "acc(D_I)", "global": "acc(D_G)"}
+
+
+def section(runs: Sequence[Run], anchor: str) -> Html:
+  """Everything that differs between runs.
+
+  Args:
+    runs: two or more; the others are compared with the first.
+    anchor: the id of its heading.
+
+  Returns:
+    The section.
+  """
+  parts = [
+    element("h2", "Comparison", id=anchor),
+    element("h3", "Settings that differ"),
+    _settings(runs),
+    element("h3", "Accuracies"),
+  ]
+  without = [run.name for run in runs if run.results is None]
+  if without:
+    parts.append(
+      element("p", f"No results.csv yet: {', '.join(without)}.", class_="state")
+    )
+  compared = [run for run in runs if run.results is not None]
+  methods = comparison.methods_in_common(compared) if compared else []
+  if not methods:
+    parts.append(element("p", "No two of the runs share a method."))
+    return element("section", *parts, aria_labelledby=anchor)
+  parts += [_table(compared, methods, of) for of in _ACCURACIES]
+  parts += [_notes(compared, methods), _figure(compared)]
+  return element("section", *parts, aria_labelledby=anchor)
+
+
+def _settings(runs: Sequence[Run]) -> Html:
+  rows = comparison.differing(runs)
+  said = [
+    element("p", "No flag differs.")
+    for _ in range(not any(name.startswith("--") for name, _ in rows))
+  ]
+  if rows:
+    said.append(
+      table(
+        "What differs",
+        ("Setting", *(run.name for run in runs)),
+        [(name, *map(value, values)) for name, values in rows],
+        text_columns=1 + len(runs),
+      )
+    )
+  return join(said)
+
+
+def _table(runs: Sequence[Run], methods: Sequence[str], of: Data) -> Html:
+  first, *others = runs
+  accuracies = [comparison.accuracies(run, of) for run in runs]
+  header, groups = ["Method", "mean (sd)"], [("", 1), (first.name, 1)]
+  found = []
+  for run in others:
+    tests = ["t, p", "Holm", "Wilcoxon, p", "Holm"]
+    if not comparison.paired(first, run, methods):
+      tests = ["Welch, p", "Holm"]
+    header += ["mean (sd)", "difference", *tests]
+    groups.append((run.name, 2 + len(tests)))
+    found.append((len(tests), comparison.compare(first, run, methods, of)))
+  rows = []
+  for method in methods:
+    row = [method, _mean(accuracies[0], method)]
+    for values, (tests_here, differences) in zip(accuracies[1:], found):
+      if method not in differences:
+        row += [NOTHING] * (2 + tests_here)
+        continue
+      one = differences[method]
+      row += [
+        _mean(values, method),
+        number(one.mean, "+.4f"),
+        p_value(one.t),
+        corrected(one.t_holm),
+      ]
+      if tests_here == 4:
+        row += [p_value(one.wilcoxon), corrected(one.wilcoxon_holm)]
+    rows.append(row)
+  return table(
+    f"{_ACCURACIES[of]} of each run, and its difference to {first.name}",
+    header,
+    rows,
+    groups=groups,
+  )
+
+
+def _mean(accuracies: dict[str, np.ndarray], method: str) -> str:
+  spread = metrics.spread(accuracies[method])
+  return f"{number(spread.mean)} ({number(spread.sd)})"
+
+
+def _notes(runs: Sequence[Run], methods: Sequence[str]) -> Html:
+  first, *others = runs
+  lines = [
+    "mean (sd): over individuals, without who diverged; difference: to"
+    f" {first.name}. All tests are two-sided; Holm: corrected over the methods"
+    " of a run (* below 0.05)."
+  ]
+  for run in others:
+    if comparison.paired(first, run, methods):
+      lines.append(
+        f"{run.name}: the same data and individuals as {first.name}, so the"
+        " t-test and Wilcoxon's signed-rank test are paired over individuals."
+      )
+    else:
+      lines.append(
+        f"{run.name}: other data or other individuals than {first.name}, so it"
+        " is Welch's t-test, which takes them as unrelated people."
+      )
+  for run in runs:
+    if run.results and len(run.results.seeds) > 1:
+      lines.append(
+        f"{run.name}: {len(run.results.seeds)} seeds; an individual's accuracy"
+        " is the mean over them."
+      )
+  alone = [
+    f"{run.name} ({', '.join(left)})"
+    for run in runs
+    if (
+      left := [
+        method
+        for method in comparison.accuracies(run, "individual")
+        if method not in methods
+      ]
+    )
+  ]
+  if alone:
+    lines.append(f"Not compared, for want of the other: {'; '.join(alone)}.")
+  return join([element("p", line, class_="notes") for line in lines])
+
+
+def _figure(runs: Sequence[Run]) -> Html:
+  shown = runs[: figures.MOST_RUNS]
+  axes = figures.runs(
+    {run.name: comparison.accuracies(run, "individual") for run in shown}
+  )
+  names = ", ".join(run.name for run in shown)
+  shows = f"acc(D_I) of each method in {names}; bars: one sd over individuals."
+  return picture(
+    figures.png(styles.figure_of(axes)),
+    f"Figure: the runs compared. {shows} The numbers are in the tables above.",
+    f"The runs compared. {shows}",
+  )
