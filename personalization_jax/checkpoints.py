@@ -71,7 +71,7 @@ def save_async(
   def finish() -> None:
     writing.result()
     if first:
-      content = {"about": dict(about or {}), "files": _digests(path)}
+      content = {"about": dict(about or {}), "files": files.digests(path)}
       manifest = {**content, "sha256": _digest_of(content)}
       files.write_atomically(_manifest(path), json.dumps(manifest, indent=1))
 
@@ -99,7 +99,7 @@ def damage(path: str | os.PathLike[str]) -> str | None:
     digest = manifest.pop("sha256")
     if digest != _digest_of(manifest):
       raise ValueError
-    expected, found = manifest["files"], _digests(path)
+    expected, found = manifest["files"], files.digests(path)
   except OSError as error:
     return f"{error.filename or path} can't be read ({error.strerror})"
   except (ValueError, KeyError, TypeError, AttributeError):
@@ -164,11 +164,3 @@ def _manifest(path: pathlib.Path) -> pathlib.Path:
 def _digest_of(content: Mapping[str, Any]) -> str:
   text = json.dumps(content, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _digests(path: pathlib.Path) -> dict[str, str]:
-  return {
-    file.relative_to(path).as_posix(): files.sha256(file)
-    for file in sorted(path.rglob("*"))
-    if file.is_file()
-  }

@@ -72,6 +72,15 @@ def sha256(path: pathlib.Path) -> str:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def digests(folder: pathlib.Path) -> dict[str, str]:
+  """The SHA-256 of every file below a folder, by its path in there."""
+  return {
+    file.relative_to(folder).as_posix(): sha256(file)
+    for file in sorted(folder.rglob("*"))
+    if file.is_file()
+  }
+
+
 def safe_name(spec: str) -> str:
   """A method's spec as the name of a file.
 

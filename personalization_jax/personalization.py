@@ -256,7 +256,15 @@ class Study:
     )
     if self.models_dir is not None:
       people = self.split.individuals[indices].tolist()
-      saved_models.save(self.models_dir, method.spec, people, states)
+      description = saved_models.Description(
+        num_classes=self.population.num_classes,
+        sample_shape=self.population.images.shape[1:],
+        width=self.settings.width,
+        precision=self.settings.precision,
+      )
+      saved_models.save(
+        self.models_dir, method.spec, people, states, description
+      )
     # One array for all tests, so that one compilation serves them.
     own = np.concatenate([own, self.split.test[indices]], axis=1)
     tested = _beside(own, self.split.global_test)

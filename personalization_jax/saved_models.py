@@ -1,24 +1,85 @@
 """Everybody's final parameters, for readers that don't know this package.
 
+    MODELS/model.json            what all of them are: `Description`
     MODELS/METHOD/INDIVIDUAL/    one Orbax checkpoint
+      sha256.json                the digests of its files
 
 Each holds plain dictionaries of arrays, `params` and `batch_stats`, which Orbax
 and Flax read by themselves and `models.Classifier` applies to images / 255:
 
     variables = orbax.checkpoint.StandardCheckpointer().restore(folder)
     variables = flax.training.checkpoints.restore_checkpoint(folder, None)
+
+A model that `save_one` wrote has a model.json of its own in its folder.
+`load` reads both kinds and refuses what it can't vouch for.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
-from personalization_jax import files, hosts
+from personalization_jax import files, hosts, models
+from personalization_jax.settings import Settings, make_learner
 from personalization_jax.training import TrainState
+
+DESCRIPTION = "model.json"
+DIGESTS = "sha256.json"
+_FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+  """What a saved model is: all that `models.Classifier` needs to apply it.
+
+  Attributes:
+    num_classes: it tells the classes 0 .. num_classes - 1 apart.
+    sample_shape: (H, W, C) of the images that it was trained on.
+    width: factor on the channels of Fig. 4.
+    precision: "float32" or "bfloat16", of activations; the parameters
+      themselves are float32.
+  """
+
+  num_classes: int
+  sample_shape: tuple[int, ...]
+  width: float = 1.0
+  precision: str = "float32"
+
+  def __post_init__(self) -> None:
+    """Refuses what no model can be."""
+    shape = tuple(self.sample_shape)
+    numbers = (self.num_classes, *shape)
+    if any(type(n) is not int or n < 1 for n in numbers) or len(shape) != 3:
+      raise ValueError(
+        f"num_classes={self.num_classes} and sample_shape={list(shape)} must be"
+        " whole numbers of at least 1, the latter [H, W, C]."
+      )
+    if shape[0] != shape[1]:
+      raise ValueError(f"sample_shape={list(shape)} must be square.")
+    models.check_image_size(shape[0])
+    Settings(width=self.width, precision=self.precision)
+    object.__setattr__(self, "sample_shape", shape)
+
+  def to_json(self) -> str:
+    """As it stands in model.json."""
+    content = {"format": _FORMAT, **dataclasses.asdict(self)}
+    return json.dumps(content, indent=1) + "\n"
+
+  def shapes(self) -> dict[str, Any]:
+    """Shapes and dtypes of `params` and `batch_stats`."""
+    settings = Settings(width=self.width, precision=self.precision)
+    model = make_learner(settings, self.num_classes).model
+    images = jnp.zeros((1, *self.sample_shape))
+    return dict(jax.eval_shape(model.init, jax.random.key(0), images))
 
 
 def save(
@@ -26,6 +87,7 @@ def save(
   method: str,
   individuals: Sequence[int],
   states: TrainState,
+  description: Description,
 ) -> None:
   """Writes some individuals' models; with several processes all must call it.
 
@@ -34,19 +96,153 @@ def save(
     method: the method's spec.
     individuals: their ids [n].
     states: their trained states, with a leading axis of n or more.
+    description: what these models are, the same for all of the folder.
   """
   kept = hosts.gather(
     {"params": states.params, "batch_stats": states.batch_stats}
   )
-  with ocp.StandardCheckpointer() as checkpointer:
-    for place, individual in enumerate(individuals):
-      path = path_of(folder, method, individual)
-      own = jax.tree.map(lambda leaf, place=place: leaf[place], kept)
-      # The format without a version is the one that Flax reads too.
-      checkpointer.save(path, own, force=True)
-      checkpointer.wait_until_finished()
+  for place, individual in enumerate(individuals):
+    own = jax.tree.map(lambda leaf, place=place: leaf[place], kept)
+    _write(path_of(folder, method, individual), own)
+  if hosts.is_first():
+    files.write_atomically(folder / DESCRIPTION, description.to_json())
+
+
+def save_one(
+  path: str | os.PathLike[str],
+  variables: Mapping[str, Any],
+  description: Description,
+) -> None:
+  """Writes one model that says itself what it is.
+
+  Args:
+    path: its folder; what was there is replaced.
+    variables: `params` and `batch_stats`, NumPy arrays.
+    description: what the model is.
+  """
+  path = pathlib.Path(path).absolute()
+  _write(path, dict(variables))
+  files.write_atomically(path / DESCRIPTION, description.to_json())
+
+
+def load(path: str | os.PathLike[str]) -> tuple[Description, Any, Any]:
+  """Reads one model, and makes sure that it is what was saved.
+
+  Args:
+    path: a model's folder, from `save` or `save_one`.
+
+  Returns:
+    What it is, its params and its batch_stats: dictionaries of NumPy arrays.
+
+  Raises:
+    ValueError: naming the folder, if there is none, nobody says what it holds,
+      it isn't as it was written, its arrays have other shapes than described,
+      or numbers in it aren't finite.
+  """
+  path = pathlib.Path(path).absolute()
+  if not path.is_dir():
+    raise ValueError(f"{path} is no folder of a saved model.")
+  if not (path / DIGESTS).is_file():
+    raise ValueError(
+      f"{path} holds no saved model ({DIGESTS} is missing); the folder of one"
+      " is models/METHOD/INDIVIDUAL of a run with --save_models, or what"
+      " experiments.personalize wrote."
+    )
+  description = _description(path)
+  if fault := _damage(path):
+    raise ValueError(f"{path} is damaged: {fault}.")
+  try:
+    with ocp.StandardCheckpointer() as checkpointer:
+      restored = checkpointer.restore(path)
+  except Exception as error:  # Orbax and TensorStore each raise their own
+    raise ValueError(
+      f"{path} can't be read as an Orbax checkpoint"
+      f" ({str(error).splitlines()[0]})."
+    ) from error
+  variables = jax.tree.map(np.asarray, restored)
+  if fault := mismatch(variables, description.shapes()):
+    raise ValueError(
+      f"{path} isn't the model that {DESCRIPTION} describes: {fault}."
+    )
+  if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables)):
+    raise ValueError(
+      f"{path} holds numbers that aren't finite: its training diverged."
+    )
+  return description, variables["params"], variables["batch_stats"]
+
+
+def mismatch(variables: Any, expected: Any) -> str | None:
+  """Where two trees of arrays differ in shape or dtype.
+
+  Args:
+    variables: a tree whose leaves have shape and dtype.
+    expected: the tree that it should be like.
+
+  Returns:
+    Half a sentence, or None if they are alike.
+  """
+  there, wanted = _leaves(variables), _leaves(expected)
+  for name in {**wanted, **there}:
+    if there.get(name) != wanted.get(name):
+      return (
+        f"{name} is {there.get(name, 'missing')} where"
+        f" {wanted.get(name, 'nothing')} is expected"
+      )
+  return None
 
 
 def path_of(folder: pathlib.Path, method: str, individual: int) -> pathlib.Path:
   """Where one individual's model is."""
   return folder.absolute() / files.safe_name(method) / str(int(individual))
+
+
+def _write(path: pathlib.Path, variables: dict[str, Any]) -> None:
+  with ocp.StandardCheckpointer() as checkpointer:
+    # The format without a version is the one that Flax reads too.
+    checkpointer.save(path, variables, force=True)
+    checkpointer.wait_until_finished()
+  if hosts.is_first():
+    content = json.dumps(files.digests(path), indent=1)
+    files.write_atomically(path / DIGESTS, content)
+
+
+def _description(path: pathlib.Path) -> Description:
+  """The model's own description, or else its run's."""
+  places = [folder / DESCRIPTION for folder in (path, path.parent.parent)]
+  file = next((place for place in places if place.is_file()), None)
+  if file is None:
+    raise ValueError(
+      f"nothing says what the model in {path} is: {DESCRIPTION} is missing"
+      " there and two folders above it."
+    )
+  try:
+    content = json.loads(file.read_text())
+    if content.pop("format") != _FORMAT:
+      raise ValueError(f"format isn't {_FORMAT}")
+    return Description(**content)
+  except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    raise ValueError(f"{file} describes no saved model ({error}).") from error
+
+
+def _damage(path: pathlib.Path) -> str | None:
+  """Which of the checkpoint's files isn't as it was written."""
+  try:
+    expected = dict(json.loads((path / DIGESTS).read_text()))
+  except (OSError, ValueError, TypeError):
+    return f"{DIGESTS} can't be read"
+  found = files.digests(path)
+  for name, digest in expected.items():
+    if name not in found:
+      return f"{name} is missing"
+    if found[name] != digest:
+      return f"{name} isn't as it was written"
+  return None
+
+
+def _leaves(tree: Any) -> dict[str, str]:
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): (
+      f"{leaf.dtype}{list(leaf.shape)}"
+    )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }

@@ -130,7 +130,7 @@ def split(
   Args:
     population: everybody's samples.
     individuals: integers [S], ids of the individuals.
-    global_people: integers [G], ids of the writers of D_G.
+    global_people: integers [G], ids of the writers of D_G; there may be none.
     train_fraction: part of a person's drawings to train on (the paper's 70%).
     validation_fraction: part to choose by; the rest is for tests.
     seed: the run's seed.
@@ -176,7 +176,8 @@ def split(
   others = [parts(int(person)) for person in global_people]
   train, validation, test = (pad([p[k] for p in own]) for k in range(3))
   global_train, global_validation, global_test = (
-    np.concatenate([p[k] for p in others]).astype(np.int32) for k in range(3)
+    np.concatenate([[], *(p[k] for p in others)]).astype(np.int32)
+    for k in range(3)
   )
   return Split(
     individuals=np.asarray(individuals, np.int32),

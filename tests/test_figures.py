@@ -7,7 +7,7 @@ import pytest
 from accuracies import SHAPING, TABLE_1, make_accuracies, overlap
 from matplotlib.figure import Figure
 
-from personalization_jax import figures
+from personalization_jax import choice, figures
 
 
 @pytest.mark.parametrize(
@@ -141,12 +141,45 @@ def test_save_writes_the_same_png_each_time(tmp_path):
 GOOD = (np.array([0.5, 0.6]), np.array([0.5, 0.6]))
 
 
+@pytest.mark.parametrize("methods", [TABLE_1, ("sw:2", "tl:300")])
+def test_choice_shows_whom_methods_hurt_with_it_and_without(methods):
+  validation, test = (
+    {m: own for m, (own, _) in make_accuracies(methods, seed=seed).items()}
+    for seed in (1, 2)
+  )
+  general = methods[0]
+  found = choice.judge_all(validation, test, general)
+  axes = figures.choice(found)
+  points = [line for line in axes.lines if line.get_marker() != "None"]
+  for row, method in enumerate(methods[1:]):
+    without, chosen = points[2 * row : 2 * row + 2]
+    assert without.get_xydata()[0].tolist() == [100 * found[method].hurt, row]
+    assert chosen.get_xydata()[0].tolist() == [
+      100 * found[method].hurt_with_choice,
+      row,
+    ]
+    assert without.get_markerfacecolor() == "white"
+    assert chosen.get_markerfacecolor() != "white"
+    assert without.get_markersize() > chosen.get_markersize()
+    low, high = axes.get_xlim()
+    for line in (without, chosen):
+      assert low < line.get_xdata()[0] < high
+  names = [label.get_text() for label in axes.get_yticklabels()]
+  assert names == [figures.method_name(method) for method in methods[1:]]
+
+
+def test_choice_of_one_whom_nobody_can_be_compared_with():
+  nobody = choice.judge(([0.5], [np.nan]), ([np.nan], [np.nan]))
+  figures.choice({"tl:3": nobody}).figure.draw_without_rendering()
+
+
 @pytest.mark.parametrize(
   ("draw", "message"),
   [
     (lambda: figures.trade_off({}), "no method"),
     (lambda: figures.distribution({}), "no method"),
     (lambda: figures.gains({}, "baseline"), "no method"),
+    (lambda: figures.choice({}), "no method"),
     (lambda: figures.schedules({}), "no method"),
     (lambda: figures.training_curves({}), "no method"),
     (lambda: figures.trade_off({"a": ([], [])}), "'a' hold no individual"),

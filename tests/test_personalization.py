@@ -7,7 +7,13 @@ import numpy as np
 import orbax.checkpoint
 import pytest
 
-from personalization_jax import models, schedules, splits, training
+from personalization_jax import (
+  models,
+  saved_models,
+  schedules,
+  splits,
+  training,
+)
 from personalization_jax.datasets import variations
 from personalization_jax.methods import parse_method, parse_methods
 from personalization_jax.personalization import Settings, Study, make_learner
@@ -222,6 +228,12 @@ def test_saved_models_are_read_by_orbax_and_flax_alone(
     by_orbax = orbax.checkpoint.StandardCheckpointer().restore(folder)
     by_flax = flax.training.checkpoints.restore_checkpoint(folder, target=None)
     jax.tree.map(np.testing.assert_array_equal, by_orbax, by_flax)
+    description, params, batch_stats = saved_models.load(folder)
+    assert description.num_classes == num_classes
+    assert description.sample_shape == images.shape[1:]
+    assert description.width == SETTINGS.width
+    by_load = {"params": params, "batch_stats": batch_stats}
+    jax.tree.map(np.testing.assert_array_equal, by_orbax, by_load)
     rows = result.global_rows
     logits = network.apply(by_orbax, images[rows] / np.float32(255))
     predictions = result.global_predictions[index]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -24,23 +25,50 @@ def load(path: str | os.PathLike[str]) -> Population:
   Raises:
     ValueError: if the file is missing, unreadable, or its arrays are faulty.
   """
-  path = pathlib.Path(path)
-  if not path.is_file():
-    raise ValueError(f"npz_path={path} is no file.")
+  arrays = load_arrays(path, _REQUIRED)
   try:
-    with np.load(path, allow_pickle=False) as file:
-      arrays = {name: file[name] for name in _REQUIRED if name in file}
-  except Exception as error:  # zip, zlib and NumPy each raise their own
-    raise ValueError(
-      f"npz_path={path} can't be read as an npz file of plain arrays: {error}"
-    ) from error
-  missing = [name for name in _REQUIRED if name not in arrays]
-  if missing:
-    raise ValueError(
-      f"npz_path={path} has no array {missing[0]!r}; it needs"
-      f" {', '.join(_REQUIRED)}."
-    )
-  try:
-    return Population.from_arrays(**arrays)
+    return Population.from_arrays(*(arrays[name] for name in _REQUIRED))
   except ValueError as error:
     raise ValueError(f"npz_path={path}: {error}") from error
+
+
+def load_arrays(
+  path: str | os.PathLike[str],
+  required: Sequence[str],
+  optional: Sequence[str] = (),
+  *,
+  name: str = "npz_path",
+) -> dict[str, np.ndarray]:
+  """Reads arrays of an npz file, and never a pickle.
+
+  Args:
+    path: the file.
+    required: names of arrays that must be there.
+    optional: names of arrays that may be there; others aren't read.
+    name: what errors call the file.
+
+  Returns:
+    Name -> array.
+
+  Raises:
+    ValueError: if the file is missing or unreadable, or lacks an array.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise ValueError(f"{name}={path} is no file.")
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      arrays = {
+        array: file[array] for array in (*required, *optional) if array in file
+      }
+  except Exception as error:  # zip, zlib and NumPy each raise their own
+    raise ValueError(
+      f"{name}={path} can't be read as an npz file of plain arrays: {error}"
+    ) from error
+  missing = [array for array in required if array not in arrays]
+  if missing:
+    raise ValueError(
+      f"{name}={path} has no array {missing[0]!r}; it needs"
+      f" {', '.join(required)}."
+    )
+  return arrays

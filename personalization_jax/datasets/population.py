@@ -42,6 +42,7 @@ class Population:
     *,
     originals: Any = None,
     num_classes: int | None = None,
+    complete: bool = True,
   ) -> Population:
     """Checks plain arrays and makes a population of them.
 
@@ -52,6 +53,8 @@ class Population:
       originals: integers [N], equal for rows made from one drawing; by default
         every row is its own.
       num_classes: by default the largest label plus one.
+      complete: refuse classes without a sample and people with a single one,
+        which a study can't do with.
 
     Returns:
       The population.
@@ -96,6 +99,8 @@ class Population:
         f"labels must lie in 0..{num_classes - 1}, but row {row} holds"
         f" {int(labels[row])}."
       )
+    if not complete:
+      return cls(images, labels, individuals, originals, int(num_classes))
     # More classes than rows leave one of the first empty: no need to count far.
     empty = np.setdiff1d(np.arange(min(num_classes, num_rows + 1)), labels)
     if empty.size:

@@ -10,6 +10,7 @@ from personalization_jax.figures.accuracies import Data as Data
 from personalization_jax.figures.accuracies import distribution as distribution
 from personalization_jax.figures.accuracies import gains as gains
 from personalization_jax.figures.accuracies import trade_off as trade_off
+from personalization_jax.figures.choice import choice as choice
 from personalization_jax.figures.curves import (
   validation_curves as validation_curves,
 )

@@ -1,0 +1,253 @@
+r"""A model of their own for new people, from a saved one (transfer learning).
+
+    python -m experiments.personalize --base=runs/x/models/global/BASE \
+      --samples=person.npz --steps=300 --output=models/anna
+
+The npz file holds images (uint8 [N, H, W, C] or [N, H, W], square) and labels
+(classes of the base model; a person may lack some). With an array
+individuals, everybody in it gets a model, in OUTPUT/ID. A folder written holds
+an Orbax checkpoint, model.json, and person.json with the person's accuracy on
+the samples held out, before and after. One person takes seconds on a CPU.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+
+from experiments import console, people, processes, run_info
+from personalization_jax import (
+  adaptation,
+  choice,
+  files,
+  newcomers,
+  saved_models,
+)
+from personalization_jax.adaptation import Adapted
+from personalization_jax.datasets import Population
+from personalization_jax.population_training import make_mesh
+from personalization_jax.saved_models import Description
+from personalization_jax.settings import Settings, make_learner
+from personalization_jax.splits import Split
+
+PERSON = "person.json"
+FLAGS = flags.FlagValues()
+_BASE = flags.DEFINE_string(
+  "base", None, "The folder of a saved model to start from.", flag_values=FLAGS
+)
+_SAMPLES = flags.DEFINE_string(
+    "samples", None, "An npz file with the arrays images and labels, and"
+    " individuals if it holds several people.",
+    flag_values=FLAGS,
+)  # fmt: skip
+_TEST_SAMPLES = flags.DEFINE_string(
+    "test_samples", None, "An npz file like --samples with the samples to hold"
+    " out; without it --validation_fraction of --samples are.",
+    flag_values=FLAGS,
+)  # fmt: skip
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "The folder to write the person's model to; a folder of"
+    " folders for several people.",
+    flag_values=FLAGS,
+)  # fmt: skip
+_STEPS = flags.DEFINE_integer(
+  "steps", 300, "Batches of the person's data, TL's n.", flag_values=FLAGS
+)
+_BATCH_SIZE = flags.DEFINE_integer(
+  "batch_size", 32, "Samples in a batch.", flag_values=FLAGS
+)
+_LEARNING_RATE = flags.DEFINE_float(
+  "learning_rate", 1e-3, "Adam's.", flag_values=FLAGS
+)
+_LAST_LAYERS = flags.DEFINE_integer(
+  "last_layers", None, "Train so many last layers alone.", flag_values=FLAGS
+)
+_VALIDATION_FRACTION = flags.DEFINE_float(
+    "validation_fraction", 0.2, "Part of everyone's samples that is held out.",
+    flag_values=FLAGS,
+)  # fmt: skip
+_SEED = flags.DEFINE_integer(
+  "seed", 0, "Of everything random.", flag_values=FLAGS
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Job:
+  """What the flags ask for, checked.
+
+  Attributes:
+    description: what the base model is, and everybody's will be.
+    variables: its `params` and `batch_stats`.
+    settings: how to train.
+    population: the people's samples, of the model's size.
+    split: what trains and what is held out.
+    folders: where each individual's model goes, in the split's order.
+  """
+
+  description: Description
+  variables: dict[str, Any]
+  settings: Settings
+  population: Population
+  split: Split
+  folders: list[pathlib.Path]
+
+
+def prepare() -> Job:
+  """Everything that a user's mistake can break, before any training."""
+  people.require(_BASE, _SAMPLES, _OUTPUT)
+  description, variables = people.load_model(_BASE)
+  settings = Settings(
+    batch_size=_BATCH_SIZE.value,
+    learning_rate=_LEARNING_RATE.value,
+    width=description.width,
+    precision=description.precision,
+    seed=_SEED.value,
+  )
+  adaptation.check(_STEPS.value, settings.batch_size, _LAST_LAYERS.value)
+  population, arrays = people.load_people(_SAMPLES, description)
+  if _TEST_SAMPLES.value is None:
+    split = newcomers.hold_out(
+      population, _VALIDATION_FRACTION.value, seed=settings.seed
+    )
+  else:
+    held_out, _ = people.load_people(_TEST_SAMPLES, description)
+    population, split = newcomers.join(population, held_out)
+  output = pathlib.Path(_OUTPUT.value or "")
+  several = "individuals" in arrays
+  folders = [
+    output / str(person) if several else output for person in split.individuals
+  ]
+  for folder in folders:
+    # Orbax would replace the whole folder, whatever is in it.
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+      raise ValueError(
+        f"--output: {folder} is there already; choose another or remove it."
+      )
+  try:
+    output.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise ValueError(
+      f"--output={output} can't be written to ({error.strerror})."
+    ) from error
+  return Job(description, variables, settings, population, split, folders)
+
+
+def train(job: Job) -> list[dict[str, Any]]:
+  """Trains everybody's model and saves it.
+
+  Args:
+    job: what to do.
+
+  Returns:
+    What each person.json says; nothing is written for who diverged.
+  """
+  num_people = len(job.split.individuals)
+  # No more places than people: fillers would be trained for nothing.
+  devices = jax.devices()[:num_people]
+  together = 1 if devices[0].platform == "cpu" else 8
+  reports: list[dict[str, Any]] = []
+  with console.progress(_STEPS.value * num_people, "personalize") as bar:
+    for some in adaptation.adapt(
+      make_learner(job.settings, job.description.num_classes),
+      job.variables,
+      job.population,
+      job.split,
+      _STEPS.value,
+      mesh=make_mesh(devices),
+      batch_size=job.settings.batch_size,
+      last_layers=_LAST_LAYERS.value,
+      seed=job.settings.seed,
+      individuals_per_device=min(together, -(-num_people // len(devices))),
+      on_steps=bar.update,
+    ):
+      reports += _save(job, some, first=len(reports))
+  return reports
+
+
+def _save(job: Job, some: Adapted, first: int) -> list[dict[str, Any]]:
+  """Saves these people's models, of which one is the split's `first`."""
+  before, after = some.accuracies(job.population.labels)
+  better = choice.choose(after, before)
+  reports = []
+  for place, person in enumerate(some.individuals):
+    own, _, held_out = job.split.parts(first + place)
+    diverged = bool(some.diverged[place])
+    report = {
+      "individual": int(person),
+      "status": "diverged" if diverged else "ok",
+      "accuracy_before": float(before[place]),
+      "accuracy_after": float(after[place]),
+      "better_on_held_out": "personal" if better[place] else "base",
+      "train_size": len(own),
+      "held_out_size": len(held_out),
+      "settings": {name: FLAGS[name].value for name in FLAGS},
+      **run_info.describe(),
+    }
+    reports.append(report)
+    if diverged:
+      continue
+    folder = job.folders[first + place]
+    saved_models.save_one(folder, some.variables_of(place), job.description)
+    files.write_atomically(folder / PERSON, json.dumps(report, indent=1) + "\n")
+  return reports
+
+
+def tell(job: Job, reports: Sequence[dict[str, Any]], seconds: float) -> None:
+  """Says what everybody's model is worth; ends in an error if one diverged."""
+  for report, folder in zip(reports, job.folders):
+    if report["status"] == "ok":
+      verdict = (
+        f"accuracy {report['accuracy_before']:.4f} before,"
+        f" {report['accuracy_after']:.4f} after"
+      )
+      if report["better_on_held_out"] == "base":
+        verdict += " (no better: the base model may serve this person as well)"
+    else:
+      verdict = "diverged: no model is saved"
+    print(
+      f"{folder}: {report['train_size']} samples trained,"
+      f" {report['held_out_size']} held out; {verdict}."
+    )
+  if len(reports) > 1:
+    before, after = (
+      np.array([report[f"accuracy_{when}"] for report in reports])
+      for when in ("before", "after")
+    )
+    print(
+      f"{len(reports)} people: mean accuracy {before.mean():.4f} before,"
+      f" {after.mean():.4f} after; {choice.hurt(after, before):.0%} worse than"
+      " before."
+    )
+  print(f"Training and saving took {seconds:.1f} s.")
+  gone = [r["individual"] for r in reports if r["status"] != "ok"]
+  if gone:
+    raise ValueError(
+      f"{len(gone)} of {len(reports)} models diverged (individual {gone[0]}"
+      " first); a lower --learning_rate may help."
+    )
+
+
+def personalize() -> None:
+  """From the flags to everybody's folder."""
+  processes.use_cpu_cores(0)
+  job = prepare()
+  start = time.perf_counter()
+  reports = train(job)
+  tell(job, reports, time.perf_counter() - start)
+
+
+def main(argv: Sequence[str]) -> None:
+  """The script; what goes wrong is said in a sentence."""
+  people.or_say_why(personalize, argv)
+
+
+if __name__ == "__main__":
+  people.run(main, FLAGS)

@@ -1,0 +1,85 @@
+r"""A saved model on new samples.
+
+    python -m experiments.predict --model=models/anna --samples=new.npz \
+      --output=predictions.csv
+
+The npz file holds images (uint8 [N, H, W, C] or [N, H, W], square). The CSV
+file has a line for each, in their order: row (from 0), predicted class, and its
+probability by the model; with an array labels in the npz file also label and
+correct (1 or 0), and the accuracy is printed.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import pathlib
+from collections.abc import Sequence
+
+from absl import flags
+
+from experiments import people, processes
+from personalization_jax import adaptation, files
+from personalization_jax.settings import Settings, make_learner
+
+FLAGS = flags.FlagValues()
+_MODEL = flags.DEFINE_string(
+  "model", None, "The folder of a saved model.", flag_values=FLAGS
+)
+_SAMPLES = flags.DEFINE_string(
+    "samples", None, "An npz file with the array images, and labels if they are"
+    " known.",
+    flag_values=FLAGS,
+)  # fmt: skip
+_OUTPUT = flags.DEFINE_string(
+  "output", None, "The CSV file to write.", flag_values=FLAGS
+)
+
+
+def predict() -> None:
+  """From the flags to the CSV file."""
+  processes.use_cpu_cores(0)
+  people.require(_MODEL, _SAMPLES, _OUTPUT)
+  output = pathlib.Path(_OUTPUT.value or "")
+  if output.is_dir():
+    raise ValueError(f"--output={output} is a folder, not a file.")
+  description, variables = people.load_model(_MODEL)
+  population, arrays = people.load_people(_SAMPLES, description, labelled=False)
+  settings = Settings(width=description.width, precision=description.precision)
+  classes, probabilities = adaptation.classify(
+    make_learner(settings, description.num_classes),
+    variables,
+    population.images,
+  )
+  columns = [
+    range(len(population)),
+    classes,
+    [f"{probability:.6f}" for probability in probabilities],
+  ]
+  names = ["row", "predicted", "probability"]
+  if "labels" in arrays:
+    correct = classes == population.labels
+    columns += [population.labels, correct.astype(int)]
+    names += ["label", "correct"]
+  text = io.StringIO()
+  writer = csv.writer(text, lineterminator="\n")
+  writer.writerow(names)
+  writer.writerows(zip(*columns))
+  try:
+    files.write_atomically(output, text.getvalue())
+  except OSError as error:
+    raise ValueError(
+      f"--output={output} can't be written ({error.strerror})."
+    ) from error
+  print(f"{len(population)} predictions: {output}")
+  if "labels" in arrays:
+    print(f"Accuracy: {correct.mean():.4f}")
+
+
+def main(argv: Sequence[str]) -> None:
+  """The script; what goes wrong is said in a sentence."""
+  people.or_say_why(predict, argv)
+
+
+if __name__ == "__main__":
+  people.run(main, FLAGS)

@@ -1,0 +1,172 @@
+"""A choice for each person that makes hardly anybody worse (NumPy, host).
+
+Personalised models hurt some people: the model of D_G alone would have served
+them better. Who keeps that one is chosen on validation data, never on test
+data, so what the choice gives is honest; it may still err where the two sets of
+data disagree.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Choice:
+  """What the choice between a method's models and the global one gives.
+
+  Attributes:
+    personal: bool [S], who gets the personalised model.
+    accuracy: float64 [S], test accuracy of the model chosen.
+    hurt: fraction of people whom the method hurts if everyone gets its model.
+    hurt_with_choice: fraction hurt if everyone gets the model chosen.
+    gain: mean gain in test accuracy over the global model if everyone gets the
+      method's; who diverged is left out.
+    gain_with_choice: likewise with the model chosen, where who diverged has the
+      global model, and so a gain of 0.
+  """
+
+  personal: np.ndarray
+  accuracy: np.ndarray
+  hurt: float
+  hurt_with_choice: float
+  gain: float
+  gain_with_choice: float
+
+
+def choose(personal: Any, general: Any) -> np.ndarray:
+  """Who is better off with the personalised model, on validation data.
+
+  Ties go to the global model: without evidence for a model of one's own, the
+  one that was trained on more people is the safer. So does NaN.
+
+  Args:
+    personal: float [S], everyone's accuracy by the personalised model; NaN
+      where it diverged.
+    general: float [S], likewise by the global model.
+
+  Returns:
+    Bool [S], True where the personalised model is chosen.
+
+  Raises:
+    ValueError: if these aren't two vectors of one length with accuracies.
+  """
+  personal, general = _pair(personal, general)
+  return personal > general
+
+
+def hurt(personal: Any, general: Any) -> float:
+  """The fraction of people whom a method makes worse.
+
+  Args:
+    personal: float [S], everyone's test accuracy; NaN where the model diverged,
+      which counts as hurt.
+    general: float [S], likewise by the global model; who has NaN here can't be
+      compared and is left out.
+
+  Returns:
+    The fraction in 0..1; NaN if nobody can be compared.
+
+  Raises:
+    ValueError: as `choose`.
+  """
+  personal, general = _pair(personal, general)
+  compared = ~np.isnan(general)
+  if not compared.any():
+    return float("nan")
+  return float((~(personal >= general))[compared].mean())
+
+
+def judge(
+  validation: tuple[Any, Any],
+  test: tuple[Any, Any],
+) -> Choice:
+  """Chooses for each person on validation data, and tests the choice.
+
+  Args:
+    validation: accuracies on validation data, (personalised [S], global [S]).
+    test: accuracies on test data, likewise, of the same people.
+
+  Returns:
+    The choice and what it gives.
+
+  Raises:
+    ValueError: as `choose`, or if the two have different numbers of people.
+  """
+  personal = choose(*validation)
+  own, general = _pair(*test)
+  if own.shape != personal.shape:
+    raise ValueError(
+      f"validation has {len(personal)} people, but test has {len(own)}; both"
+      " must hold the same."
+    )
+  chosen = np.where(personal, own, general)
+  return Choice(
+    personal=personal,
+    accuracy=chosen,
+    hurt=hurt(own, general),
+    hurt_with_choice=hurt(chosen, general),
+    gain=_mean(own - general),
+    gain_with_choice=_mean(chosen - general),
+  )
+
+
+def judge_all(
+  validation: Mapping[str, Any], test: Mapping[str, Any], general: str
+) -> dict[str, Choice]:
+  """`judge` for every method against the same global model.
+
+  Args:
+    validation: method -> accuracies float [S] on validation data.
+    test: method -> accuracies float [S] on test data, of the same people.
+    general: the method that gives the global model, a key of both.
+
+  Returns:
+    method -> what the choice gives, for all methods but `general`.
+
+  Raises:
+    ValueError: as `judge`, naming the method; or one isn't in both.
+  """
+  for name, accuracies in (("validation", validation), ("test", test)):
+    for method in (general, *validation, *test):
+      if method not in accuracies:
+        raise ValueError(f"{name} has no accuracies of method {method!r}.")
+  choices = {}
+  for method in validation:
+    if method == general:
+      continue
+    try:
+      choices[method] = judge(
+        (validation[method], validation[general]),
+        (test[method], test[general]),
+      )
+    except ValueError as error:
+      raise ValueError(f"method {method!r}: {error}") from error
+  return choices
+
+
+def _pair(personal: Any, general: Any) -> tuple[np.ndarray, np.ndarray]:
+  personal, general = (np.asarray(v, np.float64) for v in (personal, general))
+  if personal.ndim != 1 or personal.shape != general.shape or not len(personal):
+    raise ValueError(
+      "the accuracies of the personalised and the global model must be two"
+      " vectors [S] of the same people, but have shapes"
+      f" {personal.shape} and {general.shape}."
+    )
+  for values in (personal, general):
+    outside = ~np.isnan(values) & ~((values >= 0) & (values <= 1))
+    if outside.any():
+      raise ValueError(
+        f"accuracies must lie in 0..1, but one is {values[outside][0]}."
+      )
+  # Means of the same counts can differ in the last bit: that is a tie.
+  return np.round(personal, 12), np.round(general, 12)
+
+
+def _mean(values: np.ndarray) -> float:
+  values = values[~np.isnan(values)]
+  return float(values.mean()) if values.size else float("nan")

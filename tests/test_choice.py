@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+
+from personalization_jax import choice
+
+NAN = float("nan")
+
+
+def test_ties_and_models_that_diverged_leave_the_global_model():
+  personal = [0.9, 0.8, 0.7, NAN, 0.1 + 0.2, NAN]
+  general = [0.8, 0.8, 0.8, 0.1, 0.3, NAN]
+  assert choice.choose(personal, general).tolist() == [True] + [False] * 5
+
+
+def test_who_diverged_is_hurt_and_who_has_nothing_to_compare_is_left_out():
+  assert choice.hurt([0.9, 0.8, 0.7, 0.8], [0.8] * 4) == 0.25
+  assert choice.hurt([0.9, NAN], [0.8, 0.8]) == 0.5
+  assert choice.hurt([0.9, 0.7, 0.7], [0.8, 0.8, NAN]) == 0.5
+  assert np.isnan(choice.hurt([0.9], [NAN]))
+
+
+def test_the_choice_sees_validation_data_alone():
+  found = choice.judge(
+    # The third is misled: better on validation data, worse on test data.
+    validation=([0.9, 0.5, 0.9, NAN], [0.6, 0.6, 0.8, 0.7]),
+    test=([0.8, 0.4, 0.5, NAN], [0.6, 0.7, 0.7, 0.5]),
+  )
+  assert found.personal.tolist() == [True, False, True, False]
+  np.testing.assert_array_equal(found.accuracy, [0.8, 0.7, 0.5, 0.5])
+  assert (found.hurt, found.hurt_with_choice) == (0.75, 0.25)
+  assert found.gain == pytest.approx((0.2 - 0.3 - 0.2) / 3)
+  assert found.gain_with_choice == pytest.approx((0.2 - 0.2) / 4)
+
+
+def test_nobody_is_hurt_where_test_data_agree_with_validation_data():
+  rng = np.random.default_rng(0)
+  accuracies = rng.integers(0, 50, (2, 200)) / 50
+  found = choice.judge(tuple(accuracies), tuple(accuracies))
+  assert found.hurt > 0.3
+  assert found.hurt_with_choice == 0
+  assert found.gain_with_choice > max(found.gain, 0)
+
+
+def test_every_method_is_judged_against_the_same_model():
+  validation = {"tl:3": [0.9, 0.5], "global": [0.6, 0.6], "sw:2": [0.5, 0.5]}
+  test = {"sw:2": [0.7, 0.7], "tl:3": [0.4, 0.9], "global": [0.5, 0.5]}
+  found = choice.judge_all(validation, test, "global")
+  assert list(found) == ["tl:3", "sw:2"]
+  assert found["tl:3"].hurt_with_choice == 0.5
+  assert found["sw:2"].gain_with_choice == 0
+
+
+@pytest.mark.parametrize(
+  ("call", "message"),
+  [
+    (lambda: choice.choose([0.5], [0.5, 0.5]), r"shapes \(1,\) and \(2,\)"),
+    (lambda: choice.hurt([], []), "two vectors"),
+    (lambda: choice.choose([50.0], [0.5]), "0..1, but one is 50.0"),
+    (
+      lambda: choice.judge(([0.5], [0.5]), ([0.5] * 2, [0.5] * 2)),
+      "validation has 1 people, but test has 2",
+    ),
+    (
+      lambda: choice.judge_all({"a": [0.5]}, {"a": [0.5]}, "global"),
+      "validation has no accuracies of method 'global'",
+    ),
+    (
+      lambda: choice.judge_all(
+        {"a": [0.5], "g": [0.5]}, {"a": [2.0], "g": [0.5]}, "g"
+      ),
+      "method 'a': accuracies must lie",
+    ),
+  ],
+)
+def test_faults_are_named(call, message):
+  with pytest.raises(ValueError, match=message):
+    call()
