@@ -10,11 +10,11 @@ from personalization_jax.figures.accuracies import Data as Data
 from personalization_jax.figures.accuracies import distribution as distribution
 from personalization_jax.figures.accuracies import gains as gains
 from personalization_jax.figures.accuracies import trade_off as trade_off
+from personalization_jax.figures.agreement import agreement as agreement
 from personalization_jax.figures.choice import choice as choice
 from personalization_jax.figures.curves import (
   validation_curves as validation_curves,
 )
-from personalization_jax.figures.agreement import agreement as agreement
 from personalization_jax.figures.handwriting import handwriting as handwriting
 from personalization_jax.figures.reconstructions import (
   chosen_samples as chosen_samples,
