@@ -10,10 +10,13 @@ import numpy as np
 from personalization_jax.datasets.population import Population
 
 _REQUIRED = ("images", "labels", "individuals")
+_OPTIONAL = ("originals",)
 
 
 def load(path: str | os.PathLike[str]) -> Population:
-  """Reads an npz file with the arrays images, labels and individuals.
+  """Reads an npz file with the arrays images, labels, individuals.
+
+  It may hold originals as well; other arrays aren't looked at.
 
   Args:
     path: the file; see `Population.from_arrays` for the arrays.
@@ -29,7 +32,8 @@ def load(path: str | os.PathLike[str]) -> Population:
     raise ValueError(f"npz_path={path} is no file.")
   try:
     with np.load(path, allow_pickle=False) as file:
-      arrays = {name: file[name] for name in _REQUIRED if name in file}
+      known = _REQUIRED + _OPTIONAL
+      arrays = {name: file[name] for name in known if name in file}
   except Exception as error:  # zip, zlib and NumPy each raise their own
     raise ValueError(
       f"npz_path={path} can't be read as an npz file of plain arrays: {error}"
