@@ -12,11 +12,13 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from jax.sharding import Mesh
 
 from personalization_jax import (
   hosts,
   models,
+  own_model,
   saved_models,
   schedules,
 )
@@ -50,6 +52,7 @@ class Study:
     settings: Settings,
     *,
     mesh: Mesh,
+    model: nn.Module | None = None,
     individuals_per_device: int = 1,
     side_by_side: int | None = None,
     store: str = "device",
@@ -64,6 +67,9 @@ class Study:
       split: its parts.
       settings: how to train.
       mesh: where; see `population_training.make_mesh`.
+      model: what everybody's model is: any Flax Linen module that gives logits
+        [B, num_classes] of samples [B, ...], called as `own_model` says; by
+        default Fig. 4's network.
       individuals_per_device: models on a device at once.
       side_by_side: see `PopulationTrainer`.
       store: likewise, "device" or "host".
@@ -75,17 +81,17 @@ class Study:
         alone, since SG and IG need a latent space.
 
     Raises:
-      ValueError: if the images don't suit the network.
+      ValueError: if the samples don't suit the network.
     """
-    height, width = population.images.shape[1:3]
-    if height != width:
-      raise ValueError(f"images must be square, but are {height}x{width}.")
-    models.check_image_size(height)
+    if model is None:
+      _check_images(population)
+    else:
+      own_model.check(model, population.sample_shape, population.num_classes)
     self.population = population
     self.split = split
     self.settings = settings
     self.trainer = PopulationTrainer(
-      make_learner(settings, population.num_classes),
+      make_learner(settings, population.num_classes, model),
       population.images,
       population.labels,
       mesh,
@@ -123,11 +129,8 @@ class Study:
       )
     if method.group is not None:
       self.groups.check(method.group)
-    if method.last_layers and method.last_layers > models.NUM_LAYERS:
-      raise ValueError(
-        f"method {method.spec!r} trains the last {method.last_layers} layers,"
-        f" but the network has {models.NUM_LAYERS}."
-      )
+    if method.last_layers:
+      self._frozen_layers(method)
 
   def sources(self, method: Method, index: int | None = None) -> np.ndarray:
     """Where each step's batch is drawn from (the paper's Fig. 2).
@@ -240,7 +243,7 @@ class Study:
     # The last k layers alone are a phase of its own, with its own compiled
     # step; without that option everything is one phase.
     late = rows.shape[1] - method.late if method.last_layers else rows.shape[1]
-    frozen = models.NUM_LAYERS - (method.last_layers or models.NUM_LAYERS)
+    frozen = self._frozen_layers(method)
     for end, frozen_layers in ((late, 0), (rows.shape[1], frozen)):
       states, losses = self.trainer.train(
         states,
@@ -399,6 +402,29 @@ class Study:
       self._shared = jax.tree.map(lambda leaf: leaf[:1], one), losses[0]
     return self._shared
 
+  def _frozen_layers(self, method: Method) -> int:
+    """How many first layers TL leaves as they are."""
+    if not method.last_layers:
+      return 0
+    model = self.trainer.learner.model
+    if not own_model.takes_frozen_layers(model):
+      raise ValueError(
+        f"method {method.spec!r} trains the last layers alone, but model"
+        f" {type(model).__name__} doesn't take frozen_layers."
+      )
+    try:
+      there = models.count_layers(self.trainer.shapes.params)
+    except ValueError as error:
+      raise ValueError(
+        f"method {method.spec!r} with model {type(model).__name__}: {error}"
+      ) from error
+    if method.last_layers > there:
+      raise ValueError(
+        f"method {method.spec!r} trains the last {method.last_layers} layers,"
+        f" but the network has {there}."
+      )
+    return there - method.last_layers
+
   @property
   def _num_shared_steps(self) -> int:
     return self.settings.epochs * self.steps_per_epoch
@@ -419,6 +445,23 @@ class Study:
   def _other(self, index: int) -> int:
     """The next individual, I' of the baseline (section IV)."""
     return (index + 1) % len(self.split.individuals)
+
+
+def _check_images(population: Population) -> None:
+  """Refuses samples that Fig. 4's network isn't made for."""
+  if not population.holds_images:
+    raise ValueError(
+      "the paper's network takes images [H, W, C], but samples have shape"
+      f" {list(population.sample_shape)}: give a model of your own, for"
+      " instance models.MLP (--model=mlp)."
+    )
+  height, width, _ = population.sample_shape
+  if height != width:
+    raise ValueError(
+      f"images must be square for the paper's network, but are"
+      f" {height}x{width}."
+    )
+  models.check_image_size(height)
 
 
 def _watch(task: Task, piece: Piece, before: np.ndarray) -> OnBlock:
