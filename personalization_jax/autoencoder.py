@@ -154,7 +154,7 @@ def train(
   Args:
     learner: network and optimiser.
     state: from `create`; consumed.
-    images: uint8 [N, H, W, C], the store.
+    images: uint8 [N, H, W, C] or float32 in 0..1, the store.
     rows: int32 [T, B], rows of the store, -1 for padding: what
       `schedules.global_batches` draws from D_G for `randomness.SHARED`.
     on_steps: called with the number of steps done since the last call.
@@ -214,7 +214,7 @@ def encode(
   Args:
     learner: network and optimiser.
     state: from `train`.
-    images: uint8 [N, H, W, C], the store.
+    images: uint8 [N, H, W, C] or float32 in 0..1, the store.
     rows: integers [n], 0 .. N - 1.
 
   Returns:
@@ -237,7 +237,7 @@ def reconstruct(
   Args:
     learner: network and optimiser.
     state: from `train`.
-    images: uint8 [N, H, W, C], the store.
+    images: uint8 [N, H, W, C] or float32 in 0..1, the store.
     rows: integers [n], 0 .. N - 1.
 
   Returns:
@@ -275,7 +275,7 @@ def reconstruction_error(
   Args:
     learner: network and optimiser.
     state: from `train`.
-    images: uint8 [N, H, W, C], the store.
+    images: uint8 [N, H, W, C] or float32 in 0..1, the store.
     rows: integers [n], held-out rows, at least one.
     train_rows: integers [m], the rows that were trained on, at least one.
 
@@ -293,10 +293,11 @@ def reconstruction_error(
   _check_rows(train_rows, 0, len(images))
   errors = _evaluate(_error_batch, learner, state, images, rows)
   store = np.asarray(images)
-  mean = (store[train_rows].mean(axis=0, dtype=np.float64) / 255).astype(
+  full = 255 if store.dtype == np.uint8 else 1
+  mean = (store[train_rows].mean(axis=0, dtype=np.float64) / full).astype(
     np.float32
   )
-  baseline = np.square(store[rows] / np.float32(255) - mean)
+  baseline = np.square(store[rows] / np.float32(full) - mean)
   return ReconstructionError(
     model=float(errors.mean(dtype=np.float64)),
     mean_image=float(baseline.mean(dtype=np.float64)),
@@ -375,8 +376,7 @@ def _evaluate_batch(
 
 def _gather(images: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Images float32 [B, H, W, C] in 0..1, and False [B] where padding."""
-  batch = images[jnp.maximum(rows, 0)].astype(jnp.float32) / 255.0
-  return batch, rows >= 0
+  return training.as_input(images[jnp.maximum(rows, 0)]), rows >= 0
 
 
 def _error(images: jax.Array, reconstructed: jax.Array) -> jax.Array:

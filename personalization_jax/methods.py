@@ -71,6 +71,11 @@ class Method:
   group: Group | None = None
 
   @property
+  def needs_latents(self) -> bool:
+    """Whether the group is chosen by similarity, in a latent space."""
+    return self.group is not None and self.group.kind in ("sg", "ig")
+
+  @property
   def shares_global_phase(self) -> bool:
     """Whether training begins with D_G alone, alike for every individual.
 

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from personalization_jax import autoencoder
 from personalization_jax.methods import Method
 from personalization_jax.personalization import Study
 
@@ -66,9 +67,10 @@ def disk_need(
   people = len(study.split.individuals)
   steps = max((study.length(method) for method in methods), default=0)
   tested = study.split.test.shape[1] + len(study.split.global_test)
-  # Shared: the model of D_G on every device, and the auto-encoder, which is no
-  # larger than Fig. 4's network.
+  # Shared: the model of D_G on every device, and the auto-encoder.
   shared = (study.trainer.mesh.size + 1) * (state + 4 * steps)
+  if any(method.needs_latents for method in methods):
+    shared += max(0, _autoencoder_bytes(study) - state)
   model = bytes_of((shapes.params, shapes.batch_stats)) // chunk
   one_method = people * (8 * tested + 4 * steps + 16)
   return DiskNeed(
@@ -77,6 +79,20 @@ def disk_need(
     predictions=(len(methods) + 1) * one_method,
     models=save_models * len(methods) * people * (model + _MODEL_FILES),
   )
+
+
+def _autoencoder_bytes(study: Study) -> int:
+  """Of its training state; 0 where another latent space must serve."""
+  shape = study.population.sample_shape
+  learner = autoencoder.make_learner(width=study.settings.width)
+  try:
+    return bytes_of(
+      jax.eval_shape(
+        lambda key: autoencoder.create(learner, key, shape), jax.random.key(0)
+      )
+    )
+  except ValueError:  # there is none for samples of this shape
+    return 0
 
 
 def check_memory(study: Study, methods: Sequence[Method]) -> None:
