@@ -124,10 +124,27 @@ def train_all(
 def find_groups(
   study: Study, methods: Sequence[Method], workdir: pathlib.Path
 ) -> LatentSpace | None:
-  """Trains the auto-encoder if a method needs it, and tells the study."""
-  kinds = {method.group.kind for method in methods if method.group}
-  if not kinds & {"sg", "ig"}:
+  """Makes the latent space if a method needs it, and tells the study."""
+  if not any(method.needs_latents for method in methods):
     return None
+  if study.population.holds_images:
+    space = fit_autoencoder(study)
+  else:
+    space = latent_space.standardised(study.population, study.split)
+    say(
+      f"Latent space: {space.latents.shape[1]} features, standardised over D_G."
+    )
+  study.groups = study_flags.groups(
+    study.population,
+    study.split,
+    latents=space.latents,
+    mesh=make_mesh(jax.local_devices()),
+  )
+  return space
+
+
+def fit_autoencoder(study: Study) -> LatentSpace:
+  """The latent space of images."""
   settings = study_flags.latent_settings()
   steps = latent_space.num_steps(study.split, settings)
   with console.progress(steps, "auto-encoder") as bar:
@@ -138,16 +155,12 @@ def find_groups(
       keeper=study.keeper,
       on_steps=bar.update,
     )
-  say(
-    f"Auto-encoder: squared error {space.error.model:.4f} a pixel on the test"
-    f" data of D_G ({space.error.mean_image:.4f} by the mean image)."
-  )
-  study.groups = study_flags.groups(
-    study.population,
-    study.split,
-    latents=space.latents,
-    mesh=make_mesh(jax.local_devices()),
-  )
+  if space.autoencoder:
+    error = space.autoencoder.error
+    say(
+      f"Auto-encoder: squared error {error.model:.4f} a pixel on the test data"
+      f" of D_G ({error.mean_image:.4f} by the mean image)."
+    )
   return space
 
 
@@ -175,6 +188,7 @@ def prepare(
     split,
     settings,
     mesh=mesh,
+    model=study_flags.model(population),
     individuals_per_device=_INDIVIDUALS_PER_DEVICE.value
     or (1 if on_cpu else 8),
     store=_STORE.value,
@@ -189,11 +203,13 @@ def prepare(
   )
   for method in methods:
     study.check(method)
+  if any(method.needs_latents for method in methods):
+    latent_space.check(population)
   resources.check_memory(study, methods)
   need = resources.disk_need(study, methods, save_models=_SAVE_MODELS.value)
   resources.check_disk(workdir, need)
   determining = {
-    **study_flags.determining(),
+    **study_flags.determining(population),
     "save_models": _SAVE_MODELS.value,
   }
   about = {
