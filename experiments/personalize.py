@@ -156,7 +156,9 @@ def train(job: Job) -> list[dict[str, Any]]:
   reports: list[dict[str, Any]] = []
   with console.progress(_STEPS.value * num_people, "personalize") as bar:
     for some in adaptation.adapt(
-      make_learner(job.settings, job.description.num_classes),
+      make_learner(
+        job.settings, job.description.num_classes, job.description.network()
+      ),
       job.variables,
       job.population,
       job.split,

@@ -47,7 +47,7 @@ def predict() -> None:
   population, arrays = people.load_people(_SAMPLES, description, labelled=False)
   settings = Settings(width=description.width, precision=description.precision)
   classes, probabilities = adaptation.classify(
-    make_learner(settings, description.num_classes),
+    make_learner(settings, description.num_classes, description.network()),
     variables,
     population.images,
   )

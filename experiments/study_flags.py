@@ -5,15 +5,19 @@ from __future__ import annotations
 import pathlib
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from flax import linen as nn
 
+from experiments.console import say
 from personalization_jax import models, resources, splits
 from personalization_jax.datasets import (
   Population,
   nist_digits,
   npz,
   synthetic,
+  tfds_people,
   variations,
 )
 from personalization_jax.datasets.synthetic import WriterFactors
@@ -21,10 +25,15 @@ from personalization_jax.groups import Groups
 from personalization_jax.latent_space import LatentSettings
 from personalization_jax.settings import Settings
 
+_TFDS = "tfds:"
+
 # These determine the results; a run directory holds one setting of them.
-_DATASET = flags.DEFINE_enum(
-  "dataset", "synthetic", ["synthetic", "nist_digits", "npz"], "The people."
-)
+_DATASET = flags.DEFINE_string(
+    "dataset", "synthetic",
+    "The people: 'synthetic', 'nist_digits', 'npz' (see --npz_path), or"
+    " 'tfds:NAME', any set of tensorflow-datasets that says whose each sample"
+    " is (see --individual_feature).",
+)  # fmt: skip
 _NIST_CONFIG = flags.DEFINE_enum(
     "nist_config", "mnist", ["mnist", "qmnist", "xnist"],
     "Which digits of NIST SD 19.",
@@ -39,22 +48,30 @@ _NUM_GLOBAL_INDIVIDUALS = flags.DEFINE_integer(
   "num_global_individuals", 100, "How many others feed D_G.", lower_bound=1
 )
 _FLIPS = flags.DEFINE_bool(
-  "flips", True, "Add flipped copies as classes: 10 become 30."
-)
+    "flips", True,
+    "Add flipped copies of images as classes: 10 become 30.",
+)  # fmt: skip
 _CLASS_CONCENTRATION = flags.DEFINE_float(
     "class_concentration", None,
     "Vary the individuals' class counts by a Dirichlet distribution with this"
     " parameter (section II, variant 1); unset, they stay as they are.",
 )  # fmt: skip
 _IMAGE_SIZE = flags.DEFINE_integer(
-  "image_size", 32, "Pixels a side: 16, 32 or 64."
-)
+    "image_size", 32,
+    "Pixels a side: 16, 32 or 64; 0 leaves images as they are. Nothing else is"
+    " resized.",
+)  # fmt: skip
 _TRAIN_FRACTION = flags.DEFINE_float(
   "train_fraction", 0.7, "Part of everyone's samples that trains."
 )
 _EPOCHS = flags.DEFINE_integer("epochs", 20, "Epochs on D_G.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Samples in a batch.")
 _LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-3, "Adam's.")
+_MODEL = flags.DEFINE_enum(
+    "model", "auto", ["auto", "fig4", "mlp"],
+    "Everybody's model: the paper's Fig. 4, or an MLP with two hidden layers of"
+    " 64; auto takes fig4 for images and mlp for all else.",
+)  # fmt: skip
 _WIDTH = flags.DEFINE_float("width", 1.0, "Factor on Fig. 4's channel counts.")
 _PRECISION = flags.DEFINE_enum(
   "precision", "float32", ["float32", "bfloat16"], "Of activations."
@@ -87,12 +104,26 @@ _NPZ_PATH = flags.DEFINE_string(
     "npz_path", None, "With --dataset=npz: a file with the arrays images,"
     " labels and individuals.",
 )  # fmt: skip
+_INDIVIDUAL_FEATURE = flags.DEFINE_string(
+    "individual_feature", None,
+    "With --dataset=tfds:NAME: the feature that says whose a sample is.",
+)  # fmt: skip
+_IMAGE_FEATURE = flags.DEFINE_string(
+  "image_feature", "image", "Likewise: the feature that is the sample."
+)
+_LABEL_FEATURE = flags.DEFINE_string(
+  "label_feature", "label", "Likewise: the feature that is its class."
+)
+_TFDS_SPLIT = flags.DEFINE_string(
+  "tfds_split", None, "Likewise: the split to read; unset, all of them."
+)
 _DATA_DIR = flags.DEFINE_string(
   "data_dir", None, "Where tensorflow-datasets keeps prepared data."
 )
 _MANUAL_DIR = flags.DEFINE_string(
   "manual_dir", None, "Where downloaded files lie already."
 )
+_OF_TFDS = (_INDIVIDUAL_FEATURE, _IMAGE_FEATURE, _LABEL_FEATURE, _TFDS_SPLIT)
 _DETERMINING = (
     _DATASET, _NIST_CONFIG, _SYNTHETIC_SAMPLES, _NUM_INDIVIDUALS,
     _NUM_GLOBAL_INDIVIDUALS, _FLIPS, _CLASS_CONCENTRATION, _IMAGE_SIZE,
@@ -102,9 +133,41 @@ _DETERMINING = (
 )  # fmt: skip
 
 
-def determining() -> dict[str, Any]:
-  """Flag -> value, of all flags that determine the results."""
-  return {flag.name: flag.value for flag in _DETERMINING}
+def determining(population: Population) -> dict[str, Any]:
+  """Flag -> value, of all flags that determine the results.
+
+  Flags that came later are left out where they change nothing, so that older
+  runs go on.
+
+  Args:
+    population: the people; what they are settles some values.
+  """
+  values = {flag.name: flag.value for flag in _DETERMINING}
+  values["flips"] = _wants_flips(population)
+  if _model_name(population) != "fig4":
+    values["model"] = _model_name(population)
+  if _DATASET.value.startswith(_TFDS):
+    values |= {flag.name: flag.value for flag in _OF_TFDS}
+  return values
+
+
+def model(population: Population) -> nn.Module | None:
+  """What the flags have everybody's model be; None for the paper's."""
+  if _model_name(population) == "fig4":
+    return None
+  return models.MLP(population.num_classes, dtype=jnp.dtype(_PRECISION.value))
+
+
+def _model_name(population: Population) -> str:
+  if _MODEL.value != "auto":
+    return _MODEL.value
+  return "fig4" if population.holds_images else "mlp"
+
+
+def _wants_flips(population: Population) -> bool:
+  """Whether to flip: the default is for images, asking is for anything."""
+  asked = not flags.FLAGS["flips"].using_default_value
+  return _FLIPS.value and (asked or population.holds_images)
 
 
 def seeds() -> tuple[int, ...]:
@@ -172,8 +235,10 @@ def groups(
 
 def load_population() -> tuple[Population, WriterFactors | None]:
   """The people that the flags name, and their hidden factors where known."""
-  models.check_image_size(_IMAGE_SIZE.value)
-  if _DATASET.value == "synthetic":
+  dataset = _DATASET.value
+  if _IMAGE_SIZE.value or dataset == "synthetic":
+    models.check_image_size(_IMAGE_SIZE.value)
+  if dataset == "synthetic":
     writers = _NUM_INDIVIDUALS.value + _NUM_GLOBAL_INDIVIDUALS.value
     resources.check_fits(
       # Twice while they are drawn, and flips are two more.
@@ -187,16 +252,41 @@ def load_population() -> tuple[Population, WriterFactors | None]:
       image_size=_IMAGE_SIZE.value,
       seed=_SEED.value,
     )
-  if _DATASET.value == "nist_digits":
+  if dataset == "nist_digits":
     population = nist_digits.load(
       _NIST_CONFIG.value,
       data_dir=_DATA_DIR.value,
       manual_dir=_MANUAL_DIR.value,
     )
     return population, None
+  if dataset.startswith(_TFDS):
+    return _load_tfds(dataset.removeprefix(_TFDS)), None
+  if dataset != "npz":
+    raise ValueError(
+      f"--dataset={dataset!r} must be 'synthetic', 'nist_digits', 'npz' or"
+      " 'tfds:NAME'."
+    )
   if _NPZ_PATH.value is None:
     raise ValueError("--dataset=npz needs --npz_path.")
   return npz.load(_NPZ_PATH.value), None
+
+
+def _load_tfds(name: str) -> Population:
+  if _INDIVIDUAL_FEATURE.value is None:
+    raise ValueError(
+      f"--dataset=tfds:{name} needs --individual_feature, the feature that says"
+      " whose a sample is."
+    )
+  return tfds_people.load(
+    name,
+    individual_feature=_INDIVIDUAL_FEATURE.value,
+    image_feature=_IMAGE_FEATURE.value,
+    label_feature=_LABEL_FEATURE.value,
+    split=_TFDS_SPLIT.value,
+    data_dir=_DATA_DIR.value,
+    manual_dir=_MANUAL_DIR.value,
+    say=say,
+  )
 
 
 def vary(
@@ -210,8 +300,9 @@ def vary(
   Returns:
     The store, the individuals' ids and the ids of D_G's writers.
   """
-  population = variations.resize(population, _IMAGE_SIZE.value)
-  if _FLIPS.value:
+  if population.holds_images and _IMAGE_SIZE.value:
+    population = variations.resize(population, _IMAGE_SIZE.value)
+  if _wants_flips(population):
     population = variations.flips(population)
   people, global_people = splits.choose_people(
     population,

@@ -131,10 +131,28 @@ def train_all(
 
 
 def find_groups(study: Study, methods: Sequence[Method]) -> LatentSpace | None:
-  """Trains the auto-encoder if a method needs it, and tells the study."""
-  kinds = {method.group.kind for method in methods if method.group}
-  if not kinds & {"sg", "ig"}:
+  """Makes the latent space if a method needs it, and tells the study."""
+  if not any(method.needs_latents for method in methods):
     return None
+  if study.population.holds_images:
+    space = fit_autoencoder(study)
+  else:
+    space = latent_space.standardised(study.population, study.split)
+    say(
+      f"Latent space: {space.latents.shape[1]} features, standardised over D_G."
+    )
+  study.groups = study_flags.groups(
+    study.population,
+    study.split,
+    study.settings.seed,
+    latents=space.latents,
+    mesh=make_mesh(jax.local_devices()),
+  )
+  return space
+
+
+def fit_autoencoder(study: Study) -> LatentSpace:
+  """The latent space of images."""
   settings = study_flags.latent_settings(study.settings.seed)
   steps = latent_space.num_steps(study.split, settings)
   with console.progress(steps, "auto-encoder") as bar:
@@ -145,17 +163,12 @@ def find_groups(study: Study, methods: Sequence[Method]) -> LatentSpace | None:
       keeper=study.keeper,
       on_steps=bar.update,
     )
-  say(
-    f"Auto-encoder: squared error {space.error.model:.4f} a pixel on the test"
-    f" data of D_G ({space.error.mean_image:.4f} by the mean image)."
-  )
-  study.groups = study_flags.groups(
-    study.population,
-    study.split,
-    study.settings.seed,
-    latents=space.latents,
-    mesh=make_mesh(jax.local_devices()),
-  )
+  if space.autoencoder:
+    error = space.autoencoder.error
+    say(
+      f"Auto-encoder: squared error {error.model:.4f} a pixel on the test data"
+      f" of D_G ({error.mean_image:.4f} by the mean image)."
+    )
   return space
 
 
@@ -189,6 +202,7 @@ def prepare(
         population,
         split,
         study_flags.training_settings(seed),
+        model=study_flags.model(population),
         # Compiled once for all seeds.
         trainer=studies[0].trainer if studies else None,
         individuals_per_device=_INDIVIDUALS_PER_DEVICE.value or None,
@@ -206,13 +220,15 @@ def prepare(
     )
     for method in methods:
       studies[-1].check(method)
+  if any(method.needs_latents for method in methods):
+    latent_space.check(population)
   resources.check_memory(studies[0], methods)
   need = resources.disk_need(
     studies[0], methods, save_models=_SAVE_MODELS.value, seeds=len(seeds)
   )
   resources.check_disk(workdir, need)
   determining = {
-    **study_flags.determining(),
+    **study_flags.determining(population),
     "save_models": _SAVE_MODELS.value,
     "eval_every": _EVAL_EVERY.value,
   }

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from personalization_jax import autoencoder, figures, tables
+from personalization_jax.datasets import Population
 from personalization_jax.latent_space import LatentSpace
 from personalization_jax.methods import Method
 from personalization_jax.personalization import Study
@@ -24,6 +25,8 @@ def draw(
 ) -> list[pathlib.Path]:
   """Draws everything that a run can show.
 
+  Samples are shown if they are images of one channel or three.
+
   Args:
     study: the population and its split.
     methods: what was trained.
@@ -35,15 +38,17 @@ def draw(
     The files written.
   """
   pages = _of_results(study, methods, finished)
-  pages["handwriting"] = figures.handwriting(
-    study.population.images,
-    study.population.labels,
-    study.population.individuals,
-    study.split.individuals[:8],
-    classes=min(10, study.population.num_classes),
-  )
+  pictures = _pictures(study.population)
+  if pictures is not None:
+    pages["handwriting"] = figures.handwriting(
+      pictures,
+      study.population.labels,
+      study.population.individuals,
+      study.split.individuals[:8],
+      classes=min(10, study.population.num_classes),
+    )
   if space is not None:
-    pages |= _of_latent_space(study, methods, space)
+    pages |= _of_latent_space(study, methods, space, pictures)
   return [
     figures.save(page, folder / f"{name}.png") for name, page in pages.items()
   ]
@@ -102,8 +107,24 @@ def _of_results(
   return pages
 
 
+def _pictures(population: Population) -> np.ndarray | None:
+  """Samples as uint8 [N, H, W, 1 or 3]; None if they are no such images."""
+  images = population.images
+  if not population.holds_images or images.shape[3] not in (1, 3):
+    return None
+  if images.dtype == np.uint8:
+    return images
+  # From the least number of all to the largest.
+  low, high = float(images.min()), float(images.max())
+  shares = (images.astype(np.float64) - low) / max(high - low, 1e-30)
+  return np.rint(255 * shares).astype(np.uint8)
+
+
 def _of_latent_space(
-  study: Study, methods: Sequence[Method], space: LatentSpace
+  study: Study,
+  methods: Sequence[Method],
+  space: LatentSpace,
+  pictures: np.ndarray | None,
 ) -> dict[str, Any]:
   population, split, groups = study.population, study.split, study.groups
   shown = split.global_test[:32]
@@ -111,33 +132,40 @@ def _of_latent_space(
   means, present = groups.class_means(people)
   # The mean over the classes that a person has.
   places = means.sum(axis=1) / present.sum(axis=1, keepdims=True)
-  ranked = groups.candidates[groups.nearest(groups.num_candidates)[0]]
-  pages: dict[str, Any] = {
-    "reconstructions": figures.reconstructions(
+  pages: dict[str, Any] = {}
+  if space.autoencoder:
+    pages["reconstructions"] = figures.reconstructions(
       population.images[shown],
       autoencoder.reconstruct(
-        space.learner, space.state, population.images, shown
+        space.autoencoder.learner,
+        space.autoencoder.state,
+        population.images,
+        shown,
       ),
-    ),
-    "latent_map": figures.latent_map(
+    )
+  # A map has two axes, and says nothing of fewer people.
+  if len(people) > 2 and places.shape[1] > 1:
+    pages["latent_map"] = figures.latent_map(
       places, np.arange(len(people)) < len(split.individuals)
-    ).figure,
-    "neighbours": figures.neighbours(
-      population.images,
-      population.labels,
-      population.individuals,
-      int(split.individuals[0]),
-      ranked[:3],
-      ranked[-3:],
-      classes=min(10, population.num_classes),
-    ),
-  }
+    ).figure
+  if pictures is None:
+    return pages
+  ranked = groups.candidates[groups.nearest(groups.num_candidates)[0]]
+  pages["neighbours"] = figures.neighbours(
+    pictures,
+    population.labels,
+    population.individuals,
+    int(split.individuals[0]),
+    ranked[:3],
+    ranked[-3:],
+    classes=min(10, population.num_classes),
+  )
   for method in methods:
     if method.group is not None and method.group.kind == "sg":
       own, chosen = groups.by_sample(method.group, 0)
       picked = np.linspace(0, len(own) - 1, 8).astype(int)
       pages["chosen_samples"] = figures.chosen_samples(
-        population.images, own[picked], chosen[picked][:, :12]
+        pictures, own[picked], chosen[picked][:, :12]
       )
       break
   return pages

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Sequence
 
-from experiments import table1_agreement, table1_figures
+from experiments import table1_agreement, table1_choice, table1_figures
 from personalization_jax import resources, table_files
 from personalization_jax.datasets.synthetic import WriterFactors
 from personalization_jax.latent_space import LatentSpace
@@ -43,6 +43,12 @@ def write(
   )
   print(table_files.markdown(rows))
   written = "results.csv, table1.csv, table1.md"
+  chosen = table1_choice.compare(finished, study.population.labels)
+  if chosen and study.split.validation.shape[1]:
+    text, pages = table1_choice.write(chosen, workdir)
+    drawn += pages
+    print(text)
+    written += ", choice.csv"
   if space and factors:
     # Who truly writes like whom is known: are the groups of such people?
     found = table1_agreement.compare(study, methods, factors)

@@ -82,7 +82,7 @@ def encode(
   Args:
     learner: network and optimiser.
     state: from `autoencoder_training.train`.
-    images: uint8 [N, H, W, C], the store.
+    images: uint8 [N, H, W, C] or float32 in 0..1, the store.
     rows: integers [n], 0 .. N - 1.
 
   Returns:
@@ -105,7 +105,7 @@ def reconstruct(
   Args:
     learner: network and optimiser.
     state: from `autoencoder_training.train`.
-    images: uint8 [N, H, W, C], the store.
+    images: uint8 [N, H, W, C] or float32 in 0..1, the store.
     rows: integers [n], 0 .. N - 1.
 
   Returns:
@@ -143,7 +143,7 @@ def reconstruction_error(
   Args:
     learner: network and optimiser.
     state: from `autoencoder_training.train`.
-    images: uint8 [N, H, W, C], the store.
+    images: uint8 [N, H, W, C] or float32 in 0..1, the store.
     rows: integers [n], held-out rows, at least one.
     train_rows: integers [m], the rows that were trained on, at least one.
 
@@ -161,10 +161,11 @@ def reconstruction_error(
   check_rows(train_rows, 0, len(images))
   errors = _evaluate(_error_batch, learner, state, images, rows)
   store = np.asarray(images)
-  mean = (store[train_rows].mean(axis=0, dtype=np.float64) / 255).astype(
+  full = 255 if store.dtype == np.uint8 else 1
+  mean = (store[train_rows].mean(axis=0, dtype=np.float64) / full).astype(
     np.float32
   )
-  baseline = np.square(store[rows] / np.float32(255) - mean)
+  baseline = np.square(store[rows] / np.float32(full) - mean)
   return ReconstructionError(
     model=float(errors.mean(dtype=np.float64)),
     mean_image=float(baseline.mean(dtype=np.float64)),
@@ -175,14 +176,13 @@ def gather(images: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
   """A batch of the store.
 
   Args:
-    images: uint8 [N, H, W, C], the store.
+    images: uint8 [N, H, W, C] or float32 in 0..1, the store.
     rows: integers [B], -1 for padding.
 
   Returns:
     Images float32 [B, H, W, C] in 0..1, and bool [B], False where padding.
   """
-  batch = images[jnp.maximum(rows, 0)].astype(jnp.float32) / 255.0
-  return batch, rows >= 0
+  return training.as_input(images[jnp.maximum(rows, 0)]), rows >= 0
 
 
 def squared_error(images: jax.Array, reconstructed: jax.Array) -> jax.Array:

@@ -212,11 +212,16 @@ def check_image_shape(image_shape: tuple[int, ...]) -> None:
   """Refuses images that the network isn't made for.
 
   Args:
-    image_shape: (H, W, C).
+    image_shape: a sample's, (H, W, C) if it is an image.
 
   Raises:
     ValueError: naming the shapes there are.
   """
+  if len(image_shape) != 3:
+    raise ValueError(
+      "the auto-encoder takes images [H, W, C], but samples have shape"
+      f" {list(image_shape)}."
+    )
   height, width, channels = image_shape
   power_of_two = height >= MIN_IMAGE_SIZE and height & (height - 1) == 0
   if height != width or not power_of_two or channels not in (1, 3):

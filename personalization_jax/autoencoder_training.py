@@ -99,7 +99,7 @@ def train(
   Args:
     learner: network and optimiser.
     state: from `autoencoder.create`; consumed.
-    images: uint8 [N, H, W, C], the store.
+    images: uint8 [N, H, W, C] or float32 in 0..1, the store.
     rows: int32 [T, B], rows of the store, -1 for padding: what
       `schedules.global_batches` draws from D_G for `randomness.SHARED`.
     on_steps: called with the number of steps done since the last call.

@@ -1,4 +1,4 @@
-"""The auto-encoder of one split, trained once: AE(X) of every row."""
+"""Where SG and IG measure similarity: AE(X) of every row, or its features."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from personalization_jax import (
   hosts,
   schedules,
 )
+from personalization_jax.autoencoder_model import check_image_shape
 from personalization_jax.datasets import Population
 from personalization_jax.population_training import individual_key
 from personalization_jax.progress import Keeper
@@ -25,20 +26,32 @@ from personalization_jax.training import Learner, TrainState
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class LatentSpace:
-  """A trained auto-encoder, and where it puts every row of the store.
+class TrainedAutoEncoder:
+  """An auto-encoder trained on D_G.
 
   Attributes:
     learner: network and optimiser.
     state: the trained auto-encoder.
-    latents: float32 [N, 16], AE(X) of every row.
     error: of reconstructing the test rows of D_G, which it never saw.
   """
 
   learner: Learner
   state: TrainState
-  latents: np.ndarray
   error: autoencoder.ReconstructionError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LatentSpace:
+  """Where every row of the store is.
+
+  Attributes:
+    latents: float32 [N, D]: AE(X) of images, with D = 16; of other samples
+      their D features, standardised.
+    autoencoder: what made them; None if the features did.
+  """
+
+  latents: np.ndarray
+  autoencoder: TrainedAutoEncoder | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +78,47 @@ class LatentSettings:
       raise ValueError(f"autoencoder_epochs={self.epochs} must be at least 1.")
 
 
+def check(population: Population) -> None:
+  """Refuses samples that have no latent space here.
+
+  Args:
+    population: the store.
+
+  Raises:
+    ValueError: if they are images that the auto-encoder isn't made for.
+  """
+  if not population.holds_images:
+    return
+  check_image_shape(population.sample_shape)
+  images = population.images
+  if images.dtype != np.uint8 and not 0 <= images.min() <= images.max() <= 1:
+    raise ValueError(
+      "float images must lie in 0..1 for the auto-encoder of SG and IG, but"
+      f" reach from {images.min():.6g} to {images.max():.6g}."
+    )
+
+
+def standardised(population: Population, split: Split) -> LatentSpace:
+  """The samples' own features as the latent space: no auto-encoder.
+
+  Args:
+    population: the store, of feature vectors or other samples that are no
+      images; all axes but the first are one vector.
+    split: its parts.
+
+  Returns:
+    The latent space: each feature less its mean over the training rows of D_G,
+    divided by its standard deviation there. One that is constant there is 0.
+  """
+  features = population.images.reshape(len(population), -1).astype(np.float64)
+  known = features[split.global_train]
+  mean, spread = known.mean(axis=0), known.std(axis=0)
+  # Rounding gives constants a spread, too.
+  varies = spread > 1e-6 * np.abs(known).max(axis=0)
+  scaled = (features - mean) / np.where(varies, spread, np.inf)
+  return LatentSpace(latents=scaled.astype(np.float32))
+
+
 def num_steps(split: Split, settings: LatentSettings) -> int:
   """Training steps of the auto-encoder."""
   return settings.epochs * schedules.steps_per_epoch(
@@ -82,6 +136,8 @@ def fit(
 ) -> LatentSpace:
   """Trains the auto-encoder on D_G, or takes it from its checkpoint.
 
+  Samples that are no images need none: see `standardised`.
+
   Args:
     population: the store.
     split: its parts; the training rows of D_G are trained on.
@@ -97,6 +153,9 @@ def fit(
 
   Source: Algorithm 1, lines 11 and 16; section IV.
   """
+  check(population)
+  if not population.holds_images:
+    return standardised(population, split)
   learner = autoencoder.make_learner(
     width=settings.width, learning_rate=settings.learning_rate
   )
@@ -147,15 +206,14 @@ def fit(
       _as_one_of_many(state),
       record.trained(losses[None]).saved(),
     )
+  error = autoencoder.reconstruction_error(
+    learner, state, population.images, split.global_test, split.global_train
+  )
   return LatentSpace(
-    learner=learner,
-    state=state,
     latents=autoencoder.encode(
       learner, state, population.images, np.arange(len(population))
     ),
-    error=autoencoder.reconstruction_error(
-      learner, state, population.images, split.global_test, split.global_train
-    ),
+    autoencoder=TrainedAutoEncoder(learner, state, error),
   )
 
 

@@ -78,6 +78,11 @@ class Method:
   local: bool = False
 
   @property
+  def needs_latents(self) -> bool:
+    """Whether the group is chosen by similarity, in a latent space."""
+    return self.group is not None and self.group.kind in ("sg", "ig")
+
+  @property
   def shares_global_phase(self) -> bool:
     """Whether training begins with D_G alone, alike for every individual.
 

@@ -1,7 +1,8 @@
-"""The networks, in Flax Linen (JAX): Fig. 4's classifier."""
+"""The networks, in Flax Linen (JAX): Fig. 4's classifier, and an MLP."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -105,6 +106,46 @@ class Classifier(nn.Module):
     return logits(x).astype(jnp.float32)
 
 
+class MLP(nn.Module):
+  """Dense layers with ReLU between them: for feature vectors.
+
+  An example of a model of one's own; see `own_model`. Features of very
+  different sizes want to be scaled beforehand: they are used as they are.
+
+  Attributes:
+    num_classes: number of classes.
+    hidden: how wide the hidden layers are.
+    dtype: what activations are computed in; parameters stay float32.
+  """
+
+  num_classes: int
+  hidden: Sequence[int] = (64, 64)
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, samples: jax.Array, *, frozen_layers: int = 0
+  ) -> jax.Array:
+    """Scores every class.
+
+    Args:
+      samples: float [B, ...]; all axes but the first are one vector.
+      frozen_layers: so many first layers pass no gradient on.
+
+    Returns:
+      Logits float32 [B, num_classes].
+    """
+    x = samples.reshape(len(samples), -1).astype(self.dtype)
+    for layer, size in enumerate(self.hidden):
+      x = nn.relu(nn.Dense(size, dtype=self.dtype, name=f"layer_{layer}")(x))
+      if layer + 1 == frozen_layers:
+        x = jax.lax.stop_gradient(x)
+    last = nn.Dense(
+      self.num_classes, dtype=self.dtype, name=f"layer_{len(self.hidden)}"
+    )
+    return last(x).astype(jnp.float32)
+
+
 class _Convolution(nn.Module):
   """`flax.linen.Conv`, its bias not yet added: the same parameters."""
 
@@ -163,7 +204,7 @@ def trainable(variables: Any, frozen_layers: int) -> Any:
   """Which leaves a step that freezes the first layers may change.
 
   Args:
-    variables: parameters, or batch statistics, of the classifier.
+    variables: parameters, or batch statistics, named by layer.
     frozen_layers: how many first layers stay as they are.
 
   Returns:
@@ -171,7 +212,31 @@ def trainable(variables: Any, frozen_layers: int) -> Any:
   """
 
   def of_layer(path: tuple[Any, ...], _: Any) -> bool:
-    name = path[0].key
-    return int(name.rsplit("_", 1)[1]) >= frozen_layers
+    return _layer(path[0].key) >= frozen_layers
 
   return jax.tree_util.tree_map_with_path(of_layer, variables)
+
+
+def count_layers(params: Any) -> int:
+  """How many layers a network has, by the numbers in their names.
+
+  Args:
+    params: its parameters, `layer_0` and so on.
+
+  Returns:
+    The number.
+
+  Raises:
+    ValueError: if a name has no number.
+  """
+  return max(map(_layer, params)) + 1
+
+
+def _layer(name: str) -> int:
+  number = name.rsplit("_", 1)[-1]
+  if not number.isdecimal():
+    raise ValueError(
+      f"parameters must be named by layer, 'layer_0' and so on, but there are"
+      f" {name!r}."
+    )
+  return int(number)

@@ -19,11 +19,11 @@ def population_of(
   """People's samples as a base model takes them.
 
   Args:
-    arrays: images uint8 [N, H, W, C] or [N, H, W], square, of any size;
-      labels integers [N], and individuals integers [N], where there are any
+    arrays: images uint8 or float32 [N, H, W, C] or [N, H, W], square, of any
+      size, or other samples [N, ...] of the model's shape; labels integers [N], and individuals integers [N], where there are any
       (otherwise all are 0).
     num_classes: of the model.
-    sample_shape: (H, W, C) of the model's images.
+    sample_shape: of what the model takes, (H, W, C) for images.
 
   Returns:
     The population, its images brought to the model's size. Classes without a
@@ -41,6 +41,18 @@ def population_of(
     num_classes=num_classes,
     complete=False,
   )
+  if len(sample_shape) != 3:
+    if population.sample_shape != tuple(sample_shape):
+      raise ValueError(
+        f"samples have shape {list(population.sample_shape)}, but the model"
+        f" takes {list(sample_shape)}."
+      )
+    return population
+  if not population.holds_images:
+    raise ValueError(
+      f"samples have shape {list(population.sample_shape)}, but the model takes"
+      f" images {list(sample_shape)}."
+    )
   channels = population.images.shape[3]
   if channels != sample_shape[2]:
     raise ValueError(

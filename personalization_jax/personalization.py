@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from jax.sharding import Mesh
 
 from personalization_jax import (
@@ -19,6 +20,7 @@ from personalization_jax import (
   hosts,
   metrics,
   models,
+  own_model,
   saved_models,
 )
 from personalization_jax.batches import Batches
@@ -54,6 +56,7 @@ class Study:
     settings: Settings,
     *,
     mesh: Mesh | None = None,
+    model: nn.Module | None = None,
     individuals_per_device: int | None = None,
     side_by_side: int | None = None,
     store: str = "device",
@@ -70,6 +73,9 @@ class Study:
       split: its parts.
       settings: how to train.
       mesh: where; by default on all devices.
+      model: what everybody's model is: any Flax Linen module that gives logits
+        [B, num_classes] of samples [B, ...], called as `own_model` says; by
+        default Fig. 4's network.
       individuals_per_device: models on a device at once; by default what
         `population_training.default_individuals_per_device` says.
       side_by_side: see `PopulationTrainer`.
@@ -87,7 +93,7 @@ class Study:
         alone, since SG and IG need a latent space.
 
     Raises:
-      ValueError: if the images don't suit the network.
+      ValueError: if the samples don't suit the network.
     """
     if eval_every < 0:
       raise ValueError(f"eval_every={eval_every} must be 0 or more.")
@@ -98,17 +104,17 @@ class Study:
         f"eval_every={eval_every} needs data to evaluate on: a"
         " validation_fraction above 0, and enough samples."
       )
-    height, width = population.images.shape[1:3]
-    if height != width:
-      raise ValueError(f"images must be square, but are {height}x{width}.")
-    models.check_image_size(height)
+    if model is None:
+      _check_images(population)
+    else:
+      own_model.check(model, population.sample_shape, population.num_classes)
     self.population = population
     self.split = split
     self.settings = settings
     if trainer is None:
       mesh = make_mesh() if mesh is None else mesh
       trainer = PopulationTrainer(
-        make_learner(settings, population.num_classes),
+        make_learner(settings, population.num_classes, model),
         population.images,
         population.labels,
         mesh,
@@ -154,11 +160,8 @@ class Study:
       )
     if method.group is not None:
       self.groups.check(method.group)
-    if method.last_layers and method.last_layers > models.NUM_LAYERS:
-      raise ValueError(
-        f"method {method.spec!r} trains the last {method.last_layers} layers,"
-        f" but the network has {models.NUM_LAYERS}."
-      )
+    if method.last_layers:
+      self._frozen_layers(method)
 
   def num_steps(self, methods: Sequence[Method]) -> int:
     """Training steps that these methods take, summed over individuals."""
@@ -241,7 +244,7 @@ class Study:
     # The last k layers alone are a phase of its own, with its own compiled
     # step; without that option everything is one phase.
     late = rows.shape[1] - method.late if method.last_layers else rows.shape[1]
-    frozen = models.NUM_LAYERS - (method.last_layers or models.NUM_LAYERS)
+    frozen = self._frozen_layers(method)
     own = self.split.validation[indices]
     states, record = course.train(
       self.trainer,
@@ -256,11 +259,8 @@ class Study:
     )
     if self.models_dir is not None:
       people = self.split.individuals[indices].tolist()
-      description = saved_models.Description(
-        num_classes=self.population.num_classes,
-        sample_shape=self.population.images.shape[1:],
-        width=self.settings.width,
-        precision=self.settings.precision,
+      description = saved_models.Description.of(
+        self.trainer.learner.model, self.population.sample_shape
       )
       saved_models.save(
         self.models_dir, method.spec, people, states, description
@@ -397,6 +397,29 @@ class Study:
       self._shared = jax.tree.map(lambda leaf: leaf[:1], one), record
     return self._shared
 
+  def _frozen_layers(self, method: Method) -> int:
+    """How many first layers TL leaves as they are."""
+    if not method.last_layers:
+      return 0
+    model = self.trainer.learner.model
+    if not own_model.takes_frozen_layers(model):
+      raise ValueError(
+        f"method {method.spec!r} trains the last layers alone, but model"
+        f" {type(model).__name__} doesn't take frozen_layers."
+      )
+    try:
+      there = models.count_layers(self.trainer.shapes.params)
+    except ValueError as error:
+      raise ValueError(
+        f"method {method.spec!r} with model {type(model).__name__}: {error}"
+      ) from error
+    if method.last_layers > there:
+      raise ValueError(
+        f"method {method.spec!r} trains the last {method.last_layers} layers,"
+        f" but the network has {there}."
+      )
+    return there - method.last_layers
+
   @functools.cached_property
   def _shared_piece(self) -> Piece:
     """How far an earlier process came with the model of D_G alone."""
@@ -416,3 +439,20 @@ def _beside(own: np.ndarray, general: np.ndarray) -> np.ndarray:
   return np.concatenate(
     [own, np.broadcast_to(general, (len(own), len(general)))], axis=1
   )
+
+
+def _check_images(population: Population) -> None:
+  """Refuses samples that Fig. 4's network isn't made for."""
+  if not population.holds_images:
+    raise ValueError(
+      "the paper's network takes images [H, W, C], but samples have shape"
+      f" {list(population.sample_shape)}: give a model of your own, for"
+      " instance models.MLP (--model=mlp)."
+    )
+  height, width, _ = population.sample_shape
+  if height != width:
+    raise ValueError(
+      f"images must be square for the paper's network, but are"
+      f" {height}x{width}."
+    )
+  models.check_image_size(height)

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from personalization_jax import autoencoder
 from personalization_jax.methods import Method
 from personalization_jax.personalization import Study
 
@@ -75,9 +76,10 @@ def disk_need(
     + study.split.test.shape[1]
     + len(study.split.global_test)
   )
-  # Shared: the model of D_G on every device, and the auto-encoder, which is no
-  # larger than Fig. 4's network.
+  # Shared: the model of D_G on every device, and the auto-encoder.
   shared = (study.trainer.mesh.size + 1) * (state + 4 * steps)
+  if any(method.needs_latents for method in methods):
+    shared += max(0, _autoencoder_bytes(study) - state)
   model = bytes_of((shapes.params, shapes.batch_stats)) // chunk
   # A curve has two numbers, at every step at most.
   recorded = 4 * steps * (3 if study.eval_every else 1)
@@ -89,6 +91,20 @@ def disk_need(
     predictions=seeds * (len(methods) + 1) * one_method,
     models=seeds * save_models * len(methods) * people * (model + _MODEL_FILES),
   )
+
+
+def _autoencoder_bytes(study: Study) -> int:
+  """Of its training state; 0 where another latent space must serve."""
+  shape = study.population.sample_shape
+  learner = autoencoder.make_learner(width=study.settings.width)
+  try:
+    return bytes_of(
+      jax.eval_shape(
+        lambda key: autoencoder.create(learner, key, shape), jax.random.key(0)
+      )
+    )
+  except ValueError:  # there is none for samples of this shape
+    return 0
 
 
 def check_memory(study: Study, methods: Sequence[Method]) -> None:

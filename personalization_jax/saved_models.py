@@ -5,7 +5,7 @@
       sha256.json                the digests of its files
 
 Each holds plain dictionaries of arrays, `params` and `batch_stats`, which Orbax
-and Flax read by themselves and `models.Classifier` applies to images / 255:
+and Flax read by themselves and the network applies to images / 255 (or to features as they are):
 
     variables = orbax.checkpoint.StandardCheckpointer().restore(folder)
     variables = flax.training.checkpoints.restore_checkpoint(folder, None)
@@ -27,9 +27,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from flax import linen as nn
 
 from personalization_jax import files, hosts, models
-from personalization_jax.settings import Settings, make_learner
+from personalization_jax.settings import Settings
 from personalization_jax.training import TrainState
 
 DESCRIPTION = "model.json"
@@ -39,35 +40,69 @@ _FORMAT = 1
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-  """What a saved model is: all that `models.Classifier` needs to apply it.
+  """What a saved model is: all that it takes to apply it.
 
   Attributes:
     num_classes: it tells the classes 0 .. num_classes - 1 apart.
-    sample_shape: (H, W, C) of the images that it was trained on.
+    sample_shape: of what it was trained on: (H, W, C) of images, or (F,).
     width: factor on the channels of Fig. 4.
     precision: "float32" or "bfloat16", of activations; the parameters
       themselves are float32.
+    hidden: None for Fig. 4's network; for `models.MLP` how wide its hidden
+      layers are.
   """
 
   num_classes: int
   sample_shape: tuple[int, ...]
   width: float = 1.0
   precision: str = "float32"
+  hidden: tuple[int, ...] | None = None
 
   def __post_init__(self) -> None:
     """Refuses what no model can be."""
     shape = tuple(self.sample_shape)
-    numbers = (self.num_classes, *shape)
-    if any(type(n) is not int or n < 1 for n in numbers) or len(shape) != 3:
+    hidden = None if self.hidden is None else tuple(self.hidden)
+    numbers = (self.num_classes, *shape, *(hidden or ()))
+    if any(type(n) is not int or n < 1 for n in numbers) or not shape:
       raise ValueError(
-        f"num_classes={self.num_classes} and sample_shape={list(shape)} must be"
-        " whole numbers of at least 1, the latter [H, W, C]."
+        f"num_classes={self.num_classes}, sample_shape={list(shape)} and"
+        f" hidden={hidden} must be whole numbers of at least 1."
       )
-    if shape[0] != shape[1]:
-      raise ValueError(f"sample_shape={list(shape)} must be square.")
-    models.check_image_size(shape[0])
+    if hidden is None:
+      if len(shape) != 3 or shape[0] != shape[1]:
+        raise ValueError(
+          f"sample_shape={list(shape)} must be [H, W, C] and square."
+        )
+      models.check_image_size(shape[0])
     Settings(width=self.width, precision=self.precision)
     object.__setattr__(self, "sample_shape", shape)
+    object.__setattr__(self, "hidden", hidden)
+
+  @classmethod
+  def of(
+    cls, model: nn.Module, sample_shape: Sequence[int]
+  ) -> Description | None:
+    """Describes a model of this package; there is none for any other."""
+    if not isinstance(model, models.Classifier | models.MLP):
+      return None
+    about: dict[str, Any] = {"hidden": None}
+    if isinstance(model, models.MLP):
+      about["hidden"] = tuple(model.hidden)
+    else:
+      about["width"] = model.width
+    return cls(
+      model.num_classes,
+      tuple(sample_shape),
+      precision=jnp.dtype(model.dtype).name,
+      **about,
+    )
+
+  def network(self) -> nn.Module:
+    """The model that the parameters are of."""
+    dtype = jnp.dtype(self.precision)
+    if self.hidden is not None:
+      return models.MLP(self.num_classes, self.hidden, dtype)
+    return models.Classifier(self.num_classes, self.width, dtype)
 
   def to_json(self) -> str:
     """As it stands in model.json."""
@@ -76,8 +111,7 @@ class Description:
 
   def shapes(self) -> dict[str, Any]:
     """Shapes and dtypes of `params` and `batch_stats`."""
-    settings = Settings(width=self.width, precision=self.precision)
-    model = make_learner(settings, self.num_classes).model
+    model = self.network()
     images = jnp.zeros((1, *self.sample_shape))
     return dict(jax.eval_shape(model.init, jax.random.key(0), images))
 
@@ -87,7 +121,7 @@ def save(
   method: str,
   individuals: Sequence[int],
   states: TrainState,
-  description: Description,
+  description: Description | None,
 ) -> None:
   """Writes some individuals' models; with several processes all must call it.
 
@@ -96,7 +130,8 @@ def save(
     method: the method's spec.
     individuals: their ids [n].
     states: their trained states, with a leading axis of n or more.
-    description: what these models are, the same for all of the folder.
+    description: what these models are, the same for all of the folder; None
+      for a model that isn't this package's, which `load` can't read.
   """
   kept = hosts.gather(
     {"params": states.params, "batch_stats": states.batch_stats}
@@ -104,7 +139,7 @@ def save(
   for place, individual in enumerate(individuals):
     own = jax.tree.map(lambda leaf, place=place: leaf[place], kept)
     _write(path_of(folder, method, individual), own)
-  if hosts.is_first():
+  if hosts.is_first() and description is not None:
     files.write_atomically(folder / DESCRIPTION, description.to_json())
 
 

@@ -6,6 +6,7 @@ import dataclasses
 
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
 
 from personalization_jax import models
 from personalization_jax.training import Learner
@@ -47,21 +48,24 @@ class Settings:
     models.check_width(self.width)
 
 
-def make_learner(settings: Settings, num_classes: int) -> Learner:
-  """The paper's classifier and optimiser.
+def make_learner(
+  settings: Settings, num_classes: int, model: nn.Module | None = None
+) -> Learner:
+  """The paper's classifier, or another model, and the paper's optimiser.
 
   Args:
     settings: width, precision and learning rate.
     num_classes: classes to tell apart.
+    model: by default Fig. 4's network; another one has its own width and
+      precision. See `own_model` for how it is called.
 
   Returns:
-    Fig. 4's network with Adam.
+    The model with Adam.
   """
-  return Learner(
-    models.Classifier(
+  if model is None:
+    model = models.Classifier(
       num_classes=num_classes,
       width=settings.width,
       dtype=jnp.dtype(settings.precision),
-    ),
-    optax.adam(settings.learning_rate),
-  )
+    )
+  return Learner(model, optax.adam(settings.learning_rate))

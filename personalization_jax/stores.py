@@ -25,7 +25,7 @@ class DeviceStore:
 
     Args:
       mesh: of the devices.
-      images: uint8 [N, H, W, C].
+      images: uint8 [N, H, W, C] or float32 [N, ...].
       labels: int32 [N].
     """
     arrays = (images, labels)
@@ -53,7 +53,8 @@ class HostStore:
     Args:
       mesh: of the devices, with one axis.
       spec: that divides a leading axis among them.
-      images: uint8 [N, H, W, C], of which a memory map will do.
+      images: uint8 [N, H, W, C] or float32 [N, ...], of which a memory map
+        will do.
       labels: int32 [N].
     """
     self.layout = (spec, spec)

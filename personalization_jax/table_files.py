@@ -194,7 +194,7 @@ def markdown(rows: Sequence[tables.TableRow]) -> str:
       header.append("diverged")
       for line, method in zip(lines, half):
         line.append(str(by_method[method].diverged))
-    parts.append(f"{name}\n\n{_aligned([header, *lines])}\n")
+    parts.append(f"{name}\n\n{aligned([header, *lines])}\n")
   notes = (
     "acc(D_I): mean accuracy over individuals on their own test data; acc(D_G):"
     " on the test data of D_G; sd, min and max over individuals.\n"
@@ -248,8 +248,15 @@ def _markdown_line(row: tables.TableRow) -> list[str]:
   return line
 
 
-def _aligned(lines: Sequence[Sequence[str]]) -> str:
-  """A Markdown table: the first column to the left, the others to the right."""
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+  """A Markdown table: the first column to the left, the others to the right.
+
+  Args:
+    lines: cells; the header first.
+
+  Returns:
+    The table's text.
+  """
   widths = [max(map(len, column)) for column in zip(*lines)]
   rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
   return "\n".join(

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from personalization_jax import models
+from personalization_jax import models, own_model
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -41,7 +41,8 @@ class Learner:
   """What is trained and how: a network and its optimiser.
 
   Attributes:
-    model: a Linen module called as `models.Classifier` is.
+    model: a Linen module of samples [B, ...] that gives logits [B, classes];
+      `own_model` says how it is called.
     optimizer: an optax transformation.
   """
 
@@ -72,14 +73,14 @@ def create_state(
     learner: network and optimiser.
     key: the individual's key; it determines the initial weights and all
       dropout.
-    image_shape: (H, W, C).
+    image_shape: a sample's, for instance (H, W, C).
 
   Returns:
     The state.
   """
   init_key, dropout_key = jax.random.split(key)
-  variables = learner.model.init(
-    init_key, jnp.zeros((1, *image_shape), jnp.float32)
+  variables = own_model.init(
+    learner.model, init_key, jnp.zeros((1, *image_shape), jnp.float32)
   )
   params = variables["params"]
   return TrainState(
@@ -97,17 +98,31 @@ def gather(
   """Fetches a batch from the store.
 
   Args:
-    images: uint8 [N, H, W, C], the store.
+    images: uint8 [N, H, W, C] or float32 [N, ...], the store.
     labels: int32 [N].
     rows: int32 [B], -1 where there is none.
 
   Returns:
-    Images float32 [B, H, W, C] in 0..1, labels int32 [B], and bool [B], False
-    where a row was padding (image and label are then meaningless).
+    Samples float32 [B, ...], those of uint8 in 0..1; labels int32 [B]; and
+    bool [B], False where a row was padding (sample and label are then
+    meaningless).
   """
   index = jnp.maximum(rows, 0)
-  batch = images[index].astype(jnp.float32) / 255.0
-  return batch, labels[index], rows >= 0
+  return as_input(images[index]), labels[index], rows >= 0
+
+
+def as_input(images: jax.Array) -> jax.Array:
+  """Samples as models see them.
+
+  Args:
+    images: uint8 in 0..255, or float32.
+
+  Returns:
+    float32 of the same shape: 0..1 for uint8, floats as they are.
+  """
+  if images.dtype != jnp.uint8:
+    return images
+  return images.astype(jnp.float32) / 255.0
 
 
 def loss_fn(
@@ -126,7 +141,7 @@ def loss_fn(
     params: the network's parameters.
     learner: network and optimiser.
     batch_stats: running statistics.
-    images: float32 [B, H, W, C].
+    images: float32 [B, ...].
     labels: int32 [B].
     mask: bool [B].
     key: this step's dropout key.
@@ -135,18 +150,17 @@ def loss_fn(
   Returns:
     The loss [] in nats and the new batch statistics.
   """
-  logits, updates = learner.model.apply(
+  logits, batch_stats = own_model.apply_in_training(
+    learner.model,
     {"params": params, "batch_stats": batch_stats},
     images,
     mask,
-    train=True,
-    frozen_layers=frozen_layers,
-    mutable=["batch_stats"],
-    rngs={"dropout": key},
+    key,
+    frozen_layers,
   )
   losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
   total = jnp.where(mask, losses, 0.0).sum()
-  return total / jnp.maximum(mask.sum(), 1), updates["batch_stats"]
+  return total / jnp.maximum(mask.sum(), 1), batch_stats
 
 
 def train_step(
@@ -166,7 +180,7 @@ def train_step(
   Args:
     learner: network and optimiser.
     state: the model before.
-    images: float32 [B, H, W, C].
+    images: float32 [B, ...].
     labels: int32 [B].
     mask: bool [B], False where a row is padding.
     frozen_layers: so many first layers stay as they are.
@@ -233,7 +247,7 @@ def train_on_rows(
     rows: int32 [T, B], rows of the store, -1 for padding.
     num_steps: int32 [], how many of the T steps there are; the rest isn't
       computed. It isn't mapped over individuals, so it stays a branch.
-    images: uint8 [N, H, W, C], the store.
+    images: uint8 [N, H, W, C] or float32 [N, ...], the store.
     labels: int32 [N].
     frozen_layers: so many first layers stay as they are.
 
@@ -270,14 +284,14 @@ def eval_step(
   Args:
     learner: network and optimiser.
     state: a model.
-    images: float32 [B, H, W, C].
+    images: float32 [B, ...].
 
   Returns:
     int32 [B], the most probable class, -1 where there is none because a number
     isn't finite.
   """
   variables = {"params": state.params, "batch_stats": state.batch_stats}
-  logits: Any = learner.model.apply(variables, images)
+  logits = own_model.apply(learner.model, variables, images, state.key)
   classes = jnp.argmax(logits, axis=-1).astype(jnp.int32)
   return jnp.where(jnp.isfinite(logits).all(axis=-1), classes, -1)
 
@@ -295,7 +309,7 @@ def predict_rows(
     learner: network and optimiser.
     state: a model.
     rows: int32 [T, B], -1 for padding.
-    images: uint8 [N, H, W, C], the store.
+    images: uint8 [N, H, W, C] or float32 [N, ...], the store.
     labels: int32 [N].
 
   Returns:

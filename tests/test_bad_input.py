@@ -45,7 +45,8 @@ NUMERIC = [
   "process_id",
 ]  # fmt: skip
 WORDS = {
-  "dataset": ["synthetic", "npz", "mnist", ""],
+  "dataset": ["synthetic", "npz", "mnist", "tfds:", "tfds:mnist", ""],
+  "model": ["auto", "fig4", "mlp", "cnn"],
   "precision": ["float32", "bfloat16", "float64"],
   "npz_path": ["", "/", "/dev/null", "no\nfile", "~"],
   "coordinator_address": ["", "localhost", ":1", "host:port"],

@@ -12,6 +12,12 @@ def arrays(num_rows=6):
   }
 
 
+def faulty(row, value):
+  images = np.ones((6, 5))
+  images[row, 1] = value
+  return images
+
+
 def test_from_arrays_takes_plain_arrays():
   population = Population.from_arrays(**arrays())
   assert len(population) == 6
@@ -26,11 +32,33 @@ def test_from_arrays_adds_a_channel():
   assert Population.from_arrays(**given).images.shape == (6, 8, 8, 1)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(5,), (4, 3), (8, 8, 3), (2, 3, 4, 5)])
+def test_floats_of_any_shape_are_kept_as_they_are(dtype, shape):
+  images = np.random.default_rng(0).normal(size=(6, *shape)).astype(dtype)
+  population = Population.from_arrays(**{**arrays(), "images": images})
+  assert population.images.dtype == np.float32
+  np.testing.assert_array_equal(population.images, images.astype(np.float32))
+  assert population.sample_shape == shape
+  assert population.holds_images == (len(shape) == 3)
+
+
 @pytest.mark.parametrize(
   ("change", "sentence"),
   [
     ({"images": np.zeros((6, 8), np.uint8)}, "images must have shape"),
-    ({"images": np.zeros((6, 8, 8, 1))}, "images must be uint8"),
+    ({"images": np.zeros((6, 8, 8, 1), np.int64)}, "images must be uint8"),
+    ({"images": np.zeros((6, 5), np.int32)}, "used as they are, but are int32"),
+    ({"images": np.zeros((6, 8, 8), bool)}, "images must be uint8"),
+    ({"images": np.zeros((6, 8), complex)}, "images must be uint8"),
+    ({"images": np.array(["a"] * 6)}, "images must be uint8"),
+    ({"images": np.zeros(6)}, r"\[N, F\] for feature vectors"),
+    ({"images": np.zeros((6, 8), np.uint8)}, "feature vectors .* be floats"),
+    ({"images": np.zeros((0, 8))}, "holds no samples"),
+    ({"images": np.zeros((6, 0))}, "empty axis"),
+    ({"images": faulty(4, np.nan)}, "row 4 holds NaN"),
+    ({"images": faulty(2, -np.inf)}, "row 2 holds NaN, infinity"),
+    ({"images": faulty(3, 1e39)}, "row 3 holds NaN, infinity or one too large"),
     ({"images": np.zeros((0, 8, 8, 1), np.uint8)}, "holds no samples"),
     ({"images": np.zeros((6, 0, 8, 1), np.uint8)}, "empty axis"),
     ({"labels": np.zeros(5, int)}, "labels has 5 entries, but images has 6"),
@@ -71,6 +99,27 @@ def test_fingerprint_sees_every_array(people):
     prints.add(changed.fingerprint())
   assert len(prints) == 5
   assert people.take(np.arange(len(people))).fingerprint() in prints
+
+
+def test_the_fingerprint_of_images_is_that_of_earlier_runs():
+  """A run directory is bound to it."""
+  assert Population.from_arrays(**arrays()).fingerprint() == (
+    "e86e9c02f961c1f6761c7e03ca2ab20cdc833b20ed53ce39c4894c20900a0110"
+  )
+
+
+def test_npz_takes_features_and_originals(tmp_path):
+  path = tmp_path / "people.npz"
+  given = {
+    **arrays(),
+    "images": np.arange(30.0).reshape(6, 5),
+    "originals": np.array([4, 3, 2, 1, 9, 7]),
+    "class_names": np.array(["a", "b"]),
+  }
+  np.savez(path, **given)
+  population = npz.load(path)
+  np.testing.assert_array_equal(population.images, given["images"])
+  np.testing.assert_array_equal(population.originals, given["originals"])
 
 
 def test_npz_round_trip(tmp_path):

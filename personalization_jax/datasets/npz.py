@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from personalization_jax.datasets.population import Population
 
 _REQUIRED = ("images", "labels", "individuals")
+_OPTIONAL = ("originals",)
 
 
 def load(path: str | os.PathLike[str]) -> Population:
-  """Reads an npz file with the arrays images, labels and individuals.
+  """Reads an npz file with the arrays images, labels, individuals.
+
+  It may hold originals as well; other arrays aren't looked at.
 
   Args:
     path: the file; see `Population.from_arrays` for the arrays.
@@ -25,9 +29,9 @@ def load(path: str | os.PathLike[str]) -> Population:
   Raises:
     ValueError: if the file is missing, unreadable, or its arrays are faulty.
   """
-  arrays = load_arrays(path, _REQUIRED)
+  arrays: dict[str, Any] = {**load_arrays(path, _REQUIRED, _OPTIONAL)}
   try:
-    return Population.from_arrays(*(arrays[name] for name in _REQUIRED))
+    return Population.from_arrays(**arrays)
   except ValueError as error:
     raise ValueError(f"npz_path={path}: {error}") from error
 

@@ -1,4 +1,4 @@
-"""Population: everybody's images, flat, with who wrote each (NumPy, host)."""
+"""Population: everybody's samples, flat, with whose each is (NumPy, host)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Population:
-  """Labelled images of many individuals, in one flat store.
+  """Labelled samples of many individuals, in one flat store.
 
   Every dataset, split and schedule is an array of rows of this store.
 
   Attributes:
-    images: uint8 [N, H, W, C].
+    images: the samples: uint8 [N, H, W, C], images whose 0..255 models see as
+      0..1; or float32 [N, ...], used as they are: images [N, H, W, C], feature
+      vectors [N, F], or what a model of one's own takes.
     labels: int32 [N], 0 <= label < num_classes.
     individuals: int32 [N], the id of the person a row belongs to.
     originals: int32 [N], the id of the drawing a row shows. Rows made from one
@@ -33,6 +35,16 @@ class Population:
   def __len__(self) -> int:
     return len(self.labels)
 
+  @property
+  def sample_shape(self) -> tuple[int, ...]:
+    """The shape of one sample: (H, W, C), (F,) or another."""
+    return self.images.shape[1:]
+
+  @property
+  def holds_images(self) -> bool:
+    """Whether a sample is an image [H, W, C], to go by its axes."""
+    return len(self.sample_shape) == 3
+
   @classmethod
   def from_arrays(
     cls,
@@ -47,7 +59,8 @@ class Population:
     """Checks plain arrays and makes a population of them.
 
     Args:
-      images: uint8 [N, H, W, C], or [N, H, W] for one channel.
+      images: the samples: uint8 [N, H, W, C] in 0..255, or [N, H, W] for one
+        channel; or finite floats [N, ...] of any shape, kept as float32.
       labels: integers [N], 0 .. num_classes - 1.
       individuals: integers [N], the id of each row's person.
       originals: integers [N], equal for rows made from one drawing; by default
@@ -62,23 +75,8 @@ class Population:
     Raises:
       ValueError: naming, in one sentence, what is wrong with the arrays.
     """
-    images = np.asarray(images)
-    if images.ndim == 3:
-      images = images[..., None]
-    if images.ndim != 4:
-      raise ValueError(
-        "images must have shape [N, H, W, C] or [N, H, W], but have shape"
-        f" {images.shape}."
-      )
-    if images.dtype != np.uint8:
-      raise ValueError(
-        f"images must be uint8 in 0..255, but are {images.dtype}."
-      )
+    images = _samples(images)
     num_rows = len(images)
-    if num_rows == 0:
-      raise ValueError("images holds no samples: N must be at least 1.")
-    if 0 in images.shape:
-      raise ValueError(f"images have an empty axis: shape {images.shape}.")
     labels = _integer_vector("labels", labels, num_rows)
     individuals = _integer_vector("individuals", individuals, num_rows)
     originals = (
@@ -135,6 +133,43 @@ class Population:
       digest.update(f"{array.dtype}{array.shape}".encode())
       digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
+
+
+def _samples(images: Any) -> np.ndarray:
+  """Samples as they are stored: uint8 [N, H, W, C] or float32 [N, ...]."""
+  images = np.asarray(images)
+  is_float = np.issubdtype(images.dtype, np.floating)
+  if not is_float and images.dtype != np.uint8:
+    raise ValueError(
+      "images must be uint8 in 0..255, or floats that are used as they are,"
+      f" but are {images.dtype}."
+    )
+  if images.dtype == np.uint8 and images.ndim == 3:
+    images = images[..., None]
+  if is_float and images.ndim < 2:
+    raise ValueError(
+      "images must have shape [N, F] for feature vectors or [N, H, W, C] for"
+      f" images, but have shape {images.shape}."
+    )
+  if not is_float and images.ndim != 4:
+    raise ValueError(
+      "images must have shape [N, H, W, C] or [N, H, W] if they are uint8, but"
+      f" have shape {images.shape}; feature vectors [N, F] must be floats."
+    )
+  if len(images) == 0:
+    raise ValueError("images holds no samples: N must be at least 1.")
+  if 0 in images.shape:
+    raise ValueError(f"images have an empty axis: shape {images.shape}.")
+  if is_float:
+    with np.errstate(over="ignore"):  # what is too large is named below
+      images = images.astype(np.float32, copy=False)
+    finite = np.isfinite(images).reshape(len(images), -1).all(axis=1)
+    if not finite.all():
+      raise ValueError(
+        "images must be finite float32 numbers, but row"
+        f" {int(np.argmin(finite))} holds NaN, infinity or one too large."
+      )
+  return images
 
 
 def _integer_vector(name: str, values: Any, length: int) -> np.ndarray:

@@ -18,16 +18,21 @@ def resize(population: Population, image_size: int) -> Population:
   doubled by repeating them, until the size fits.
 
   Args:
-    population: square images.
+    population: square images, uint8 or float.
     image_size: pixels a side, a power of two.
 
   Returns:
-    The population with images uint8 [N, image_size, image_size, C].
+    The population with images [N, image_size, image_size, C] of the same dtype.
 
   Raises:
-    ValueError: if images aren't square or the size is no power of two.
+    ValueError: if samples aren't square images or the size is no power of two.
   """
   images = population.images
+  if not population.holds_images:
+    raise ValueError(
+      "only images [N, H, W, C] can be resized, but samples have shape"
+      f" {list(population.sample_shape)}."
+    )
   height, width = images.shape[1:3]
   if height != width:
     raise ValueError(
@@ -52,6 +57,8 @@ def _average_pixels(images: np.ndarray, factor: int) -> np.ndarray:
   blocks = images.reshape(
     count, height // factor, factor, width // factor, factor, channels
   )
+  if images.dtype != np.uint8:
+    return blocks.mean(axis=(2, 4), dtype=images.dtype)
   total = blocks.sum(axis=(2, 4), dtype=np.uint32)
   half = factor * factor // 2
   return ((total + half) // (factor * factor)).astype(np.uint8)
@@ -64,14 +71,22 @@ def flips(population: Population) -> Population:
   copies keep the drawing's id in `originals`, so no split separates them.
 
   Args:
-    population: N rows, C classes.
+    population: N images, C classes.
 
   Returns:
     A population of 3 N rows: the originals, then both flips.
 
+  Raises:
+    ValueError: if samples aren't images.
+
   Source: section IV, from 10 to 30 classes.
   """
   images, classes = population.images, population.num_classes
+  if not population.holds_images:
+    raise ValueError(
+      "only images [N, H, W, C] can be flipped, but samples have shape"
+      f" {list(population.sample_shape)}: use --noflips."
+    )
   return Population(
     images=np.concatenate([images, images[:, :, ::-1], images[:, ::-1]]),
     labels=np.concatenate(

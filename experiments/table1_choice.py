@@ -1,0 +1,84 @@
+"""Whom a run's methods made worse than the model of D_G alone would have."""
+
+from __future__ import annotations
+
+import csv
+import io
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from personalization_jax import choice, figures, table_files
+from personalization_jax.choice import Choice
+from personalization_jax.files import write_atomically
+from personalization_jax.result import Result
+
+GLOBAL = "global"
+COLUMNS = ("method", "hurt", "hurt_with_choice", "gain", "gain_with_choice")
+
+
+def compare(
+  finished: Sequence[Result], labels: np.ndarray
+) -> dict[str, Choice] | None:
+  """Chooses between each method's models and those of `global`.
+
+  Args:
+    finished: a run's results, of all seeds.
+    labels: int32 [N], the store's labels.
+
+  Returns:
+    method -> what the choice gives, over people and seeds; None if the run has
+    no `global`, or nothing to compare with it. Without validation data nobody
+    can be chosen for, and everybody keeps the global model.
+  """
+  tested: dict[str, np.ndarray] = {}
+  validated: dict[str, np.ndarray] = {}
+  for method in dict.fromkeys(result.method for result in finished):
+    own = [result for result in finished if result.method == method]
+    tested[method] = np.concatenate(
+      [result.individual_accuracy(labels)[0] for result in own]
+    )
+    validated[method] = np.concatenate(
+      [result.validation_accuracy(labels)[0] for result in own]
+    )
+  if GLOBAL not in tested or len(tested) < 2:
+    return None
+  return choice.judge_all(validated, tested, GLOBAL)
+
+
+def write(
+  found: dict[str, Choice], workdir: pathlib.Path
+) -> tuple[str, list[pathlib.Path]]:
+  """Writes choice.csv and draws its figure.
+
+  Args:
+    found: from `compare`.
+    workdir: the run directory.
+
+  Returns:
+    The table for people, and the figures written.
+  """
+  lines = [
+    [method, one.hurt, one.hurt_with_choice, one.gain, one.gain_with_choice]
+    for method, one in found.items()
+  ]
+  text = io.StringIO()
+  csv.writer(text, lineterminator="\n").writerows([COLUMNS, *lines])
+  write_atomically(workdir / "choice.csv", text.getvalue())
+  page = figures.choice(found).figure
+  drawn = figures.save(page, workdir / "figures" / "choice.png")
+  cells = [
+    [method, f"{hurt:.0%}", f"{chosen:.0%}", f"{gain:+.4f}", f"{better:+.4f}"]
+    for method, hurt, chosen, gain, better in lines
+  ]
+  header = ["Method", "hurt", "hurt, chosen", "gain", "gain, chosen"]
+  return (
+    "Against the model of D_G alone (global)\n\n"
+    + table_files.aligned([header, *cells])
+    + "\n\nhurt: share of individuals whose own model is worse on their test"
+    " data than the global one; gain: mean difference in acc(D_I). Chosen: each"
+    " individual has the better of the two on validation data, the global one"
+    " if they are equal.\n",
+    [drawn],
+  )

@@ -1,0 +1,240 @@
+"""Any tensorflow-datasets set that says whose each sample is (NumPy, host).
+
+tensorflow-datasets is imported when data are loaded, and TensorFlow never is:
+records are read through `as_data_source`, which wants the array_record format.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from personalization_jax.datasets.population import Population
+
+_FILE_FORMAT = "array_record"
+
+
+def load(
+  name: str,
+  *,
+  individual_feature: str,
+  image_feature: str = "image",
+  label_feature: str = "label",
+  split: str | None = None,
+  data_dir: str | os.PathLike[str] | None = None,
+  manual_dir: str | os.PathLike[str] | None = None,
+  say: Callable[[str], None] = logging.info,
+) -> Population:
+  """Loads a set of tensorflow-datasets, preparing it first if need be.
+
+  Args:
+    name: as tensorflow-datasets has it, for instance "my_set/config:1.0.0"; a
+      set of one's own has to be imported, or prepared in data_dir.
+    individual_feature: integers, strings or bytes: whose a sample is.
+    image_feature: the samples, all of one shape: uint8 images, or floats.
+    label_feature: integers, strings or bytes: the class.
+    split: for instance "train" or "train+test"; by default all splits.
+    data_dir: where prepared data are; by default tensorflow-datasets' own
+      folder.
+    manual_dir: folder of files already downloaded.
+    say: told, in a sentence each, who was left out and what was numbered.
+
+  Returns:
+    The population, in the order of the records. People with a single sample are
+    left out. Labels, and ids that aren't integers of 0 or more, are numbered in
+    sorted order.
+
+  Raises:
+    ValueError: if there is no such set, split or feature, if it can't be
+      prepared here, or if its samples aren't what a population is made of.
+    ImportError: if tensorflow-datasets isn't installed.
+  """
+  builder = _prepared(name, data_dir, manual_dir)
+  features = (image_feature, label_feature, individual_feature)
+  there = list(getattr(builder.info.features, "keys", list)())
+  for feature in features:
+    if feature not in there:
+      raise ValueError(
+        f"tfds:{name} has no feature {feature!r}; it has {', '.join(there)}."
+      )
+  images, labels, people = _read(builder, name, split, features)
+
+  def tell(text: str) -> None:
+    say(f"tfds:{name}: {text}")
+
+  try:
+    _check_shapes(image_feature, images)
+    ids = _column(individual_feature, people)
+    classes = _column(label_feature, labels)
+    rows = _of_those_with_two(ids, tell)
+    ids = ids[rows]
+    if ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= 2**31:
+      ids = _numbered(individual_feature, ids, tell)
+    return Population.from_arrays(
+      np.stack([images[row] for row in rows]),
+      _numbered(label_feature, classes[rows], tell),
+      ids,
+    )
+  except ValueError as error:
+    raise ValueError(f"tfds:{name}: {error}") from error
+
+
+def _prepared(
+  name: str,
+  data_dir: str | os.PathLike[str] | None,
+  manual_dir: str | os.PathLike[str] | None,
+) -> Any:
+  """The builder of a set whose records are on disk."""
+  try:
+    import tensorflow_datasets as tfds
+  except ImportError as error:
+    raise ImportError(
+      "--dataset=tfds:NAME needs tensorflow-datasets, array_record and"
+      f" importlib_resources ({error})."
+    ) from error
+  root = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+
+  def make() -> Any:
+    return tfds.builder(
+      name, data_dir=os.fspath(root), file_format=_FILE_FORMAT
+    )
+
+  # What tensorflow-datasets raises is its own and its builders' affair.
+  try:
+    builder = make()
+  except Exception as error:
+    raise ValueError(
+      f"tensorflow-datasets has no set {name!r} ({_first_line(error)}); one of"
+      f" your own has to be imported, or prepared in --data_dir={root}."
+    ) from error
+  if builder.info.splits:
+    return builder
+  if manual_dir is not None:
+    manual_dir = pathlib.Path(manual_dir).expanduser()
+  try:
+    builder.download_and_prepare(
+      download_config=tfds.download.DownloadConfig(
+        manual_dir=None if manual_dir is None else os.fspath(manual_dir),
+        try_download_gcs=False,
+      )
+    )
+  except ImportError as error:
+    raise ValueError(
+      f"tfds:{name} can't be prepared without {error.name or 'TensorFlow'}:"
+      " prepare it where that is installed, with"
+      f" file_format={_FILE_FORMAT!r}, and name the folder by --data_dir."
+    ) from error
+  except AssertionError as error:
+    raise ValueError(
+      f"tfds:{name} needs files that have to be fetched by hand"
+      f" ({_first_line(error)}); name their folder by --manual_dir."
+    ) from error
+  except Exception as error:
+    raise ValueError(
+      f"tfds:{name} can't be downloaded or prepared in --data_dir={root}"
+      f" ({type(error).__name__}: {_first_line(error)})."
+    ) from error
+  # A builder learns what was prepared when it is made.
+  return make()
+
+
+def _read(
+  builder: Any, name: str, split: str | None, features: tuple[str, ...]
+) -> list[list[Any]]:
+  """The values of each feature, record by record."""
+  splits = list(builder.info.splits) if split is None else [split]
+  values: list[list[Any]] = [[] for _ in features]
+  for part in splits:
+    try:
+      source = builder.as_data_source(part)
+    except Exception as error:
+      raise ValueError(
+        f"tfds:{name} has no split {part!r} that can be read"
+        f" ({_first_line(error)}); it has {', '.join(builder.info.splits)}."
+      ) from error
+    for index in range(len(source)):
+      try:
+        record = source[index]
+      except Exception as error:
+        raise ValueError(
+          f"record {index} of split {part!r} of tfds:{name} can't be read"
+          f" ({type(error).__name__}: {_first_line(error)})."
+        ) from error
+      for feature, column in zip(features, values):
+        column.append(record[feature])
+  return values
+
+
+def _check_shapes(feature: str, samples: list[Any]) -> None:
+  if not samples:
+    raise ValueError("there are no records.")
+  for row, sample in enumerate(samples):
+    if np.shape(sample) != np.shape(samples[0]):
+      raise ValueError(
+        f"samples of feature {feature!r} are of different shapes,"
+        f" {np.shape(samples[0])} in row 0 and {np.shape(sample)} in row {row}:"
+        " bring them to one shape beforehand."
+      )
+
+
+def _column(feature: str, values: list[Any]) -> np.ndarray:
+  """Integers, strings or bytes [N]; nothing else says a class or a person."""
+  for value in values:
+    found = np.asarray(value)
+    is_known = found.ndim == 0 and isinstance(found.item(), int | str | bytes)
+    if not is_known:
+      raise ValueError(
+        f"feature {feature!r} must be an integer, a string or bytes, but is"
+        f" {found.dtype} of shape {found.shape}."
+      )
+  return np.array([np.asarray(value).item() for value in values])
+
+
+def _of_those_with_two(
+  people: np.ndarray, tell: Callable[[str], None]
+) -> np.ndarray:
+  """Rows of people with two samples or more: one trains, one tests."""
+  _, places, counts = np.unique(people, return_inverse=True, return_counts=True)
+  alone = int((counts < 2).sum())
+  if alone == len(counts):
+    raise ValueError(
+      "nobody has two samples: is it another --individual_feature?"
+    )
+  if alone:
+    tell(
+      f"left out {alone} of {len(counts)} people, who have one sample each;"
+      " everyone needs two."
+    )
+  return np.flatnonzero(counts[places] >= 2)
+
+
+def _numbered(
+  feature: str, values: np.ndarray, tell: Callable[[str], None]
+) -> np.ndarray:
+  """Numbers [N] from 0, in the sorted order of the values."""
+  known, numbers = np.unique(values, return_inverse=True)
+  is_text = known.dtype.kind in "SU"
+  if is_text or not np.array_equal(known, np.arange(len(known))):
+    shown = ", ".join(map(_text, known[:3].tolist()))
+    more = ", ..." if len(known) > 3 else ""
+    tell(
+      f"the {len(known)} values of {feature!r} are numbered in sorted order"
+      f" ({shown}{more} are 0, 1, ...)."
+    )
+  return numbers
+
+
+def _text(value: Any) -> str:
+  return (
+    value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+  )
+
+
+def _first_line(error: BaseException) -> str:
+  text = str(error).strip().strip("'\"")
+  return (text.splitlines() or [type(error).__name__])[0].strip().rstrip(".")

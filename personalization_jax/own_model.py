@@ -1,0 +1,248 @@
+"""Calling a model, the paper's or one's own: any Flax Linen module (JAX).
+
+A model takes samples float32 [B, ...] and gives logits [B, num_classes]. Its
+`__call__` may take three options more, by these names, and gets those it takes:
+
+    mask           bool [B], False where a row is padding and must not count in
+                   batch statistics; given in training alone, unless it has no
+                   default
+    train          True in training, False otherwise
+    frozen_layers  so many first layers behave as in evaluation and pass no
+                   gradient on; parameters are named by layer, `..._0`, `..._1`
+
+Batch statistics are kept if there are any. There is always a "dropout" key.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+OPTIONS = ("mask", "train", "frozen_layers")
+_COLLECTIONS = ("params", "batch_stats")
+_CHECKED_BATCH = 3
+
+
+def init(model: nn.Module, key: jax.Array, samples: jax.Array) -> Any:
+  """Fresh variables.
+
+  Args:
+    model: a Linen module.
+    key: determines them.
+    samples: float32 [B, ...].
+
+  Returns:
+    Collections of variables: "params" and, if there are any, "batch_stats".
+  """
+  rngs = {"params": key, "dropout": key}
+  return model.init(rngs, samples, **_in_evaluation(model, samples))
+
+
+def apply(
+  model: nn.Module, variables: Any, samples: jax.Array, key: jax.Array
+) -> jax.Array:
+  """Logits as in evaluation.
+
+  Args:
+    model: a Linen module.
+    variables: its params and batch_stats.
+    samples: float32 [B, ...].
+    key: for a model whose dropout can't be switched off.
+
+  Returns:
+    float [B, num_classes].
+  """
+  logits: Any = model.apply(
+    variables,
+    samples,
+    rngs={"dropout": key},
+    **_in_evaluation(model, samples),
+  )
+  return logits
+
+
+def apply_in_training(
+  model: nn.Module,
+  variables: Any,
+  samples: jax.Array,
+  mask: jax.Array,
+  key: jax.Array,
+  frozen_layers: int,
+) -> tuple[jax.Array, Any]:
+  """Logits as in training, and what becomes of the batch statistics.
+
+  Args:
+    model: a Linen module.
+    variables: its params and batch_stats.
+    samples: float32 [B, ...].
+    mask: bool [B], False where a row is padding. A model that doesn't take it
+      sees the batch's own rows again in their place.
+    key: this step's dropout key.
+    frozen_layers: so many first layers don't train; 0 for a model that doesn't
+      take it.
+
+  Returns:
+    Logits float [B, num_classes], meaningless where a row is padding, and the
+    new batch_stats.
+  """
+  taken = _options(model)
+  given: dict[str, Any] = {
+    "mask": mask,
+    "train": True,
+    "frozen_layers": frozen_layers,
+  }
+  if "mask" not in taken:
+    samples = _repeated(samples, mask)
+  logits, updates = model.apply(
+    variables,
+    samples,
+    mutable=["batch_stats"],
+    rngs={"dropout": key},
+    **{name: given[name] for name in taken},
+  )
+  return logits, updates.get("batch_stats", {})
+
+
+def takes_frozen_layers(model: nn.Module) -> bool:
+  """Whether some of a model's layers can be trained alone."""
+  return "frozen_layers" in _options(model)
+
+
+def check(model: Any, sample_shape: tuple[int, ...], num_classes: int) -> None:
+  """Refuses a model that can't be trained on these samples.
+
+  Nothing is computed: the model is traced.
+
+  Args:
+    model: what stands for a Linen module.
+    sample_shape: of one sample.
+    num_classes: how many logits it has to give.
+
+  Raises:
+    ValueError: saying, in one sentence, what is wrong with it.
+  """
+  if not isinstance(model, nn.Module):
+    made = " (make one: models.MLP(5), not models.MLP)"
+    raise ValueError(
+      "model must be a Flax Linen module, but is"
+      f" {model!r}{made if isinstance(model, type) else ''}."
+    )
+  name = type(model).__name__
+  shape = (_CHECKED_BATCH, *sample_shape)
+  needed = _needed(model)
+  if needed:
+    raise ValueError(
+      f"model {name} can't be called without {needed[0]!r}: beside samples it"
+      f" gets {', '.join(OPTIONS)} where it takes them, so all else needs a"
+      " default."
+    )
+  samples = jax.ShapeDtypeStruct(shape, jnp.float32)
+  mask = jax.ShapeDtypeStruct(shape[:1], jnp.bool_)
+  key = jax.eval_shape(lambda: jax.random.key(0))
+
+  def trace(function: Any, *arguments: Any) -> Any:
+    try:
+      return jax.eval_shape(functools.partial(function, model), *arguments)
+    except Exception as error:  # whatever the model's own code raises
+      reason = str(error).strip().split("\n")[0].rstrip(".")
+      raise ValueError(
+        f"model {name} can't be called on samples of shape {list(shape)}"
+        f" ({type(error).__name__}: {reason})."
+      ) from error
+
+  variables = trace(init, key, samples)
+  unknown = sorted(set(variables) - set(_COLLECTIONS))
+  if unknown:
+    raise ValueError(
+      f"model {name} keeps variables {unknown[0]!r}, but only params and"
+      " batch_stats are trained and saved."
+    )
+  if not jax.tree.leaves(variables.get("params", {})):
+    raise ValueError(f"model {name} has no parameters to train.")
+  kept = {k: variables.get(k, {}) for k in _COLLECTIONS}
+  tested = trace(apply, kept, samples, key)
+  trained, batch_stats = trace(_train, kept, samples, mask, key)
+  began: Any = jax.tree.structure(kept["batch_stats"])
+  if began != jax.tree.structure(batch_stats):
+    raise ValueError(
+      f"model {name} has other batch_stats in training than at its start."
+    )
+  for logits in (tested, trained):
+    found = getattr(logits, "shape", None)
+    if found != (_CHECKED_BATCH, num_classes):
+      gives = type(logits).__name__ if found is None else f"shape {list(found)}"
+      raise ValueError(
+        f"model {name} gives {gives} for {_CHECKED_BATCH} samples, but must"
+        f" give logits of shape [{_CHECKED_BATCH}, {num_classes}], one for each"
+        f" of the {num_classes} classes."
+      )
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+      raise ValueError(
+        f"model {name} gives {logits.dtype}, but logits must be floats."
+      )
+
+
+def _train(
+  model: nn.Module,
+  variables: Any,
+  samples: jax.Array,
+  mask: jax.Array,
+  key: jax.Array,
+) -> tuple[jax.Array, Any]:
+  return apply_in_training(model, variables, samples, mask, key, 0)
+
+
+def _parameters(model: nn.Module) -> list[inspect.Parameter]:
+  """What `__call__` takes behind the samples."""
+  return list(inspect.signature(model.__call__).parameters.values())[1:]
+
+
+def _options(model: nn.Module) -> dict[str, bool]:
+  """The options that a model takes, and whether it needs them."""
+  parameters = _parameters(model)
+  named = {p.name: p.default is p.empty for p in parameters}
+  anything = any(p.kind is p.VAR_KEYWORD for p in parameters)
+  return {
+    name: named.get(name, False)
+    for name in OPTIONS
+    if name in named or anything
+  }
+
+
+def _needed(model: nn.Module) -> list[str]:
+  """What a model needs and nobody here gives."""
+  return [
+    p.name
+    for p in _parameters(model)
+    if p.default is p.empty
+    and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    and p.name not in OPTIONS
+  ]
+
+
+def _in_evaluation(model: nn.Module, samples: jax.Array) -> dict[str, Any]:
+  taken = _options(model)
+  options: dict[str, Any] = {}
+  if "train" in taken:
+    options["train"] = False
+  if taken.get("mask"):
+    options["mask"] = jnp.ones(len(samples), bool)
+  if taken.get("frozen_layers"):
+    options["frozen_layers"] = 0
+  return options
+
+
+def _repeated(samples: jax.Array, mask: jax.Array) -> jax.Array:
+  """A batch whose padding is its own rows again, in turn.
+
+  What stands in a padded row belongs to somebody else: it must not get into
+  the batch statistics of a model that can't tell it.
+  """
+  real = jnp.argsort(~mask, stable=True)
+  turn = (jnp.cumsum(~mask) - 1) % jnp.maximum(mask.sum(), 1)
+  return samples[jnp.where(mask, jnp.arange(len(mask)), real[turn])]

@@ -1,0 +1,348 @@
+"""Any Flax Linen module as everybody's model."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint
+import pytest
+
+from personalization_jax import models, own_model, splits, training
+from personalization_jax.datasets import Population
+from personalization_jax.methods import parse_method
+from personalization_jax.personalization import Study
+from personalization_jax.population_training import make_mesh
+from personalization_jax.progress import Keeper
+from personalization_jax.settings import Settings, make_learner
+
+NUM_CLASSES = 3
+SETTINGS = Settings(epochs=12, batch_size=16, learning_rate=2e-2)
+
+
+def vectors(num_people=8, num_features=6, seed=0):
+  """Three classes apart by two standard deviations; 9 samples a person."""
+  rng = np.random.default_rng(seed)
+  individuals = np.repeat(np.arange(num_people), 9)
+  labels = rng.integers(0, NUM_CLASSES, len(individuals))
+  samples = rng.normal(size=(len(labels), num_features))
+  samples[np.arange(len(labels)), labels] += 4
+  return Population.from_arrays(samples, labels, individuals)
+
+
+def make_study(population, model, **about):
+  chosen = splits.choose_people(population, 3, 5, seed=1)
+  split = splits.split(population, *chosen, seed=1)
+  mesh = make_mesh(jax.devices()[:2])
+  return Study(population, split, SETTINGS, mesh=mesh, model=model, **about)
+
+
+class Plain(nn.Module):
+  """Takes no option."""
+
+  @nn.compact
+  def __call__(self, x):
+    return nn.Dense(NUM_CLASSES)(x)
+
+
+class Switched(nn.Module):
+  """Dropout and batch statistics by a `train` without a default."""
+
+  @nn.compact
+  def __call__(self, x, train):
+    x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
+    x = nn.Dropout(0.3, deterministic=not train)(nn.Dense(16)(x))
+    return nn.Dense(NUM_CLASSES)(nn.relu(x))
+
+
+class Masked(nn.Module):
+  """Everything, by keyword, and a mask that it needs."""
+
+  @nn.compact
+  def __call__(self, x, mask, **options):
+    x = nn.BatchNorm(use_running_average=not options["train"])(
+      x, mask=mask[:, None]
+    )
+    return nn.Dense(NUM_CLASSES)(x)
+
+
+class AlwaysDrops(nn.Module):
+  """Dropout that nobody switches off: it needs a key in tests as well."""
+
+  @nn.compact
+  def __call__(self, x):
+    return nn.Dense(NUM_CLASSES)(nn.Dropout(0.1, deterministic=False)(x))
+
+
+class Recurrent(nn.Module):
+  """A scan of its own, over [B, T, F]."""
+
+  @nn.compact
+  def __call__(self, x):
+    return nn.Dense(NUM_CLASSES)(nn.RNN(nn.SimpleCell(8))(x)[:, -1])
+
+
+class Flat(nn.Module):
+  """Convolution of images of any size."""
+
+  @nn.compact
+  def __call__(self, x, *, train=False):
+    x = nn.relu(nn.Conv(2, (3, 3))(x))
+    return nn.Dense(NUM_CLASSES)(x.mean(axis=(1, 2)))
+
+
+def score(study, spec):
+  result = study.personalize(parse_method(spec))
+  own, _ = result.individual_accuracy(study.population.labels)
+  general, _ = result.global_accuracy(study.population.labels)
+  assert not result.diverged.any()
+  return own.mean(), general.mean()
+
+
+@pytest.mark.parametrize(
+  "model", [Plain(), Switched(), Masked(), AlwaysDrops(), models.MLP(3, (8,))]
+)
+def test_a_model_of_one_s_own_learns(model):
+  study = make_study(vectors(), model)
+  for spec in ("sw:2", "tl:20"):
+    assert min(score(study, spec)) > 0.7
+
+
+def test_sequences_by_a_recurrent_model():
+  population = vectors(num_features=6)
+  series = np.repeat(population.images[:, None], 4, axis=1)
+  study = make_study(
+    Population.from_arrays(series, population.labels, population.individuals),
+    Recurrent(),
+  )
+  assert score(study, "tl:5")[1] > 1 / NUM_CLASSES
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 3), (6, 9, 1), (5, 4, 2)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_images_of_any_shape(shape, dtype):
+  """By a convolution, since Fig. 4's network wants squares."""
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (24, *shape)).astype(dtype)
+  population = Population.from_arrays(
+    images, np.arange(24) % 3, np.repeat(np.arange(8), 3)
+  )
+  result = make_study(population, Flat()).personalize(parse_method("tl:1"))
+  assert (result.global_predictions >= 0).all()
+
+
+def test_colour_images_by_the_paper_s_network(people):
+  colour = np.repeat(people.images, 3, axis=-1)
+  population = Population.from_arrays(colour, people.labels, people.individuals)
+  chosen = splits.choose_people(population, 2, 3)
+  study = Study(
+    population,
+    splits.split(population, *chosen),
+    Settings(epochs=1, batch_size=16, width=1 / 32),
+    mesh=make_mesh(jax.devices()[:1]),
+  )
+  result = study.personalize(parse_method("tl:1"))
+  assert (result.global_predictions >= 0).all()
+
+
+def test_the_paper_s_network_is_the_default():
+  learner = make_learner(Settings(width=1 / 32), 7)
+  assert learner.model == models.Classifier(7, width=1 / 32)
+  assert make_learner(Settings(), 7, Plain()).model == Plain()
+
+
+def test_the_paper_s_network_is_called_as_it_was_before():
+  """The same operations, whoever calls: results keep their bits."""
+  model = models.Classifier(NUM_CLASSES, width=1 / 32)
+  images = jnp.ones((2, 16, 16, 1))
+  key = jax.random.key(0)
+  mask = jnp.array([True, False])
+  variables = model.init(key, images)
+
+  def before(variables, images, mask, key):
+    logits, updates = model.apply(
+      variables, images, mask, train=True, frozen_layers=2,
+      mutable=["batch_stats"], rngs={"dropout": key},
+    )  # fmt: skip
+    return logits, updates["batch_stats"]
+
+  def now(variables, images, mask, key):
+    return own_model.apply_in_training(
+      model, variables, images, mask, key, frozen_layers=2
+    )
+
+  def operations(function, *arguments):
+    return jax.jit(function).lower(*arguments).as_text().split("\n", 1)[1]
+
+  arguments = (variables, images, mask, key)
+  assert operations(before, *arguments) == operations(now, *arguments)
+
+  def tested(variables, images):
+    return model.apply(variables, images)
+
+  def tested_now(variables, images):
+    return own_model.apply(model, variables, images, key)
+
+  assert operations(tested, variables, images) == operations(
+    tested_now, variables, images
+  )
+
+  def created(key, images):
+    return model.init(key, images)
+
+  def created_now(key, images):
+    return own_model.init(model, key, images)
+
+  assert operations(created, key, images) == operations(
+    created_now, key, images
+  )
+
+
+def test_frozen_layers_of_an_mlp_stay():
+  learner = make_learner(SETTINGS, NUM_CLASSES, models.MLP(3, (8, 8)))
+  state = training.create_state(learner, jax.random.key(0), (6,))
+  population = vectors()
+  batch = training.gather(
+    jnp.asarray(population.images),
+    jnp.asarray(population.labels),
+    jnp.arange(16),
+  )
+  after, _ = training.train_step(learner, state, *batch, frozen_layers=2)
+  moved = {
+    name: not np.array_equal(state.params[name]["kernel"], layer["kernel"])
+    for name, layer in after.params.items()
+  }
+  assert moved == {"layer_0": False, "layer_1": False, "layer_2": True}
+  study = make_study(population, models.MLP(3, (8, 8)))
+  study.check(parse_method("tl:2:last=3"))
+  with pytest.raises(ValueError, match="the network has 3"):
+    study.check(parse_method("tl:2:last=4"))
+
+
+def test_padding_leaves_no_trace_in_batch_statistics():
+  """Of a model that can't tell it: the rows in its place are the batch's."""
+  learner = training.Learner(Switched(), optax.adam(1e-2))
+  state = training.create_state(learner, jax.random.key(0), (6,))
+  store = np.random.default_rng(0).normal(size=(9, 6)).astype(np.float32)
+  labels = jnp.arange(9) % 3
+
+  def stats(rows, store):
+    batch = training.gather(jnp.asarray(store), labels, jnp.array(rows))
+    return training.train_step(learner, state, *batch)[0].batch_stats
+
+  other = store.copy()
+  other[0] = 1e3  # what stands in padded rows
+  padded = [3, 4, -1, 5, 6, -1, -1, -1]
+  jax.tree.map(
+    np.testing.assert_array_equal, stats(padded, store), stats(padded, other)
+  )
+  jax.tree.map(
+    lambda one, two: np.testing.assert_allclose(one, two, rtol=1e-5),
+    stats(padded, store),
+    stats([3, 4, 5, 6], store),
+  )
+
+
+def test_models_without_statistics_are_saved_and_taken_up(tmp_path):
+  model = models.MLP(NUM_CLASSES, (8,))
+  method = parse_method("tl:3")
+  folders = {"keeper": Keeper(tmp_path / "kept"), "models_dir": tmp_path / "m"}
+  first = make_study(vectors(), model, **folders)
+  result = first.personalize(method)
+  # Another process takes D_G's model from disk.
+  folders["keeper"] = Keeper(tmp_path / "kept")
+  second = make_study(vectors(), model, **folders)
+  assert second.num_steps([method]) == 3 * 3
+  np.testing.assert_array_equal(
+    second.personalize(method).losses, result.losses
+  )
+  person = result.individuals[0]
+  saved = orbax.checkpoint.StandardCheckpointer().restore(
+    tmp_path / "m" / "tl-3" / str(person)
+  )
+  rows = result.global_rows
+  logits = model.apply(
+    {"params": saved["params"]}, jnp.asarray(vectors().images[rows])
+  )
+  np.testing.assert_array_equal(
+    np.argmax(logits, axis=-1), result.global_predictions[0]
+  )
+
+
+class Needs(nn.Module):
+  @nn.compact
+  def __call__(self, x, deterministic):
+    return nn.Dense(NUM_CLASSES)(x)
+
+
+class Remembers(nn.Module):
+  @nn.compact
+  def __call__(self, x):
+    self.variable("memory", "last", lambda: jnp.zeros(3))
+    return nn.Dense(NUM_CLASSES)(x)
+
+
+class Constant(nn.Module):
+  def __call__(self, x):
+    return jnp.zeros((len(x), NUM_CLASSES))
+
+
+class Pair(nn.Module):
+  @nn.compact
+  def __call__(self, x):
+    return nn.Dense(NUM_CLASSES)(x), x
+
+
+class Labels(nn.Module):
+  @nn.compact
+  def __call__(self, x):
+    return jnp.round(nn.Dense(NUM_CLASSES)(x)).astype(jnp.int32)
+
+
+class Squeezed(nn.Module):
+  @nn.compact
+  def __call__(self, x):
+    return nn.Dense(NUM_CLASSES)(x).sum(axis=0)
+
+
+@pytest.mark.parametrize(
+  ("model", "sentence"),
+  [
+    (models.MLP, "must be a Flax Linen module.*make one"),
+    (lambda x: x, "must be a Flax Linen module"),
+    (Needs(), "Needs can't be called without 'deterministic'"),
+    (Remembers(), "Remembers keeps variables 'memory'"),
+    (Constant(), "Constant has no parameters"),
+    (Pair(), "Pair gives tuple"),
+    (Labels(), "Labels gives int32"),
+    (Squeezed(), r"Squeezed gives shape \[3\]"),
+    (models.MLP(7), r"MLP gives shape \[3, 7\].*must give .* \[3, 3\]"),
+    (Flat(), r"Flat can't be called on samples of shape \[3, 6\]"),
+    (None, r"samples have shape \[6\]: give a model of your own"),
+  ],
+)
+def test_a_model_that_can_t_be_trained_is_refused(model, sentence):
+  with pytest.raises(ValueError, match=sentence) as error:
+    make_study(vectors(), model)
+  assert "\n" not in str(error.value)
+
+
+def test_last_layers_need_a_model_that_knows_its_layers():
+  class Unnumbered(nn.Module):
+    @nn.compact
+    def __call__(self, x, frozen_layers=0):
+      return nn.Dense(NUM_CLASSES, name="out")(x)
+
+  method = parse_method("tl:2:last=1")
+  with pytest.raises(ValueError, match="Plain doesn't take frozen_layers"):
+    make_study(vectors(), Plain()).check(method)
+  with pytest.raises(ValueError, match=r"Unnumbered: .* but there are 'out'"):
+    make_study(vectors(), Unnumbered()).check(method)
+
+
+def test_the_paper_s_network_wants_squares():
+  population = Population.from_arrays(
+    np.zeros((16, 8, 16, 1), np.uint8), np.arange(16) % 2, np.arange(16) // 2
+  )
+  with pytest.raises(ValueError, match=r"square for the paper's .* are 8x16"):
+    make_study(population, None)
