@@ -15,7 +15,6 @@ import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
-import jax
 import numpy as np
 from absl import app, flags, logging
 
@@ -39,7 +38,6 @@ from personalization_jax.datasets.synthetic import WriterFactors
 from personalization_jax.latent_space import LatentSpace
 from personalization_jax.methods import Method, parse_methods
 from personalization_jax.personalization import Study
-from personalization_jax.population_training import make_mesh
 from personalization_jax.progress import Keeper, Stopped
 from personalization_jax.result import Result
 
@@ -134,33 +132,13 @@ def find_groups(study: Study, methods: Sequence[Method]) -> LatentSpace | None:
   """Makes the latent space if a method needs it, and tells the study."""
   if not any(method.needs_latents for method in methods):
     return None
-  if study.population.holds_images:
-    space = fit_autoencoder(study)
-  else:
-    space = latent_space.standardised(study.population, study.split)
-    say(
-      f"Latent space: {space.latents.shape[1]} features, standardised over D_G."
-    )
-  study.groups = study_flags.groups(
-    study.population,
-    study.split,
-    study.settings.seed,
-    latents=space.latents,
-    mesh=make_mesh(jax.local_devices()),
-  )
-  return space
-
-
-def fit_autoencoder(study: Study) -> LatentSpace:
-  """The latent space of images."""
   settings = study_flags.latent_settings(study.settings.seed)
-  steps = latent_space.num_steps(study.split, settings)
-  with console.progress(steps, "auto-encoder") as bar:
-    space = latent_space.fit(
-      study.population,
-      study.split,
+  images = study.population.holds_images
+  steps = latent_space.num_steps(study.split, settings) if images else 0
+  with console.progress(steps, "latent space") as bar:
+    space = study.find_groups(
       settings,
-      keeper=study.keeper,
+      among_individuals=study.groups.among_individuals,
       on_steps=bar.update,
     )
   if space.autoencoder:
@@ -168,6 +146,10 @@ def fit_autoencoder(study: Study) -> LatentSpace:
     say(
       f"Auto-encoder: squared error {error.model:.4f} a pixel on the test data"
       f" of D_G ({error.mean_image:.4f} by the mean image)."
+    )
+  else:
+    say(
+      f"Latent space: {space.latents.shape[1]} features, standardised over D_G."
     )
   return space
 

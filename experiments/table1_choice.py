@@ -6,6 +6,7 @@ import csv
 import io
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -59,14 +60,14 @@ def write(
   Returns:
     The table for people, and the figures written.
   """
-  lines = [
-    [method, one.hurt, one.hurt_with_choice, one.gain, one.gain_with_choice]
+  lines: list[tuple[str, float, float, float, float]] = [
+    (method, one.hurt, one.hurt_with_choice, one.gain, one.gain_with_choice)
     for method, one in found.items()
   ]
   text = io.StringIO()
   csv.writer(text, lineterminator="\n").writerows([COLUMNS, *lines])
   write_atomically(workdir / "choice.csv", text.getvalue())
-  page = figures.choice(found).figure
+  page: Any = figures.choice(found).figure
   drawn = figures.save(page, workdir / "figures" / "choice.png")
   cells = [
     [method, f"{hurt:.0%}", f"{chosen:.0%}", f"{gain:+.4f}", f"{better:+.4f}"]

@@ -57,6 +57,11 @@ class Groups:
     self._found: dict[tuple[str, int], list[np.ndarray]] = {}
 
   @property
+  def has_latents(self) -> bool:
+    """Whether SG and IG can measure similarity."""
+    return self._latents is not None
+
+  @property
   def candidates(self) -> np.ndarray:
     """Ids of the people that IG chooses from, int32 [M]."""
     if self.among_individuals:

@@ -20,8 +20,9 @@ def population_of(
 
   Args:
     arrays: images uint8 or float32 [N, H, W, C] or [N, H, W], square, of any
-      size, or other samples [N, ...] of the model's shape; labels integers [N], and individuals integers [N], where there are any
-      (otherwise all are 0).
+      size, or other samples [N, ...] of the model's shape; labels integers
+      [N], and individuals integers [N], where there are any (otherwise all
+      are 0).
     num_classes: of the model.
     sample_shape: of what the model takes, (H, W, C) for images.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from jax.sharding import Mesh
 from personalization_jax import (
   course,
   hosts,
+  latent_space,
   metrics,
   models,
   own_model,
@@ -26,7 +28,8 @@ from personalization_jax import (
 from personalization_jax.batches import Batches
 from personalization_jax.datasets import Population
 from personalization_jax.groups import Groups
-from personalization_jax.methods import Method
+from personalization_jax.latent_space import LatentSettings, LatentSpace
+from personalization_jax.methods import Method, parse_method
 from personalization_jax.population_training import (
   PopulationTrainer,
   default_individuals_per_device,
@@ -144,6 +147,55 @@ class Study:
   def groups(self, groups: Groups) -> None:
     self.batches.groups = groups
 
+  def find_groups(
+    self,
+    settings: LatentSettings | None = None,
+    *,
+    among_individuals: bool = False,
+    on_steps: Callable[[int], None] = lambda steps: None,
+  ) -> LatentSpace:
+    """Finds the latent space that SG and IG measure similarity in.
+
+    Args:
+      settings: of the auto-encoder; by default epochs, batch size, width and
+        seed of the classifier. Samples that are no images need none: their
+        standardised features are the space.
+      among_individuals: IG chooses among the other individuals.
+      on_steps: called with the training steps done since the last call.
+
+    Returns:
+      The latent space, by which `groups` now chooses.
+
+    Raises:
+      ValueError: if there is no such space for these samples.
+
+    Source: section III, data grouping.
+    """
+    if settings is None:
+      own = self.settings
+      settings = LatentSettings(
+        own.epochs, own.batch_size, width=own.width, seed=own.seed
+      )
+    if self.population.holds_images:
+      space = latent_space.fit(
+        self.population,
+        self.split,
+        settings,
+        keeper=self.keeper,
+        on_steps=on_steps,
+      )
+    else:
+      space = latent_space.standardised(self.population, self.split)
+    self.groups = Groups(
+      self.population,
+      self.split,
+      seed=self.settings.seed,
+      latents=space.latents,
+      among_individuals=among_individuals,
+      mesh=make_mesh(jax.local_devices()),
+    )
+    return space
+
   def check(self, method: Method) -> None:
     """Refuses a method that this study can't train.
 
@@ -177,14 +229,17 @@ class Study:
 
   def personalize(
     self,
-    method: Method,
+    method: Method | str,
     *,
+    keep_models: bool = False,
     on_steps: Callable[[int], None] = lambda steps: None,
   ) -> Result:
     """Trains one model for every individual and tests it on D_I and D_G.
 
     Args:
-      method: what is trained on, and when.
+      method: what is trained on, and when, or its spec: "tl:300". SG and IG
+        find their latent space first, unless `find_groups` was called.
+      keep_models: whether the result holds everybody's parameters.
       on_steps: called as training goes on with the number of training steps
         done since the last call, summed over individuals.
 
@@ -197,10 +252,20 @@ class Study:
 
     Source: section IV; the shaping half of Table I.
     """
+    if isinstance(method, str):
+      method = parse_method(method)
     self.check(method)
+    if method.needs_latents and not self.groups.has_latents:
+      self.find_groups(among_individuals=self.groups.among_individuals)
     task = self.keeper.task(method.spec)
     pieces = task.plan(len(self.split.individuals), self.trainer.chunk)
+    models: list[Any] = []
     for piece in pieces:
+      if piece.step < 0 and keep_models:
+        raise ValueError(
+          f"method {method.spec!r} was trained in part by another process:"
+          " models_dir keeps such parameters, keep_models can't."
+        )
       if piece.step < 0:
         on_steps(
           self.num_steps([method])
@@ -209,7 +274,12 @@ class Study:
         )
         continue
       self.keeper.check()
-      task.finish(piece, self._personalize_piece(method, task, piece, on_steps))
+      part, states = self._personalize_piece(method, task, piece, on_steps)
+      task.finish(piece, part)
+      if keep_models:
+        kept = hosts.gather((states.params, states.batch_stats))
+        count = len(piece.indices)
+        models.append(jax.tree.map(lambda leaf, n=count: leaf[:n], kept))
     parts = task.parts(pieces)
     joined = {
       name: np.concatenate([part[name] for part in parts]) for name in parts[0]
@@ -222,6 +292,7 @@ class Study:
       validation_rows=self.split.validation,
       curve_steps=np.asarray(self.evaluation_steps(method), np.int32),
       global_rows=self.split.global_test,
+      models=_joined(models) if keep_models else None,
       **joined,
     )
 
@@ -236,8 +307,8 @@ class Study:
     task: Task,
     piece: Piece,
     on_steps: Callable[[int], None],
-  ) -> dict[str, np.ndarray]:
-    """These individuals' part of a `Result`."""
+  ) -> tuple[dict[str, np.ndarray], TrainState]:
+    """These individuals' part of a `Result`, and their models."""
     indices = list(piece.indices)
     rows = np.stack([self.batches.rows(method, index) for index in indices])
     states, record = self._begin(method, task, piece, on_steps)
@@ -278,7 +349,7 @@ class Study:
     )
     ends = [self.split.validation.shape[1], own.shape[1]]
     validation, individual, general = np.split(predictions, ends, axis=1)
-    return {
+    part = {
       "validation_predictions": validation,
       "individual_predictions": individual,
       "global_predictions": general,
@@ -287,6 +358,7 @@ class Study:
       "global_curve": record.general,
       "diverged": diverged,
     }
+    return part, states
 
   def _begin(
     self,
@@ -456,3 +528,11 @@ def _check_images(population: Population) -> None:
       f" {height}x{width}."
     )
   models.check_image_size(height)
+
+
+def _joined(pieces: Sequence[Any]) -> dict[str, Any]:
+  """Models of several pieces as one tree with a leading axis."""
+  params, batch_stats = jax.tree.map(
+    lambda *leaves: np.concatenate(leaves), *pieces
+  )
+  return {"params": params, "batch_stats": batch_stats}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +34,8 @@ class Result:
     individual_curve: float32 [S, E], accuracy on D_I then; NaN for who has no
       validation data.
     global_curve: float32 [S, E], accuracy on D_G then.
+    models: if asked for, `params` and `batch_stats` of everybody, trees of
+      arrays [S, ...]; they aren't saved with the rest.
   """
 
   method: str
@@ -49,6 +52,7 @@ class Result:
   curve_steps: np.ndarray = None  # type: ignore[assignment]
   individual_curve: np.ndarray = None  # type: ignore[assignment]
   global_curve: np.ndarray = None  # type: ignore[assignment]
+  models: dict[str, Any] | None = None
 
   def __post_init__(self) -> None:
     """What isn't said is empty; nobody diverged."""

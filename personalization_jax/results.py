@@ -15,7 +15,6 @@ again.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
 import io
 import json
@@ -137,7 +136,8 @@ def save_result(workdir: pathlib.Path, result: Result) -> None:
     workdir: the run directory.
     result: what `Study.personalize` returned.
   """
-  fields = dataclasses.asdict(result)
+  fields = vars(result) | {}
+  fields.pop("models")
   buffer = io.BytesIO()
   np.savez_compressed(buffer, **fields)
   write_atomically(_result_path(workdir, result.method), buffer.getvalue())

@@ -5,7 +5,8 @@
       sha256.json                the digests of its files
 
 Each holds plain dictionaries of arrays, `params` and `batch_stats`, which Orbax
-and Flax read by themselves and the network applies to images / 255 (or to features as they are):
+and Flax read by themselves and the network applies to images / 255, or to
+float samples as they are:
 
     variables = orbax.checkpoint.StandardCheckpointer().restore(folder)
     variables = flax.training.checkpoints.restore_checkpoint(folder, None)

@@ -170,6 +170,18 @@ def _metric_lines(result: Result) -> Iterable[str]:
       yield json.dumps(line) + "\n"
 
 
+def records(rows: Sequence[tables.TableRow]) -> list[dict[str, Any]]:
+  """The rows of table1.csv.
+
+  Args:
+    rows: from `tables.table`.
+
+  Returns:
+    Column name -> value, for each row; "" where there is none.
+  """
+  return [dict(zip(TABLE_COLUMNS, _table_line(row))) for row in rows]
+
+
 def markdown(rows: Sequence[tables.TableRow]) -> str:
   """Table I for people.
 

@@ -72,7 +72,8 @@ def test_test_samples_of_their_own_are_all_held_out():
     ({"images": np.zeros((12, 16), np.uint8)}, "must have shape"),
     ({"images": np.uint8(3)}, "must have shape"),
     ({"images": np.zeros((0, 16, 16), np.uint8)}, "no samples"),
-    ({"images": np.zeros((12, 16, 16))}, "must be uint8"),
+    ({"images": np.zeros((12, 16, 16), int)}, "must be uint8"),
+    ({"images": np.zeros((12, 16, 16))}, "but the model takes images"),
     ({"individuals": np.full(12, -2)}, "ids of 0 or more"),
   ],
 )

@@ -24,8 +24,8 @@ from personalization_jax.population_training import (
 )
 from personalization_jax.progress import Keeper, Stopped
 
-METHOD = parse_method("sw:2+tl:6:last=3")
-TL = parse_method("tl:6:last=3")
+METHOD = parse_method("sw:2+tl:6:last=1")
+TL = parse_method("tl:6:last=1")
 
 
 def keeper(folder, stop_after=None, seconds=0.0, said=None):
@@ -95,7 +95,7 @@ def test_a_stop_anywhere_changes_nothing(
   assert_same(result, whole)
   assert sum(steps) == expected
   study.forget(method)
-  assert not (tmp_path / "tl-6-last=3").exists()
+  assert not (tmp_path / "tl-6-last=1").exists()
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_what_is_saved_is_not_trained_again(new_study, tmp_path, monkeypatch):
 def test_only_the_last_two_checkpoints_are_kept(new_study, tmp_path):
   stop(new_study(keeper(tmp_path, 9)), METHOD)
   names = sorted(
-    path.name for path in (tmp_path / "sw-2+tl-6-last=3").iterdir()
+    path.name for path in (tmp_path / "sw-2+tl-6-last=1").iterdir()
   )
   assert sum(name.endswith(".sha256.json") for name in names) == 2
   assert len(names) == 5  # the two folders, and the first two individuals
@@ -197,7 +197,7 @@ def test_a_damaged_checkpoint_is_said_aloud_and_the_one_before_is_used(
   new_study, whole, tmp_path
 ):
   stop(new_study(keeper(tmp_path, 9)), METHOD)
-  folder = tmp_path / "sw-2+tl-6-last=3"
+  folder = tmp_path / "sw-2+tl-6-last=1"
   older, newer = sorted(p for p in folder.glob("*step-*") if p.is_dir())
   largest = max(newer.rglob("*"), key=lambda path: path.stat().st_size)
   content = bytearray(largest.read_bytes())

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from experiments.reports import comparison, page, runs
-from personalization_jax import figures, metrics, tables
+from personalization_jax import figures, metrics, table_files
 
 METHODS = ("baseline", "tl:10", "random:9", "<b>&co")
 SETTINGS = {"dataset": "npz", "epochs": 3, "class_concentration": None}
@@ -102,7 +102,7 @@ def make_run(
   }  # fmt: skip
   write_csv(
     folder / "results.csv",
-    tables.RESULT_COLUMNS,
+    table_files.RESULT_COLUMNS,
     [
       (method, person, seed, *map(float, pair), 20, 30, "ok")
       for method, by_person in values.items()
@@ -110,12 +110,12 @@ def make_run(
       for seed, pair in by_seed.items()
     ],
   )
-  row = dict.fromkeys(tables.TABLE_COLUMNS, 0.125)
+  row = dict.fromkeys(table_files.TABLE_COLUMNS, 0.125)
   row |= {"p_individual_holm": 0.0123, "p_global_holm": 0.4, "diverged": 0}
   row |= {"individual_rank": 1, "global_rank": 2}
   write_csv(
     folder / "table1.csv",
-    tables.TABLE_COLUMNS,
+    table_files.TABLE_COLUMNS,
     [
       list((row | {"method": method, "individual_mean": 0.5 + k}).values())
       for k, method in enumerate(methods)

@@ -1,0 +1,156 @@
+"""The library's face: from people to a table, in a script or a notebook.
+
+    population, _ = make_population(60, samples_per_writer=100)
+    parts = split(population, num_individuals=10, num_global_individuals=50)
+    study = Study(population, parts, Settings(epochs=3, width=0.25))
+    found = [study.personalize(spec) for spec in ("baseline", "sw:2", "tl:300")]
+    compare(found, population)
+
+All of it is made of the same parts as `experiments.table1`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from personalization_jax import splits, table_files, tables
+from personalization_jax.datasets import Population
+from personalization_jax.methods import Method
+from personalization_jax.personalization import Study
+from personalization_jax.result import Result
+from personalization_jax.settings import Settings
+from personalization_jax.splits import Split
+
+
+def split(
+  population: Population,
+  num_individuals: int,
+  num_global_individuals: int,
+  *,
+  train_fraction: float = 0.7,
+  validation_fraction: float = 0.0,
+  seed: int = 0,
+) -> Split:
+  """Chooses who gets a model and who feeds D_G, and divides their samples.
+
+  Args:
+    population: everybody.
+    num_individuals: |S|, people with a model each.
+    num_global_individuals: how many others feed D_G.
+    train_fraction: part of a person's samples to train on.
+    validation_fraction: part to choose by and to draw curves of; the rest is
+      for tests.
+    seed: of who and what.
+
+  Returns:
+    Rows of the population for every purpose.
+
+  Raises:
+    ValueError: if there are too few people, or a fraction is out of range.
+
+  Source: section IV.
+  """
+  return splits.split(
+    population,
+    *splits.choose_people(
+      population, num_individuals, num_global_individuals, seed
+    ),
+    train_fraction=train_fraction,
+    validation_fraction=validation_fraction,
+    seed=seed,
+  )
+
+
+def personalize(
+  population: Population,
+  split: Split,
+  method: Method | str,
+  settings: Settings | None = None,
+  *,
+  keep_models: bool = False,
+  **about: Any,
+) -> Result:
+  """Trains one model for every individual by one method, and tests it.
+
+  Several methods on one split want one `Study`, which trains what they share
+  once and compiles once.
+
+  Args:
+    population: everybody's samples.
+    split: from `split`.
+    method: or its spec, as on the command line: "tl:300", "es:40+sw:12".
+    settings: how to train; by default the paper's.
+    keep_models: whether the result holds everybody's parameters.
+    **about: of `Study`: `model` for a network of one's own, `mesh`,
+      `individuals_per_device`, `eval_every` and others.
+
+  Returns:
+    Predictions, losses and, if asked for, curves and parameters.
+
+  Raises:
+    ValueError: if method, data and model don't fit.
+  """
+  study = Study(population, split, settings or Settings(), **about)
+  return study.personalize(method, keep_models=keep_models)
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+  """Methods side by side; a notebook shows it as a table.
+
+  Attributes:
+    rows: one for each method.
+  """
+
+  rows: tuple[tables.TableRow, ...]
+
+  def __str__(self) -> str:
+    return table_files.markdown(self.rows)
+
+  def _repr_markdown_(self) -> str:
+    return str(self)
+
+  def records(self) -> list[dict[str, Any]]:
+    """Columns of table1.csv by name, for pandas and the like."""
+    return table_files.records(self.rows)
+
+
+def compare(
+  results: Sequence[Result],
+  population: Population,
+  baseline: str | None = None,
+  *,
+  distances: np.ndarray | None = None,
+) -> Comparison:
+  """Means, ranks, fairness and p-values of several methods.
+
+  Args:
+    results: of the same individuals, one or several seeds.
+    population: whose labels the predictions are held against.
+    baseline: the method that the others are tested against; by default the
+      first `baseline` or `random:n` of each half, as in the paper.
+    distances: float [S, S], of `Study.groups.distances()`, for individual
+      fairness.
+
+  Returns:
+    The table.
+
+  Raises:
+    ValueError: if there is no result, or the individuals differ.
+
+  Source: section IV, Table I; section II-A.
+  """
+  if not results:
+    raise ValueError("results is empty: there is nothing to compare.")
+  for result in results:
+    if not np.array_equal(result.individuals, results[0].individuals):
+      raise ValueError(
+        f"method {result.method!r} was trained for other individuals than"
+        f" {results[0].method!r}."
+      )
+  rows = tables.of_results(results, population.labels, distances, baseline)
+  return Comparison(tuple(rows))
