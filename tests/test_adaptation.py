@@ -105,13 +105,13 @@ def test_it_is_tl_with_a_fresh_adam(people):
   # The same bits, and compiled in a fraction of Fig. 4's time.
   study.trainer = dataclasses.replace(study.trainer, learner=TINY)
   method = parse_method("tl:5")
-  shared, losses = study.global_phase()
+  shared, record = study.global_phase()
   optimizer = study.trainer.learner.optimizer
   one = jax.tree.map(lambda leaf: leaf[0], shared.params)
   fresh = jax.tree.map(lambda leaf: leaf[None], optimizer.init(one))
   study._shared = (
     shared.replace(opt_state=fresh, step=np.zeros(1, np.int32)),
-    losses,
+    record,
   )
   expected = study.personalize(method)
   (found,) = adaptation.adapt(
