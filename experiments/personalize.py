@@ -1,6 +1,6 @@
 r"""A model of their own for new people, from a saved one (transfer learning).
 
-    python -m experiments.personalize --base=runs/x/models/global/BASE \
+    python -m experiments.personalize --base=runs/x/models/global/7 \
       --samples=person.npz --steps=300 --output=models/anna
 
 The npz file holds images (uint8 [N, H, W, C] or [N, H, W], square) and labels
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import pathlib
 import time
 from collections.abc import Sequence
@@ -33,7 +34,10 @@ from personalization_jax import (
 )
 from personalization_jax.adaptation import Adapted
 from personalization_jax.datasets import Population
-from personalization_jax.population_training import make_mesh
+from personalization_jax.population_training import (
+  default_individuals_per_device,
+  make_mesh,
+)
 from personalization_jax.saved_models import Description
 from personalization_jax.settings import Settings, make_learner
 from personalization_jax.splits import Split
@@ -151,8 +155,10 @@ def train(job: Job) -> list[dict[str, Any]]:
   """
   num_people = len(job.split.individuals)
   # No more places than people: fillers would be trained for nothing.
-  devices = jax.devices()[:num_people]
-  together = 1 if devices[0].platform == "cpu" else 8
+  mesh = make_mesh(jax.devices()[:num_people])
+  together = min(
+    default_individuals_per_device(mesh), math.ceil(num_people / mesh.size)
+  )
   reports: list[dict[str, Any]] = []
   with console.progress(_STEPS.value * num_people, "personalize") as bar:
     for some in adaptation.adapt(
@@ -163,11 +169,11 @@ def train(job: Job) -> list[dict[str, Any]]:
       job.population,
       job.split,
       _STEPS.value,
-      mesh=make_mesh(devices),
+      mesh=mesh,
       batch_size=job.settings.batch_size,
       last_layers=_LAST_LAYERS.value,
       seed=job.settings.seed,
-      individuals_per_device=min(together, -(-num_people // len(devices))),
+      individuals_per_device=together,
       on_steps=bar.update,
     ):
       reports += _save(job, some, first=len(reports))
