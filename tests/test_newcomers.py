@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -72,7 +74,8 @@ def test_test_samples_of_their_own_are_all_held_out():
     ({"images": np.zeros((12, 16), np.uint8)}, "must have shape"),
     ({"images": np.uint8(3)}, "must have shape"),
     ({"images": np.zeros((0, 16, 16), np.uint8)}, "no samples"),
-    ({"images": np.zeros((12, 16, 16))}, "must be uint8"),
+    ({"images": np.zeros((12, 16, 16), int)}, "must be uint8"),
+    ({"images": np.zeros((12, 16, 16))}, "but the model takes images"),
     ({"individuals": np.full(12, -2)}, "ids of 0 or more"),
   ],
 )
@@ -91,3 +94,8 @@ def test_what_can_not_be_held_out_is_named():
       newcomers.hold_out(population, fraction)
   with pytest.raises(ValueError, match="individual 9 has samples to"):
     newcomers.join(population, population.take(np.arange(11)))
+  floats = dataclasses.replace(
+    population, images=population.images / np.float32(255)
+  )
+  with pytest.raises(ValueError, match="uint8 to train on, but float32"):
+    newcomers.join(population, floats)

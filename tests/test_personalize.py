@@ -228,7 +228,7 @@ FAULTS = [
   ({"images": np.zeros((6, 16, 8), np.uint8)}, "square"),
   ({"images": np.zeros((6, 16, 16, 3), np.uint8)}, "3 channels"),
   ({"images": np.zeros((0, 16, 16), np.uint8)}, "holds no samples"),
-  ({"images": np.zeros((6, 16, 16))}, "must be uint8"),
+  ({"images": np.zeros((6, 16, 16), int)}, "must be uint8"),
   ({"labels": np.array([None] * 6)}, "can't be read"),
 ]
 
