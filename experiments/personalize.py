@@ -1,6 +1,6 @@
 r"""A model of their own for new people, from a saved one (transfer learning).
 
-    python -m experiments.personalize --base=runs/x/models/global/BASE \
+    python -m experiments.personalize --base=runs/x/models/global/7 \
       --samples=person.npz --steps=300 --output=models/anna
 
 The npz file holds images (uint8 [N, H, W, C] or [N, H, W], square) and labels
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import pathlib
 import time
 from collections.abc import Sequence
@@ -33,10 +34,14 @@ from personalization_jax import (
 )
 from personalization_jax.adaptation import Adapted
 from personalization_jax.datasets import Population
-from personalization_jax.population_training import make_mesh
+from personalization_jax.population_training import (
+  default_individuals_per_device,
+  make_mesh,
+)
 from personalization_jax.saved_models import Description
 from personalization_jax.settings import Settings, make_learner
 from personalization_jax.splits import Split
+from personalization_jax.training import Learner
 
 PERSON = "person.json"
 FLAGS = flags.FlagValues()
@@ -86,7 +91,7 @@ class Job:
   Attributes:
     description: what the base model is, and everybody's will be.
     variables: its `params` and `batch_stats`.
-    settings: how to train.
+    learner: how to train them.
     population: the people's samples, of the model's size.
     split: what trains and what is held out.
     folders: where each individual's model goes, in the split's order.
@@ -94,7 +99,7 @@ class Job:
 
   description: Description
   variables: dict[str, Any]
-  settings: Settings
+  learner: Learner
   population: Population
   split: Split
   folders: list[pathlib.Path]
@@ -104,14 +109,13 @@ def prepare() -> Job:
   """Everything that a user's mistake can break, before any training."""
   people.require(_BASE, _SAMPLES, _OUTPUT)
   description, variables = people.load_model(_BASE)
-  settings = Settings(
-    batch_size=_BATCH_SIZE.value,
-    learning_rate=_LEARNING_RATE.value,
-    width=description.width,
-    precision=description.precision,
-    seed=_SEED.value,
+  settings = Settings(learning_rate=_LEARNING_RATE.value, seed=_SEED.value)
+  learner = make_learner(
+    settings, description.num_classes, description.network()
   )
-  adaptation.check(_STEPS.value, settings.batch_size, _LAST_LAYERS.value)
+  adaptation.check(
+    learner, variables, _STEPS.value, _BATCH_SIZE.value, _LAST_LAYERS.value
+  )
   population, arrays = people.load_people(_SAMPLES, description)
   if _TEST_SAMPLES.value is None:
     split = newcomers.hold_out(
@@ -137,7 +141,7 @@ def prepare() -> Job:
     raise ValueError(
       f"--output={output} can't be written to ({error.strerror})."
     ) from error
-  return Job(description, variables, settings, population, split, folders)
+  return Job(description, variables, learner, population, split, folders)
 
 
 def train(job: Job) -> list[dict[str, Any]]:
@@ -151,23 +155,23 @@ def train(job: Job) -> list[dict[str, Any]]:
   """
   num_people = len(job.split.individuals)
   # No more places than people: fillers would be trained for nothing.
-  devices = jax.devices()[:num_people]
-  together = 1 if devices[0].platform == "cpu" else 8
+  mesh = make_mesh(jax.devices()[:num_people])
+  together = min(
+    default_individuals_per_device(mesh), math.ceil(num_people / mesh.size)
+  )
   reports: list[dict[str, Any]] = []
   with console.progress(_STEPS.value * num_people, "personalize") as bar:
     for some in adaptation.adapt(
-      make_learner(
-        job.settings, job.description.num_classes, job.description.network()
-      ),
+      job.learner,
       job.variables,
       job.population,
       job.split,
       _STEPS.value,
-      mesh=make_mesh(devices),
-      batch_size=job.settings.batch_size,
+      mesh=mesh,
+      batch_size=_BATCH_SIZE.value,
       last_layers=_LAST_LAYERS.value,
-      seed=job.settings.seed,
-      individuals_per_device=min(together, -(-num_people // len(devices))),
+      seed=_SEED.value,
+      individuals_per_device=together,
       on_steps=bar.update,
     ):
       reports += _save(job, some, first=len(reports))

@@ -45,9 +45,8 @@ def predict() -> None:
     raise ValueError(f"--output={output} is a folder, not a file.")
   description, variables = people.load_model(_MODEL)
   population, arrays = people.load_people(_SAMPLES, description, labelled=False)
-  settings = Settings(width=description.width, precision=description.precision)
   classes, probabilities = adaptation.classify(
-    make_learner(settings, description.num_classes, description.network()),
+    make_learner(Settings(), description.num_classes, description.network()),
     variables,
     population.images,
   )

@@ -20,6 +20,7 @@ from personalization_jax import (
   hosts,
   metrics,
   models,
+  own_model,
   saved_models,
   schedules,
   splits,
@@ -30,7 +31,7 @@ from personalization_jax.population_training import (
   individual_key,
 )
 from personalization_jax.splits import PADDING, Split
-from personalization_jax.training import Learner, TrainState
+from personalization_jax.training import Learner, TrainState, as_input
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -119,7 +120,7 @@ def adapt(
 
   Source: section III-C; Algorithm 1, line 10.
   """
-  check(steps, batch_size, last_layers)
+  frozen_layers = check(learner, variables, steps, batch_size, last_layers)
   trainer = PopulationTrainer(
     learner,
     population.images,
@@ -129,7 +130,6 @@ def adapt(
     side_by_side,
   )
   base = _base_state(trainer, variables)
-  frozen_layers = models.NUM_LAYERS - (last_layers or models.NUM_LAYERS)
   root = jax.random.key(seed)
   for chunk in trainer.chunks(len(split.individuals)):
     people = split.individuals[chunk]
@@ -180,13 +180,24 @@ def adapt(
     )
 
 
-def check(steps: int, batch_size: int, last_layers: int | None) -> None:
+def check(
+  learner: Learner,
+  variables: Mapping[str, Any],
+  steps: int,
+  batch_size: int,
+  last_layers: int | None,
+) -> int:
   """Refuses what `adapt` can't train with.
 
   Args:
-    steps: as `adapt`'s.
+    learner: as `adapt`'s.
+    variables: likewise.
+    steps: likewise.
     batch_size: likewise.
     last_layers: likewise.
+
+  Returns:
+    How many first layers stay as they are.
 
   Raises:
     ValueError: naming what is out of range.
@@ -194,11 +205,20 @@ def check(steps: int, batch_size: int, last_layers: int | None) -> None:
   for name, number in (("steps", steps), ("batch_size", batch_size)):
     if number < 1:
       raise ValueError(f"{name}={number} must be at least 1.")
-  if last_layers is not None and not 1 <= last_layers <= models.NUM_LAYERS:
+  if last_layers is None:
+    return 0
+  if not own_model.takes_frozen_layers(learner.model):
     raise ValueError(
-      f"last_layers={last_layers} must lie in 1..{models.NUM_LAYERS}, the"
-      " layers of the network."
+      f"last_layers={last_layers} needs a model that takes frozen_layers, which"
+      f" {type(learner.model).__name__} doesn't."
     )
+  there = models.count_layers(variables["params"])
+  if not 1 <= last_layers <= there:
+    raise ValueError(
+      f"last_layers={last_layers} must lie in 1..{there}, the layers of the"
+      " network."
+    )
+  return there - last_layers
 
 
 def classify(
@@ -208,13 +228,13 @@ def classify(
   *,
   batch_size: int = 256,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The most probable class of each image, and how probable it is.
+  """The most probable class of each sample, and how probable it is.
 
   Args:
     learner: the network.
     variables: `params` and `batch_stats` of a model.
-    images: uint8 [N, H, W, C].
-    batch_size: images classified at once; the last batch is padded.
+    images: uint8 [N, H, W, C], or floats [N, ...] that are used as they are.
+    batch_size: samples classified at once; the last batch is padded.
 
   Returns:
     Classes int32 [N], -1 where the model gives no finite numbers, and the
@@ -225,8 +245,8 @@ def classify(
   def one_batch(
     variables: Any, images: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
-    logits: Any = learner.model.apply(
-      variables, images.astype(jnp.float32) / 255.0
+    logits = own_model.apply(
+      learner.model, variables, as_input(images), jax.random.key(0)
     )
     probabilities = jax.nn.softmax(logits)
     classes = jnp.where(

@@ -111,8 +111,15 @@ def join(
     One store of both, and the split without D_G; what is held out is `test`.
 
   Raises:
-    ValueError: if somebody is in one of the two alone.
+    ValueError: if somebody is in one of the two alone, or one holds images and
+      the other floats.
   """
+  kinds = population.images.dtype, held_out.images.dtype
+  if kinds[0] != kinds[1]:
+    raise ValueError(
+      f"samples are {kinds[0]} to train on, but {kinds[1]} to test on; both"
+      " must be of one kind."
+    )
   people = np.unique(population.individuals)
   alone = np.setxor1d(people, held_out.individuals)
   if alone.size:

@@ -11,7 +11,13 @@ import optax
 import pytest
 from tiny import FIG_4, TINY
 
-from personalization_jax import adaptation, newcomers, schedules, training
+from personalization_jax import (
+  adaptation,
+  models,
+  newcomers,
+  schedules,
+  training,
+)
 from personalization_jax.methods import parse_method
 from personalization_jax.personalization import Settings, Study
 from personalization_jax.population_training import individual_key, make_mesh
@@ -105,13 +111,13 @@ def test_it_is_tl_with_a_fresh_adam(people):
   # The same bits, and compiled in a fraction of Fig. 4's time.
   study.trainer = dataclasses.replace(study.trainer, learner=TINY)
   method = parse_method("tl:5")
-  shared, losses = study.global_phase()
+  shared, record = study.global_phase()
   optimizer = study.trainer.learner.optimizer
   one = jax.tree.map(lambda leaf: leaf[0], shared.params)
   fresh = jax.tree.map(lambda leaf: leaf[None], optimizer.init(one))
   study._shared = (
     shared.replace(opt_state=fresh, step=np.zeros(1, np.int32)),
-    losses,
+    record,
   )
   expected = study.personalize(method)
   (found,) = adaptation.adapt(
@@ -207,6 +213,26 @@ def test_classes_and_probabilities_are_the_model_s(people, count):
   np.testing.assert_allclose(probabilities, expected.max(axis=1), rtol=1e-5)
 
 
+def test_features_are_used_as_they_are(people):
+  """Floats are no images to be divided by 255, here as in training."""
+  learner = training.Learner(models.MLP(3, (8,)), optax.adam(1e-2))
+  features = people.images[..., 0].reshape(len(people), -1) / np.float32(255)
+  base = base_of(learner, features.shape[1:])
+  classes, probabilities = adaptation.classify(learner, base, features)
+  logits = learner.model.apply(base, features)
+  expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+  np.testing.assert_array_equal(classes, expected.argmax(axis=1))
+  np.testing.assert_allclose(probabilities, expected.max(axis=1), rtol=1e-5)
+  found = adapt(
+    dataclasses.replace(people, images=features), learner, last_layers=1
+  )
+  for variables, losses, *_ in found.values():
+    same = jax.tree.map(np.array_equal, variables, base)
+    assert all(jax.tree.leaves(same["params"]["layer_0"]))
+    assert not any(jax.tree.leaves(same["params"]["layer_1"]))
+    assert np.isfinite(losses).all()
+
+
 def test_a_model_without_finite_numbers_has_no_answer(people):
   base = jax.tree.map(lambda leaf: leaf * np.nan, base_of(TINY))
   classes, _ = adaptation.classify(TINY, base, people.images[:3])
@@ -216,8 +242,8 @@ def test_a_model_without_finite_numbers_has_no_answer(people):
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
-    ({"last_layers": 0}, "last_layers=0 must lie in 1..8"),
-    ({"last_layers": 9}, "last_layers=9 must lie in 1..8"),
+    ({"last_layers": 0}, "last_layers=0 must lie in 1..2"),
+    ({"last_layers": 9}, "last_layers=9 must lie in 1..2"),
     ({"base": base_of(FIG_4)}, "the base model doesn't suit the network"),
     ({"base": base_of(TINY, (16, 16, 3))}, "doesn't suit .*kernel"),
   ],
@@ -228,7 +254,10 @@ def test_what_does_not_fit_is_named(people, changes, message):
 
 
 def test_numbers_out_of_range_are_named():
+  base = base_of(TINY)
   with pytest.raises(ValueError, match="steps=0 must be at least 1"):
-    adaptation.check(0, 1, None)
+    adaptation.check(TINY, base, 0, 1, None)
   with pytest.raises(ValueError, match="batch_size=-1 must be at least 1"):
-    adaptation.check(1, -1, None)
+    adaptation.check(TINY, base, 1, -1, None)
+  assert adaptation.check(TINY, base, 1, 1, None) == 0
+  assert adaptation.check(TINY, base, 1, 1, 1) == 1

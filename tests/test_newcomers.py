@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -92,3 +94,8 @@ def test_what_can_not_be_held_out_is_named():
       newcomers.hold_out(population, fraction)
   with pytest.raises(ValueError, match="individual 9 has samples to"):
     newcomers.join(population, population.take(np.arange(11)))
+  floats = dataclasses.replace(
+    population, images=population.images / np.float32(255)
+  )
+  with pytest.raises(ValueError, match="uint8 to train on, but float32"):
+    newcomers.join(population, floats)

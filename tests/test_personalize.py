@@ -59,10 +59,10 @@ def base(tmp_path_factory):
   with flagsaver.flagsaver(
     num_individuals=1, num_global_individuals=NEW - 1, synthetic_samples=60,
     image_size=16, width=1 / 16, epochs=12, batch_size=16, learning_rate=5e-3,
-    flips=False, methods="tl:1", save_models=True, workdir=str(workdir),
+    flips=False, methods="global", save_models=True, workdir=str(workdir),
   ):  # fmt: skip
     table1.main(["table1"])
-  (folder,) = (workdir / "models" / "tl-1").iterdir()
+  (folder,) = (workdir / "models" / "global").iterdir()
   return folder
 
 

@@ -43,6 +43,17 @@ def test_a_model_comes_back_bit_for_bit_with_what_it_is(saved):
   jax.tree.map(np.testing.assert_array_equal, found, make_variables())
 
 
+def test_a_model_of_features_comes_back_too(tmp_path):
+  """It has no batch statistics."""
+  about = Description(num_classes=3, sample_shape=(7,), hidden=(5, 4))
+  variables = {"batch_stats": {}, **make_variables(about)}
+  saved_models.save_one(tmp_path / "bob", variables, about)
+  description, params, batch_stats = saved_models.load(tmp_path / "bob")
+  assert description == about
+  found = {"params": params, "batch_stats": batch_stats}
+  jax.tree.map(np.testing.assert_array_equal, found, variables)
+
+
 def test_orbax_and_flax_read_it_without_this_package(saved):
   for read in (
     orbax.checkpoint.StandardCheckpointer().restore(saved),
@@ -107,7 +118,7 @@ def test_a_model_that_nobody_describes_is_refused(copied):
     ({"num_classes": 0}, "num_classes=0"),
     ({"num_classes": True}, "num_classes=True"),
     ({"sample_shape": [16, 16]}, r"sample_shape=\[16, 16\]"),
-    ({"sample_shape": [16, 32, 1]}, "must be square"),
+    ({"sample_shape": [16, 32, 1]}, "and square"),
     ({"sample_shape": [20, 20, 1]}, "image_size=20"),
     ({"sample_shape": 16}, "describes no saved model"),
     ({"heads": 4}, "heads"),
