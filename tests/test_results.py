@@ -244,7 +244,7 @@ def test_who_diverged_is_named_and_kept_out_of_means(tmp_path):
   assert rows[1].individual_p == expected["sw:1/2"]
   text = (tmp_path / "table1.md").read_text()
   assert "| diverged |" in text
-  assert "diverged: individuals whose loss" in text
+  assert "diverged: models whose loss" in text
 
 
 def test_if_everybody_diverged_there_is_still_a_table(tmp_path):
