@@ -120,3 +120,14 @@ def test_table1_is_the_paper_s_thirteen_rows():
 def test_groups_go_with_any_schedule(text, method):
   assert parse_method(text) == method
   assert parse_method(method.spec) == method
+
+
+def test_references_are_d_g_alone_and_d_i_alone():
+  general, own = parse_methods("references")
+  assert (general.spec, own.spec) == ("global", "local")
+  assert general.shares_global_phase
+  assert not own.shares_global_phase
+  assert parse_method("local:30").early == 30
+  for wrong in ("local:0", "local:x", "local+tl:3", "global:4"):
+    with pytest.raises(ValueError, match="method"):
+      parse_method(wrong)

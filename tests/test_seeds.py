@@ -1,0 +1,169 @@
+"""Several seeds in one run: for the same people, each as if alone."""
+
+import csv
+import json
+import struct
+
+import numpy as np
+import pytest
+from small_run import read, run
+
+from personalization_jax import results, tables
+from personalization_jax.result import Result
+
+SEEDS = {
+  "methods": "baseline,global,local:4,tl:2",
+  "seeds": ["0", "1"],
+  "validation_fraction": 0.2,
+  "eval_every": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("runs") / "several"
+  run(workdir, tensorboard=True, **SEEDS)
+  return workdir
+
+
+def test_every_seed_has_the_same_people_and_its_own_split(several):
+  first = results.load_result(several, "global")
+  second = results.load_result(several / "seeds" / "1", "global")
+  np.testing.assert_array_equal(first.individuals, second.individuals)
+  assert (first.seed, second.seed) == (0, 1)
+  assert not np.array_equal(first.individual_rows, second.individual_rows)
+  assert not np.array_equal(first.losses, second.losses)
+  rows = read(several / "results.csv")
+  assert len(rows) == 4 * 2 * 3
+  assert {row["seed"] for row in rows} == {"0", "1"}
+
+
+def test_the_table_tells_means_and_spread_over_seeds(several):
+  rows = read(several / "results.csv")
+  for line in read(several / "table1.csv"):
+    own = {
+      seed: [
+        float(row["individual_accuracy"])
+        for row in rows
+        if row["method"] == line["method"] and row["seed"] == seed
+      ]
+      for seed in "01"
+    }
+    people = np.mean([own["0"], own["1"]], axis=0)
+    assert float(line["individual_mean"]) == pytest.approx(people.mean())
+    assert float(line["individual_sd"]) == pytest.approx(people.std(ddof=1))
+    means = [np.mean(own[seed]) for seed in "01"]
+    assert float(line["individual_seed_sd"]) == pytest.approx(
+      np.std(means, ddof=1)
+    )
+    assert line["seeds"] == "2"
+  assert "seed sd(D_I)" in (several / "table1.md").read_text()
+
+
+def test_one_seed_of_several_is_what_it_is_alone(several, tmp_path):
+  alone = {name: value for name, value in SEEDS.items() if name != "seeds"}
+  run(tmp_path / "alone", **alone)
+  several_rows = [
+    row for row in read(several / "results.csv") if row["seed"] == "0"
+  ]
+  assert read(tmp_path / "alone" / "results.csv") == several_rows
+  # More seeds on the same directory: what is there stays, the same bytes.
+  kept = (tmp_path / "alone" / "predictions" / "tl-2.npz").stat().st_mtime_ns
+  run(tmp_path / "alone", **SEEDS)
+  assert (tmp_path / "alone" / "results.csv").read_bytes() == (
+    several / "results.csv"
+  ).read_bytes()
+  path = tmp_path / "alone" / "predictions" / "tl-2.npz"
+  assert path.stat().st_mtime_ns == kept
+
+
+def test_the_global_model_is_one_for_all_and_local_never_sees_d_g(several):
+  together = results.load_result(several, "global")
+  for person in range(1, 3):
+    np.testing.assert_array_equal(
+      together.global_predictions[0], together.global_predictions[person]
+    )
+  alone = results.load_result(several, "local:4")
+  assert alone.losses.shape[1] == 4
+  assert (alone.losses[0] != alone.losses[1]).any()
+
+
+def test_curves_and_the_choice_are_written(several):
+  lines = [
+    json.loads(line)
+    for line in (several / "metrics.jsonl").read_text().splitlines()
+  ]
+  curves = [line for line in lines if "global_validation_accuracy" in line]
+  assert {line["seed"] for line in curves} == {0, 1}
+  steps = [
+    line["step"]
+    for line in curves
+    if line["method"] == "local:4"
+    and line["seed"] == 0
+    and line["individual"] == curves[0]["individual"]
+  ]
+  assert steps == [2, 4]
+  with (several / "choice.csv").open() as file:
+    chosen = {row["method"]: row for row in csv.DictReader(file)}
+  assert set(chosen) == {"baseline", "local:4", "tl:2"}
+  assert all(0 <= float(row["hurt"]) <= 1 for row in chosen.values())
+  for figure in ("validation_curves", "choice"):
+    assert (several / "figures" / f"{figure}.png").stat().st_size
+
+
+def test_event_files_are_whole_records(several):
+  """TensorBoard's format: a length, its sum, the event, its sum."""
+  files = sorted((several / "tensorboard").rglob("events.out.*"))
+  assert len(files) == 4 * 2
+  assert {path.parent.name for path in files} >= {"tl-2_seed_0", "tl-2_seed_1"}
+  content = files[0].read_bytes()
+  place, events = 0, 0
+  while place < len(content):
+    (length,) = struct.unpack("<Q", content[place : place + 8])
+    place += 8 + 4 + length + 4
+    events += 1
+  assert place == len(content)
+  assert events > 5
+  assert b"individual_validation_accuracy/mean" in content
+
+
+@pytest.mark.parametrize(
+  ("changes", "sentence"),
+  [
+    ({"seeds": ["0", "x"]}, "--seeds=0,x must be whole numbers"),
+    ({"seeds": ["1", "1"]}, "names a seed twice"),
+    ({"eval_every": 2}, "validation_fraction"),
+    ({"validation_fraction": 0.5}, "validation_fraction=0.5"),
+  ],
+)
+def test_mistakes_are_named_before_training(tmp_path, changes, sentence):
+  with pytest.raises(SystemExit) as stopped:
+    run(tmp_path / "run", **changes)
+  assert str(stopped.value.code).startswith("error: ")
+  assert sentence in str(stopped.value.code)
+  assert not (tmp_path / "run").exists()
+
+
+def test_who_diverged_with_one_seed_counts_with_the_others():
+  def result(seed, diverged, right):
+    return Result(
+      method="tl:2",
+      seed=seed,
+      individuals=np.array([3, 5], np.int32),
+      individual_rows=np.array([[0, 1], [2, 3]]),
+      individual_predictions=np.array([[right, 1], [1, 1]]),
+      global_rows=np.array([0]),
+      global_predictions=np.array([[1], [1]]),
+      losses=np.ones((2, 1), np.float32),
+      diverged=np.array(diverged),
+    )
+
+  labels = np.ones(4, np.int32)
+  found = [result(0, [True, False], 1), result(1, [False, True], 0)]
+  own, _ = tables.accuracies(found, labels)["tl:2"]
+  np.testing.assert_array_equal(own, [0.5, 1.0])
+  (row,) = tables.of_results(found, labels)
+  assert row.diverged == 2
+  both = [result(0, [True, False], 1), result(1, [True, False], 0)]
+  own, _ = tables.accuracies(both, labels)["tl:2"]
+  np.testing.assert_array_equal(own, [np.nan, 1.0])
