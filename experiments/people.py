@@ -8,6 +8,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
+from experiments import processes
 from personalization_jax import newcomers, saved_models
 from personalization_jax.datasets import Population, npz
 from personalization_jax.saved_models import Description
@@ -28,6 +29,7 @@ def run(
   for name in own_flags:
     flags.DEFINE_flag(own_flags[name], module_name=sys.argv[0])
   own_flags.mark_as_parsed()
+  processes.use_compilation_cache()
   app.run(main)
 
 

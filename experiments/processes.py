@@ -150,3 +150,15 @@ def use_cpu_cores(devices: int) -> None:
   # If JAX runs already, as in a notebook or a test, it keeps its devices.
   with contextlib.suppress(RuntimeError):
     jax.config.update("jax_num_cpu_devices", devices or cores)
+
+
+def use_compilation_cache() -> None:
+  """Keeps compiled programs on disk, so that the next start is a fast one.
+
+  They go to JAX_COMPILATION_CACHE_DIR, by default a folder in the user's cache;
+  JAX_ENABLE_COMPILATION_CACHE=false keeps none.
+  """
+  if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
+    home = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
+    folder = os.path.join(home, "personalization_jax", "compiled")
+    jax.config.update("jax_compilation_cache_dir", folder)

@@ -316,4 +316,5 @@ def run_or_say_why(
 
 
 if __name__ == "__main__":
+  processes.use_compilation_cache()
   app.run(lambda argv: main(argv, interruption.install()))

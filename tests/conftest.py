@@ -11,6 +11,8 @@ import pytest
 pytest.register_assert_rewrite("nist_files")
 
 jax.config.update("jax_num_cpu_devices", 4)
+# Scripts that tests start leave nothing in the user's cache.
+os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
 
 from personalization_jax.datasets import Population  # noqa: E402
 

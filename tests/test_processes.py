@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import pytest
 import survival
 
@@ -68,3 +69,18 @@ def test_a_first_process_that_does_not_answer_is_named(monkeypatch, host):
 
 def test_a_single_process_joins_nothing():
   processes.join(None, None, None, detect=False)
+
+
+@pytest.mark.parametrize("chosen", [None, "elsewhere"])
+def test_compiled_programs_are_kept_in_the_user_s_cache(
+  monkeypatch, tmp_path, chosen
+):
+  before = jax.config.jax_compilation_cache_dir
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  try:
+    jax.config.update("jax_compilation_cache_dir", chosen)
+    processes.use_compilation_cache()
+    expected = chosen or str(tmp_path / "personalization_jax" / "compiled")
+    assert jax.config.jax_compilation_cache_dir == expected
+  finally:
+    jax.config.update("jax_compilation_cache_dir", before)
