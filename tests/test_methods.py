@@ -1,5 +1,6 @@
 from fractions import Fraction
 
+import numpy as np
 import pytest
 
 from personalization_jax.methods import (
@@ -7,6 +8,7 @@ from personalization_jax.methods import (
   SHAPING,
   Group,
   Method,
+  known_method,
   parse_method,
   parse_methods,
 )
@@ -131,3 +133,24 @@ def test_references_are_d_g_alone_and_d_i_alone():
   for wrong in ("local:0", "local:x", "local+tl:3", "global:4"):
     with pytest.raises(ValueError, match="method"):
       parse_method(wrong)
+
+
+def own_schedule(epochs, steps_per_epoch):
+  return np.zeros(epochs * steps_per_epoch, int)
+
+
+def test_a_schedule_of_one_s_own_is_no_known_method():
+  method = Method("mine", schedule=own_schedule)
+  assert not method.shares_global_phase
+  assert not known_method("mine")
+  assert known_method("tl:3") == parse_method("tl:3")
+  for spec in ("", "tl:300", "global"):
+    with pytest.raises(ValueError, match=f"'{spec}' has a schedule .* a name"):
+      Method(spec, schedule=own_schedule)
+  for replaced in (
+    {"period": Fraction(2)},
+    {"baseline": True},
+    {"local": True},
+  ):
+    with pytest.raises(ValueError, match=f"{next(iter(replaced))} can't be"):
+      Method("mine", schedule=own_schedule, **replaced)
