@@ -24,7 +24,7 @@ DPI = 150
 # as its hue. The last entry is the geometric middle of the paper's two n.
 _FAMILIES = {
   "baseline": ("Baseline", "#000000", "h", 1.0),
-  "global": ("Global", "#555555", "*", 1.0),
+  "global": ("Global", "#555555", "8", 1.0),
   "local": ("Local", "#999999", "<", 126.0),
   "es": ("ES", "#0072B2", "o", 126.0),
   "sw": ("SW", "#D55E00", "s", 4.9),
