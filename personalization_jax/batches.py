@@ -88,12 +88,15 @@ class Batches:
       early=method.early,
       period=method.period,
       late=method.late,
+      schedule=method.schedule,
     )
 
   def length(self, method: Method) -> int:
     """Steps of a method's schedule, the longest individual's."""
     if method.local:
       return method.early or self.num_shared_steps
+    if method.schedule is not None:
+      return len(self.sources(method))
     num_global = len(self.split.global_train)
     if method.baseline:
       num_global += int((self.split.train != PADDING).sum(axis=1).max())

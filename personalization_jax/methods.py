@@ -66,6 +66,14 @@ class Method:
     group: what D_I is enlarged with for training; None for nothing.
     local: trained on D_I alone, for `early` batches; for as many as D_G's
       epochs have if that is 0.
+    schedule: a schedule of one's own in SW's place: a function from epochs and
+      batches an epoch to integers [T], `schedules.GLOBAL` or
+      `schedules.INDIVIDUAL`, the same at every call. `spec` is then any name
+      that no other method has.
+
+  Raises:
+    ValueError: if `schedule` stands beside what it replaces, or has no name of
+      its own.
   """
 
   spec: str
@@ -76,6 +84,23 @@ class Method:
   baseline: bool = False
   group: Group | None = None
   local: bool = False
+  schedule: schedules.Schedule | None = None
+
+  def __post_init__(self) -> None:
+    """Refuses a schedule of one's own that can't be told from the paper's."""
+    if self.schedule is None:
+      return
+    for name in ("period", "baseline", "local"):
+      if getattr(self, name):
+        raise ValueError(
+          f"method {self.spec!r} has a schedule of its own, so {name} can't be"
+          " set beside it."
+        )
+    if not self.spec or known_method(self.spec):
+      raise ValueError(
+        f"method {self.spec!r} has a schedule of its own, so it needs a name of"
+        " its own too."
+      )
 
   @property
   def needs_latents(self) -> bool:
@@ -94,6 +119,7 @@ class Method:
       and not self.local
       and self.early == 0
       and self.period is None
+      and self.schedule is None
     )
 
 
@@ -174,6 +200,21 @@ def parse_method(spec: str) -> Method:
   if kinds == ["group"]:
     method = dataclasses.replace(method, period=_GROUPING_PERIOD)
   return dataclasses.replace(method, spec=_canonical(method))
+
+
+def known_method(spec: str) -> Method | None:
+  """The method that a spec stands for.
+
+  Args:
+    spec: of a `Method`, or the name of one with a schedule of its own.
+
+  Returns:
+    The method; None for such a name, or any other that is no spec.
+  """
+  try:
+    return parse_method(spec)
+  except ValueError:
+    return None
 
 
 def _canonical(method: Method) -> str:

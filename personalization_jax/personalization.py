@@ -214,6 +214,8 @@ class Study:
       self.groups.check(method.group)
     if method.last_layers:
       self._frozen_layers(method)
+    if method.schedule is not None:
+      self._check_schedule(method)
 
   def num_steps(self, methods: Sequence[Method]) -> int:
     """Training steps that these methods take, summed over individuals."""
@@ -468,6 +470,18 @@ class Study:
         one = hosts.gather(states)
       self._shared = jax.tree.map(lambda leaf: leaf[:1], one), record
     return self._shared
+
+  def _check_schedule(self, method: Method) -> None:
+    """Refuses a schedule of one's own that is none, or never twice the same."""
+    try:
+      once, again = (self.batches.sources(method) for _ in range(2))
+    except ValueError as error:
+      raise ValueError(f"method {method.spec!r}: {error}") from error
+    if not np.array_equal(once, again):
+      raise ValueError(
+        f"method {method.spec!r} has a schedule that differs from call to call:"
+        " draw its random numbers from a generator with a seed of its own."
+      )
 
   def _frozen_layers(self, method: Method) -> int:
     """How many first layers TL leaves as they are."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import fractions
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +19,9 @@ from personalization_jax.splits import PADDING
 
 GLOBAL = 0
 INDIVIDUAL = 1
+
+# A schedule of one's own: from epochs on D_G, and batches in one, to sources.
+Schedule = Callable[[int, int], Any]
 
 
 def steps_per_epoch(num_samples: int, batch_size: int) -> int:
@@ -106,6 +111,7 @@ def combined(
   early: int = 0,
   period: int | float | fractions.Fraction | None = None,
   late: int = 0,
+  schedule: Schedule | None = None,
 ) -> np.ndarray:
   """ES(early), then SW(epochs, period) or D_G alone, then TL(late).
 
@@ -115,19 +121,53 @@ def combined(
     early: batches from D_I before.
     period: n_I of sample weighing in between; None draws from D_G alone.
     late: batches from D_I after.
+    schedule: takes sample weighing's place; it may have any number of steps.
 
   Returns:
     int32 [early + epochs * steps_per_epoch + late] of sources.
 
+  Raises:
+    ValueError: if a number is out of range, or `schedule` gives no sources.
+
   Source: section I ("the three forms of shaping can also be combined").
   """
-  if period is None:
+  if schedule is not None:
+    middle = check_sources(schedule(epochs, steps_per_epoch))
+  elif period is None:
     middle = _steady(GLOBAL, epochs * steps_per_epoch)
   else:
     middle = sample_weighing(period, epochs, steps_per_epoch)
   return np.concatenate(
     [_steady(INDIVIDUAL, early), middle, _steady(INDIVIDUAL, late)]
   )
+
+
+def check_sources(sources: Any) -> np.ndarray:
+  """What a schedule of one's own gives, as an array.
+
+  Args:
+    sources: integers [T], GLOBAL or INDIVIDUAL.
+
+  Returns:
+    int32 [T].
+
+  Raises:
+    ValueError: if it is anything else.
+  """
+  array = np.asarray(sources)
+  if array.ndim != 1 or array.dtype.kind not in "iu" or not array.size:
+    raise ValueError(
+      "a schedule must be integers [T] with at least one step, but is"
+      f" {array.dtype} {list(array.shape)}."
+    )
+  strange = (array != GLOBAL) & (array != INDIVIDUAL)
+  if strange.any():
+    step = int(np.argmax(strange))
+    raise ValueError(
+      f"a schedule must hold {GLOBAL} (a batch from D_G) or {INDIVIDUAL} (from"
+      f" D_I), but step {step} holds {array[step]}."
+    )
+  return array.astype(np.int32)
 
 
 def check_period(

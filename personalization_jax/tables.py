@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from personalization_jax import metrics
-from personalization_jax.methods import parse_method
+from personalization_jax.methods import known_method
 from personalization_jax.result import Result
 
 SHAPING, GROUPING = "Shaping", "Data grouping"
@@ -129,7 +129,7 @@ def halves(methods: Iterable[str]) -> dict[str, list[str]]:
   """Table I's two halves, each ranked and tested by itself.
 
   Args:
-    methods: specs.
+    methods: specs, and names of methods of one's own, which are shaping.
 
   Returns:
     "Shaping" and "Data grouping" -> their specs; a half without any is left
@@ -137,7 +137,8 @@ def halves(methods: Iterable[str]) -> dict[str, list[str]]:
   """
   found: dict[str, list[str]] = {}
   for spec in methods:
-    grouping = parse_method(spec).group is not None
+    method = known_method(spec)
+    grouping = method is not None and method.group is not None
     found.setdefault(GROUPING if grouping else SHAPING, []).append(spec)
   return found
 
@@ -152,7 +153,9 @@ def baseline_of(half: Iterable[str]) -> str | None:
     The baseline's spec, or None.
   """
   for spec in half:
-    method = parse_method(spec)
+    method = known_method(spec)
+    if method is None:
+      continue
     if method.baseline or (method.group and method.group.kind == "random"):
       return spec
   return None

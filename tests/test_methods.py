@@ -1,5 +1,6 @@
 from fractions import Fraction
 
+import numpy as np
 import pytest
 
 from personalization_jax.methods import (
@@ -7,6 +8,7 @@ from personalization_jax.methods import (
   SHAPING,
   Group,
   Method,
+  known_method,
   parse_method,
   parse_methods,
 )
@@ -120,3 +122,24 @@ def test_table1_is_the_paper_s_thirteen_rows():
 def test_groups_go_with_any_schedule(text, method):
   assert parse_method(text) == method
   assert parse_method(method.spec) == method
+
+
+def own_schedule(epochs, steps_per_epoch):
+  return np.zeros(epochs * steps_per_epoch, int)
+
+
+def test_a_schedule_of_one_s_own_is_no_known_method():
+  method = Method("mine", schedule=own_schedule)
+  assert not method.shares_global_phase
+  assert not known_method("mine")
+  assert known_method("tl:3") == parse_method("tl:3")
+  for spec in ("", "tl:300", "global"):
+    with pytest.raises(ValueError, match=f"'{spec}' has a schedule .* a name"):
+      Method(spec, schedule=own_schedule)
+  for replaced in (
+    {"period": Fraction(2)},
+    {"baseline": True},
+    {"local": True},
+  ):
+    with pytest.raises(ValueError, match=f"{next(iter(replaced))} can't be"):
+      Method("mine", schedule=own_schedule, **replaced)

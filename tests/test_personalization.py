@@ -15,7 +15,7 @@ from personalization_jax import (
   training,
 )
 from personalization_jax.datasets import variations
-from personalization_jax.methods import parse_method, parse_methods
+from personalization_jax.methods import Method, parse_method, parse_methods
 from personalization_jax.personalization import Settings, Study, make_learner
 from personalization_jax.population_training import individual_key, make_mesh
 from personalization_jax.progress import Keeper
@@ -196,6 +196,38 @@ def test_what_cannot_be_trained_is_refused(people):
     study.check(parse_method("baseline"))
   with pytest.raises(ValueError, match="last 9 layers, but the network has 8"):
     study.check(parse_method("tl:3:last=9"))
+
+
+def test_a_schedule_of_one_s_own_trains_as_the_same_one_of_the_paper(people):
+  """Bit for bit, with batches of D_I before and after it too."""
+  study = make_study(people)
+  spec = "es:2+sw:2+tl:3"
+  own = Method(
+    "mine",
+    early=2,
+    late=3,
+    schedule=functools.partial(schedules.sample_weighing, 2),
+  )
+  assert study.num_steps([own]) == study.num_steps([parse_method(spec)])
+  mine, its = study.personalize(own), study.personalize(spec)
+  assert mine.method == "mine"
+  np.testing.assert_array_equal(mine.losses, its.losses)
+  np.testing.assert_array_equal(
+    mine.individual_predictions, its.individual_predictions
+  )
+
+
+def test_faulty_schedules_of_one_s_own_are_refused_before_training(people):
+  study = make_study(people)
+  wrong = Method("wrong", schedule=lambda epochs, steps: np.full(epochs, 7))
+  with pytest.raises(ValueError, match=r"method 'wrong': .*step 0 holds 7"):
+    study.personalize(wrong)
+  random = np.random.default_rng(0)
+  moody = Method(
+    "moody", schedule=lambda epochs, steps: random.integers(0, 2, 50)
+  )
+  with pytest.raises(ValueError, match="'moody' has a schedule that differs"):
+    study.personalize(moody)
 
 
 @pytest.mark.parametrize(

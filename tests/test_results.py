@@ -282,3 +282,13 @@ def test_two_runs_are_not_in_one_directory(tmp_path):
     pass
   with results.alone_in(tmp_path):
     pass
+
+
+def test_methods_of_one_s_own_stand_with_shaping():
+  halves = tables.halves(["mine", "random:5", "baseline", "sg:3"])
+  assert halves == {
+    tables.SHAPING: ["mine", "baseline"],
+    tables.GROUPING: ["random:5", "sg:3"],
+  }
+  assert tables.baseline_of(halves[tables.SHAPING]) == "baseline"
+  assert tables.baseline_of(["mine"]) is None

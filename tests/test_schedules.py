@@ -160,3 +160,36 @@ def test_draws_depend_on_seed_and_individual():
 def test_fewer_own_samples_than_a_batch():
   rows = draw(schedules.early_shaping(2, 0), individual_rows=np.array([9]))
   assert (rows == 9).all()
+
+
+def test_a_schedule_of_one_s_own_takes_sample_weighing_s_place():
+  given = []
+
+  def schedule(epochs, steps):
+    given.append((epochs, steps))
+    return [GLOBAL, INDIVIDUAL, GLOBAL]
+
+  sources = schedules.combined(
+    epochs=4, steps_per_epoch=9, early=2, late=1, schedule=schedule
+  )
+  assert given == [(4, 9)]
+  assert sources.dtype == np.int32
+  assert list(sources) == [1, 1, 0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+  ("faulty", "message"),
+  [
+    ([0, 1, 2, 3], "but step 2 holds 2"),
+    ([-1], "step 0 holds -1"),
+    ([0.0, 1.0], r"integers \[T\] .* is float64 \[2\]"),
+    ([True], r"is bool \[1\]"),
+    ([[0, 1]], r"is int64 \[1, 2\]"),
+    (np.empty(0, int), "at least one step"),
+    (None, "is object"),
+  ],
+  ids=str,
+)
+def test_what_is_no_schedule_is_refused(faulty, message):
+  with pytest.raises(ValueError, match=message):
+    schedules.check_sources(faulty)
