@@ -10,6 +10,7 @@ from experiments.reports.formats import NOTHING, corrected, number, value
 from experiments.reports.markup import Html, element, join, picture, table
 from experiments.reports.runs import FAIRNESS, SPREAD, Line, Run
 from personalization_jax import tables
+from personalization_jax.methods import known_method
 
 
 def section(run: Run, anchor: str) -> Html:
@@ -112,10 +113,9 @@ def _table1(lines: Sequence[Line]) -> list[Html]:
 
 
 def _half(method: str) -> str:
-  try:
-    (half,) = tables.halves([method])
-  except ValueError:
-    return "Other methods"  # of another version, perhaps
+  if known_method(method) is None:
+    return "Other methods"  # one's own, or of another version
+  (half,) = tables.halves([method])
   return half
 
 
