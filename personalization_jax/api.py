@@ -111,6 +111,9 @@ class Comparison:
   def __str__(self) -> str:
     return table_files.markdown(self.rows)
 
+  # A notebook keeps this text beside the table, a terminal shows it.
+  __repr__ = __str__
+
   def _repr_markdown_(self) -> str:
     return str(self)
 

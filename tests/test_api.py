@@ -85,7 +85,8 @@ def test_a_comparison_tests_against_the_baseline_one_names(people, found):
     assert record["individual_mean"] == pytest.approx(own[method].mean())
     if method != "global":
       assert record["p_individual"] == expected[method].t
-  assert "| baseline |" in pj.compare(found, people)._repr_markdown_()
+  shown = pj.compare(found, people)
+  assert "| baseline |" in shown._repr_markdown_() == repr(shown)
   assert str(pj.compare(found[:1], people)).startswith("Shaping")
 
 
