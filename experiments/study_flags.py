@@ -176,7 +176,9 @@ def seeds() -> tuple[int, ...]:
   Raises:
     ValueError: if --seeds are no distinct whole numbers of 0 or more.
   """
-  given = _SEEDS.value or [str(_SEED.value)]
+  given = _SEEDS.value
+  if not given:
+    return (_SEED.value,)
   if not all(text.isdecimal() for text in given):
     raise ValueError(
       f"--seeds={','.join(given)} must be whole numbers of 0 or more, separated"

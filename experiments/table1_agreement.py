@@ -166,12 +166,12 @@ def markdown(found: Found) -> str:
   """
 
   def line(group: str, measure: str, part: str, cells: Sequence[str]) -> str:
-    numbers = " | ".join(cell.rjust(14) for cell in cells)
+    numbers = " | ".join(cell.rjust(15) for cell in cells)
     return f"| {group:<9} | {measure:<16} | {part:<10} | {numbers} |"
 
   lines = [
     line("Group", "agreement", "in", [*found, "random choice", "p of spaces"]),
-    line("-" * 9, "-" * 16, "-" * 10, ["-" * 13 + ":"] * (len(found) + 2)),
+    line("-" * 9, "-" * 16, "-" * 10, ["-" * 14 + ":"] * (len(found) + 2)),
   ]
   for same in zip(*found.values()):
     cells = [

@@ -141,7 +141,7 @@ def test_the_flags_name_it(data_dir, capsys):
     num_global_individuals=1,
   ):
     population, factors = study_flags.load_population()
-    varied, _ = study_flags.vary_and_split(population)
+    varied, *_ = study_flags.vary(population)
     determining = study_flags.determining(varied)
     assert type(study_flags.model(varied)).__name__ == "MLP"
   assert factors is None
