@@ -9,6 +9,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from experiments import table1
+from experiments.reports import page
 from personalization_jax import latent_space, splits
 from personalization_jax.datasets import Population, variations
 
@@ -88,6 +89,17 @@ def test_figures_are_those_that_vectors_have(finished):
   drawn = {path.stem for path in (workdir / "figures").iterdir()}
   assert {"trade_off", "gains", "schedules", "latent_map"} <= drawn
   assert not {"handwriting", "reconstructions", "neighbours"} & drawn
+
+
+def test_the_run_has_its_report(finished):
+  folder, workdir = finished
+  page.write([str(workdir)], folder / "report.html")
+  text = (folder / "report.html").read_text()
+  for method in METHODS.split(","):
+    assert f">{method}<" in text
+  assert text.count("data:image/png;base64,") == len(
+    list((workdir / "figures").glob("*.png"))
+  )
 
 
 def test_the_same_command_goes_on(finished, monkeypatch):
