@@ -14,6 +14,10 @@ jax.config.update("jax_num_cpu_devices", 4)
 # Scripts that tests start leave nothing in the user's cache.
 os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
 
+# It defines flags when it is first imported, and flagsaver would forget those
+# that come within its context.
+import array_record.python.array_record_data_source  # noqa: E402, F401
+
 from personalization_jax.datasets import Population  # noqa: E402
 
 
