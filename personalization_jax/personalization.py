@@ -29,12 +29,11 @@ from personalization_jax.batches import Batches
 from personalization_jax.datasets import Population
 from personalization_jax.groups import Groups
 from personalization_jax.latent_space import LatentSettings, LatentSpace
+from personalization_jax.meshes import default_individuals_per_device, make_mesh
 from personalization_jax.methods import Method, parse_method
 from personalization_jax.population_training import (
   PopulationTrainer,
-  default_individuals_per_device,
   individual_key,
-  make_mesh,
 )
 from personalization_jax.progress import Keeper, Piece, Task
 from personalization_jax.randomness import SHARED
@@ -80,7 +79,7 @@ class Study:
         [B, num_classes] of samples [B, ...], called as `own_model` says; by
         default Fig. 4's network.
       individuals_per_device: models on a device at once; by default what
-        `population_training.default_individuals_per_device` says.
+        `meshes.default_individuals_per_device` says.
       side_by_side: see `PopulationTrainer`.
       store: likewise, "device" or "host".
       trainer: of another study of the same population and settings but for the

@@ -18,9 +18,10 @@ from personalization_jax import (
   schedules,
   training,
 )
+from personalization_jax.meshes import make_mesh
 from personalization_jax.methods import parse_method
 from personalization_jax.personalization import Settings, Study
-from personalization_jax.population_training import individual_key, make_mesh
+from personalization_jax.population_training import individual_key
 from personalization_jax.splits import split as split_people
 
 STEPS, BATCH, SEED = 5, 4, 6
