@@ -147,7 +147,7 @@ def test_works_inside_shard_map(formulation, shared):
 def test_loops_hold_no_weight_gradient_convolution_of_xla():
   # What makes XLA slow on a CPU; see the module's docstring.
   images, kernel, cotangent = make_inputs(
-    (9, 4, 4, 5), (3, 3, 5, 2), jnp.float32
+    (9, 4, 4, 5), (3, 3, 5, 6), jnp.float32
   )
 
   def count(formulation):
