@@ -34,10 +34,7 @@ from personalization_jax import (
 )
 from personalization_jax.adaptation import Adapted
 from personalization_jax.datasets import Population
-from personalization_jax.population_training import (
-  default_individuals_per_device,
-  make_mesh,
-)
+from personalization_jax.meshes import default_individuals_per_device, make_mesh
 from personalization_jax.saved_models import Description
 from personalization_jax.settings import Settings, make_learner
 from personalization_jax.splits import Split

@@ -28,7 +28,7 @@ from personalization_jax import (
 from personalization_jax.datasets import Population
 from personalization_jax.population_training import (
   PopulationTrainer,
-  individual_key,
+  individual_keys,
 )
 from personalization_jax.splits import PADDING, Split
 from personalization_jax.training import Learner, TrainState, as_input
@@ -101,7 +101,7 @@ def adapt(
     population: the store.
     split: everybody's `train` rows, and `test` rows that are held out.
     steps: TL's n.
-    mesh: where; see `population_training.make_mesh`.
+    mesh: where; see `meshes.make_mesh`.
     batch_size: samples in a batch.
     last_layers: train so many last layers alone; None trains all.
     seed: of the order of samples and of dropout.
@@ -133,7 +133,7 @@ def adapt(
   root = jax.random.key(seed)
   for chunk in trainer.chunks(len(split.individuals)):
     people = split.individuals[chunk]
-    keys = jnp.stack([individual_key(root, int(person)) for person in people])
+    keys = individual_keys(root, people)
     rows = np.stack(
       [
         schedules.sample_rows(

@@ -21,6 +21,7 @@ from personalization_jax.population_training import individual_key
 from personalization_jax.progress import Keeper
 from personalization_jax.randomness import SHARED
 from personalization_jax.records import Record
+from personalization_jax.settings import Settings
 from personalization_jax.splits import Split
 from personalization_jax.training import Learner, TrainState
 
@@ -76,6 +77,16 @@ class LatentSettings:
     """Refuses what can't be trained with, naming it."""
     if self.epochs < 1:
       raise ValueError(f"autoencoder_epochs={self.epochs} must be at least 1.")
+
+  @classmethod
+  def like(cls, settings: Settings) -> LatentSettings:
+    """Epochs, batch size, width and seed of the classifier's."""
+    return cls(
+      settings.epochs,
+      settings.batch_size,
+      width=settings.width,
+      seed=settings.seed,
+    )
 
 
 def check(population: Population) -> None:

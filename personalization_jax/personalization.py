@@ -5,43 +5,36 @@
 
 from __future__ import annotations
 
-import functools
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
 
 from personalization_jax import (
-  course,
+  evaluation,
   hosts,
   latent_space,
-  metrics,
-  models,
-  own_model,
   saved_models,
+  study_checks,
 )
 from personalization_jax.batches import Batches
 from personalization_jax.datasets import Population
+from personalization_jax.global_phase import GlobalPhase
 from personalization_jax.groups import Groups
+from personalization_jax.individual_training import IndividualTraining
 from personalization_jax.latent_space import LatentSettings, LatentSpace
+from personalization_jax.meshes import default_individuals_per_device, make_mesh
 from personalization_jax.methods import Method, parse_method
-from personalization_jax.population_training import (
-  PopulationTrainer,
-  default_individuals_per_device,
-  individual_key,
-  make_mesh,
-)
+from personalization_jax.population_training import PopulationTrainer
 from personalization_jax.progress import Keeper, Piece, Task
-from personalization_jax.randomness import SHARED
 from personalization_jax.records import Record
 from personalization_jax.result import Result
 from personalization_jax.settings import Settings, make_learner
-from personalization_jax.splits import PADDING, Split
+from personalization_jax.splits import Split
 from personalization_jax.training import TrainState
 
 
@@ -80,7 +73,7 @@ class Study:
         [B, num_classes] of samples [B, ...], called as `own_model` says; by
         default Fig. 4's network.
       individuals_per_device: models on a device at once; by default what
-        `population_training.default_individuals_per_device` says.
+        `meshes.default_individuals_per_device` says.
       side_by_side: see `PopulationTrainer`.
       store: likewise, "device" or "host".
       trainer: of another study of the same population and settings but for the
@@ -98,19 +91,7 @@ class Study:
     Raises:
       ValueError: if the samples don't suit the network.
     """
-    if eval_every < 0:
-      raise ValueError(f"eval_every={eval_every} must be 0 or more.")
-    if eval_every and not (
-      split.validation.shape[1] and len(split.global_validation)
-    ):
-      raise ValueError(
-        f"eval_every={eval_every} needs data to evaluate on: a"
-        " validation_fraction above 0, and enough samples."
-      )
-    if model is None:
-      _check_images(population)
-    else:
-      own_model.check(model, population.sample_shape, population.num_classes)
+    study_checks.check_data(population, split, model, eval_every)
     self.population = population
     self.split = split
     self.settings = settings
@@ -132,11 +113,14 @@ class Study:
       groups or Groups(population, split, seed=settings.seed),
     )
     self.eval_every = eval_every
-    self._root = jax.random.key(settings.seed)
-    self._shared: tuple[TrainState, Record] | None = None
     self.keeper = keeper or Keeper()
     self.models_dir = models_dir
-    self._shared_task = self.keeper.task("global_phase")
+    self._global_phase = GlobalPhase(
+      population, self.batches, self.keeper.task("global_phase"), eval_every
+    )
+    self._individuals = IndividualTraining(
+      population, self.batches, self._global_phase, eval_every
+    )
 
   @property
   def groups(self) -> Groups:
@@ -171,21 +155,13 @@ class Study:
 
     Source: section III, data grouping.
     """
-    if settings is None:
-      own = self.settings
-      settings = LatentSettings(
-        own.epochs, own.batch_size, width=own.width, seed=own.seed
-      )
-    if self.population.holds_images:
-      space = latent_space.fit(
-        self.population,
-        self.split,
-        settings,
-        keeper=self.keeper,
-        on_steps=on_steps,
-      )
-    else:
-      space = latent_space.standardised(self.population, self.split)
+    space = latent_space.fit(
+      self.population,
+      self.split,
+      settings or LatentSettings.like(self.settings),
+      keeper=self.keeper,
+      on_steps=on_steps,
+    )
     self.groups = Groups(
       self.population,
       self.split,
@@ -205,17 +181,7 @@ class Study:
     Raises:
       ValueError: saying why.
     """
-    if method.baseline and len(self.split.individuals) < 2:
-      raise ValueError(
-        "method 'baseline' trains on another individual's data, so"
-        " num_individuals must be at least 2."
-      )
-    if method.group is not None:
-      self.groups.check(method.group)
-    if method.last_layers:
-      self._frozen_layers(method)
-    if method.schedule is not None:
-      self._check_schedule(method)
+    study_checks.check_method(method, self.batches, self.trainer)
 
   def num_steps(self, methods: Sequence[Method]) -> int:
     """Training steps that these methods take, summed over individuals."""
@@ -224,9 +190,8 @@ class Study:
       for method in methods
     ]
     shares = any(method.shares_global_phase for method in methods)
-    shared = (
-      self.batches.num_shared_steps if shares and not self._has_shared else 0
-    )
+    due = shares and not self._global_phase.is_done
+    shared = self.batches.num_shared_steps if due else 0
     return sum(own) * len(self.split.individuals) + shared
 
   def personalize(
@@ -279,7 +244,9 @@ class Study:
       part, states = self._personalize_piece(method, task, piece, on_steps)
       task.finish(piece, part)
       if keep_models:
-        kept = hosts.gather((states.params, states.batch_stats))
+        kept = hosts.gather(
+          {"params": states.params, "batch_stats": states.batch_stats}
+        )
         count = len(piece.indices)
         models.append(jax.tree.map(lambda leaf, n=count: leaf[:n], kept))
     parts = task.parts(pieces)
@@ -292,9 +259,13 @@ class Study:
       individuals=self.split.individuals,
       individual_rows=self.split.test,
       validation_rows=self.split.validation,
-      curve_steps=np.asarray(self.evaluation_steps(method), np.int32),
+      curve_steps=np.asarray(
+        self._individuals.evaluation_steps(method), np.int32
+      ),
       global_rows=self.split.global_test,
-      models=_joined(models) if keep_models else None,
+      models=jax.tree.map(lambda *leaves: np.concatenate(leaves), *models)
+      if keep_models
+      else None,
       **joined,
     )
 
@@ -312,23 +283,8 @@ class Study:
   ) -> tuple[dict[str, np.ndarray], TrainState]:
     """These individuals' part of a `Result`, and their models."""
     indices = list(piece.indices)
-    rows = np.stack([self.batches.rows(method, index) for index in indices])
-    states, record = self._begin(method, task, piece, on_steps)
-    # The last k layers alone are a phase of its own, with its own compiled
-    # step; without that option everything is one phase.
-    late = rows.shape[1] - method.late if method.last_layers else rows.shape[1]
-    frozen = self._frozen_layers(method)
-    own = self.split.validation[indices]
-    states, record = course.train(
-      self.trainer,
-      states,
-      record,
-      rows,
-      phases=((late, 0), (rows.shape[1], frozen)),
-      points=self.evaluation_steps(method),
-      evaluate=functools.partial(self._validate, self.trainer, own[:, None]),
-      on_steps=lambda steps: on_steps(steps * len(indices)),
-      watch=functools.partial(task.watch, piece),
+    states, rows, record = self._individuals.train(
+      self.trainer, method, task, piece, on_steps
     )
     if self.models_dir is not None:
       people = self.split.individuals[indices].tolist()
@@ -338,93 +294,10 @@ class Study:
       saved_models.save(
         self.models_dir, method.spec, people, states, description
       )
-    # One array for all tests, so that one compilation serves them.
-    own = np.concatenate([own, self.split.test[indices]], axis=1)
-    tested = _beside(own, self.split.global_test)
-    predictions = self.trainer.predict(states, tested)
-    trained = (rows != PADDING).any(axis=2)
-    diverged = (
-      ~self.trainer.finite(states)[: len(indices)]
-      # Losses of padded steps are NaN by design.
-      | (trained & ~np.isfinite(record.losses)).any(axis=1)
-      | ((predictions < 0) & (tested != PADDING)).any(axis=1)
+    part = evaluation.final(
+      self.trainer, self.split, indices, states, rows, record
     )
-    ends = [self.split.validation.shape[1], own.shape[1]]
-    validation, individual, general = np.split(predictions, ends, axis=1)
-    part = {
-      "validation_predictions": validation,
-      "individual_predictions": individual,
-      "global_predictions": general,
-      "losses": record.losses,
-      "individual_curve": record.individual[..., 0],
-      "global_curve": record.general,
-      "diverged": diverged,
-    }
     return part, states
-
-  def _begin(
-    self,
-    method: Method,
-    task: Task,
-    piece: Piece,
-    on_steps: Callable[[int], None],
-  ) -> tuple[TrainState, Record]:
-    """The models that training goes on with, and what was recorded before."""
-    count = len(piece.indices)
-    if piece.step:
-      states, history = task.restore(piece, self.trainer.shapes)
-      shared = (
-        self.batches.num_shared_steps if method.shares_global_phase else 0
-      )
-      on_steps((piece.step - shared) * count)
-      return self.trainer.place(states), Record.restored(history, count)
-    keys = jnp.stack(
-      [
-        individual_key(self._root, int(self.split.individuals[index]))
-        for index in piece.indices
-      ]
-    )
-    if not method.shares_global_phase:
-      return self.trainer.create(keys), Record.empty(count)
-    state, record = self.global_phase(on_steps)
-    return self.trainer.share(state, keys), record.of(piece.indices)
-
-  def _validate(
-    self, trainer: PopulationTrainer, own: np.ndarray, states: TrainState
-  ) -> tuple[np.ndarray, np.ndarray]:
-    """Validation accuracy on D_I [n, k] and on D_G [n].
-
-    Args:
-      trainer: of the models.
-      own: int32 [n, k, R], validation rows of k people for each model.
-      states: n models.
-    """
-    labels, general = self.population.labels, self.split.global_validation
-    rows = own.reshape(len(own), -1)
-    predictions = trainer.predict(states, _beside(rows, general))
-    of_people, of_all = np.split(predictions, [rows.shape[1]], axis=1)
-    flat = own.reshape(-1, own.shape[2])
-    individual, _ = metrics.accuracy(
-      of_people.reshape(flat.shape), labels, flat
-    )
-    return (
-      individual.reshape(own.shape[:2]),
-      metrics.accuracy(of_all, labels, general[None])[0],
-    )
-
-  def evaluation_steps(self, method: Method) -> list[int]:
-    """Behind which steps a method's models are evaluated, if they are.
-
-    Args:
-      method: the method.
-
-    Returns:
-      Every `eval_every` steps, at the end, and where the shared phase ends.
-    """
-    ends = [self.batches.length(method)]
-    if method.shares_global_phase:
-      ends.append(self.batches.num_shared_steps)
-    return course.evaluation_steps(ends, self.eval_every)
 
   def global_phase(
     self, on_steps: Callable[[int], None] = lambda steps: None
@@ -440,113 +313,4 @@ class Study:
 
     Source: Algorithm 1, line 9.
     """
-    if self._shared is None:
-      task, piece = self._shared_task, self._shared_piece
-      trainer = self.trainer.one_per_device()
-      end, people = self.batches.num_shared_steps, len(self.split.individuals)
-      record = Record.empty(1, people)
-      if piece.step:
-        one, history = task.restore(piece, trainer.shapes)
-        record = Record.restored(history, 1, people)
-      if not piece.step:
-        states = trainer.create(individual_key(self._root, SHARED)[None])
-      elif piece.step < end:
-        states = trainer.place(one)
-        on_steps(piece.step)
-      if piece.step < end:
-        own = self.split.validation[None]
-        states, record = course.train(
-          trainer,
-          states,
-          record,
-          self.batches.shared_rows()[None],
-          phases=((end, 0),),
-          points=course.evaluation_steps([end], self.eval_every),
-          evaluate=functools.partial(self._validate, trainer, own),
-          on_steps=on_steps,
-          watch=functools.partial(task.watch, piece),
-        )
-        task.save(piece, end, states, record.saved())
-        one = hosts.gather(states)
-      self._shared = jax.tree.map(lambda leaf: leaf[:1], one), record
-    return self._shared
-
-  def _check_schedule(self, method: Method) -> None:
-    """Refuses a schedule of one's own that is none, or never twice the same."""
-    try:
-      once, again = (self.batches.sources(method) for _ in range(2))
-    except ValueError as error:
-      raise ValueError(f"method {method.spec!r}: {error}") from error
-    if not np.array_equal(once, again):
-      raise ValueError(
-        f"method {method.spec!r} has a schedule that differs from call to call:"
-        " draw its random numbers from a generator with a seed of its own."
-      )
-
-  def _frozen_layers(self, method: Method) -> int:
-    """How many first layers TL leaves as they are."""
-    if not method.last_layers:
-      return 0
-    model = self.trainer.learner.model
-    if not own_model.takes_frozen_layers(model):
-      raise ValueError(
-        f"method {method.spec!r} trains the last layers alone, but model"
-        f" {type(model).__name__} doesn't take frozen_layers."
-      )
-    try:
-      there = models.count_layers(self.trainer.shapes.params)
-    except ValueError as error:
-      raise ValueError(
-        f"method {method.spec!r} with model {type(model).__name__}: {error}"
-      ) from error
-    if method.last_layers > there:
-      raise ValueError(
-        f"method {method.spec!r} trains the last {method.last_layers} layers,"
-        f" but the network has {there}."
-      )
-    return there - method.last_layers
-
-  @functools.cached_property
-  def _shared_piece(self) -> Piece:
-    """How far an earlier process came with the model of D_G alone."""
-    (piece,) = self._shared_task.plan(1, 1)
-    return piece
-
-  @property
-  def _has_shared(self) -> bool:
-    return (
-      self._shared is not None
-      or self._shared_piece.step == self.batches.num_shared_steps
-    )
-
-
-def _beside(own: np.ndarray, general: np.ndarray) -> np.ndarray:
-  """Rows [n, R], and behind each line the same rows [Q]."""
-  return np.concatenate(
-    [own, np.broadcast_to(general, (len(own), len(general)))], axis=1
-  )
-
-
-def _check_images(population: Population) -> None:
-  """Refuses samples that Fig. 4's network isn't made for."""
-  if not population.holds_images:
-    raise ValueError(
-      "the paper's network takes images [H, W, C], but samples have shape"
-      f" {list(population.sample_shape)}: give a model of your own, for"
-      " instance models.MLP (--model=mlp)."
-    )
-  height, width, _ = population.sample_shape
-  if height != width:
-    raise ValueError(
-      f"images must be square for the paper's network, but are"
-      f" {height}x{width}."
-    )
-  models.check_image_size(height)
-
-
-def _joined(pieces: Sequence[Any]) -> dict[str, Any]:
-  """Models of several pieces as one tree with a leading axis."""
-  params, batch_stats = jax.tree.map(
-    lambda *leaves: np.concatenate(leaves), *pieces
-  )
-  return {"params": params, "batch_stats": batch_stats}
+    return self._global_phase.train(self.trainer, on_steps)

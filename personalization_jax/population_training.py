@@ -1,9 +1,8 @@
 """Training and evaluating everybody's models, over all devices (JAX).
 
-The functions of `training` under `vmap` on a device and `shard_map` over a
-mesh with one axis, `individual`. Individuals exchange nothing. They go in
-chunks of `devices x individuals_per_device`, so that memory is bounded by that
-and not by the population.
+The functions of `training`, mapped over individuals by `programs`. Individuals
+exchange nothing. They go in chunks of `devices x individuals_per_device`, so
+that memory is bounded by that and not by the population.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -20,46 +19,29 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from personalization_jax import hosts, models, training
+from personalization_jax import hosts
+from personalization_jax.meshes import AXIS
 from personalization_jax.pace import Pace
+from personalization_jax.programs import Programs
 from personalization_jax.splits import PADDING
 from personalization_jax.stores import DeviceStore, HostStore
 from personalization_jax.training import Learner, TrainState
-
-AXIS = "individual"
 
 # Called at each end of a block with the steps done, the states (donated to the
 # next block, so not to be kept), and a function that gives the losses so far.
 OnBlock = Callable[[int, TrainState, Callable[[], np.ndarray]], None]
 
 
-def make_mesh(devices: Any = None) -> Mesh:
-  """A mesh of one axis, `individual`, over all devices.
-
-  Args:
-    devices: the devices; all there are by default.
-
-  Returns:
-    The mesh.
-  """
-  return Mesh(np.asarray(jax.devices() if devices is None else devices), AXIS)
-
-
-def default_individuals_per_device(mesh: Mesh) -> int:
-  """How many models a device trains at once, if nobody says otherwise.
-
-  Args:
-    mesh: of the devices.
-
-  Returns:
-    1 on a CPU, where more bring nothing and delay checkpoints; 8 elsewhere.
-  """
-  return 1 if mesh.devices.flat[0].platform == "cpu" else 8
-
-
 def individual_key(root: jax.Array, individual: int) -> jax.Array:
   """An individual's key: it depends on nobody else."""
   return jax.random.fold_in(root, np.uint32(individual))
+
+
+def individual_keys(
+  root: jax.Array, individuals: Iterable[int] | np.ndarray
+) -> jax.Array:
+  """The keys [n] of n individuals, from their ids."""
+  return jnp.stack([individual_key(root, int(each)) for each in individuals])
 
 
 @dataclasses.dataclass(eq=False)
@@ -116,6 +98,13 @@ class PopulationTrainer:
       )
     else:
       raise ValueError(f"store={self.store!r} must be 'device' or 'host'.")
+    self._programs = Programs(
+      self.learner,
+      self.mesh,
+      self.side_by_side,
+      self.images.shape[1:],
+      self._source.layout,
+    )
 
   @property
   def chunk(self) -> int:
@@ -142,7 +131,7 @@ class PopulationTrainer:
     Returns:
       States with a leading axis of `chunk`; those behind n are fillers.
     """
-    return self._create(self._put_keys(keys))
+    return self._programs.create(self._put_keys(keys))
 
   def share(self, state: TrainState, keys: jax.Array) -> TrainState:
     """Copies one trained model to individuals (TL's start).
@@ -156,7 +145,7 @@ class PopulationTrainer:
     """
     one = hosts.gather(state).replace(key=None)
     one = jax.tree.map(lambda leaf: leaf[0], one)
-    return self._share(self._put_keys(keys), one)
+    return self._programs.share(self._put_keys(keys), one)
 
   def place(self, states: Any) -> TrainState:
     """States that were saved, back onto the devices.
@@ -198,7 +187,7 @@ class PopulationTrainer:
     """
     self._check_count(len(rows))
     count, num_steps, batch_size = rows.shape
-    train = self._train(frozen_layers)
+    train = self._programs.train(frozen_layers)
     losses: list[tuple[jax.Array, int]] = []
 
     def losses_so_far() -> np.ndarray:
@@ -256,7 +245,7 @@ class PopulationTrainer:
       Bool [chunk].
     """
     return np.asarray(
-      hosts.gather(self._finite(states.params, states.batch_stats))
+      hosts.gather(self._programs.finite(states.params, states.batch_stats))
     )
 
   def predict(
@@ -286,7 +275,9 @@ class PopulationTrainer:
       block, images, labels = self._source.block(
         padded.reshape(self.chunk, together, batch_size)
       )
-      predictions = self._predict(states, self._put(block), images, labels)
+      predictions = self._programs.predict(
+        states, self._put(block), images, labels
+      )
       flat.append(hosts.gather(predictions).reshape(self.chunk, -1))
     return np.concatenate(flat, axis=1)[:count, :num_rows]
 
@@ -300,23 +291,7 @@ class PopulationTrainer:
   @functools.cached_property
   def shapes(self) -> TrainState:
     """The shapes and dtypes of the states of a whole chunk."""
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
-    one = jax.eval_shape(
-      jax.vmap(
-        functools.partial(
-          training.create_state,
-          self.learner,
-          image_shape=self.images.shape[1:],
-        )
-      ),
-      keys,
-    )
-    return jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct(
-        (self.chunk, *leaf.shape[1:]), leaf.dtype
-      ),
-      one,
-    )
+    return self._programs.shapes(self.chunk)
 
   def _put_keys(self, keys: jax.Array) -> jax.Array:
     """Keys [n] on their devices, the last one again for fillers."""
@@ -330,98 +305,3 @@ class PopulationTrainer:
   @property
   def _by_individual(self) -> NamedSharding:
     return NamedSharding(self.mesh, P(AXIS))
-
-  def _over_individuals(
-    self,
-    function: Callable[..., Any],
-    num_mapped: int,
-    *shared: P,
-  ) -> Callable[..., Any]:
-    """Maps a function of one individual: vmap inside shard_map.
-
-    Args:
-      function: takes num_mapped trees of one individual, then arrays that all
-        individuals of a device share.
-      num_mapped: see there.
-      *shared: how each of these arrays lies over the mesh.
-
-    Returns:
-      A function of the same arguments with a leading individual axis on the
-      mapped ones.
-    """
-
-    def on_device(*args: Any) -> Any:
-      mapped, others = args[:num_mapped], args[num_mapped:]
-      return jax.lax.map(
-        lambda one: function(*one, *others),
-        mapped,
-        batch_size=None if self.side_by_side == 1 else self.side_by_side,
-      )
-
-    return jax.shard_map(
-      on_device,
-      mesh=self.mesh,
-      in_specs=(P(AXIS),) * num_mapped + shared,
-      out_specs=P(AXIS),
-      # A scan in a model of one's own (an RNN's, say) begins with constants,
-      # which the check would refuse: they don't vary over the mesh.
-      check_vma=isinstance(self.learner.model, models.Classifier),
-    )
-
-  @functools.cached_property
-  def _create(self) -> Callable[..., TrainState]:
-    create = functools.partial(
-      training.create_state, self.learner, image_shape=self.images.shape[1:]
-    )
-    return jax.jit(self._over_individuals(create, 1))
-
-  @functools.cached_property
-  def _train_by_frozen_layers(self) -> dict[int, Callable[..., Any]]:
-    return {}
-
-  def _train(self, frozen_layers: int) -> Callable[..., Any]:
-    compiled = self._train_by_frozen_layers
-    if frozen_layers not in compiled:
-
-      def train(
-        state: TrainState,
-        rows: jax.Array,
-        num_steps: jax.Array,
-        images: jax.Array,
-        labels: jax.Array,
-      ) -> tuple[TrainState, jax.Array]:
-        return training.train_on_rows(
-          self.learner,
-          state,
-          rows,
-          num_steps,
-          images,
-          labels,
-          frozen_layers=frozen_layers,
-        )
-
-      compiled[frozen_layers] = jax.jit(
-        self._over_individuals(train, 2, P(), *self._source.layout),
-        donate_argnums=0,
-      )
-    return compiled[frozen_layers]
-
-  @functools.cached_property
-  def _share(self) -> Callable[..., TrainState]:
-    def share(key: jax.Array, one: TrainState) -> TrainState:
-      return training.continue_as(one, key)
-
-    return jax.jit(self._over_individuals(share, 1, P()))
-
-  @functools.cached_property
-  def _finite(self) -> Callable[..., jax.Array]:
-    def finite(*trees: Any) -> jax.Array:
-      leaves = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(trees)]
-      return jnp.stack(leaves).all()
-
-    return jax.jit(self._over_individuals(finite, 2))
-
-  @functools.cached_property
-  def _predict(self) -> Callable[..., jax.Array]:
-    predict = functools.partial(training.predict_rows, self.learner)
-    return jax.jit(self._over_individuals(predict, 2, *self._source.layout))

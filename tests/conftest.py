@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-# Its assertions, too, say what differs.
-pytest.register_assert_rewrite("nist_files")
+# Their assertions, too, say what differs.
+pytest.register_assert_rewrite("nist_files", "report_runs")
 
 jax.config.update("jax_num_cpu_devices", 4)
 # Scripts that tests start leave nothing in the user's cache.

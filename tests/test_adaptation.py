@@ -18,9 +18,10 @@ from personalization_jax import (
   schedules,
   training,
 )
+from personalization_jax.meshes import make_mesh
 from personalization_jax.methods import parse_method
 from personalization_jax.personalization import Settings, Study
-from personalization_jax.population_training import individual_key, make_mesh
+from personalization_jax.population_training import individual_key
 from personalization_jax.splits import split as split_people
 
 STEPS, BATCH, SEED = 5, 4, 6
@@ -100,7 +101,7 @@ def test_the_oracle_is_a_loop_of_training_steps(people, everybody):
     assert accuracy == pytest.approx(float(right.mean()))
 
 
-def test_it_is_tl_with_a_fresh_adam(people):
+def test_it_is_tl_with_a_fresh_adam(people, monkeypatch):
   """The same bits as `Study` gives from the same model of D_G."""
   settings = Settings(
     epochs=1, batch_size=BATCH, learning_rate=1e-2, width=1 / 32, seed=SEED
@@ -115,10 +116,8 @@ def test_it_is_tl_with_a_fresh_adam(people):
   optimizer = study.trainer.learner.optimizer
   one = jax.tree.map(lambda leaf: leaf[0], shared.params)
   fresh = jax.tree.map(lambda leaf: leaf[None], optimizer.init(one))
-  study._shared = (
-    shared.replace(opt_state=fresh, step=np.zeros(1, np.int32)),
-    record,
-  )
+  begin = shared.replace(opt_state=fresh, step=np.zeros(1, np.int32))
+  monkeypatch.setattr(study._global_phase, "train", lambda *_: (begin, record))
   expected = study.personalize(method)
   (found,) = adaptation.adapt(
     study.trainer.learner,

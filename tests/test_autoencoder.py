@@ -10,7 +10,7 @@ from bars import HELD_OUT, IMAGES, LEARNER, TRAIN, fresh, trained
 from personalization_jax import (
   autoencoder,
   autoencoder_training,
-  population_training,
+  meshes,
   training,
 )
 
@@ -46,7 +46,7 @@ def test_latents_are_of_the_row_alone():
 
 
 def test_the_store_may_lie_on_every_device():
-  mesh = population_training.make_mesh()
+  mesh = meshes.make_mesh()
   assert mesh.size > 1
   everywhere = jax.device_put(IMAGES, jax.NamedSharding(mesh, jax.P()))
   latents = autoencoder.encode(LEARNER, fresh(), everywhere, np.arange(3))

@@ -24,7 +24,7 @@ from experiments.benchmarks.options import Options
 from experiments.benchmarks.processes import Worker
 from experiments.benchmarks.work import Ours, Work, population, rows
 from personalization_jax import models
-from personalization_jax.population_training import make_mesh
+from personalization_jax.meshes import make_mesh
 from personalization_jax.settings import Settings, make_learner
 from personalization_jax.training import Learner, loss_fn
 

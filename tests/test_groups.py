@@ -6,9 +6,9 @@ import pytest
 
 from personalization_jax import splits
 from personalization_jax.groups import Groups
+from personalization_jax.meshes import make_mesh
 from personalization_jax.methods import Group, parse_method
 from personalization_jax.personalization import Study
-from personalization_jax.population_training import make_mesh
 from personalization_jax.settings import Settings
 
 

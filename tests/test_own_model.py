@@ -10,9 +10,9 @@ import pytest
 
 from personalization_jax import models, own_model, splits, training
 from personalization_jax.datasets import Population
+from personalization_jax.meshes import make_mesh
 from personalization_jax.methods import parse_method
 from personalization_jax.personalization import Study
-from personalization_jax.population_training import make_mesh
 from personalization_jax.progress import Keeper
 from personalization_jax.settings import Settings, make_learner
 

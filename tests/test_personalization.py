@@ -15,9 +15,10 @@ from personalization_jax import (
   training,
 )
 from personalization_jax.datasets import variations
+from personalization_jax.meshes import make_mesh
 from personalization_jax.methods import Method, parse_method, parse_methods
 from personalization_jax.personalization import Settings, Study, make_learner
-from personalization_jax.population_training import individual_key, make_mesh
+from personalization_jax.population_training import individual_key
 from personalization_jax.progress import Keeper
 from personalization_jax.randomness import SHARED
 

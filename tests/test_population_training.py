@@ -10,10 +10,10 @@ from jax.sharding import PartitionSpec as P
 from tiny import FIG_4, TINY, Tiny
 
 from personalization_jax import training
+from personalization_jax.meshes import make_mesh
 from personalization_jax.population_training import (
   PopulationTrainer,
   individual_key,
-  make_mesh,
 )
 from personalization_jax.stores import HostStore
 

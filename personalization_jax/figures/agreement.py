@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
-from matplotlib import colors
 from matplotlib.axes import Axes
 
 from personalization_jax.figures import styles
@@ -72,19 +71,15 @@ def agreement(
     points = np.array([_mean_and_error(values[m][p][space]) for m, p in shown])
     # Side by side, lest equal means hide each other.
     shift = 0.4 * (k - (len(spaces) - 1) / 2)
-    axes.errorbar(
+    styles.points_with_bars(
+      axes,
       points[:, 0],
       np.array(list(shown.values())) + shift,
-      xerr=points[:, 1],
-      fmt=marker,
-      markersize=5.5,
-      color=colour,
-      ecolor=(*colors.to_rgb(colour), 0.5),
-      elinewidth=1.2,
-      markeredgecolor="white",
-      markeredgewidth=0.5,
+      points[:, 1],
+      colour=colour,
+      marker=marker,
+      bar_width=1.2,
       label=space,
-      zorder=3,
     )
   axes.set_xlim(min(axes.get_xlim()[0], -0.02), 1.02)
   axes.grid(axis="x", color="#DDDDDD", linewidth=0.6)

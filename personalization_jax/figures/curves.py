@@ -57,7 +57,7 @@ def validation_curves(
     (panels[1], 2, "$D_G$"),
   ):
     for i, (method, values) in enumerate(curves.items()):
-      _draw(panel, method, values[0], values[index], i / len(curves) / 5)
+      _draw(panel, method, values[0], values[index], i / len(curves))
     panel.set_ylabel(f"Accuracy on validation\ndata of {name}")
     panel.yaxis.set_major_formatter(ticker.PercentFormatter(1.0, decimals=0))
     panel.grid(axis="y", color="#EEEEEE", linewidth=0.8)
@@ -75,26 +75,14 @@ def validation_curves(
 
 
 def _draw(
-  axes: Axes, method: str, steps: np.ndarray, values: np.ndarray, offset: float
+  axes: Axes, method: str, steps: np.ndarray, values: np.ndarray, turn: float
 ) -> None:
-  style = styles.method_style(method)
   with warnings.catch_warnings():
     # Who has no validation data has NaN everywhere.
     warnings.simplefilter("ignore", RuntimeWarning)
     mean = np.nanmean(values, axis=0)
     low, high = np.nanquantile(values, (0.25, 0.75), axis=0)
-  axes.fill_between(
-    steps, low, high, color=style.colour, alpha=0.10, linewidth=0
-  )
-  axes.plot(
-    steps,
-    mean,
-    color=style.colour,
-    linewidth=1.5,
-    label=styles.method_name(method),
-    linestyle="-" if style.filled else "--",
-    marker=style.marker,
-    markersize=6,
-    markeredgecolor="white",
-    markevery=(offset, 1 / 5),
-  )
+  colour = styles.method_style(method).colour
+  axes.fill_between(steps, low, high, color=colour, alpha=0.10, linewidth=0)
+  name = styles.method_name(method)
+  styles.curve(axes, method, steps, mean, label=name, turn=turn)

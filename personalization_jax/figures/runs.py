@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from matplotlib import colors
 from matplotlib.axes import Axes
 
 from personalization_jax.figures import styles
@@ -66,18 +65,14 @@ def runs(
       if not np.isnan(mean)
     ]
     rows, means, sds = np.array(shown).reshape(-1, 3).T
-    axes.errorbar(
+    styles.points_with_bars(
+      axes,
       means,
       rows + 0.72 * (k - (count - 1) / 2) / count,
-      xerr=sds,
-      fmt=marker,
-      markersize=5.5,
-      color=colour,
-      ecolor=(*colors.to_rgb(colour), 0.5),
-      elinewidth=1.3,
-      markeredgecolor="white",
-      markeredgewidth=0.5,
-      zorder=3,
+      sds,
+      colour=colour,
+      marker=marker,
+      bar_width=1.3,
     )
   axes.grid(axis="x", color="#DDDDDD", linewidth=0.6)
   axes.set_axisbelow(True)

@@ -133,6 +133,80 @@ def guide(draw: Callable[..., Any], place: float) -> None:
   draw(place, color="#999999", linewidth=0.8, linestyle=":", zorder=0.5)
 
 
+def curve(
+  axes: Axes,
+  method: str,
+  steps: np.ndarray,
+  values: np.ndarray,
+  *,
+  label: str,
+  turn: float,
+) -> None:
+  """A method's line over training steps, with a marker now and then.
+
+  Args:
+    axes: where to draw.
+    method: in whose style.
+    steps: [E].
+    values: float [E].
+    label: in the legend.
+    turn: the method's place among all, in 0..1: its markers stand at other
+      steps than those of the others, so that they don't hide them.
+  """
+  style = method_style(method)
+  axes.plot(
+    steps,
+    values,
+    color=style.colour,
+    linewidth=1.5,
+    label=label,
+    linestyle="-" if style.filled else "--",
+    marker=style.marker,
+    markersize=6,
+    markeredgecolor="white",
+    markevery=(turn / 5, 1 / 5),
+  )
+
+
+def points_with_bars(
+  axes: Axes,
+  values: np.ndarray,
+  rows: np.ndarray,
+  bars: np.ndarray,
+  *,
+  colour: str,
+  marker: str,
+  bar_width: float,
+  label: str | None = None,
+) -> None:
+  """Points on the rows that `name_rows` names, each with a bar to both sides.
+
+  Args:
+    axes: where to draw.
+    values: float [P], the points' places on the horizontal axis.
+    rows: float [P].
+    bars: float [P], half lengths; NaN draws none.
+    colour: of points and, fainter, of bars.
+    marker: matplotlib's.
+    bar_width: in points.
+    label: in the legend.
+  """
+  axes.errorbar(
+    values,
+    rows,
+    xerr=bars,
+    fmt=marker,
+    markersize=5.5,
+    color=colour,
+    ecolor=(*colors.to_rgb(colour), 0.5),
+    elinewidth=bar_width,
+    markeredgecolor="white",
+    markeredgewidth=0.5,
+    label=label,
+    zorder=3,
+  )
+
+
 def accuracy_ticks(axes: Axes, which: Literal["x", "y"]) -> None:
   """Plain numbers (no offset), and hardly any room beyond 1."""
   axis = axes.xaxis if which == "x" else axes.yaxis

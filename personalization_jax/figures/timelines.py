@@ -128,7 +128,7 @@ def training_curves(
   axes = styles.axes_or_new(axes, 8.0, 4.5)
   for i, (method, value) in enumerate(values.items()):
     finite = np.isfinite(value).all(axis=1)
-    name, style = styles.method_name(method), styles.method_style(method)
+    name = styles.method_name(method)
     if not finite.all():
       name += f" ({np.sum(~finite)} of {len(value)} not finite)"
     curves = _running_mean(value[finite], window)
@@ -136,22 +136,9 @@ def training_curves(
     mean = curves.mean(axis=0) if len(curves) else steps
     if len(curves) > 1:
       low, high = np.quantile(curves, (0.25, 0.75), axis=0)
-      axes.fill_between(
-        steps, low, high, color=style.colour, alpha=0.12, linewidth=0
-      )
-    # Markers at other steps for each method, so that they don't hide another.
-    axes.plot(
-      steps,
-      mean,
-      color=style.colour,
-      linewidth=1.5,
-      label=name,
-      linestyle="-" if style.filled else "--",
-      marker=style.marker,
-      markersize=6,
-      markeredgecolor="white",
-      markevery=(i / len(values) / 5, 1 / 5),
-    )
+      colour = styles.method_style(method).colour
+      axes.fill_between(steps, low, high, color=colour, alpha=0.12, linewidth=0)
+    styles.curve(axes, method, steps, mean, label=name, turn=i / len(values))
   axes.set_yscale("log")
   axes.set_xlabel("Training step (batches)")
   axes.set_ylabel("Training loss (nats)")

@@ -1,0 +1,138 @@
+"""What a study refuses before it trains anything."""
+
+from __future__ import annotations
+
+import numpy as np
+from flax import linen as nn
+
+from personalization_jax import models, own_model
+from personalization_jax.batches import Batches
+from personalization_jax.datasets import Population
+from personalization_jax.methods import Method
+from personalization_jax.population_training import PopulationTrainer
+from personalization_jax.splits import Split
+
+
+def check_data(
+  population: Population,
+  split: Split,
+  model: nn.Module | None,
+  eval_every: int,
+) -> None:
+  """Refuses samples that can't be trained or evaluated on.
+
+  Args:
+    population: the store.
+    split: its parts.
+    model: everybody's; None for Fig. 4's network.
+    eval_every: steps between two evaluations on validation data, 0 for none.
+
+  Raises:
+    ValueError: saying why.
+  """
+  if eval_every < 0:
+    raise ValueError(f"eval_every={eval_every} must be 0 or more.")
+  if eval_every and not (
+    split.validation.shape[1] and len(split.global_validation)
+  ):
+    raise ValueError(
+      f"eval_every={eval_every} needs data to evaluate on: a"
+      " validation_fraction above 0, and enough samples."
+    )
+  if model is None:
+    _check_images(population)
+  else:
+    own_model.check(model, population.sample_shape, population.num_classes)
+
+
+def check_method(
+  method: Method, batches: Batches, trainer: PopulationTrainer
+) -> None:
+  """Refuses a method that can't be trained.
+
+  Args:
+    method: the method.
+    batches: of the study, with its split and its groups.
+    trainer: of its models.
+
+  Raises:
+    ValueError: saying why.
+  """
+  if method.baseline and len(batches.split.individuals) < 2:
+    raise ValueError(
+      "method 'baseline' trains on another individual's data, so"
+      " num_individuals must be at least 2."
+    )
+  if method.group is not None:
+    batches.groups.check(method.group)
+  if method.last_layers:
+    frozen_layers(method, trainer)
+  if method.schedule is not None:
+    _check_schedule(method, batches)
+
+
+def frozen_layers(method: Method, trainer: PopulationTrainer) -> int:
+  """How many first layers TL leaves as they are.
+
+  Args:
+    method: the method.
+    trainer: of its models.
+
+  Returns:
+    The number, 0 for a method that trains all layers.
+
+  Raises:
+    ValueError: if these layers can't be trained alone.
+
+  Source: section III-C, "fewer layers adjusted".
+  """
+  if not method.last_layers:
+    return 0
+  model = trainer.learner.model
+  if not own_model.takes_frozen_layers(model):
+    raise ValueError(
+      f"method {method.spec!r} trains the last layers alone, but model"
+      f" {type(model).__name__} doesn't take frozen_layers."
+    )
+  try:
+    there = models.count_layers(trainer.shapes.params)
+  except ValueError as error:
+    raise ValueError(
+      f"method {method.spec!r} with model {type(model).__name__}: {error}"
+    ) from error
+  if method.last_layers > there:
+    raise ValueError(
+      f"method {method.spec!r} trains the last {method.last_layers} layers,"
+      f" but the network has {there}."
+    )
+  return there - method.last_layers
+
+
+def _check_images(population: Population) -> None:
+  """Refuses samples that Fig. 4's network isn't made for."""
+  if not population.holds_images:
+    raise ValueError(
+      "the paper's network takes images [H, W, C], but samples have shape"
+      f" {list(population.sample_shape)}: give a model of your own, for"
+      " instance models.MLP (--model=mlp)."
+    )
+  height, width, _ = population.sample_shape
+  if height != width:
+    raise ValueError(
+      f"images must be square for the paper's network, but are"
+      f" {height}x{width}."
+    )
+  models.check_image_size(height)
+
+
+def _check_schedule(method: Method, batches: Batches) -> None:
+  """Refuses a schedule of one's own that is none, or never twice the same."""
+  try:
+    once, again = (batches.sources(method) for _ in range(2))
+  except ValueError as error:
+    raise ValueError(f"method {method.spec!r}: {error}") from error
+  if not np.array_equal(once, again):
+    raise ValueError(
+      f"method {method.spec!r} has a schedule that differs from call to call:"
+      " draw its random numbers from a generator with a seed of its own."
+    )
