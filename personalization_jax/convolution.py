@@ -355,7 +355,7 @@ def _with_weight_gradient(
   convolve_alone: Callable[[Array, Array], Array],
   weight_gradient: Callable[[Array, Array, Array], Array],
 ) -> Callable[[Array, Array], Array]:
-  """A convolution, also for the image gradient, with another weight gradient."""
+  """A convolution and its image gradient, with another weight gradient."""
   convolution = jax.custom_vjp(convolve_alone)
 
   def forward(
