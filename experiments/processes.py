@@ -137,16 +137,15 @@ def _has_port(address: str) -> bool:
 def use_cpu_cores(devices: int) -> None:
   """Makes each core a device: many CPU operations run on one thread only.
 
-  XLA divides long sums among as many threads as there are cores or devices,
-  whichever is more, and that decides their last bits. A fixed number of threads
-  (up to four devices, or as many as cores) makes results the same on one device
-  or several.
+  XLA has as many threads as there are cores or devices, whichever is more. With
+  a single one it adds up in another order than with several (whose number does
+  not matter; see `convolution.choose_formulation`), so there are two at least.
 
   Args:
     devices: how many; 0 takes the cores there are.
   """
   cores = len(os.sched_getaffinity(0))
-  os.environ.setdefault("NPROC", str(max(cores, 4)))
+  os.environ.setdefault("NPROC", str(max(cores, 2)))
   # If JAX runs already, as in a notebook or a test, it keeps its devices.
   with contextlib.suppress(RuntimeError):
     jax.config.update("jax_num_cpu_devices", devices or cores)

@@ -28,8 +28,9 @@ _DIMENSION_NUMBERS = ("NHWC", "HWIO", "NHWC")
 # Images a step of "blocked" expands: few enough that their patches stay in a
 # core's cache, enough to make the matrix product worth its start.
 _BLOCK = 4
-# Up to this many input channels, patches are small and save calls. Measured
-# for one channel only; the networks have no layer of two to seven.
+# Up to this many input channels "blocked" convolves by patches, which are small
+# then and save calls. Measured for one channel only; the networks have no layer
+# of two to seven.
 _FEW_CHANNELS = 4
 
 
@@ -57,18 +58,20 @@ def choose_formulation(
   On other platforms patches are a reasoned choice, not yet a measured one:
   under `vmap` they are batched matrix products.
 
+  On a CPU every layer is "blocked", one channel and 1x1 included: XLA divides
+  one long sum among its threads, and their number would decide the last bits.
+
   Args:
     platform: as `jax.default_backend()` names it.
-    kernel_shape: [kh, kw, in channels, out channels].
+    kernel_shape: [kh, kw, in channels, out channels]; no part of the rule so
+      far.
     image_shape: [B, H, W, in channels]; no part of the rule so far.
 
   Returns:
     One of `FORMULATIONS`.
   """
-  del image_shape
-  if platform != "cpu":
-    return "patches"
-  return "patches" if kernel_shape[2] <= _FEW_CHANNELS else "blocked"
+  del kernel_shape, image_shape
+  return "blocked" if platform == "cpu" else "patches"
 
 
 def convolve(
@@ -83,7 +86,8 @@ def convolve(
     kernel: [kh, kw, in channels, out channels] of the same dtype, kh and kw
       odd.
     formulation: how it is computed, one of `FORMULATIONS`; None takes what
-      `choose_formulation` says. A 1x1 kernel is always one matrix product.
+      `choose_formulation` says. A 1x1 kernel is always one matrix product, and
+      by "blocked" its gradient is a sum over blocks.
 
   Returns:
     [B, H, W, out channels], of the dtype of images.
@@ -101,19 +105,12 @@ def convolve(
       f"formulation must be one of {', '.join(FORMULATIONS)} or None, but"
       f" is {formulation!r}."
     )
-  if kernel.shape[:2] == (1, 1):
-    return images @ kernel[0, 0]
+  if formulation == "patches" or (
+    kernel.shape[:2] == (1, 1) and formulation != "blocked"
+  ):
+    return _by_patches(images, kernel)
   if formulation == "xla":
     return _xla(images, kernel)
-  if formulation == "patches":
-    out_channels = kernel.shape[-1]
-    # Summed in float32 whatever the dtype, and so are the gradients.
-    product = jnp.matmul(
-      _patches(images, kernel),
-      kernel.reshape(-1, out_channels),
-      preferred_element_type=jnp.promote_types(images.dtype, jnp.float32),
-    )
-    return product.astype(images.dtype)
   images, kernel = _vary_together(images, kernel)
   return _WITH_WEIGHT_GRADIENT[formulation](images, kernel)
 
@@ -248,6 +245,23 @@ def _xla(images: Array, kernel: Array) -> Array:
   )
 
 
+def _by_patches(images: Array, kernel: Array) -> Array:
+  # Summed in float32 whatever the dtype, and so are the gradients.
+  product = jnp.matmul(
+    _patches(images, kernel),
+    kernel.reshape(-1, kernel.shape[-1]),
+    preferred_element_type=jnp.promote_types(images.dtype, jnp.float32),
+  )
+  return product.astype(images.dtype)
+
+
+def _by_shape(images: Array, kernel: Array) -> Array:
+  """What convolves fastest on a CPU."""
+  if kernel.shape[:2] == (1, 1) or kernel.shape[2] <= _FEW_CHANNELS:
+    return _by_patches(images, kernel)
+  return _xla(images, kernel)
+
+
 def _windows(images: Array, kernel: Array) -> list[Array]:
   """Zero-padded images, shifted once for each tap of the kernel."""
   kh, kw = kernel.shape[:2]
@@ -263,6 +277,8 @@ def _windows(images: Array, kernel: Array) -> list[Array]:
 
 def _patches(images: Array, kernel: Array) -> Array:
   """What the kernel sees at each pixel: [B, H, W, kh * kw * channels]."""
+  if kernel.shape[:2] == (1, 1):
+    return images
   return jnp.concatenate(_windows(images, kernel), axis=-1)
 
 
@@ -336,28 +352,30 @@ def _blocked_weight_gradient(
 
 
 def _with_weight_gradient(
+  convolve_alone: Callable[[Array, Array], Array],
   weight_gradient: Callable[[Array, Array, Array], Array],
 ) -> Callable[[Array, Array], Array]:
-  """XLA's convolution and image gradient, with another weight gradient."""
-  convolution = jax.custom_vjp(_xla)
+  """A convolution and its image gradient, with another weight gradient."""
+  convolution = jax.custom_vjp(convolve_alone)
 
   def forward(
     images: Array, kernel: Array
   ) -> tuple[Array, tuple[Array, Array]]:
-    return _xla(images, kernel), (images, kernel)
+    return convolve_alone(images, kernel), (images, kernel)
 
   def backward(
     saved: tuple[Array, Array], cotangent: Array
   ) -> tuple[Array, Array]:
     _, kernel = saved
     turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-    return _xla(cotangent, turned), weight_gradient(*saved, cotangent)
+    images_gradient = convolve_alone(cotangent, turned)
+    return images_gradient, weight_gradient(*saved, cotangent)
 
   convolution.defvjp(forward, backward)
   return convolution
 
 
 _WITH_WEIGHT_GRADIENT = {
-  "shifted": _with_weight_gradient(_shifted_weight_gradient),
-  "blocked": _with_weight_gradient(_blocked_weight_gradient),
+  "shifted": _with_weight_gradient(_xla, _shifted_weight_gradient),
+  "blocked": _with_weight_gradient(_by_shape, _blocked_weight_gradient),
 }

@@ -1,5 +1,9 @@
 """Every formulation is the same function as `lax.conv_general_dilated`."""
 
+import os
+import subprocess
+import sys
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -147,7 +151,7 @@ def test_works_inside_shard_map(formulation, shared):
 def test_loops_hold_no_weight_gradient_convolution_of_xla():
   # What makes XLA slow on a CPU; see the module's docstring.
   images, kernel, cotangent = make_inputs(
-    (9, 4, 4, 5), (3, 3, 5, 2), jnp.float32
+    (9, 4, 4, 5), (3, 3, 5, 6), jnp.float32
   )
 
   def count(formulation):
@@ -332,3 +336,37 @@ def test_max_pool_shares_the_gradient_of_ties():
 def test_max_pool_refuses(shape, window, message):
   with pytest.raises(ValueError, match=message):
     convolution.max_pool(jnp.zeros(shape), window)
+
+
+GRADIENTS = """
+import hashlib, jax, numpy
+from personalization_jax import convolution
+rng = numpy.random.default_rng(0)
+for rows, kernel in (
+  ((64, 16, 16, 1), (3, 3, 1, 8)),
+  ((64, 16, 16, 8), (3, 3, 8, 16)),
+  ((64, 8, 8, 32), (1, 1, 32, 32)),
+):
+  images, kernel = (
+    rng.normal(size=shape).astype("float32") for shape in (rows, kernel)
+  )
+  def loss(kernel):
+    return (convolution.convolve(images, kernel) ** 2).sum()
+  gradient = jax.jit(jax.grad(loss))(kernel)
+  print(hashlib.sha256(numpy.asarray(gradient).tobytes()).hexdigest())
+"""
+
+
+def test_the_number_of_threads_does_not_decide_bits():
+  # Only a process of its own can have another number of XLA's threads.
+  digests = {
+    subprocess.run(
+      [sys.executable, "-c", GRADIENTS],
+      env={**os.environ, "NPROC": threads, "JAX_PLATFORMS": "cpu"},
+      check=True,
+      capture_output=True,
+      text=True,
+    ).stdout
+    for threads in ("2", "3", "8")
+  }
+  assert len(digests) == 1
