@@ -27,7 +27,8 @@ class Choice:
     gain: mean gain in test accuracy over the global model if everyone gets the
       method's; who diverged is left out.
     gain_with_choice: likewise with the model chosen, where who diverged has the
-      global model, and so a gain of 0.
+      global model, and so a gain of 0. Whose global model diverged has nothing
+      to gain over, and is left out of all four numbers.
   """
 
   personal: np.ndarray
@@ -42,7 +43,8 @@ def choose(personal: Any, general: Any) -> np.ndarray:
   """Who is better off with the personalised model, on validation data.
 
   Ties go to the global model: without evidence for a model of one's own, the
-  one that was trained on more people is the safer. So does NaN.
+  one that was trained on more people is the safer. A model that diverged is
+  chosen only if both did, or if there are no validation data to tell (NaN).
 
   Args:
     personal: float [S], everyone's accuracy by the personalised model; NaN
@@ -56,7 +58,7 @@ def choose(personal: Any, general: Any) -> np.ndarray:
     ValueError: if these aren't two vectors of one length with accuracies.
   """
   personal, general = _pair(personal, general)
-  return personal > general
+  return (personal > general) | (np.isnan(general) & ~np.isnan(personal))
 
 
 def hurt(personal: Any, general: Any) -> float:
