@@ -53,6 +53,7 @@ def runs(
   count = len(accuracies)
   height = len(methods) * (0.16 + 0.13 * count) + 0.2 * count
   axes = styles.axes_or_new(axes, 7.5, 1.1 + height)
+  others = len(axes.containers)  # what was on the caller's axes before
   for row in range(0, len(methods), 2):
     axes.axhspan(row - 0.5, row + 0.5, color="#F4F4F4", zorder=0)
   for k, (values, (colour, marker)) in enumerate(
@@ -91,7 +92,7 @@ def runs(
   styles.name_rows(axes, [_plain(styles.method_name(m)) for m in methods])
   styles.accuracy_ticks(axes, "x")
   axes.legend(
-    axes.containers,
+    axes.containers[others:],
     [_plain(run) for run in accuracies],
     loc="lower left",
     bbox_to_anchor=(0, 1),
