@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from personalization_jax import metrics
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Choice:
@@ -112,8 +114,8 @@ def judge(
     accuracy=chosen,
     hurt=hurt(own, general),
     hurt_with_choice=hurt(chosen, general),
-    gain=_mean(own - general),
-    gain_with_choice=_mean(chosen - general),
+    gain=metrics.spread(own - general).mean,
+    gain_with_choice=metrics.spread(chosen - general).mean,
   )
 
 
@@ -167,8 +169,3 @@ def _pair(personal: Any, general: Any) -> tuple[np.ndarray, np.ndarray]:
       )
   # Means of the same counts can differ in the last bit: that is a tie.
   return np.round(personal, 12), np.round(general, 12)
-
-
-def _mean(values: np.ndarray) -> float:
-  values = values[~np.isnan(values)]
-  return float(values.mean()) if values.size else float("nan")

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib import colors
 from matplotlib.axes import Axes
 
+from personalization_jax import metrics
 from personalization_jax.figures import styles
 from personalization_jax.figures.accuracies import Data
 
@@ -60,11 +61,11 @@ def runs(
     zip(accuracies.values(), _RUNS)
   ):
     shown = [
-      (methods.index(method), mean, sd)
-      for method, (mean, sd) in (
-        (method, _mean_and_sd(value)) for method, value in values.items()
+      (methods.index(method), spread.mean, spread.sd)
+      for method, spread in (
+        (method, metrics.spread(value)) for method, value in values.items()
       )
-      if not np.isnan(mean)
+      if not np.isnan(spread.mean)
     ]
     rows, means, sds = np.array(shown).reshape(-1, 3).T
     axes.errorbar(
@@ -101,16 +102,6 @@ def runs(
     borderaxespad=0.2,
   )
   return axes
-
-
-def _mean_and_sd(values: np.ndarray) -> tuple[float, float]:
-  """Without who diverged; no sd (NaN) of one individual."""
-  values = np.asarray(values, np.float64)
-  values = values[~np.isnan(values)]
-  if not values.size:
-    return np.nan, np.nan
-  sd = values.std(ddof=1) if values.size > 1 else np.nan
-  return float(values.mean()), float(sd)
 
 
 def _plain(name: str) -> str:
