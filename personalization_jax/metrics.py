@@ -178,7 +178,8 @@ class IndividualFairness:
   the similar alike has a positive rank correlation.
 
   Attributes:
-    max_ratio: the largest difference in accuracy over distance.
+    max_ratio: the largest difference in accuracy over distance; NaN, as the
+      others, if no two individuals can be compared.
     mean_ratio: the mean of that ratio.
     rank_correlation: Spearman's, of difference in accuracy and distance; NaN
       if one of the two is the same for all pairs.
@@ -197,14 +198,13 @@ def individual_fairness(
   Args:
     accuracies: float [S]; NaN, of a model that diverged, is left out.
     distances: float [S, S], symmetric, in latent space; infinite for pairs that
-      can't be compared, which are left out. At least one pair must be
-      comparable; if none of those is left, the numbers are NaN.
+      can't be compared, such as two without a common class, which are left out.
 
   Returns:
-    The three numbers.
+    The three numbers; NaN if no pair can be compared.
 
   Raises:
-    ValueError: if shapes don't fit or no pair can be compared.
+    ValueError: if shapes don't fit.
 
   Source: section II-A (3), similarity by the L2 norm in latent space; C. Dwork
   et al., "Fairness through awareness", 2012, for the ratio.
@@ -218,8 +218,6 @@ def individual_fairness(
   first, second = np.triu_indices(count, k=1)
   distance = np.asarray(distances, np.float64)[first, second]
   compared = np.isfinite(distance)
-  if not compared.any():
-    raise ValueError("no two individuals can be compared.")
   compared &= ~np.isnan(accuracies[first] - accuracies[second])
   if not compared.any():
     return IndividualFairness(*[float("nan")] * 3)

@@ -257,6 +257,20 @@ def test_if_everybody_diverged_there_is_still_a_table(tmp_path):
   assert all(np.isnan(row.individual.mean) for row in rows)
 
 
+def test_people_who_cannot_be_compared_leave_fairness_out(tmp_path):
+  """Such as two without a common class: everything else is still written."""
+  apart = np.where(np.eye(5), 0.0, np.inf)
+  rows = table_files.write_tables(tmp_path, FINISHED, LABELS, apart)
+  without = tables.of_results(FINISHED, LABELS)
+  for row, line, plain in zip(rows, read(tmp_path / "table1.csv"), without):
+    assert line["fairness_mean_ratio"] == "nan"
+    assert dataclasses.replace(row, fairness=None, seeds=None) == (
+      dataclasses.replace(plain, seeds=None)
+    )
+  assert len(read(tmp_path / "results.csv")) == 15
+  assert "| sw:1/2" in (tmp_path / "table1.md").read_text()
+
+
 def test_a_method_whose_models_all_diverged_ranks_last(tmp_path):
   finished = [
     dataclasses.replace(FINISHED[0], diverged=np.ones(5, bool)),
