@@ -118,7 +118,7 @@ class Comparison:
     return str(self)
 
   def records(self) -> list[dict[str, Any]]:
-    """Columns of table1.csv by name, for pandas and the like."""
+    """Columns of table1.csv by name, for pandas; NaN where a cell is empty."""
     return table_files.records(self.rows)
 
 

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import json
+import math
 import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -114,7 +115,7 @@ def _table_line(row: tables.TableRow) -> list[Any]:
 
   def p_values(test: metrics.Significance | None) -> list[Any]:
     if test is None:
-      return [""] * 4
+      return [None] * 4  # an empty cell of the CSV
     return [test.t, test.t_holm, test.wilcoxon, test.wilcoxon_holm]
 
   own, general = p_values(row.individual_p), p_values(row.global_p)
@@ -126,9 +127,9 @@ def _table_line(row: tables.TableRow) -> list[Any]:
     general[0],
     *own[1:],
     *general[1:],
-    *(dataclasses.astuple(row.fairness) if row.fairness else [""] * 3),
+    *(dataclasses.astuple(row.fairness) if row.fairness else [None] * 3),
     row.diverged,
-    *(dataclasses.astuple(row.seeds) if row.seeds else [""] * 3),
+    *(dataclasses.astuple(row.seeds) if row.seeds else [None] * 3),
   ]
 
 
@@ -163,9 +164,9 @@ def _metric_lines(result: Result) -> Iterable[str]:
         "seed": result.seed,
         "step": step,
         "individual": person,
-        # Who has no validation data has no accuracy there.
+        # Who has no validation data has no accuracy there; JSON has no NaN.
         "individual_validation_accuracy": None if np.isnan(own) else own,
-        "global_validation_accuracy": general,
+        "global_validation_accuracy": None if np.isnan(general) else general,
       }
       yield json.dumps(line) + "\n"
 
@@ -177,9 +178,15 @@ def records(rows: Sequence[tables.TableRow]) -> list[dict[str, Any]]:
     rows: from `tables.table`.
 
   Returns:
-    Column name -> value, for each row; "" where there is none.
+    Column name -> value, for each row; NaN where there is none.
   """
-  return [dict(zip(TABLE_COLUMNS, _table_line(row))) for row in rows]
+  return [
+    {
+      column: math.nan if value is None else value
+      for column, value in zip(TABLE_COLUMNS, _table_line(row))
+    }
+    for row in rows
+  ]
 
 
 def markdown(rows: Sequence[tables.TableRow]) -> str:

@@ -146,6 +146,41 @@ def test_markdown_has_a_line_for_each_method(run):
   assert f"{mean:.4f}" in table[3]
 
 
+def test_what_a_table_lacks_is_nan_in_records_and_empty_in_csv():
+  rows = tables.table(tables.accuracies(FINISHED, LABELS))
+  records = table_files.records(rows)
+  assert list(records[0]) == list(table_files.TABLE_COLUMNS)
+  for column in ("p_individual", "fairness_max_ratio", "individual_seed_sd"):
+    assert np.isnan(records[0][column])
+  # Numbers, so that means and comparisons of a column work.
+  assert all(
+    isinstance(value, int | float)
+    for record in records
+    for name, value in record.items()
+    if name != "method"
+  )
+
+
+def test_metrics_are_json_where_d_g_has_no_validation_data(tmp_path):
+  curve = np.array([[0.5]] * 5, np.float32)
+  result = dataclasses.replace(
+    FINISHED[0],
+    curve_steps=np.array([2]),
+    individual_curve=curve,
+    global_curve=curve * np.nan,
+  )
+  table_files.write_tables(tmp_path, [result], LABELS)
+  *_, line = (tmp_path / "metrics.jsonl").read_text().splitlines()
+  assert json.loads(line, parse_constant=pytest.fail) == {
+    "method": "baseline",
+    "seed": 0,
+    "step": 2,
+    "individual": 40,
+    "individual_validation_accuracy": 0.5,
+    "global_validation_accuracy": None,
+  }
+
+
 def test_metrics_leave_padded_steps_out(run):
   lines = [
     json.loads(line)
