@@ -34,8 +34,8 @@ class TableRow:
   """One row of Table I.
 
   Attributes:
-    method: the spec.
-    individual: spread of acc(D_I).
+    method: the spec, or the name of a method or variant of one's own.
+    individual: spread of acc(D_I), of an individual's mean over seeds.
     individual_rank: rank of its mean; 1 is the highest.
     individual_p: against the baseline; None for the baseline itself or if
       there is none.
@@ -70,11 +70,17 @@ def accuracies(results: Iterable[Result], labels: np.ndarray) -> Accuracies:
     labels: int32 [N], the store's labels.
 
   Returns:
-    method -> (acc(D_I) [S], acc(D_G) [S]), an individual's mean over seeds;
-    NaN for who diverged with each of them.
+    method -> (acc(D_I) [S], acc(D_G) [S]), an individual's mean over the seeds
+    with which its model didn't diverge; NaN for who diverged with each of them.
+
+  Raises:
+    ValueError: as `of_results`.
   """
   return {
-    method: (_mean_over_seeds(own), _mean_over_seeds(general))
+    method: (
+      metrics.mean_without_nan(own),
+      metrics.mean_without_nan(general),
+    )
     for method, (own, general) in _by_seed(results, labels).items()
   }
 
@@ -94,8 +100,8 @@ def over_seeds(
   return {
     method: OverSeeds(
       len(own),
-      metrics.spread(_mean_over_seeds(own.T)).sd,
-      metrics.spread(_mean_over_seeds(general.T)).sd,
+      metrics.spread(metrics.mean_without_nan(own.T)).sd,
+      metrics.spread(metrics.mean_without_nan(general.T)).sd,
     )
     for method, (own, general) in _by_seed(results, labels).items()
   }
@@ -187,7 +193,7 @@ def of_results(
     dataclasses.replace(
       row, seeds=seeds[row.method], diverged=diverged[row.method]
     )
-    for row in table(accuracies(results, labels), distances, baseline)
+    for row in table(_by_seed(results, labels), distances, baseline)
   ]
 
 
@@ -198,8 +204,15 @@ def table(
 ) -> list[TableRow]:
   """The paper's Table I.
 
+  Of several seeds an individual's mean counts. Means, ranks and fairness are of
+  all models of a method that didn't diverge; who diverged with some seeds has
+  the mean of the others there. Tests against the baseline leave out an
+  individual's seeds with which one of the two methods diverged, in both (see
+  `metrics.significance`).
+
   Args:
-    accuracies: method -> (acc(D_I) [S], acc(D_G) [S]).
+    accuracies: method -> (acc(D_I), acc(D_G)), each [S], or [K, S] with a row
+      for each seed, in the same order everywhere; NaN for who diverged.
     distances: float [S, S] between individuals in latent space, for individual
       fairness; None leaves it out.
     baseline: what all methods are ranked with and tested against; by default
@@ -209,7 +222,7 @@ def table(
     A row for each method, half by half.
 
   Raises:
-    ValueError: if the baseline isn't among the methods.
+    ValueError: if the baseline isn't among the methods, or shapes don't fit.
 
   Source: section IV, Table I.
   """
@@ -233,13 +246,18 @@ def _part_of_table(
 ) -> list[TableRow]:
   columns = []
   for index in range(2):
-    values = {method: pair[index] for method, pair in accuracies.items()}
-    spreads = {method: metrics.spread(v) for method, v in values.items()}
+    values = {
+      method: np.atleast_2d(pair[index]) for method, pair in accuracies.items()
+    }
+    means = {
+      method: metrics.mean_without_nan(each) for method, each in values.items()
+    }
+    spreads = {method: metrics.spread(mean) for method, mean in means.items()}
     ranks = metrics.ranks([spread.mean for spread in spreads.values()])
     tests: dict[str, metrics.Significance] = {}
     if baseline is not None:
       tests = metrics.significance(values, baseline)
-    columns.append((spreads, dict(zip(values, ranks)), tests))
+    columns.append((spreads, dict(zip(values, ranks)), tests, means))
   own, general = columns
   return [
     TableRow(
@@ -252,7 +270,7 @@ def _part_of_table(
       global_p=general[2].get(method),
       fairness=None
       if distances is None or len(distances) < 2
-      else metrics.individual_fairness(accuracies[method][0], distances),
+      else metrics.individual_fairness(own[3][method], distances),
       diverged=int(np.isnan(accuracies[method][0]).sum()),
     )
     for method in accuracies
