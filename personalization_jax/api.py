@@ -104,12 +104,15 @@ class Comparison:
 
   Attributes:
     rows: one for each method.
+    baseline: what all are ranked with and tested against; None if each half of
+      the table has its own.
   """
 
   rows: tuple[tables.TableRow, ...]
+  baseline: str | None = None
 
   def __str__(self) -> str:
-    return table_files.markdown(self.rows)
+    return table_files.markdown(self.rows, self.baseline)
 
   # A notebook keeps this text beside the table, a terminal shows it.
   __repr__ = __str__
@@ -156,4 +159,4 @@ def compare(
         f" {results[0].method!r}."
       )
   rows = tables.of_results(results, population.labels, distances, baseline)
-  return Comparison(tuple(rows))
+  return Comparison(tuple(rows), baseline)
