@@ -96,6 +96,9 @@ def over_seeds(
 
   Returns:
     method -> the spread over seeds of its means over individuals.
+
+  Raises:
+    ValueError: as `of_results`.
   """
   return {
     method: OverSeeds(
@@ -107,28 +110,66 @@ def over_seeds(
   }
 
 
-def _by_seed(
-  results: Iterable[Result], labels: np.ndarray
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-  """Method -> acc(D_I) and acc(D_G), each [seeds, S]."""
-  found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+def _by_seed(results: Iterable[Result], labels: np.ndarray) -> Accuracies:
+  """Method -> acc(D_I) and acc(D_G), each [K, S], seeds in the same order."""
+  found: dict[str, dict[int, Result]] = {}
   for result in results:
-    own, general = (
-      result.individual_accuracy(labels)[0],
-      result.global_accuracy(labels)[0],
-    )
-    found.setdefault(result.method, []).append((own, general))
+    seeds = found.setdefault(result.method, {})
+    if result.seed in seeds:
+      raise ValueError(
+        f"method {result.method!r} has two results with seed {result.seed}:"
+        " give one for each seed, or a name to each variant, as in"
+        ' compare({"lr 1e-3": ..., "lr 1e-2": ...}, population).'
+      )
+    seeds[result.seed] = result
+  if not found:
+    raise ValueError("results is empty: there is nothing to compare.")
+  name, reference = next(iter(found.items()))
+  first = next(iter(reference.values()))
+  for method, seeds in found.items():
+    if set(seeds) != set(reference):
+      raise ValueError(
+        f"method {method!r} has seeds {_listed(seeds)}, but {name!r} has"
+        f" {_listed(reference)}: give every method with the same seeds."
+      )
+    for seed, result in seeds.items():
+      _check_paired(result, first, reference[seed])
   return {
-    method: (np.stack([o for o, _ in pairs]), np.stack([g for _, g in pairs]))
-    for method, pairs in found.items()
+    method: (
+      np.stack([seeds[k].individual_accuracy(labels)[0] for k in reference]),
+      np.stack([seeds[k].global_accuracy(labels)[0] for k in reference]),
+    )
+    for method, seeds in found.items()
   }
 
 
-def _mean_over_seeds(values: np.ndarray) -> np.ndarray:
-  """Means of the columns, without NaN; NaN for a column of nothing else."""
-  counted = ~np.isnan(values)
-  with np.errstate(invalid="ignore"):
-    return np.where(counted, values, 0.0).sum(axis=0) / counted.sum(axis=0)
+def _check_paired(result: Result, first: Result, other: Result) -> None:
+  """Refuses what can't be compared person by person.
+
+  Args:
+    result: of any method and seed.
+    first: whose individuals it must have.
+    other: whose test rows it must have, of the same seed.
+  """
+  what = f"method {result.method!r} with seed {result.seed} was"
+  if not np.array_equal(result.individuals, first.individuals):
+    raise ValueError(
+      f"{what} trained for other individuals than {first.method!r} with seed"
+      f" {first.seed}: take the same people for all."
+    )
+  for field, of in (
+    ("individual_rows", "the individuals"),
+    ("global_rows", "D_G"),
+  ):
+    if not np.array_equal(getattr(result, field), getattr(other, field)):
+      raise ValueError(
+        f"{what} tested on other samples of {of} than {other.method!r}"
+        f" ({field} differ): make both from one split."
+      )
+
+
+def _listed(seeds: Iterable[int]) -> str:
+  return ", ".join(map(str, sorted(seeds)))
 
 
 def halves(methods: Iterable[str]) -> dict[str, list[str]]:
@@ -176,13 +217,19 @@ def of_results(
   """The paper's Table I of finished methods.
 
   Args:
-    results: every method with the same seeds.
+    results: one for each method and seed, every method with the same seeds; all
+      results of the same individuals, and those of a seed of one split.
     labels: int32 [N], the store's labels.
     distances: see `table`.
     baseline: likewise.
 
   Returns:
     A row for each method, half by half.
+
+  Raises:
+    ValueError: if there is no result; a method has two with one seed, or other
+      seeds than the others; the individuals differ, or with one seed the test
+      rows; or as `table`.
   """
   seeds = over_seeds(results, labels)
   diverged: dict[str, int] = {}

@@ -13,10 +13,11 @@ LABELS = np.random.default_rng(0).integers(0, 4, 80).astype(np.int32)
 
 def make_result(method, seed=0, skill=0.7):
   """Five people, ragged test rows, right with probability `skill`."""
-  rng = np.random.default_rng([len(method), seed])
-  rows = rng.permutation(60)[: 5 * 9].reshape(5, 9).astype(np.int32)
+  split = np.random.default_rng(seed)  # the same for all methods
+  rows = split.permutation(60)[: 5 * 9].reshape(5, 9).astype(np.int32)
   rows[1, 6:] = -1
   general = np.arange(60, 80, dtype=np.int32)
+  rng = np.random.default_rng([len(method), seed])
 
   def predict(rows):
     right = rng.random(rows.shape) < skill
