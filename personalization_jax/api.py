@@ -12,7 +12,7 @@ All of it is made of the same parts as `experiments.table1`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -104,12 +104,15 @@ class Comparison:
 
   Attributes:
     rows: one for each method.
+    baseline: what all are ranked with and tested against; None if each half of
+      the table has its own.
   """
 
   rows: tuple[tables.TableRow, ...]
+  baseline: str | None = None
 
   def __str__(self) -> str:
-    return table_files.markdown(self.rows)
+    return table_files.markdown(self.rows, self.baseline)
 
   # A notebook keeps this text beside the table, a terminal shows it.
   __repr__ = __str__
@@ -118,12 +121,12 @@ class Comparison:
     return str(self)
 
   def records(self) -> list[dict[str, Any]]:
-    """Columns of table1.csv by name, for pandas and the like."""
+    """Columns of table1.csv by name, for pandas; NaN where a cell is empty."""
     return table_files.records(self.rows)
 
 
 def compare(
-  results: Sequence[Result],
+  results: Sequence[Result] | Mapping[str, Result | Sequence[Result]],
   population: Population,
   baseline: str | None = None,
   *,
@@ -131,11 +134,19 @@ def compare(
 ) -> Comparison:
   """Means, ranks, fairness and p-values of several methods.
 
+  Several seeds of a method make one row, from each individual's mean over them.
+  Variants of a method that differ in something else want rows of their own:
+
+      compare({"lr 1e-3": first, "lr 1e-2": second}, population, "lr 1e-3")
+
   Args:
-    results: of the same individuals, one or several seeds.
+    results: one for each method and seed, every method with the same seeds and
+      all of a seed made from one split; or the name of a row -> its result, or
+      its results with several seeds.
     population: whose labels the predictions are held against.
-    baseline: the method that the others are tested against; by default the
-      first `baseline` or `random:n` of each half, as in the paper.
+    baseline: the method or name that all others are ranked with and tested
+      against; by default the first `baseline` or `random:n` of each half of the
+      table, as in the paper. Names of one's own stand in the first half.
     distances: float [S, S], of `Study.groups.distances()`, for individual
       fairness.
 
@@ -143,17 +154,30 @@ def compare(
     The table.
 
   Raises:
-    ValueError: if there is no result, or the individuals differ.
+    ValueError: if there is no result; a method has two with one seed, or other
+      seeds than the others; individuals or test rows differ; a name has results
+      of several methods; or the baseline is none of the rows.
 
   Source: section IV, Table I; section II-A.
   """
-  if not results:
-    raise ValueError("results is empty: there is nothing to compare.")
-  for result in results:
-    if not np.array_equal(result.individuals, results[0].individuals):
-      raise ValueError(
-        f"method {result.method!r} was trained for other individuals than"
-        f" {results[0].method!r}."
-      )
+  if isinstance(results, Mapping):
+    results = _renamed(results)
   rows = tables.of_results(results, population.labels, distances, baseline)
-  return Comparison(tuple(rows))
+  return Comparison(tuple(rows), baseline)
+
+
+def _renamed(
+  results: Mapping[str, Result | Sequence[Result]],
+) -> list[Result]:
+  """The results, each with the name of its row as its method."""
+  renamed = []
+  for name, own in results.items():
+    own = [own] if isinstance(own, Result) else list(own)
+    methods = list(dict.fromkeys(result.method for result in own))
+    if len(methods) != 1:
+      raise ValueError(
+        f"results[{name!r}] must be of one method, with one seed or several,"
+        f" but is of {' and '.join(map(repr, methods)) or 'none'}."
+      )
+    renamed += [dataclasses.replace(result, method=name) for result in own]
+  return renamed

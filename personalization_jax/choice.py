@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from personalization_jax import metrics
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Choice:
@@ -27,7 +29,8 @@ class Choice:
     gain: mean gain in test accuracy over the global model if everyone gets the
       method's; who diverged is left out.
     gain_with_choice: likewise with the model chosen, where who diverged has the
-      global model, and so a gain of 0.
+      global model, and so a gain of 0. Whose global model diverged has nothing
+      to gain over, and is left out of all four numbers.
   """
 
   personal: np.ndarray
@@ -42,7 +45,8 @@ def choose(personal: Any, general: Any) -> np.ndarray:
   """Who is better off with the personalised model, on validation data.
 
   Ties go to the global model: without evidence for a model of one's own, the
-  one that was trained on more people is the safer. So does NaN.
+  one that was trained on more people is the safer. A model that diverged is
+  chosen only if both did, or if there are no validation data to tell (NaN).
 
   Args:
     personal: float [S], everyone's accuracy by the personalised model; NaN
@@ -56,7 +60,7 @@ def choose(personal: Any, general: Any) -> np.ndarray:
     ValueError: if these aren't two vectors of one length with accuracies.
   """
   personal, general = _pair(personal, general)
-  return personal > general
+  return (personal > general) | (np.isnan(general) & ~np.isnan(personal))
 
 
 def hurt(personal: Any, general: Any) -> float:
@@ -110,8 +114,8 @@ def judge(
     accuracy=chosen,
     hurt=hurt(own, general),
     hurt_with_choice=hurt(chosen, general),
-    gain=_mean(own - general),
-    gain_with_choice=_mean(chosen - general),
+    gain=metrics.spread(own - general).mean,
+    gain_with_choice=metrics.spread(chosen - general).mean,
   )
 
 
@@ -165,8 +169,3 @@ def _pair(personal: Any, general: Any) -> tuple[np.ndarray, np.ndarray]:
       )
   # Means of the same counts can differ in the last bit: that is a tie.
   return np.round(personal, 12), np.round(general, 12)
-
-
-def _mean(values: np.ndarray) -> float:
-  values = values[~np.isnan(values)]
-  return float(values.mean()) if values.size else float("nan")

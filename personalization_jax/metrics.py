@@ -74,6 +74,20 @@ def spread(accuracies: np.ndarray) -> Spread:
   )
 
 
+def mean_without_nan(values: np.ndarray) -> np.ndarray:
+  """The mean of each column, such as an individual's over seeds.
+
+  Args:
+    values: float [K, S]; NaN, of a model that diverged, is left out.
+
+  Returns:
+    float64 [S]; NaN for a column of nothing else.
+  """
+  counted = ~np.isnan(values)
+  with np.errstate(invalid="ignore"):
+    return np.where(counted, values, 0.0).sum(axis=0) / counted.sum(axis=0)
+
+
 def ranks(means: Sequence[float]) -> list[int]:
   """Ranks of means: 1 is the highest, equal means share the better rank.
 
@@ -110,9 +124,14 @@ def significance(
 ) -> dict[str, Significance]:
   """Tests every method against the baseline, paired over individuals.
 
+  Several seeds are averaged for each individual first, over those with which
+  neither of the two methods has NaN: the mean of some seeds against that of
+  others would take a difference of seeds for one of methods. Who has no such
+  seed is left out of the comparison.
+
   Args:
-    accuracies: method -> float [S], individuals in the same order everywhere;
-      who has NaN in one of two methods is left out of their comparison.
+    accuracies: method -> float [S], or [K, S] with a row for each of K seeds;
+      individuals and seeds in the same order everywhere.
     baseline: the method that the others are compared with.
 
   Returns:
@@ -120,19 +139,27 @@ def significance(
     individuals they are NaN.
 
   Raises:
-    ValueError: if a method has another number of individuals.
+    ValueError: if a method has another number of individuals or of seeds.
   """
-  reference = np.asarray(accuracies[baseline])
+  reference = np.atleast_2d(np.asarray(accuracies[baseline], np.float64))
   others = [method for method in accuracies if method != baseline]
   pairs = []
   for method in others:
-    values = np.asarray(accuracies[method])
-    if values.shape != reference.shape:
-      raise ValueError(
-        f"method {method!r} has {len(values)} individuals, but {baseline!r}"
-        f" has {len(reference)}: they can't be paired."
-      )
-    pairs.append((_paired_t(values, reference), _wilcoxon(values, reference)))
+    values = np.atleast_2d(np.asarray(accuracies[method], np.float64))
+    for count, there, what in zip(
+      values.shape, reference.shape, ("seeds", "individuals")
+    ):
+      if count != there:
+        raise ValueError(
+          f"method {method!r} has {count} {what}, but {baseline!r} has {there}:"
+          " they can't be paired."
+        )
+    both = ~np.isnan(values - reference)
+    pair = [
+      mean_without_nan(np.where(both, side, np.nan))
+      for side in (values, reference)
+    ]
+    pairs.append((_paired_t(*pair), _wilcoxon(*pair)))
   t_holm = holm([t for t, _ in pairs])
   wilcoxon_holm = holm([w for _, w in pairs])
   return {
@@ -178,7 +205,8 @@ class IndividualFairness:
   the similar alike has a positive rank correlation.
 
   Attributes:
-    max_ratio: the largest difference in accuracy over distance.
+    max_ratio: the largest difference in accuracy over distance; NaN, as the
+      others, if no two individuals can be compared.
     mean_ratio: the mean of that ratio.
     rank_correlation: Spearman's, of difference in accuracy and distance; NaN
       if one of the two is the same for all pairs.
@@ -197,14 +225,13 @@ def individual_fairness(
   Args:
     accuracies: float [S]; NaN, of a model that diverged, is left out.
     distances: float [S, S], symmetric, in latent space; infinite for pairs that
-      can't be compared, which are left out. At least one pair must be
-      comparable; if none of those is left, the numbers are NaN.
+      can't be compared, such as two without a common class, which are left out.
 
   Returns:
-    The three numbers.
+    The three numbers; NaN if no pair can be compared.
 
   Raises:
-    ValueError: if shapes don't fit or no pair can be compared.
+    ValueError: if shapes don't fit.
 
   Source: section II-A (3), similarity by the L2 norm in latent space; C. Dwork
   et al., "Fairness through awareness", 2012, for the ratio.
@@ -218,8 +245,6 @@ def individual_fairness(
   first, second = np.triu_indices(count, k=1)
   distance = np.asarray(distances, np.float64)[first, second]
   compared = np.isfinite(distance)
-  if not compared.any():
-    raise ValueError("no two individuals can be compared.")
   compared &= ~np.isnan(accuracies[first] - accuracies[second])
   if not compared.any():
     return IndividualFairness(*[float("nan")] * 3)

@@ -52,13 +52,28 @@ class Record:
     return self.general.shape[1]
 
   def trained(self, losses: np.ndarray) -> Record:
-    """The record after more steps, given their losses [n, steps]."""
+    """The record after more steps.
+
+    Args:
+      losses: float32 [n, steps] in nats, theirs; NaN where one was padding.
+
+    Returns:
+      A record of t + steps steps.
+    """
     return dataclasses.replace(
       self, losses=np.concatenate([self.losses, losses], axis=1)
     )
 
   def evaluated(self, individual: np.ndarray, general: np.ndarray) -> Record:
-    """The record after an evaluation: accuracies [n, k] and [n]."""
+    """The record after an evaluation.
+
+    Args:
+      individual: float [n, k], accuracy on validation data of D_I.
+      general: float [n], accuracy on validation data of D_G.
+
+    Returns:
+      A record of e + 1 evaluations.
+    """
     return dataclasses.replace(
       self,
       individual=np.concatenate(
@@ -70,7 +85,15 @@ class Record:
     )
 
   def of(self, people: range) -> Record:
-    """What these people begin with, if all begin with one shared model."""
+    """What these people begin with, if all begin with one shared model.
+
+    Args:
+      people: places among the k individuals, m of them.
+
+    Returns:
+      A record of m models, each with the shared model's losses and accuracies,
+      of which those on D_I are its own individual's (k = 1).
+    """
     count = len(people)
     return Record(
       np.broadcast_to(self.losses, (count, self.steps)),

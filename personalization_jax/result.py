@@ -76,9 +76,14 @@ class Result:
   def individual_accuracy(
     self, labels: np.ndarray
   ) -> tuple[np.ndarray, np.ndarray]:
-    """acc(D_I) float64 [S] and test sizes [S], given the store's labels.
+    """acc(D_I), on everyone's own test data.
 
-    Who diverged has NaN: what such a model answers is no accuracy.
+    Args:
+      labels: int32 [N], the store's labels.
+
+    Returns:
+      Accuracy float64 [S] in 0..1, and the number of samples it stands on [S].
+      Who diverged has NaN: what such a model answers is no accuracy.
     """
     return self._accuracy(
       self.individual_predictions, labels, self.individual_rows
@@ -87,7 +92,15 @@ class Result:
   def validation_accuracy(
     self, labels: np.ndarray
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Accuracy on validation data of D_I, likewise; NaN for who has none."""
+    """Accuracy on everyone's own validation data.
+
+    Args:
+      labels: int32 [N], the store's labels.
+
+    Returns:
+      Accuracy float64 [S] in 0..1, NaN for who diverged or has no such data,
+      and the number of samples it stands on [S].
+    """
     return self._accuracy(
       self.validation_predictions, labels, self.validation_rows
     )
@@ -95,7 +108,15 @@ class Result:
   def global_accuracy(
     self, labels: np.ndarray
   ) -> tuple[np.ndarray, np.ndarray]:
-    """acc(D_G) float64 [S] and test sizes [S], likewise."""
+    """acc(D_G), of everyone's model on the test data of D_G.
+
+    Args:
+      labels: int32 [N], the store's labels.
+
+    Returns:
+      Accuracy float64 [S] in 0..1, NaN for who diverged, and the number of
+      samples it stands on [S].
+    """
     rows = np.broadcast_to(self.global_rows, self.global_predictions.shape)
     return self._accuracy(self.global_predictions, labels, rows)
 

@@ -2,14 +2,22 @@
 
     config.json       every setting, the data's fingerprint, versions, device
     predictions/      one npz for each finished method
-    results.csv       one row for each method and individual
+    results.csv       one row for each method, individual and seed
     table1.csv        one row for each method; table1.md is the same for people
-    metrics.jsonl     training loss over time
-    checkpoints/      models that several methods start from
+    choice.csv        whom methods hurt, if `global` was trained and there are
+                      validation data
+    group_agreement.csv  of groups with what is known of synthetic people
+    metrics.jsonl     training losses by step, and curves of validation accuracy
     figures/
+    checkpoints/      what is under way, and what several methods start from
+    models/           everybody's final parameters, if asked for
+    tensorboard/      losses and curves, if asked for
+    seeds/K/          predictions/, models/, checkpoints/ of each further seed
 
-Every table is computed from `predictions/` (by `tables`), so it can be made
-again.
+Every table but group_agreement.csv is computed from the `predictions/` of all
+seeds, so it can be made again. This module opens the directory and keeps the
+predictions; `table_files`, `checkpoints`, `saved_models`, `event_files` and
+`experiments` write the rest.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import json
+import math
 import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -70,6 +71,9 @@ def write_tables(
 
   Returns:
     The rows of table1.
+
+  Raises:
+    ValueError: as `tables.of_results`; nothing is written then.
   """
   rows = tables.of_results(results, labels, distances)
   lines = [line for result in results for line in _result_lines(result, labels)]
@@ -114,7 +118,7 @@ def _table_line(row: tables.TableRow) -> list[Any]:
 
   def p_values(test: metrics.Significance | None) -> list[Any]:
     if test is None:
-      return [""] * 4
+      return [None] * 4  # an empty cell of the CSV
     return [test.t, test.t_holm, test.wilcoxon, test.wilcoxon_holm]
 
   own, general = p_values(row.individual_p), p_values(row.global_p)
@@ -126,9 +130,9 @@ def _table_line(row: tables.TableRow) -> list[Any]:
     general[0],
     *own[1:],
     *general[1:],
-    *(dataclasses.astuple(row.fairness) if row.fairness else [""] * 3),
+    *(dataclasses.astuple(row.fairness) if row.fairness else [None] * 3),
     row.diverged,
-    *(dataclasses.astuple(row.seeds) if row.seeds else [""] * 3),
+    *(dataclasses.astuple(row.seeds) if row.seeds else [None] * 3),
   ]
 
 
@@ -163,9 +167,9 @@ def _metric_lines(result: Result) -> Iterable[str]:
         "seed": result.seed,
         "step": step,
         "individual": person,
-        # Who has no validation data has no accuracy there.
+        # Who has no validation data has no accuracy there; JSON has no NaN.
         "individual_validation_accuracy": None if np.isnan(own) else own,
-        "global_validation_accuracy": general,
+        "global_validation_accuracy": None if np.isnan(general) else general,
       }
       yield json.dumps(line) + "\n"
 
@@ -177,23 +181,35 @@ def records(rows: Sequence[tables.TableRow]) -> list[dict[str, Any]]:
     rows: from `tables.table`.
 
   Returns:
-    Column name -> value, for each row; "" where there is none.
+    Column name -> value, for each row; NaN where there is none.
   """
-  return [dict(zip(TABLE_COLUMNS, _table_line(row))) for row in rows]
+  return [
+    {
+      column: math.nan if value is None else value
+      for column, value in zip(TABLE_COLUMNS, _table_line(row))
+    }
+    for row in rows
+  ]
 
 
-def markdown(rows: Sequence[tables.TableRow]) -> str:
+def markdown(
+  rows: Sequence[tables.TableRow], baseline: str | None = None
+) -> str:
   """Table I for people.
 
   Args:
-    rows: from `table`.
+    rows: from `tables.table`.
+    baseline: the one that was given there, if any.
 
   Returns:
-    A Markdown table for each half, aligned to be read as plain text too.
+    A Markdown table for each half, or a single one of everything that was
+    tested against the baseline given; aligned to be read as plain text too.
   """
   by_method = {row.method: row for row in rows}
   parts = []
-  for name, half in tables.halves(by_method).items():
+  # What is ranked and corrected together stands together.
+  halves = tables.halves(by_method) if baseline is None else {"": by_method}
+  for name, half in halves.items():
     lines = [_markdown_line(by_method[method]) for method in half]
     header = list(_MARKDOWN_COLUMNS)
     if rows[0].fairness:
@@ -206,13 +222,18 @@ def markdown(rows: Sequence[tables.TableRow]) -> str:
       header.append("diverged")
       for line, method in zip(lines, half):
         line.append(str(by_method[method].diverged))
-    parts.append(f"{name}\n\n{aligned([header, *lines])}\n")
+    title = f"{name}\n\n" if name else ""
+    parts.append(f"{title}{aligned([header, *lines])}\n")
+  against, others_in = (
+    ("the half's first row of its kind (baseline or random)", "table1.csv")
+    if baseline is None
+    else (baseline, "the table's records()")
+  )
   notes = (
     "acc(D_I): mean accuracy over individuals on their own test data; acc(D_G):"
     " on the test data of D_G; sd, min and max over individuals.\n"
-    "p: two-sided paired t-test against the half's first row of its kind"
-    " (baseline or random), Holm-corrected (* below 0.05). Uncorrected values"
-    " and Wilcoxon's test are in table1.csv.\n"
+    f"p: two-sided paired t-test against {against}, Holm-corrected (* below"
+    f" 0.05). Uncorrected values and Wilcoxon's test are in {others_in}.\n"
   )
   if rows[0].fairness:
     notes += (

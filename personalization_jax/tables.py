@@ -34,8 +34,8 @@ class TableRow:
   """One row of Table I.
 
   Attributes:
-    method: the spec.
-    individual: spread of acc(D_I).
+    method: the spec, or the name of a method or variant of one's own.
+    individual: spread of acc(D_I), of an individual's mean over seeds.
     individual_rank: rank of its mean; 1 is the highest.
     individual_p: against the baseline; None for the baseline itself or if
       there is none.
@@ -70,11 +70,17 @@ def accuracies(results: Iterable[Result], labels: np.ndarray) -> Accuracies:
     labels: int32 [N], the store's labels.
 
   Returns:
-    method -> (acc(D_I) [S], acc(D_G) [S]), an individual's mean over seeds;
-    NaN for who diverged with each of them.
+    method -> (acc(D_I) [S], acc(D_G) [S]), an individual's mean over the seeds
+    with which its model didn't diverge; NaN for who diverged with each of them.
+
+  Raises:
+    ValueError: as `of_results`.
   """
   return {
-    method: (_mean_over_seeds(own), _mean_over_seeds(general))
+    method: (
+      metrics.mean_without_nan(own),
+      metrics.mean_without_nan(general),
+    )
     for method, (own, general) in _by_seed(results, labels).items()
   }
 
@@ -90,39 +96,80 @@ def over_seeds(
 
   Returns:
     method -> the spread over seeds of its means over individuals.
+
+  Raises:
+    ValueError: as `of_results`.
   """
   return {
     method: OverSeeds(
       len(own),
-      metrics.spread(_mean_over_seeds(own.T)).sd,
-      metrics.spread(_mean_over_seeds(general.T)).sd,
+      metrics.spread(metrics.mean_without_nan(own.T)).sd,
+      metrics.spread(metrics.mean_without_nan(general.T)).sd,
     )
     for method, (own, general) in _by_seed(results, labels).items()
   }
 
 
-def _by_seed(
-  results: Iterable[Result], labels: np.ndarray
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-  """Method -> acc(D_I) and acc(D_G), each [seeds, S]."""
-  found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+def _by_seed(results: Iterable[Result], labels: np.ndarray) -> Accuracies:
+  """Method -> acc(D_I) and acc(D_G), each [K, S], seeds in the same order."""
+  found: dict[str, dict[int, Result]] = {}
   for result in results:
-    own, general = (
-      result.individual_accuracy(labels)[0],
-      result.global_accuracy(labels)[0],
-    )
-    found.setdefault(result.method, []).append((own, general))
+    seeds = found.setdefault(result.method, {})
+    if result.seed in seeds:
+      raise ValueError(
+        f"method {result.method!r} has two results with seed {result.seed}:"
+        " give one for each seed, or a name to each variant, as in"
+        ' compare({"lr 1e-3": ..., "lr 1e-2": ...}, population).'
+      )
+    seeds[result.seed] = result
+  if not found:
+    raise ValueError("results is empty: there is nothing to compare.")
+  name, reference = next(iter(found.items()))
+  first = next(iter(reference.values()))
+  for method, seeds in found.items():
+    if set(seeds) != set(reference):
+      raise ValueError(
+        f"method {method!r} has seeds {_listed(seeds)}, but {name!r} has"
+        f" {_listed(reference)}: give every method with the same seeds."
+      )
+    for seed, result in seeds.items():
+      _check_paired(result, first, reference[seed])
   return {
-    method: (np.stack([o for o, _ in pairs]), np.stack([g for _, g in pairs]))
-    for method, pairs in found.items()
+    method: (
+      np.stack([seeds[k].individual_accuracy(labels)[0] for k in reference]),
+      np.stack([seeds[k].global_accuracy(labels)[0] for k in reference]),
+    )
+    for method, seeds in found.items()
   }
 
 
-def _mean_over_seeds(values: np.ndarray) -> np.ndarray:
-  """Means of the columns, without NaN; NaN for a column of nothing else."""
-  counted = ~np.isnan(values)
-  with np.errstate(invalid="ignore"):
-    return np.where(counted, values, 0.0).sum(axis=0) / counted.sum(axis=0)
+def _check_paired(result: Result, first: Result, other: Result) -> None:
+  """Refuses what can't be compared person by person.
+
+  Args:
+    result: of any method and seed.
+    first: whose individuals it must have.
+    other: whose test rows it must have, of the same seed.
+  """
+  what = f"method {result.method!r} with seed {result.seed} was"
+  if not np.array_equal(result.individuals, first.individuals):
+    raise ValueError(
+      f"{what} trained for other individuals than {first.method!r} with seed"
+      f" {first.seed}: take the same people for all."
+    )
+  for field, of in (
+    ("individual_rows", "the individuals"),
+    ("global_rows", "D_G"),
+  ):
+    if not np.array_equal(getattr(result, field), getattr(other, field)):
+      raise ValueError(
+        f"{what} tested on other samples of {of} than {other.method!r}"
+        f" ({field} differ): make both from one split."
+      )
+
+
+def _listed(seeds: Iterable[int]) -> str:
+  return ", ".join(map(str, sorted(seeds)))
 
 
 def halves(methods: Iterable[str]) -> dict[str, list[str]]:
@@ -170,13 +217,19 @@ def of_results(
   """The paper's Table I of finished methods.
 
   Args:
-    results: every method with the same seeds.
+    results: one for each method and seed, every method with the same seeds; all
+      results of the same individuals, and those of a seed of one split.
     labels: int32 [N], the store's labels.
     distances: see `table`.
     baseline: likewise.
 
   Returns:
     A row for each method, half by half.
+
+  Raises:
+    ValueError: if there is no result; a method has two with one seed, or other
+      seeds than the others; the individuals differ, or with one seed the test
+      rows; or as `table`.
   """
   seeds = over_seeds(results, labels)
   diverged: dict[str, int] = {}
@@ -187,7 +240,7 @@ def of_results(
     dataclasses.replace(
       row, seeds=seeds[row.method], diverged=diverged[row.method]
     )
-    for row in table(accuracies(results, labels), distances, baseline)
+    for row in table(_by_seed(results, labels), distances, baseline)
   ]
 
 
@@ -198,8 +251,15 @@ def table(
 ) -> list[TableRow]:
   """The paper's Table I.
 
+  Of several seeds an individual's mean counts. Means, ranks and fairness are of
+  all models of a method that didn't diverge; who diverged with some seeds has
+  the mean of the others there. Tests against the baseline leave out an
+  individual's seeds with which one of the two methods diverged, in both (see
+  `metrics.significance`).
+
   Args:
-    accuracies: method -> (acc(D_I) [S], acc(D_G) [S]).
+    accuracies: method -> (acc(D_I), acc(D_G)), each [S], or [K, S] with a row
+      for each seed, in the same order everywhere; NaN for who diverged.
     distances: float [S, S] between individuals in latent space, for individual
       fairness; None leaves it out.
     baseline: what all methods are ranked with and tested against; by default
@@ -209,7 +269,7 @@ def table(
     A row for each method, half by half.
 
   Raises:
-    ValueError: if the baseline isn't among the methods.
+    ValueError: if the baseline isn't among the methods, or shapes don't fit.
 
   Source: section IV, Table I.
   """
@@ -233,13 +293,18 @@ def _part_of_table(
 ) -> list[TableRow]:
   columns = []
   for index in range(2):
-    values = {method: pair[index] for method, pair in accuracies.items()}
-    spreads = {method: metrics.spread(v) for method, v in values.items()}
+    values = {
+      method: np.atleast_2d(pair[index]) for method, pair in accuracies.items()
+    }
+    means = {
+      method: metrics.mean_without_nan(each) for method, each in values.items()
+    }
+    spreads = {method: metrics.spread(mean) for method, mean in means.items()}
     ranks = metrics.ranks([spread.mean for spread in spreads.values()])
     tests: dict[str, metrics.Significance] = {}
     if baseline is not None:
       tests = metrics.significance(values, baseline)
-    columns.append((spreads, dict(zip(values, ranks)), tests))
+    columns.append((spreads, dict(zip(values, ranks)), tests, means))
   own, general = columns
   return [
     TableRow(
@@ -252,7 +317,7 @@ def _part_of_table(
       global_p=general[2].get(method),
       fairness=None
       if distances is None or len(distances) < 2
-      else metrics.individual_fairness(accuracies[method][0], distances),
+      else metrics.individual_fairness(own[3][method], distances),
       diverged=int(np.isnan(accuracies[method][0]).sum()),
     )
     for method in accuracies

@@ -12,6 +12,17 @@ def test_ties_and_models_that_diverged_leave_the_global_model():
   assert choice.choose(personal, general).tolist() == [True] + [False] * 5
 
 
+def test_a_global_model_that_diverged_is_nobody_s_choice():
+  found = choice.judge(
+    ([0.9, NAN, 0.2], [NAN] * 2 + [0.1]), ([0.7, NAN, 0.6], [NAN] * 2 + [0.5])
+  )
+  assert found.personal.tolist() == [True, False, True]
+  np.testing.assert_array_equal(found.accuracy, [0.7, NAN, 0.6])
+  # Only the third has two models to compare.
+  assert (found.hurt, found.hurt_with_choice) == (0, 0)
+  assert found.gain == found.gain_with_choice == pytest.approx(0.1)
+
+
 def test_who_diverged_is_hurt_and_who_has_nothing_to_compare_is_left_out():
   assert choice.hurt([0.9, 0.8, 0.7, 0.8], [0.8] * 4) == 0.25
   assert choice.hurt([0.9, NAN], [0.8, 0.8]) == 0.5

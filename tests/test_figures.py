@@ -246,6 +246,17 @@ def test_runs_show_means_and_standard_deviations():
   assert labels == list(accuracies)
 
 
+def test_the_legend_of_runs_leaves_out_what_was_on_the_axes():
+  axes = Figure().add_subplot()
+  axes.errorbar([0.5], [0], xerr=[0.1], color="red", label="mine")
+  figures.runs({"a": {"tl:10": np.array([0.5, 0.6])}}, axes)
+  legend = axes.get_legend()
+  assert [text.get_text() for text in legend.get_texts()] == ["a"]
+  _, _, (bars,) = axes.containers[1].lines
+  (shown,) = legend.legend_handles
+  np.testing.assert_array_equal(shown.get_color(), bars.get_color())
+
+
 @pytest.mark.parametrize("count", [2, 5, figures.MOST_RUNS])
 def test_runs_can_be_told_apart(count):
   values = {m: pair[0] for m, pair in make_accuracies(size=9).items()}

@@ -13,10 +13,11 @@ LABELS = np.random.default_rng(0).integers(0, 4, 80).astype(np.int32)
 
 def make_result(method, seed=0, skill=0.7):
   """Five people, ragged test rows, right with probability `skill`."""
-  rng = np.random.default_rng([len(method), seed])
-  rows = rng.permutation(60)[: 5 * 9].reshape(5, 9).astype(np.int32)
+  split = np.random.default_rng(seed)  # the same for all methods
+  rows = split.permutation(60)[: 5 * 9].reshape(5, 9).astype(np.int32)
   rows[1, 6:] = -1
   general = np.arange(60, 80, dtype=np.int32)
+  rng = np.random.default_rng([len(method), seed])
 
   def predict(rows):
     right = rng.random(rows.shape) < skill
@@ -146,6 +147,41 @@ def test_markdown_has_a_line_for_each_method(run):
   assert f"{mean:.4f}" in table[3]
 
 
+def test_what_a_table_lacks_is_nan_in_records_and_empty_in_csv():
+  rows = tables.table(tables.accuracies(FINISHED, LABELS))
+  records = table_files.records(rows)
+  assert list(records[0]) == list(table_files.TABLE_COLUMNS)
+  for column in ("p_individual", "fairness_max_ratio", "individual_seed_sd"):
+    assert np.isnan(records[0][column])
+  # Numbers, so that means and comparisons of a column work.
+  assert all(
+    isinstance(value, int | float)
+    for record in records
+    for name, value in record.items()
+    if name != "method"
+  )
+
+
+def test_metrics_are_json_where_d_g_has_no_validation_data(tmp_path):
+  curve = np.array([[0.5]] * 5, np.float32)
+  result = dataclasses.replace(
+    FINISHED[0],
+    curve_steps=np.array([2]),
+    individual_curve=curve,
+    global_curve=curve * np.nan,
+  )
+  table_files.write_tables(tmp_path, [result], LABELS)
+  *_, line = (tmp_path / "metrics.jsonl").read_text().splitlines()
+  assert json.loads(line, parse_constant=pytest.fail) == {
+    "method": "baseline",
+    "seed": 0,
+    "step": 2,
+    "individual": 40,
+    "individual_validation_accuracy": 0.5,
+    "global_validation_accuracy": None,
+  }
+
+
 def test_metrics_leave_padded_steps_out(run):
   lines = [
     json.loads(line)
@@ -255,6 +291,20 @@ def test_if_everybody_diverged_there_is_still_a_table(tmp_path):
   rows = table_files.write_tables(tmp_path, finished, LABELS, np.ones((5, 5)))
   assert [row.diverged for row in rows] == [5, 5]
   assert all(np.isnan(row.individual.mean) for row in rows)
+
+
+def test_people_who_cannot_be_compared_leave_fairness_out(tmp_path):
+  """Such as two without a common class: everything else is still written."""
+  apart = np.where(np.eye(5), 0.0, np.inf)
+  rows = table_files.write_tables(tmp_path, FINISHED, LABELS, apart)
+  without = tables.of_results(FINISHED, LABELS)
+  for row, line, plain in zip(rows, read(tmp_path / "table1.csv"), without):
+    assert line["fairness_mean_ratio"] == "nan"
+    assert dataclasses.replace(row, fairness=None, seeds=None) == (
+      dataclasses.replace(plain, seeds=None)
+    )
+  assert len(read(tmp_path / "results.csv")) == 15
+  assert "| sw:1/2" in (tmp_path / "table1.md").read_text()
 
 
 def test_a_method_whose_models_all_diverged_ranks_last(tmp_path):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.axes import Axes
 
+from personalization_jax import metrics
 from personalization_jax.figures import styles
 from personalization_jax.figures.accuracies import Data
 
@@ -52,17 +53,18 @@ def runs(
   count = len(accuracies)
   height = len(methods) * (0.16 + 0.13 * count) + 0.2 * count
   axes = styles.axes_or_new(axes, 7.5, 1.1 + height)
+  others = len(axes.containers)  # what was on the caller's axes before
   for row in range(0, len(methods), 2):
     axes.axhspan(row - 0.5, row + 0.5, color="#F4F4F4", zorder=0)
   for k, (values, (colour, marker)) in enumerate(
     zip(accuracies.values(), _RUNS)
   ):
     shown = [
-      (methods.index(method), mean, sd)
-      for method, (mean, sd) in (
-        (method, _mean_and_sd(value)) for method, value in values.items()
+      (methods.index(method), spread.mean, spread.sd)
+      for method, spread in (
+        (method, metrics.spread(value)) for method, value in values.items()
       )
-      if not np.isnan(mean)
+      if not np.isnan(spread.mean)
     ]
     rows, means, sds = np.array(shown).reshape(-1, 3).T
     styles.points_with_bars(
@@ -86,7 +88,7 @@ def runs(
   styles.name_rows(axes, [_plain(styles.method_name(m)) for m in methods])
   styles.accuracy_ticks(axes, "x")
   axes.legend(
-    axes.containers,
+    axes.containers[others:],
     [_plain(run) for run in accuracies],
     loc="lower left",
     bbox_to_anchor=(0, 1),
@@ -95,16 +97,6 @@ def runs(
     borderaxespad=0.2,
   )
   return axes
-
-
-def _mean_and_sd(values: np.ndarray) -> tuple[float, float]:
-  """Without who diverged; no sd (NaN) of one individual."""
-  values = np.asarray(values, np.float64)
-  values = values[~np.isnan(values)]
-  if not values.size:
-    return np.nan, np.nan
-  sd = values.std(ddof=1) if values.size > 1 else np.nan
-  return float(values.mean()), float(sd)
 
 
 def _plain(name: str) -> str:

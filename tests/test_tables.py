@@ -1,0 +1,177 @@
+"""What may stand in one table, and what is averaged in a row of it."""
+
+import dataclasses
+import types
+
+import numpy as np
+import pytest
+
+import personalization_jax as pj
+from personalization_jax import metrics, table_files, tables
+from personalization_jax.result import Result
+
+LABELS = np.ones(40, np.int32)
+
+
+def make_result(method, right, seed=0, diverged=(False,) * 3):
+  """Three people with ten test samples each, of which so many are right."""
+  rows = (np.arange(30) + seed).reshape(3, 10)
+  answers = (np.arange(10) < np.array(right)[:, None]).astype(np.int32)
+  return Result(
+    method=method,
+    seed=seed,
+    individuals=np.array([3, 5, 8], np.int32),
+    individual_rows=rows,
+    individual_predictions=answers,
+    global_rows=np.arange(30, 40),
+    global_predictions=answers[::-1],
+    losses=np.ones((3, 1), np.float32),
+    diverged=np.array(diverged),
+  )
+
+
+BASE = [make_result("baseline", [3, 4, 6], k) for k in range(2)]
+TL = [make_result("tl:2", [5, 5, 9], 0), make_result("tl:2", [8, 7, 9], 1)]
+SG = [make_result("sg:4", [2, 5, 6], k) for k in range(2)]
+
+
+@pytest.mark.parametrize(
+  ("results", "sentence"),
+  [
+    ([], "results is empty"),
+    (
+      [BASE[0], TL[0], make_result("tl:2", [9, 9, 9])],
+      "method 'tl:2' has two results with seed 0: give one for each seed, or a"
+      " name to each variant",
+    ),
+    (
+      [*BASE, TL[0]],
+      "method 'tl:2' has seeds 0, but 'baseline' has 0, 1: give every method"
+      " with the same seeds",
+    ),
+    (
+      [BASE[0], TL[1]],
+      "method 'tl:2' has seeds 1, but 'baseline' has 0",
+    ),
+    (
+      [BASE[0], dataclasses.replace(TL[0], individuals=np.array([3, 5, 9]))],
+      "method 'tl:2' with seed 0 was trained for other individuals than"
+      " 'baseline' with seed 0: take the same people",
+    ),
+    (
+      [
+        BASE[0],
+        dataclasses.replace(BASE[1], individuals=np.array([3, 5, 9])),
+      ],
+      "method 'baseline' with seed 1 was trained for other individuals",
+    ),
+    (
+      [
+        *BASE,
+        TL[0],
+        dataclasses.replace(TL[1], individual_rows=BASE[0].individual_rows),
+      ],
+      r"method 'tl:2' with seed 1 was tested on other samples of the"
+      r" individuals than 'baseline' \(individual_rows differ\): make both from"
+      " one split",
+    ),
+    (
+      [BASE[0], dataclasses.replace(TL[0], global_rows=np.arange(29, 39))],
+      r"other samples of D_G than 'baseline' \(global_rows differ\)",
+    ),
+  ],
+)
+def test_experiments_that_cannot_be_paired_are_refused(results, sentence):
+  population = types.SimpleNamespace(labels=LABELS)
+  for refuse in (
+    lambda: tables.of_results(results, LABELS),
+    lambda: tables.accuracies(results, LABELS),
+    lambda: tables.over_seeds(results, LABELS),
+    lambda: pj.compare(results, population),
+  ):
+    with pytest.raises(ValueError, match=sentence):
+      refuse()
+
+
+def test_a_table_that_is_refused_leaves_files_as_they_are(tmp_path):
+  table_files.write_tables(tmp_path, [*BASE, *TL], LABELS)
+  before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+  with pytest.raises(ValueError, match="has seeds 0, but"):
+    table_files.write_tables(tmp_path, [*BASE, TL[0]], LABELS)
+  assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_seeds_are_paired_whatever_their_order():
+  expected = tables.of_results([*BASE, *TL], LABELS)
+  assert tables.of_results([*BASE, *TL[::-1]], LABELS) == expected
+  gone = (True, False, False)
+  lost = dataclasses.replace(TL[1], diverged=np.array(gone))
+  rows = [
+    tables.of_results([*BASE, *both], LABELS)[1]
+    for both in ([TL[0], lost], [lost, TL[0]])
+  ]
+  assert rows[0] == rows[1]
+
+
+def test_variants_get_rows_of_their_own_names():
+  population = types.SimpleNamespace(labels=LABELS)
+  shown = pj.compare(
+    {"lr 1e-3": BASE, "lr 1e-2": TL, "baseline": SG}, population, "lr 1e-3"
+  )
+  methods = tables.of_results([*BASE, *TL, *SG], LABELS, None, "baseline")
+  assert [row.method for row in shown.rows] == [
+    "lr 1e-3", "lr 1e-2", "baseline",
+  ]  # fmt: skip
+  for row, expected in zip(shown.rows, methods):
+    assert dataclasses.replace(row, method=expected.method) == expected
+  (alone,) = pj.compare({"mine": TL[0]}, population).rows
+  assert (alone.method, alone.seeds.count) == ("mine", 1)
+
+
+@pytest.mark.parametrize(
+  ("results", "sentence"),
+  [
+    ({}, "results is empty"),
+    ({"a": BASE, "b": []}, r"results\['b'\] must be .* but is of none"),
+    ({"a": [BASE[0], TL[1]]}, "one method, .* of 'baseline' and 'tl:2'"),
+    ({"a": [BASE[0], BASE[0]]}, "'a' has two results with seed 0"),
+    ({"a": BASE, "b": TL[0]}, "'b' has seeds 0, but 'a' has 0, 1"),
+  ],
+)
+def test_names_with_other_than_one_method_are_refused(results, sentence):
+  with pytest.raises(ValueError, match=sentence):
+    pj.compare(results, types.SimpleNamespace(labels=LABELS))
+
+
+def test_against_a_baseline_one_names_there_is_one_table_that_says_so():
+  population = types.SimpleNamespace(labels=LABELS)
+  results = [*BASE, *SG, *TL]
+  named = pj.compare(results, population, "tl:2")
+  lines = str(named).splitlines()
+  assert [line.split()[1] for line in lines if line[:1] == "|"][2:] == [
+    "baseline", "sg:4", "tl:2",
+  ]  # fmt: skip
+  assert lines[0].startswith("| Method")
+  assert "paired t-test against tl:2, Holm-corrected" in str(named)
+  assert "half" not in str(named)
+  assert "table1.csv" not in str(named)
+  # By default each half has its own, and says so.
+  halves = str(pj.compare(results, population))
+  assert halves.startswith("Shaping\n\n| Method")
+  assert "\nData grouping\n\n| Method" in halves
+  assert "paired t-test against the half's first row of its kind" in halves
+
+
+def test_who_diverged_with_a_seed_brings_no_difference_of_seeds():
+  """The second seed is better for everybody; one method lost it in part."""
+  better = [
+    make_result("baseline", [3, 4, 6], 0),
+    make_result("baseline", [8, 8, 9], 1),
+  ]
+  same = [dataclasses.replace(one, method="mine") for one in better]
+  same[1] = dataclasses.replace(same[1], diverged=np.array([1, 1, 0], bool))
+  rows = tables.of_results([*better, *same], LABELS)
+  assert rows[1].individual_p == metrics.Significance(1.0, 1.0, 1.0, 1.0)
+  assert rows[1].diverged == 2
+  # Its mean is of the models that it has.
+  assert rows[1].individual.mean == pytest.approx((0.3 + 0.4 + 0.75) / 3)
