@@ -37,9 +37,9 @@ def positive(name: str, value: Any) -> None:
   """
   if isinstance(value, bool) or not isinstance(value, numbers.Real):
     raise ValueError(f"{name}={value!r} must be a number.")
-  if not value > 0:
+  if not value > 0.0:  # type: ignore[operator]
     raise ValueError(f"{name}={value} must be above 0.")
-  if math.isinf(value):
+  if value == math.inf:
     raise ValueError(f"{name}={value} must be finite.")
 
 

@@ -117,7 +117,7 @@ def test_split_refuses_fractions(people, arguments, sentence):
 
 def test_split_refuses_who_is_not_there(people):
   for chosen in (([1, 2], [4]), ([1], [4, 99])):
-    with pytest.raises(ValueError, match="individual (2|99) has no sample"):
+    with pytest.raises(ValueError, match=r"individual (2|99) has no sample"):
       splits.split(people, *chosen)
 
 
