@@ -77,18 +77,22 @@ def load_people(
     labelled: whether there must be labels.
 
   Returns:
-    Their samples, of the model's size, and which arrays the file has; labels
-    and individuals that it hasn't are 0.
+    Their samples, of the model's shape, and which arrays the file has; labels
+    and individuals that it hasn't are 0, and originals all different.
   """
   path = flag.value or ""
-  names = ("images", "labels", "individuals")
+  names = ("images", "labels", "individuals", "originals")
   required = 1 + labelled
   arrays = npz.load_arrays(
     path, names[:required], names[required:], name=f"--{flag.name}"
   )
   try:
     population = newcomers.population_of(
-      arrays, description.num_classes, description.sample_shape
+      arrays,
+      description.num_classes,
+      description.sample_shape,
+      is_fig_4=description.hidden is None,
+      dtype=description.dtype,
     )
   except ValueError as error:
     raise ValueError(f"--{flag.name}={path}: {error}") from error

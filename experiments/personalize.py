@@ -3,11 +3,15 @@ r"""A model of their own for new people, from a saved one (transfer learning).
     python -m experiments.personalize --base=runs/x/models/global/7 \
       --samples=person.npz --steps=300 --output=models/anna
 
-The npz file holds images (uint8 [N, H, W, C] or [N, H, W], square) and labels
-(classes of the base model; a person may lack some). With an array
-individuals, everybody in it gets a model, in OUTPUT/ID. A folder written holds
-an Orbax checkpoint, model.json, and person.json with the person's accuracy on
-the samples held out, before and after. One person takes seconds on a CPU.
+The npz file holds images, the samples: uint8 or float images, square for the
+paper's network and resized to what the base model takes, or feature vectors or
+whatever else it was trained on, of the same shape. It also holds labels,
+classes of the base model; a person may lack some. With an array individuals,
+everybody in it gets a model, in OUTPUT/ID. Rows that share a number in an array
+originals (copies of one sample) are never trained on and held out both. A
+folder written holds an Orbax checkpoint, model.json, and person.json with the
+person's accuracy on the samples held out, before and after. One person takes
+seconds on a CPU.
 """
 
 from __future__ import annotations
@@ -46,8 +50,9 @@ _BASE = flags.DEFINE_string(
   "base", None, "The folder of a saved model to start from.", flag_values=FLAGS
 )
 _SAMPLES = flags.DEFINE_string(
-    "samples", None, "An npz file with the arrays images and labels, and"
-    " individuals if it holds several people.",
+    "samples", None, "An npz file with the arrays images and labels,"
+    " individuals if it holds several people, and originals if some rows are"
+    " copies.",
     flag_values=FLAGS,
 )  # fmt: skip
 _TEST_SAMPLES = flags.DEFINE_string(
@@ -89,7 +94,7 @@ class Job:
     description: what the base model is, and everybody's will be.
     variables: its `params` and `batch_stats`.
     learner: how to train them.
-    population: the people's samples, of the model's size.
+    population: the people's samples, of the model's shape.
     split: what trains and what is held out.
     folders: where each individual's model goes, in the split's order.
   """

@@ -3,10 +3,13 @@ r"""A saved model on new samples.
     python -m experiments.predict --model=models/anna --samples=new.npz \
       --output=predictions.csv
 
-The npz file holds images (uint8 [N, H, W, C] or [N, H, W], square). The CSV
-file has a line for each, in their order: row (from 0), predicted class, and its
-probability by the model; with an array labels in the npz file also label and
-correct (1 or 0), and the accuracy is printed.
+The npz file holds images, the samples: uint8 or float images, square for the
+paper's network and resized to what the model takes, or feature vectors or
+whatever else it was trained on, of the same shape. The CSV file has a line for
+each, in their order: row (from 0), predicted class, and its probability by the
+model; predicted_name, if the model's classes have names. With an array labels
+in the npz file there are also label and correct (1 or 0), and the accuracy is
+printed.
 """
 
 from __future__ import annotations
@@ -56,6 +59,10 @@ def predict() -> None:
     [f"{probability:.6f}" for probability in probabilities],
   ]
   names = ["row", "predicted", "probability"]
+  if called := description.label_names:
+    # A model without finite numbers predicts no class.
+    columns.append(["" if place < 0 else called[place] for place in classes])
+    names.append("predicted_name")
   if "labels" in arrays:
     correct = classes == population.labels
     columns += [population.labels, correct.astype(int)]

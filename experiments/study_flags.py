@@ -11,7 +11,7 @@ from absl import flags
 from flax import linen as nn
 
 from experiments.console import say
-from personalization_jax import models, resources, splits
+from personalization_jax import checks, models, resources, splits
 from personalization_jax.datasets import (
   Population,
   nist_digits,
@@ -354,6 +354,8 @@ def split(
 
 def latent_settings(seed: int) -> LatentSettings:
   """How the flags have the auto-encoder trained."""
+  # Its flag isn't called as the field is.
+  checks.whole_number("autoencoder_epochs", _AUTOENCODER_EPOCHS.value, 1)
   return LatentSettings(
     epochs=_AUTOENCODER_EPOCHS.value,
     batch_size=_BATCH_SIZE.value,

@@ -217,6 +217,9 @@ def prepare(
   about = {
     "methods": [method.spec for method in methods],
     "seeds": seeds,
+    **(
+      {"label_names": population.label_names} if population.label_names else {}
+    ),
     **run_info.describe(),
   }
   results.open_run(

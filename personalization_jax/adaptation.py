@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from personalization_jax import (
+  checks,
   hosts,
   metrics,
   models,
@@ -71,7 +72,14 @@ class Adapted:
     return before, np.where(self.diverged, np.nan, after)
 
   def variables_of(self, place: int) -> dict[str, Any]:
-    """`params` and `batch_stats` of the one at this place."""
+    """One person's model.
+
+    Args:
+      place: in `individuals`.
+
+    Returns:
+      Its `params` and `batch_stats`, NumPy arrays.
+    """
     return jax.tree.map(lambda leaf: leaf[place], self.variables)
 
 
@@ -202,9 +210,8 @@ def check(
   Raises:
     ValueError: naming what is out of range.
   """
-  for name, number in (("steps", steps), ("batch_size", batch_size)):
-    if number < 1:
-      raise ValueError(f"{name}={number} must be at least 1.")
+  checks.whole_number("steps", steps, 1)
+  checks.whole_number("batch_size", batch_size, 1)
   if last_layers is None:
     return 0
   if not own_model.takes_frozen_layers(learner.model):
@@ -239,7 +246,13 @@ def classify(
   Returns:
     Classes int32 [N], -1 where the model gives no finite numbers, and the
     softmax's probabilities float32 [N].
+
+  Raises:
+    ValueError: if there are no samples, or batch_size is no number of them.
   """
+  checks.whole_number("batch_size", batch_size, 1)
+  if not len(images):
+    raise ValueError("images holds no samples: there is nothing to classify.")
 
   @jax.jit
   def one_batch(

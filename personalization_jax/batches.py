@@ -92,7 +92,14 @@ class Batches:
     )
 
   def length(self, method: Method) -> int:
-    """Steps of a method's schedule, the longest individual's."""
+    """Steps of a method's schedule, the longest individual's.
+
+    Args:
+      method: the method.
+
+    Returns:
+      How many batches a model takes, none of them built for it.
+    """
     if method.local:
       return method.early or self.num_shared_steps
     if method.schedule is not None:

@@ -21,7 +21,7 @@ def check() -> None:
   """
   if importlib.util.find_spec("tensorboardX") is None:
     raise ValueError(
-      "--tensorboard needs the extra `tensorboard`: pip install"
+      "event files (--tensorboard) need the extra `tensorboard`: pip install"
       " 'personalization_jax[tensorboard]'."
     )
 

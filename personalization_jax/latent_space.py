@@ -12,6 +12,7 @@ import numpy as np
 from personalization_jax import (
   autoencoder,
   autoencoder_training,
+  checks,
   hosts,
   schedules,
 )
@@ -75,8 +76,7 @@ class LatentSettings:
 
   def __post_init__(self) -> None:
     """Refuses what can't be trained with, naming it."""
-    if self.epochs < 1:
-      raise ValueError(f"autoencoder_epochs={self.epochs} must be at least 1.")
+    checks.training(self)
 
   @classmethod
   def like(cls, settings: Settings) -> LatentSettings:
@@ -131,7 +131,15 @@ def standardised(population: Population, split: Split) -> LatentSpace:
 
 
 def num_steps(split: Split, settings: LatentSettings) -> int:
-  """Training steps of the auto-encoder."""
+  """Training steps of the auto-encoder.
+
+  Args:
+    split: whose training rows of D_G it is trained on.
+    settings: epochs and batch size.
+
+  Returns:
+    Epochs times the batches in one.
+  """
   return settings.epochs * schedules.steps_per_epoch(
     len(split.global_train), settings.batch_size
   )

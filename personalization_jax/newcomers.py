@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -14,52 +13,79 @@ from personalization_jax.splits import Split
 
 
 def population_of(
-  arrays: Mapping[str, np.ndarray], num_classes: int, sample_shape: Any
+  arrays: Mapping[str, np.ndarray],
+  num_classes: int,
+  sample_shape: Sequence[int],
+  *,
+  is_fig_4: bool = True,
+  dtype: str | None = None,
 ) -> Population:
   """People's samples as a base model takes them.
 
   Args:
-    arrays: images uint8 or float32 [N, H, W, C] or [N, H, W], square, of any
-      size, or other samples [N, ...] of the model's shape; labels integers
-      [N], and individuals integers [N], where there are any (otherwise all
-      are 0).
+    arrays: images uint8 or float32 [N, H, W, C], or [N, H, W] for one channel,
+      or other samples [N, ...] of the model's shape; labels integers [N],
+      individuals integers [N] and originals integers [N] where there are any.
+      Without them labels and individuals are 0, and every row is its own
+      original.
     num_classes: of the model.
     sample_shape: of what the model takes, (H, W, C) for images.
+    is_fig_4: whether the model is the paper's, which sees images resized.
+    dtype: of the samples that the model was trained on, "uint8" or "float32";
+      None if nobody knows.
 
   Returns:
-    The population, its images brought to the model's size. Classes without a
-    sample are fine.
+    The population. Samples of the model's shape are as they were; square images
+    of any other size are brought to the model's. Classes without a sample are
+    fine.
 
   Raises:
     ValueError: naming what is wrong with the arrays.
   """
+  images = np.asarray(arrays["images"])
+  shape = tuple(sample_shape)
+  if images.ndim == 3 and len(shape) == 3 and shape[2] == 1:
+    images = images[..., None]
   # What isn't there can't be faulty; `from_arrays` judges the shape.
-  nothing = np.zeros(np.shape(arrays["images"])[:1], np.int32)
+  nothing = np.zeros(np.shape(images)[:1], np.int32)
   population = Population.from_arrays(
-    arrays["images"],
+    images,
     arrays.get("labels", nothing),
     arrays.get("individuals", nothing),
+    originals=arrays.get("originals"),
     num_classes=num_classes,
     complete=False,
   )
-  if len(sample_shape) != 3:
-    if population.sample_shape != tuple(sample_shape):
-      raise ValueError(
-        f"samples have shape {list(population.sample_shape)}, but the model"
-        f" takes {list(sample_shape)}."
-      )
+  if dtype == "uint8":
+    _check_range(population.images)
+  if population.sample_shape == shape:
     return population
+  differ = f"samples have shape {list(population.sample_shape)}, but the model"
+  if len(shape) != 3:
+    raise ValueError(f"{differ} takes {list(shape)}.")
   if not population.holds_images:
-    raise ValueError(
-      f"samples have shape {list(population.sample_shape)}, but the model takes"
-      f" images {list(sample_shape)}."
-    )
+    raise ValueError(f"{differ} takes images {list(shape)}.")
   channels = population.images.shape[3]
-  if channels != sample_shape[2]:
+  if channels != shape[2]:
     raise ValueError(
-      f"images have {channels} channels, but the model takes {sample_shape[2]}."
+      f"images have {channels} channels, but the model takes {shape[2]}."
     )
-  return variations.resize(population, sample_shape[0])
+  # Pictures for an MLP are resized as they were in its run; floats for a model
+  # of one's own may be anything, which nobody resized.
+  is_picture = is_fig_4 or population.images.dtype == np.uint8
+  if not is_picture or shape[0] != shape[1] or shape[0] & (shape[0] - 1):
+    raise ValueError(f"{differ} takes {list(shape)}.")
+  return variations.resize(population, shape[0])
+
+
+def _check_range(images: np.ndarray) -> None:
+  """Refuses floats that a model of uint8 images would see as too bright."""
+  if images.dtype != np.uint8 and not 0 <= images.min() <= images.max() <= 1:
+    raise ValueError(
+      "the model was trained on uint8 images, seen as 0..1, but these floats"
+      f" reach from {images.min():.6g} to {images.max():.6g}: give uint8"
+      " images, or floats in 0..1."
+    )
 
 
 def hold_out(
@@ -70,28 +96,24 @@ def hold_out(
   Args:
     population: the new people.
     validation_fraction: part of a person's samples that is held out; at least
-      one sample is, and one trains.
+      one sample is, and one trains. Copies of one original stay together and
+      count once.
     seed: of the choice.
 
   Returns:
     A split without D_G; what is held out is `test`.
 
   Raises:
-    ValueError: if the fraction is out of range or a person has one sample.
+    ValueError: if the fraction is out of range, or a person has one sample or
+      copies of one alone.
   """
   if not 0 < validation_fraction < 1:
     raise ValueError(
       f"validation_fraction={validation_fraction} must lie between 0 and 1."
     )
-  people, counts = np.unique(population.individuals, return_counts=True)
-  if counts.min() < 2:
-    raise ValueError(
-      f"individual {people[counts.argmin()]} has one sample; two are needed,"
-      " one to train on and one to hold out."
-    )
   return splits.split(
     population,
-    people,
+    np.unique(population.individuals),
     np.empty(0, np.int32),
     train_fraction=1 - validation_fraction,
     seed=seed,
@@ -128,14 +150,17 @@ def join(
       " are needed."
     )
   count = len(population)
+  # Each file numbers its own originals, however high.
+  train_originals, test_originals = (
+    np.unique(part.originals, return_inverse=True)[1].astype(np.int32)
+    for part in (population, held_out)
+  )
   both = dataclasses.replace(
     population,
     images=np.concatenate([population.images, held_out.images]),
     labels=np.concatenate([population.labels, held_out.labels]),
     individuals=np.concatenate([population.individuals, held_out.individuals]),
-    originals=np.concatenate(
-      [population.originals, count + held_out.originals]
-    ),
+    originals=np.concatenate([train_originals, count + test_originals]),
   )
   rows = [np.flatnonzero(both.individuals == person) for person in people]
   nothing = np.empty(0, np.int32)

@@ -10,7 +10,9 @@ A model takes samples float32 [B, ...] and gives logits [B, num_classes]. Its
     frozen_layers  so many first layers behave as in evaluation and pass no
                    gradient on; parameters are named by layer, `..._0`, `..._1`
 
-Batch statistics are kept if there are any. There is always a "dropout" key.
+A model with batch statistics has to take `train`. The flag has no other name: a
+`deterministic` or `is_training` with a default would keep it and train as in
+evaluation, so such models are refused. There is always a "dropout" key.
 """
 
 from __future__ import annotations
@@ -23,8 +25,17 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from personalization_jax import checks
+
 OPTIONS = ("mask", "train", "frozen_layers")
 _COLLECTIONS = ("params", "batch_stats")
+# What other libraries, and Flax's layers, call `train` or its opposite.
+_OTHER_NAMES = (
+  "training",
+  "is_training",
+  "deterministic",
+  "use_running_average",
+)
 _CHECKED_BATCH = 3
 
 
@@ -109,7 +120,14 @@ def apply_in_training(
 
 
 def takes_frozen_layers(model: nn.Module) -> bool:
-  """Whether some of a model's layers can be trained alone."""
+  """Whether some of a model's layers can be trained alone.
+
+  Args:
+    model: a Linen module.
+
+  Returns:
+    Whether its `__call__` takes frozen_layers.
+  """
   return "frozen_layers" in _options(model)
 
 
@@ -134,6 +152,12 @@ def check(model: Any, sample_shape: tuple[int, ...], num_classes: int) -> None:
     )
   name = type(model).__name__
   shape = (_CHECKED_BATCH, *sample_shape)
+  for parameter in _parameters(model):
+    if parameter.name in _OTHER_NAMES:
+      raise ValueError(
+        f"model {name} takes {parameter.name!r}, which nobody gives it here:"
+        " name it `train`, which is True in training and False otherwise."
+      )
   needed = _needed(model)
   if needed:
     raise ValueError(
@@ -149,10 +173,9 @@ def check(model: Any, sample_shape: tuple[int, ...], num_classes: int) -> None:
     try:
       return jax.eval_shape(functools.partial(function, model), *arguments)
     except Exception as error:  # whatever the model's own code raises
-      reason = str(error).strip().split("\n")[0].rstrip(".")
       raise ValueError(
         f"model {name} can't be called on samples of shape {list(shape)}"
-        f" ({type(error).__name__}: {reason})."
+        f" ({type(error).__name__}: {checks.first_line(error)})."
       ) from error
 
   variables = trace(init, key, samples)
@@ -164,6 +187,11 @@ def check(model: Any, sample_shape: tuple[int, ...], num_classes: int) -> None:
     )
   if not jax.tree.leaves(variables.get("params", {})):
     raise ValueError(f"model {name} has no parameters to train.")
+  if variables.get("batch_stats") and "train" not in _options(model):
+    raise ValueError(
+      f"model {name} has batch_stats but doesn't take `train`, which would say"
+      " when to use them and when to update them."
+    )
   kept = {k: variables.get(k, {}) for k in _COLLECTIONS}
   tested = trace(apply, kept, samples, key)
   trained, batch_stats = trace(_train, kept, samples, mask, key)

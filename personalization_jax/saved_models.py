@@ -30,7 +30,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import linen as nn
 
-from personalization_jax import files, hosts, models
+from personalization_jax import checks, files, hosts, models
 from personalization_jax.settings import Settings
 from personalization_jax.training import TrainState
 
@@ -51,6 +51,10 @@ class Description:
       themselves are float32.
     hidden: None for Fig. 4's network; for `models.MLP` how wide its hidden
       layers are.
+    momentum: of Fig. 4's running means and variances.
+    dtype: of the samples it was trained on, "uint8" (seen as 0..1) or
+      "float32"; None where a file of an older version doesn't say.
+    label_names: what the classes are called; None if nobody says.
   """
 
   num_classes: int
@@ -58,6 +62,9 @@ class Description:
   width: float = 1.0
   precision: str = "float32"
   hidden: tuple[int, ...] | None = None
+  momentum: float = 0.9
+  dtype: str | None = None
+  label_names: tuple[str, ...] | None = None
 
   def __post_init__(self) -> None:
     """Refuses what no model can be."""
@@ -76,25 +83,53 @@ class Description:
         )
       models.check_image_size(shape[0])
     Settings(width=self.width, precision=self.precision)
+    if not 0 <= self.momentum <= 1:
+      raise ValueError(f"momentum={self.momentum} must lie in 0..1.")
+    if self.dtype not in (None, "uint8", "float32"):
+      raise ValueError(f"dtype={self.dtype!r} must be 'uint8' or 'float32'.")
+    names = None if self.label_names is None else tuple(self.label_names)
+    if names is not None and len(names) != self.num_classes:
+      raise ValueError(
+        f"label_names has {len(names)} names for {self.num_classes} classes."
+      )
+    object.__setattr__(self, "label_names", names)
     object.__setattr__(self, "sample_shape", shape)
     object.__setattr__(self, "hidden", hidden)
 
   @classmethod
   def of(
-    cls, model: nn.Module, sample_shape: Sequence[int]
+    cls,
+    model: nn.Module,
+    sample_shape: Sequence[int],
+    *,
+    dtype: Any = None,
+    label_names: Sequence[str] | None = None,
   ) -> Description | None:
-    """Describes a model of this package; there is none for any other."""
-    if not isinstance(model, models.Classifier | models.MLP):
-      return None
-    about: dict[str, Any] = {"hidden": None}
-    if isinstance(model, models.MLP):
-      about["hidden"] = tuple(model.hidden)
+    """Describes a model of this package; there is none for any other.
+
+    Args:
+      model: `models.Classifier` or `models.MLP`. A subclass is another model:
+        what it computes can't be told from its fields.
+      sample_shape: of what it was trained on.
+      dtype: likewise, NumPy's; None leaves it open.
+      label_names: what its classes are called, if anybody knows.
+
+    Returns:
+      The description, or None.
+    """
+    about: dict[str, Any]
+    if type(model) is models.MLP:
+      about = {"hidden": tuple(model.hidden)}
+    elif type(model) is models.Classifier:
+      about = {"width": model.width, "momentum": model.momentum}
     else:
-      about["width"] = model.width
+      return None
     return cls(
       model.num_classes,
       tuple(sample_shape),
       precision=jnp.dtype(model.dtype).name,
+      dtype=None if dtype is None else np.dtype(dtype).name,
+      label_names=None if label_names is None else tuple(label_names),
       **about,
     )
 
@@ -103,7 +138,7 @@ class Description:
     dtype = jnp.dtype(self.precision)
     if self.hidden is not None:
       return models.MLP(self.num_classes, self.hidden, dtype)
-    return models.Classifier(self.num_classes, self.width, dtype)
+    return models.Classifier(self.num_classes, self.width, dtype, self.momentum)
 
   def to_json(self) -> str:
     """As it stands in model.json."""
@@ -193,7 +228,7 @@ def load(path: str | os.PathLike[str]) -> tuple[Description, Any, Any]:
   except Exception as error:  # Orbax and TensorStore each raise their own
     raise ValueError(
       f"{path} can't be read as an Orbax checkpoint"
-      f" ({str(error).splitlines()[0]})."
+      f" ({checks.first_line(error)})."
     ) from error
   variables = jax.tree.map(np.asarray, restored)
   if fault := mismatch(variables, description.shapes()):

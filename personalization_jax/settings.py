@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from personalization_jax import models
+from personalization_jax import checks, models
 from personalization_jax.training import Learner
 
 
@@ -34,17 +34,11 @@ class Settings:
 
   def __post_init__(self) -> None:
     """Refuses what can't be trained with, naming it."""
-    for name in ("epochs", "batch_size"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
-    if not 0 < self.learning_rate < float("inf"):
-      raise ValueError(f"learning_rate={self.learning_rate} must be above 0.")
+    checks.training(self)
     if self.precision not in ("float32", "bfloat16"):
       raise ValueError(
         f"precision={self.precision!r} must be 'float32' or 'bfloat16'."
       )
-    if self.seed < 0:
-      raise ValueError(f"seed={self.seed} must be 0 or more.")
     models.check_width(self.width)
 
 

@@ -139,7 +139,8 @@ def split(
     The split; the writers' parts are joined to D_G's.
 
   Raises:
-    ValueError: if a fraction is out of range or somebody is in both groups.
+    ValueError: if a fraction is out of range, somebody is in both groups or
+      isn't in the population, or has one drawing alone.
 
   Source: section IV (70% of D_I trains, the rest tests).
   """
@@ -164,7 +165,10 @@ def split(
 
   def parts(person: int) -> list[np.ndarray]:
     low, high = np.searchsorted(ordered, [person, person + 1])
+    if low == high:
+      raise ValueError(f"individual {person} has no sample in the population.")
     return _parts_of_person(
+      person,
       by_person[low:high],
       population.originals,
       generator(seed, Stream.SPLIT, person),
@@ -192,6 +196,7 @@ def split(
 
 
 def _parts_of_person(
+  person: int,
   rows: np.ndarray,
   originals: np.ndarray,
   rng: np.random.Generator,
@@ -200,6 +205,12 @@ def _parts_of_person(
 ) -> list[np.ndarray]:
   drawings = rng.permutation(np.unique(originals[rows]))
   count = len(drawings)
+  if count < 2:
+    copies = f" in {len(rows)} copies" if len(rows) > 1 else ""
+    raise ValueError(
+      f"individual {person} has one sample{copies}; two are needed, one to"
+      " train on and one to hold out."
+    )
   num_train = min(max(round(train_fraction * count), 1), count - 1)
   num_validation = min(
     round(validation_fraction * count), count - num_train - 1

@@ -212,6 +212,13 @@ def test_classes_and_probabilities_are_the_model_s(people, count):
   np.testing.assert_allclose(probabilities, expected.max(axis=1), rtol=1e-5)
 
 
+def test_nothing_to_classify_is_said(people):
+  with pytest.raises(ValueError, match="images holds no samples"):
+    adaptation.classify(TINY, base_of(TINY), people.images[:0])
+  with pytest.raises(ValueError, match="batch_size=0 must be at least 1"):
+    adaptation.classify(TINY, base_of(TINY), people.images, batch_size=0)
+
+
 def test_features_are_used_as_they_are(people):
   """Floats are no images to be divided by 255, here as in training."""
   learner = training.Learner(models.MLP(3, (8,)), optax.adam(1e-2))
@@ -256,6 +263,8 @@ def test_numbers_out_of_range_are_named():
   base = base_of(TINY)
   with pytest.raises(ValueError, match="steps=0 must be at least 1"):
     adaptation.check(TINY, base, 0, 1, None)
+  with pytest.raises(ValueError, match=r"steps=2.5 must be a whole number"):
+    adaptation.check(TINY, base, 2.5, 1, None)
   with pytest.raises(ValueError, match="batch_size=-1 must be at least 1"):
     adaptation.check(TINY, base, 1, -1, None)
   assert adaptation.check(TINY, base, 1, 1, None) == 0

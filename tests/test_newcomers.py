@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from personalization_jax import newcomers
+from personalization_jax.datasets import variations
 
 
 def arrays(count=12, **changes):
@@ -31,6 +32,99 @@ def test_without_ids_all_samples_are_one_persons():
   population = newcomers.population_of(given, 3, (16, 16, 1))
   assert not population.individuals.any()
   assert not population.labels.any()
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 1), (20, 28, 1), (16, 16, 1)])
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+@pytest.mark.parametrize("is_fig_4", [True, False])
+def test_samples_of_the_model_s_shape_are_as_they_were(shape, kind, is_fig_4):
+  images = np.random.default_rng(0).random((12, *shape)).astype(kind)
+  population = newcomers.population_of(
+    arrays(images=images), 3, shape, is_fig_4=is_fig_4
+  )
+  np.testing.assert_array_equal(population.images, images)
+  assert population.images.dtype == kind
+
+
+def test_floats_of_any_axes_are_no_pictures_to_be_resized():
+  """For a model of one's own; the paper's sees pictures."""
+  images = np.ones((12, 8, 8, 2), np.float32)
+  same = newcomers.population_of(
+    arrays(images=images), 3, (8, 8, 2), is_fig_4=False
+  )
+  np.testing.assert_array_equal(same.images, images)
+  with pytest.raises(ValueError, match=r"\[8, 8, 2\], but the model takes"):
+    newcomers.population_of(
+      arrays(images=images), 3, (16, 16, 2), is_fig_4=False
+    )
+  paper_s = newcomers.population_of(arrays(images=images), 3, (16, 16, 2))
+  assert paper_s.sample_shape == (16, 16, 2)
+  # An MLP's pictures were resized in its run, too.
+  pictures = newcomers.population_of(arrays(), 3, (32, 32, 1), is_fig_4=False)
+  assert pictures.sample_shape == (32, 32, 1)
+
+
+@pytest.mark.parametrize("side", [16, 28])
+def test_floats_of_one_channel_need_no_axis_for_it(side):
+  images = np.random.default_rng(0).random((12, side, side))
+  with_axis, without = (
+    newcomers.population_of(arrays(images=given), 3, (16, 16, 1))
+    for given in (images[..., None], images)
+  )
+  np.testing.assert_array_equal(with_axis.images, without.images)
+
+
+def test_floats_for_a_model_of_uint8_images_are_in_0_to_1():
+  images = np.linspace(0, 1, 12 * 256).reshape(12, 16, 16)
+  for faulty, found in (
+    (255 * images, "from 0 to 255"),
+    (images - 0.5, "from -0.5 to 0.5"),
+  ):
+    given = arrays(images=faulty)
+    with pytest.raises(ValueError, match=f"trained on uint8 .* {found}"):
+      newcomers.population_of(given, 3, (16, 16, 1), dtype="uint8")
+    # A model of floats takes them, and an older file doesn't say.
+    for dtype in ("float32", None):
+      newcomers.population_of(given, 3, (16, 16, 1), dtype=dtype)
+  given = arrays(images=images)
+  newcomers.population_of(given, 3, (16, 16, 1), dtype="uint8")
+  newcomers.population_of(arrays(), 3, (16, 16, 1), dtype="uint8")
+
+
+def test_originals_are_read():
+  given = arrays(originals=np.repeat(np.arange(6), 2))
+  population = newcomers.population_of(given, 3, (16, 16, 1))
+  np.testing.assert_array_equal(population.originals, given["originals"])
+
+
+@pytest.mark.parametrize("fraction", [0.2, 0.5])
+def test_copies_of_a_drawing_are_held_out_together(fraction):
+  """As for a base whose classes are flips."""
+  flipped = variations.flips(newcomers.population_of(arrays(), 3, (16, 16, 1)))
+  names = ("images", "labels", "individuals", "originals")
+  given = {name: getattr(flipped, name) for name in names}
+  population = newcomers.population_of(given, 9, (16, 16, 1))
+  split = newcomers.hold_out(population, fraction)
+  for index in range(2):
+    train, _, test = split.parts(index)
+    assert len(train) + len(test) == 18
+    assert len(test) == 3 * round(6 * fraction)
+    assert not set(population.originals[train]) & set(
+      population.originals[test]
+    )
+
+
+def test_samples_of_two_files_share_no_originals():
+  """However each of them numbers its own."""
+  given = arrays(originals=np.repeat([2, 2**31 - 1, 0, 1], 3))
+  population = newcomers.population_of(given, 3, (16, 16, 1))
+  both, split = newcomers.join(population, population)
+  for index in range(2):
+    train, _, test = split.parts(index)
+    for rows in (train, test):
+      assert len(set(both.originals[rows])) == 2
+    assert not set(both.originals[train]) & set(both.originals[test])
+  assert both.originals.min() >= 0
 
 
 @pytest.mark.parametrize("fraction", [0.01, 0.2, 0.5, 0.99])
@@ -75,7 +169,9 @@ def test_test_samples_of_their_own_are_all_held_out():
     ({"images": np.uint8(3)}, "must have shape"),
     ({"images": np.zeros((0, 16, 16), np.uint8)}, "no samples"),
     ({"images": np.zeros((12, 16, 16), int)}, "must be uint8"),
-    ({"images": np.zeros((12, 16, 16))}, "but the model takes images"),
+    ({"images": np.zeros((12, 16))}, r"\[16\], but the model takes images"),
+    ({"originals": np.zeros(3, int)}, "originals has 3 entries"),
+    ({"originals": np.zeros(12)}, "originals must be integers"),
     ({"individuals": np.full(12, -2)}, "ids of 0 or more"),
   ],
 )
@@ -89,6 +185,12 @@ def test_what_can_not_be_held_out_is_named():
   population = newcomers.population_of(arrays(individuals=ids), 3, (16, 16, 1))
   with pytest.raises(ValueError, match="individual 9 has one sample"):
     newcomers.hold_out(population, 0.2)
+  copies = np.repeat([0, 1, 2], [6, 5, 1])
+  given = arrays(originals=np.where(copies == 1, 0, copies))
+  population = newcomers.population_of(given, 3, (16, 16, 1))
+  with pytest.raises(ValueError, match="individual 5 has one sample in 6 cop"):
+    newcomers.hold_out(population, 0.2)
+  population = newcomers.population_of(arrays(individuals=ids), 3, (16, 16, 1))
   for fraction in (0.0, 1.0, float("nan")):
     with pytest.raises(ValueError, match=f"validation_fraction={fraction}"):
       newcomers.hold_out(population, fraction)

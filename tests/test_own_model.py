@@ -275,6 +275,54 @@ class Needs(nn.Module):
     return nn.Dense(NUM_CLASSES)(x)
 
 
+class Optional(nn.Module):
+  """What many models of Flax's examples look like."""
+
+  @nn.compact
+  def __call__(self, x, deterministic=True):
+    x = nn.Dropout(0.5, deterministic=deterministic)(x)
+    return nn.Dense(NUM_CLASSES)(x)
+
+
+class Keras(nn.Module):
+  @nn.compact
+  def __call__(self, x, *, training=False):
+    x = nn.BatchNorm(use_running_average=not training)(x)
+    return nn.Dense(NUM_CLASSES)(x)
+
+
+class Haiku(nn.Module):
+  @nn.compact
+  def __call__(self, x, is_training=False, **options):
+    return nn.Dense(NUM_CLASSES)(x)
+
+
+class Averages(nn.Module):
+  @nn.compact
+  def __call__(self, x, use_running_average=True):
+    x = nn.BatchNorm(use_running_average=use_running_average)(x)
+    return nn.Dense(NUM_CLASSES)(x)
+
+
+class NeverUpdates(nn.Module):
+  """It would test by the statistics that it began with."""
+
+  @nn.compact
+  def __call__(self, x):
+    return nn.Dense(NUM_CLASSES)(nn.BatchNorm(use_running_average=True)(x))
+
+
+class NeedsMore(nn.Module):
+  @nn.compact
+  def __call__(self, x, context):
+    return nn.Dense(NUM_CLASSES)(x)
+
+
+class SaysNothing(nn.Module):
+  def __call__(self, x):
+    raise RuntimeError
+
+
 class Remembers(nn.Module):
   @nn.compact
   def __call__(self, x):
@@ -310,7 +358,14 @@ class Squeezed(nn.Module):
   [
     (models.MLP, "must be a Flax Linen module.*make one"),
     (lambda x: x, "must be a Flax Linen module"),
-    (Needs(), "Needs can't be called without 'deterministic'"),
+    (Needs(), "Needs takes 'deterministic', .*: name it `train`"),
+    (Optional(), "Optional takes 'deterministic', .*: name it `train`"),
+    (Keras(), "Keras takes 'training', .*: name it `train`"),
+    (Haiku(), "Haiku takes 'is_training', .*: name it `train`"),
+    (Averages(), "Averages takes 'use_running_average', .* `train`"),
+    (NeverUpdates(), "NeverUpdates has batch_stats but doesn't take `train`"),
+    (NeedsMore(), "NeedsMore can't be called without 'context'"),
+    (SaysNothing(), r"SaysNothing can't be called on .* \(RuntimeError: Runt"),
     (Remembers(), "Remembers keeps variables 'memory'"),
     (Constant(), "Constant has no parameters"),
     (Pair(), "Pair gives tuple"),

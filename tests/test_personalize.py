@@ -3,6 +3,7 @@
 import csv
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -202,6 +203,52 @@ def test_test_samples_of_their_own_and_an_unlabelled_file(
   assert list(rows[0]) == ["row", "predicted", "probability"]
   assert len(rows) == 5
   assert "Accuracy" not in capsys.readouterr().out
+
+
+@pytest.fixture
+def described(anna, tmp_path):
+  """A copy whose model.json is changed."""
+
+  def describe(**changes):
+    folder = shutil.copytree(anna, tmp_path / "copy", dirs_exist_ok=True)
+    content = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps({**content, **changes}))
+    return folder
+
+  return describe
+
+
+def test_predictions_are_named_if_classes_are(described, writers, tmp_path):
+  names = [f"digit {digit}" for digit in range(10)]
+  model = described(label_names=names)
+  samples = write_npz(tmp_path / "a.npz", writers, [NEW], count=5)
+  output = tmp_path / "p.csv"
+  run(predict, f"--model={model}", f"--samples={samples}", f"--output={output}")
+  for row in read(output):
+    assert row["predicted_name"] == names[int(row["predicted"])]
+
+
+def test_floats_that_are_too_bright_are_refused(described, tmp_path):
+  """A model of uint8 images saw 0..1."""
+  np.savez(tmp_path / "a.npz", images=np.full((3, 16, 16), 255.0))
+  said = sentence(
+    predict,
+    f"--model={described(dtype='uint8')}",
+    f"--samples={tmp_path / 'a.npz'}",
+    f"--output={tmp_path / 'p.csv'}",
+  )
+  assert "the model was trained on uint8 images" in said
+
+
+def test_copies_of_one_drawing_can_t_be_held_out(base, tmp_path):
+  np.savez(tmp_path / "a.npz", **ARRAYS, originals=np.full(6, 3))
+  said = sentence(
+    personalize,
+    f"--base={base}",
+    f"--samples={tmp_path / 'a.npz'}",
+    f"--output={tmp_path / 'out'}",
+  )
+  assert "individual 0 has one sample in 6 copies" in said
 
 
 def test_a_model_that_diverges_is_not_saved(base, writers, tmp_path, capsys):

@@ -9,7 +9,7 @@ import numpy as np
 import orbax.checkpoint
 import pytest
 
-from personalization_jax import saved_models
+from personalization_jax import models, saved_models
 from personalization_jax.saved_models import Description
 
 SMALL = Description(num_classes=3, sample_shape=(16, 16, 1), width=1 / 32)
@@ -73,6 +73,51 @@ def test_a_run_s_models_share_one_description(copied):
     saved_models.load(copied)
 
 
+def test_older_descriptions_are_read(copied):
+  """From before momentum, dtype and label_names."""
+  file = copied / "model.json"
+  content = json.loads(file.read_text())
+  for name in ("momentum", "dtype", "label_names"):
+    del content[name]
+  file.write_text(json.dumps(content))
+  assert saved_models.load(copied)[0] == SMALL
+
+
+def test_what_a_model_was_trained_on_comes_back(tmp_path):
+  model = models.Classifier(3, width=1 / 32, momentum=0.5)
+  about = Description.of(
+    model, (16, 16, 1), dtype=np.uint8, label_names=["a", "b", "c"]
+  )
+  assert (about.dtype, about.label_names) == ("uint8", ("a", "b", "c"))
+  saved_models.save_one(tmp_path / "bob", make_variables(about), about)
+  description, *_ = saved_models.load(tmp_path / "bob")
+  assert description == about
+  assert description.network() == model
+
+
+class OtherMLP(models.MLP):
+  def __call__(self, samples):
+    return 2 * super().__call__(samples)
+
+
+class OtherClassifier(models.Classifier):
+  pass
+
+
+@pytest.mark.parametrize("model", [OtherMLP(3), OtherClassifier(3)])
+def test_a_subclass_is_another_model(model):
+  assert Description.of(model, (16, 16, 1)) is None
+
+
+def test_an_error_without_words_is_quoted(copied, monkeypatch):
+  def fail(*_):
+    raise RuntimeError
+
+  monkeypatch.setattr(orbax.checkpoint.StandardCheckpointer, "restore", fail)
+  with pytest.raises(ValueError, match=r"can't be read .* \(RuntimeError\)"):
+    saved_models.load(copied)
+
+
 def test_every_fault_in_every_file_is_noticed(copied):
   damaged = 0
   for file in sorted(copied.rglob("*")):
@@ -122,6 +167,10 @@ def test_a_model_that_nobody_describes_is_refused(copied):
     ({"sample_shape": [20, 20, 1]}, "image_size=20"),
     ({"sample_shape": 16}, "describes no saved model"),
     ({"heads": 4}, "heads"),
+    ({"momentum": 2}, "momentum=2 must lie in 0..1"),
+    ({"momentum": "much"}, "describes no saved model"),
+    ({"dtype": "int8"}, "dtype='int8'"),
+    ({"label_names": ["a", "b"]}, "2 names for 3 classes"),
     ({"width": 1 / 16}, r"mean is float32\[1\] where float32\[2\] is"),
     ({"sample_shape": [16, 16, 3]}, "layer_0/kernel is"),
   ],

@@ -115,6 +115,27 @@ def test_split_refuses_fractions(people, arguments, sentence):
     splits.split(people, [1], [4], **arguments)
 
 
+def test_split_refuses_who_is_not_there(people):
+  for chosen in (([1, 2], [4]), ([1], [4, 99])):
+    with pytest.raises(ValueError, match=r"individual (2|99) has no sample"):
+      splits.split(people, *chosen)
+
+
+def test_split_refuses_who_has_one_drawing(people):
+  """However many copies there are of it."""
+  rows = np.flatnonzero(people.individuals != 4)
+  one = np.flatnonzero(people.individuals == 4)[:1]
+  few = people.take(np.append(rows, one))
+  for population, named in (
+    (few, ";"),
+    (variations.flips(few), " in 3 copies"),
+  ):
+    for chosen in (([1, 4], [7]), ([1], [7, 4])):
+      sentence = f"individual 4 has one sample{named}"
+      with pytest.raises(ValueError, match=sentence):
+        splits.split(population, *chosen)
+
+
 def test_split_refuses_a_person_in_both_groups(people):
   with pytest.raises(ValueError, match="person 4 can't be"):
     splits.split(people, [1, 4], [4, 7])

@@ -1,12 +1,13 @@
 """Any set of tensorflow-datasets with people in it, here a tiny one."""
 
+import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from experiments import study_flags
+from experiments import study_flags, table1
 from personalization_jax.datasets import tfds_people
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -15,6 +16,9 @@ from absl.testing import flagsaver  # noqa: E402
 
 BYTES = tfds.features.Encoding.BYTES
 WRITERS = ["zoe", "ada", "zoe", "bob", "ada", "zoe", "ada", "eve"]
+
+
+LETTERS = "qrsqtrst"
 
 
 class TinyPeople(tfds.core.GeneratorBasedBuilder):
@@ -38,6 +42,10 @@ class TinyPeople(tfds.core.GeneratorBasedBuilder):
           ),
           "label": tfds.features.ClassLabel(names=["a", "b"]),
           "gaps": tfds.features.Scalar(dtype=np.int64),
+          "plain": tfds.features.ClassLabel(num_classes=2),
+          "letter": tfds.features.Text(),
+          "partly": tfds.features.Scalar(dtype=np.int64),
+          "seldom": tfds.features.Scalar(dtype=np.int64),
           "writer": tfds.features.Text(),
           "number": tfds.features.Scalar(dtype=np.int32),
           "weight": tfds.features.Scalar(dtype=np.float32),
@@ -61,6 +69,10 @@ class TinyPeople(tfds.core.GeneratorBasedBuilder):
           "ragged": np.ones(1 + row % 2, np.float32),
           "label": row % 2,
           "gaps": 10 * (row % 2),
+          "plain": row % 2,
+          "letter": LETTERS[row],
+          "partly": -1 if row >= 5 else row % 2,
+          "seldom": -1 if row in (2, 7) else row % 2,
           "writer": WRITERS[row],
           "number": 100 + len(WRITERS[row]) + ord(WRITERS[row][0]),
           "weight": 0.5,
@@ -107,7 +119,9 @@ def test_people_are_those_of_all_splits_with_two_samples(data_dir):
   np.testing.assert_array_equal(population.individuals, expected)
   np.testing.assert_array_equal(population.labels, rows % 2)
   assert "left out 2 of 4 people" in said[0]
-  assert "'writer' are numbered in sorted order (ada, zoe are" in said[1]
+  assert (
+    "'writer' are numbered in sorted order (0 is ada, 1 is zoe)." in said[1]
+  )
   assert len(said) == 2
 
 
@@ -119,7 +133,20 @@ def test_integer_ids_stay_and_labels_with_gaps_are_numbered(data_dir):
   ids = {100 + 3 + ord("a"), 100 + 3 + ord("z")}
   assert set(population.individuals) == ids
   assert set(population.labels) == {0, 1}
-  assert "'gaps' are numbered in sorted order (0, 10 are" in said[-1]
+  assert "'gaps' are numbered in sorted order (0 is 0, 1 is 10)." in said[-1]
+  assert population.label_names == ("0", "10")
+
+
+def test_classes_have_their_names(data_dir):
+  """The set's own, or the values that were numbered, all of them."""
+  assert load(data_dir).label_names == ("a", "b")
+  assert load(data_dir, label_feature="plain").label_names is None
+  said = []
+  letters = load(data_dir, label_feature="letter", said=said)
+  assert letters.label_names == ("q", "r", "s", "t")
+  assert "(0 is q, 1 is r, 2 is s, 3 is t)" in said[-1]
+  for row, label in zip(letters.images[:, 0, 0, 0], letters.labels):
+    assert letters.label_names[label] == LETTERS[row]
 
 
 def test_feature_vectors_and_one_split(data_dir):
@@ -129,7 +156,7 @@ def test_feature_vectors_and_one_split(data_dir):
   assert len(load(data_dir, split="early+late")) == 6
 
 
-def test_the_flags_name_it(data_dir, capsys):
+def test_the_flags_name_it(data_dir, capsys, tmp_path):
   if not flags.FLAGS.is_parsed():
     flags.FLAGS(["table1"])
   with flagsaver.flagsaver(
@@ -139,11 +166,17 @@ def test_the_flags_name_it(data_dir, capsys):
     data_dir=str(data_dir),
     num_individuals=1,
     num_global_individuals=1,
+    epochs=1,
+    methods="global",
+    workdir=str(tmp_path / "run"),
   ):
+    table1.prepare(lambda: False)
     population, factors = study_flags.load_population()
     varied, *_ = study_flags.vary(population)
     determining = study_flags.determining(varied)
     assert type(study_flags.model(varied)).__name__ == "MLP"
+  config = json.loads((tmp_path / "run" / "config.json").read_text())
+  assert config["label_names"] == ["a", "b"]
   assert factors is None
   assert len(varied) == 6
   assert determining["individual_feature"] == "writer"
@@ -173,12 +206,22 @@ def test_the_flags_name_it(data_dir, capsys):
     ("tiny_people", {"label_feature": "image"}, "'image' must be an integer"),
     (
       "tiny_people",
+      {"label_feature": "partly"},
+      r"'partly' is below 0 in 3 of 8 records \(of late\), .* split='early'",
+    ),
+    (
+      "tiny_people",
+      {"label_feature": "seldom"},
+      r"in 2 of 8 records \(of early, late\), .* into an npz file",
+    ),
+    (
+      "tiny_people",
       {"individual_feature": "weight"},
       "string or bytes, but is float",
     ),
     ("tiny_people", {"image_feature": "number"}, "must be uint8 in 0..255, or"),
     ("tiny_people", {"split": "late"}, "nobody has two samples"),
-    ("by_hand", {}, "fetched by hand .* name their folder by --manual_dir"),
+    ("by_hand", {}, "fetched by hand .* name their folder by manual_dir"),
     ("fails", {}, r"can't be downloaded or prepared.* no route to host\)"),
   ],
 )

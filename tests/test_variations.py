@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -22,6 +24,21 @@ def test_flips_make_classes_of_their_own(people):
   np.testing.assert_array_equal(
     flipped.individuals, np.tile(people.individuals, 3)
   )
+
+
+def test_flips_are_named_too(people):
+  assert variations.flips(people).label_names is None
+  named = dataclasses.replace(people, label_names=("a", "b", "c"))
+  flipped = variations.flips(named)
+  assert flipped.label_names[:4] == ("a", "b", "c", "a flipped left to right")
+  assert flipped.label_names[8] == "c upside down"
+  assert len(flipped.label_names) == flipped.num_classes
+
+
+def test_flips_refuse_what_is_no_image():
+  vectors = Population.from_arrays(np.ones((4, 3)), [0, 1, 0, 1], [0, 0, 1, 1])
+  with pytest.raises(ValueError, match=r"leave flips out \(--noflips\)"):
+    variations.flips(vectors)
 
 
 def test_resize_pads_then_averages_or_repeats():

@@ -24,6 +24,7 @@ class Population:
     originals: int32 [N], the id of the drawing a row shows. Rows made from one
       drawing (its flips) share it, so that a split never separates them.
     num_classes: number of classes.
+    label_names: what the classes are called, if the data say so; None if not.
   """
 
   images: np.ndarray
@@ -31,6 +32,7 @@ class Population:
   individuals: np.ndarray
   originals: np.ndarray
   num_classes: int
+  label_names: tuple[str, ...] | None = None
 
   def __len__(self) -> int:
     return len(self.labels)

@@ -6,6 +6,7 @@ records are read through `as_data_source`, which wants the array_record format.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from personalization_jax.checks import first_line
 from personalization_jax.datasets.population import Population
 
 _FILE_FORMAT = "array_record"
@@ -47,11 +49,13 @@ def load(
   Returns:
     The population, in the order of the records. People with a single sample are
     left out. Labels, and ids that aren't integers of 0 or more, are numbered in
-    sorted order.
+    sorted order; `label_names` are the set's own names of classes, or else the
+    values that were numbered.
 
   Raises:
     ValueError: if there is no such set, split or feature, if it can't be
-      prepared here, or if its samples aren't what a population is made of.
+      prepared here, if samples have no label (-1), or if they aren't what a
+      population is made of.
     ImportError: if tensorflow-datasets isn't installed.
   """
   builder = _prepared(name, data_dir, manual_dir)
@@ -62,7 +66,8 @@ def load(
       raise ValueError(
         f"tfds:{name} has no feature {feature!r}; it has {', '.join(there)}."
       )
-  images, labels, people = _read(builder, name, split, features)
+  parts = list(builder.info.splits) if split is None else [split]
+  images, labels, people, origins = _read(builder, name, parts, features)
 
   def tell(text: str) -> None:
     say(f"tfds:{name}: {text}")
@@ -71,15 +76,19 @@ def load(
     _check_shapes(image_feature, images)
     ids = _column(individual_feature, people)
     classes = _column(label_feature, labels)
+    _check_labelled(label_feature, classes, np.array(origins))
     rows = _of_those_with_two(ids, tell)
     ids = ids[rows]
     if ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= 2**31:
       ids = _numbered(individual_feature, ids, tell)
-    return Population.from_arrays(
+    classes = classes[rows]
+    population = Population.from_arrays(
       np.stack([images[row] for row in rows]),
-      _numbered(label_feature, classes[rows], tell),
+      _numbered(label_feature, classes, tell, every=True),
       ids,
     )
+    names = _label_names(builder.info.features[label_feature], classes)
+    return dataclasses.replace(population, label_names=names)
   except ValueError as error:
     raise ValueError(f"tfds:{name}: {error}") from error
 
@@ -94,7 +103,7 @@ def _prepared(
     import tensorflow_datasets as tfds
   except ImportError as error:
     raise ImportError(
-      "--dataset=tfds:NAME needs tensorflow-datasets, array_record and"
+      f"tfds:{name} needs tensorflow-datasets, array_record and"
       f" importlib_resources ({error})."
     ) from error
   root = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
@@ -109,8 +118,9 @@ def _prepared(
     builder = make()
   except Exception as error:
     raise ValueError(
-      f"tensorflow-datasets has no set {name!r} ({_first_line(error)}); one of"
-      f" your own has to be imported, or prepared in --data_dir={root}."
+      f"tensorflow-datasets has no set {name!r} ({first_line(error)}); one of"
+      f" your own has to be imported, or prepared in data_dir={root}"
+      " (--data_dir)."
     ) from error
   if builder.info.splits:
     return builder
@@ -127,35 +137,36 @@ def _prepared(
     raise ValueError(
       f"tfds:{name} can't be prepared without {error.name or 'TensorFlow'}:"
       " prepare it where that is installed, with"
-      f" file_format={_FILE_FORMAT!r}, and name the folder by --data_dir."
+      f" file_format={_FILE_FORMAT!r}, and name the folder by data_dir"
+      " (--data_dir)."
     ) from error
   except AssertionError as error:
     raise ValueError(
       f"tfds:{name} needs files that have to be fetched by hand"
-      f" ({_first_line(error)}); name their folder by --manual_dir."
+      f" ({first_line(error)}); name their folder by manual_dir (--manual_dir)."
     ) from error
   except Exception as error:
     raise ValueError(
-      f"tfds:{name} can't be downloaded or prepared in --data_dir={root}"
-      f" ({type(error).__name__}: {_first_line(error)})."
+      f"tfds:{name} can't be downloaded or prepared in data_dir={root}"
+      f" ({type(error).__name__}: {first_line(error)})."
     ) from error
   # A builder learns what was prepared when it is made.
   return make()
 
 
 def _read(
-  builder: Any, name: str, split: str | None, features: tuple[str, ...]
+  builder: Any, name: str, parts: list[str], features: tuple[str, ...]
 ) -> list[list[Any]]:
-  """The values of each feature, record by record."""
-  splits = list(builder.info.splits) if split is None else [split]
+  """The values of each feature, record by record; last, each one's split."""
   values: list[list[Any]] = [[] for _ in features]
-  for part in splits:
+  origins: list[str] = []
+  for part in parts:
     try:
       source = builder.as_data_source(part)
     except Exception as error:
       raise ValueError(
         f"tfds:{name} has no split {part!r} that can be read"
-        f" ({_first_line(error)}); it has {', '.join(builder.info.splits)}."
+        f" ({first_line(error)}); it has {', '.join(builder.info.splits)}."
       ) from error
     for index in range(len(source)):
       try:
@@ -163,11 +174,12 @@ def _read(
       except Exception as error:
         raise ValueError(
           f"record {index} of split {part!r} of tfds:{name} can't be read"
-          f" ({type(error).__name__}: {_first_line(error)})."
+          f" ({type(error).__name__}: {first_line(error)})."
         ) from error
       for feature, column in zip(features, values):
         column.append(record[feature])
-  return values
+      origins.append(part)
+  return [*values, origins]
 
 
 def _check_shapes(feature: str, samples: list[Any]) -> None:
@@ -195,6 +207,41 @@ def _column(feature: str, values: list[Any]) -> np.ndarray:
   return np.array([np.asarray(value).item() for value in values])
 
 
+def _check_labelled(
+  feature: str, labels: np.ndarray, origins: np.ndarray
+) -> None:
+  """Refuses samples without a label, which would be a class of their own."""
+  if labels.dtype.kind in "SU" or labels.min() >= 0:
+    return
+  unlabelled = labels < 0
+  parts, places = np.unique(origins, return_inverse=True)
+  touched = np.bincount(places[unlabelled], minlength=len(parts)) > 0
+  whole = "+".join(parts[~touched])
+  raise ValueError(
+    f"feature {feature!r} is below 0 in {unlabelled.sum()} of {len(labels)}"
+    f" records (of {', '.join(parts[touched])}), which says that they have no"
+    " label: "
+    + (
+      f"leave them out by split={whole!r} (--tfds_split={whole})."
+      if whole
+      else "write the others into an npz file (--dataset=npz)."
+    )
+  )
+
+
+def _label_names(feature: Any, labels: np.ndarray) -> tuple[str, ...] | None:
+  """What the classes are called; None if by their numbers alone."""
+  known = np.unique(labels)
+  # A feature without names of classes gives their numbers as names.
+  count = getattr(feature, "num_classes", None) or 0
+  if known.dtype.kind in "iu" and known.max() < count:
+    names = [str(feature.names[value]) for value in known]
+  else:
+    names = [_text(value) for value in known.tolist()]
+  is_named = names != [str(number) for number in range(len(names))]
+  return tuple(names) if is_named else None
+
+
 def _of_those_with_two(
   people: np.ndarray, tell: Callable[[str], None]
 ) -> np.ndarray:
@@ -203,7 +250,8 @@ def _of_those_with_two(
   alone = int((counts < 2).sum())
   if alone == len(counts):
     raise ValueError(
-      "nobody has two samples: is it another --individual_feature?"
+      "nobody has two samples: is it another individual_feature"
+      " (--individual_feature)?"
     )
   if alone:
     tell(
@@ -214,17 +262,28 @@ def _of_those_with_two(
 
 
 def _numbered(
-  feature: str, values: np.ndarray, tell: Callable[[str], None]
+  feature: str,
+  values: np.ndarray,
+  tell: Callable[[str], None],
+  *,
+  every: bool = False,
 ) -> np.ndarray:
-  """Numbers [N] from 0, in the sorted order of the values."""
+  """Numbers [N] from 0, in the sorted order of the values; says which.
+
+  Of people a few are named, of classes `every` one.
+  """
   known, numbers = np.unique(values, return_inverse=True)
   is_text = known.dtype.kind in "SU"
   if is_text or not np.array_equal(known, np.arange(len(known))):
-    shown = ", ".join(map(_text, known[:3].tolist()))
-    more = ", ..." if len(known) > 3 else ""
+    count = len(known) if every else 3
+    shown = ", ".join(
+      f"{number} is {_text(value)}"
+      for number, value in enumerate(known[:count].tolist())
+    )
+    more = ", ..." if len(known) > count else ""
     tell(
       f"the {len(known)} values of {feature!r} are numbered in sorted order"
-      f" ({shown}{more} are 0, 1, ...)."
+      f" ({shown}{more})."
     )
   return numbers
 
@@ -233,8 +292,3 @@ def _text(value: Any) -> str:
   return (
     value.decode(errors="replace") if isinstance(value, bytes) else str(value)
   )
-
-
-def _first_line(error: BaseException) -> str:
-  text = str(error).strip().strip("'\"")
-  return (text.splitlines() or [type(error).__name__])[0].strip().rstrip(".")

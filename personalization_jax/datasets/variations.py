@@ -85,8 +85,9 @@ def flips(population: Population) -> Population:
   if not population.holds_images:
     raise ValueError(
       "only images [N, H, W, C] can be flipped, but samples have shape"
-      f" {list(population.sample_shape)}: use --noflips."
+      f" {list(population.sample_shape)}: leave flips out (--noflips)."
     )
+  names = population.label_names
   return Population(
     images=np.concatenate([images, images[:, :, ::-1], images[:, ::-1]]),
     labels=np.concatenate(
@@ -95,6 +96,12 @@ def flips(population: Population) -> Population:
     individuals=np.tile(population.individuals, 3),
     originals=np.tile(population.originals, 3),
     num_classes=3 * classes,
+    label_names=names
+    and tuple(
+      name + how
+      for how in ("", " flipped left to right", " upside down")
+      for name in names
+    ),
   )
 
 

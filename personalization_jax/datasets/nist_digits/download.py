@@ -70,8 +70,8 @@ def _fetch_file(
   raise files.DataError(
     f"{file.name} couldn't be downloaded from"
     f" {' or '.join(failures) or 'anywhere: it has no address'}; fetch it by"
-    " other means, put it in a folder and name that folder by --manual_dir"
-    " (manual_dir in Python)."
+    " other means, put it in a folder and name that folder by manual_dir"
+    " (--manual_dir)."
   )
 
 

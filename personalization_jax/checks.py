@@ -1,0 +1,73 @@
+"""What arguments are checked by, and how others' errors are quoted (host)."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from typing import Any
+
+
+def whole_number(name: str, value: Any, at_least: int) -> None:
+  """Refuses what isn't a whole number, or too small.
+
+  Args:
+    name: of the argument.
+    value: Python's or NumPy's integers pass; 1e1 and True don't.
+    at_least: the smallest there may be.
+
+  Raises:
+    ValueError: naming the argument.
+  """
+  if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+    raise ValueError(f"{name}={value!r} must be a whole number.")
+  if value < at_least:
+    wanted = "0 or more" if at_least == 0 else f"at least {at_least}"
+    raise ValueError(f"{name}={value} must be {wanted}.")
+
+
+def positive(name: str, value: Any) -> None:
+  """Refuses what isn't a finite number above 0.
+
+  Args:
+    name: of the argument.
+    value: Python's and NumPy's numbers pass.
+
+  Raises:
+    ValueError: naming the argument.
+  """
+  if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    raise ValueError(f"{name}={value!r} must be a number.")
+  if not value > 0.0:  # type: ignore[operator]
+    raise ValueError(f"{name}={value} must be above 0.")
+  if value == math.inf:
+    raise ValueError(f"{name}={value} must be finite.")
+
+
+def training(settings: Any) -> None:
+  """Refuses numbers that nothing can be trained with.
+
+  Args:
+    settings: has epochs, batch_size, learning_rate, width and seed.
+
+  Raises:
+    ValueError: naming the field.
+  """
+  for name in ("epochs", "batch_size"):
+    whole_number(name, getattr(settings, name), 1)
+  for name in ("learning_rate", "width"):
+    positive(name, getattr(settings, name))
+  whole_number("seed", settings.seed, 0)
+
+
+def first_line(error: BaseException) -> str:
+  """What an error of somebody else's says first, to stand in a sentence.
+
+  Args:
+    error: whatever was raised.
+
+  Returns:
+    One line without its full stop; the error's type if it says nothing.
+  """
+  text = str(error).strip().strip("'\"").strip()
+  line = (text.splitlines() or [""])[0].strip().rstrip(".")
+  return line or type(error).__name__

@@ -1,0 +1,60 @@
+import math
+
+import numpy as np
+import pytest
+
+from personalization_jax import checks
+from personalization_jax.latent_space import LatentSettings
+from personalization_jax.settings import Settings
+
+
+@pytest.mark.parametrize("settings", [Settings, LatentSettings])
+@pytest.mark.parametrize(
+  ("name", "value", "wanted"),
+  [
+    ("epochs", 1e1, r"epochs=10.0 must be a whole number"),
+    ("epochs", 0, "epochs=0 must be at least 1"),
+    ("epochs", True, "epochs=True must be a whole number"),
+    ("batch_size", 2.5, r"batch_size=2.5 must be a whole number"),
+    ("batch_size", 0, "batch_size=0 must be at least 1"),
+    ("batch_size", "8", "batch_size='8' must be a whole number"),
+    ("learning_rate", 0.0, r"learning_rate=0.0 must be above 0"),
+    ("learning_rate", math.nan, "learning_rate=nan must be above 0"),
+    ("learning_rate", math.inf, "learning_rate=inf must be finite"),
+    ("learning_rate", "1e-3", "learning_rate='1e-3' must be a number"),
+    ("width", -1, "width=-1 must be above 0"),
+    ("width", math.inf, "width=inf must be finite"),
+    ("width", None, "width=None must be a number"),
+    ("seed", 1.5, r"seed=1.5 must be a whole number"),
+    ("seed", -1, "seed=-1 must be 0 or more"),
+  ],
+)
+def test_both_settings_refuse_the_same_numbers(settings, name, value, wanted):
+  with pytest.raises(ValueError, match=wanted) as error:
+    settings(**{name: value})
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("settings", [Settings, LatentSettings])
+def test_numpy_s_numbers_are_numbers(settings):
+  settings(
+    epochs=np.int64(3),
+    batch_size=np.int32(4),
+    learning_rate=np.float32(0.1),
+    width=1,
+    seed=np.uint8(0),
+  )
+
+
+@pytest.mark.parametrize(
+  ("error", "line"),
+  [
+    (ValueError("one.\ntwo"), "one"),
+    (KeyError("name"), "name"),
+    (RuntimeError(""), "RuntimeError"),
+    (RuntimeError("\n  \n"), "RuntimeError"),
+    (RuntimeError("..."), "RuntimeError"),
+  ],
+)
+def test_others_errors_are_quoted_in_one_line(error, line):
+  assert checks.first_line(error) == line
