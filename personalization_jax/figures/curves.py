@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 
 from personalization_jax.figures import styles, timelines
 
+_FEW = 12  # evaluations that all get a marker
+
 Curves = Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
@@ -50,7 +52,9 @@ def validation_curves(
     if method not in sources:
       raise ValueError(f"sources lacks method {method!r}.")
   rows = 0.5 + 0.28 * len(curves)
-  figure = Figure(figsize=(8.5, 6.0 + rows), layout="constrained")
+  figure = Figure(
+    figsize=(8.5, 6.0 + rows), dpi=styles.DPI, layout="constrained"
+  )
   panels = figure.subplots(3, 1, sharex=True, height_ratios=[3.0, 3.0, rows])
   for panel, index, name in (
     (panels[0], 1, "$D_I$"),
@@ -66,8 +70,9 @@ def validation_curves(
   panels[0].legend(
     loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=9
   )
+  figure.align_ylabels(panels[:2])
   styles.caption(
-    panels[1],
+    panels[0],
     "Lines: means over individuals; bands: their quartiles",
   )
   timelines.schedules({method: sources[method] for method in curves}, panels[2])
@@ -86,6 +91,9 @@ def _draw(
   axes.fill_between(
     steps, low, high, color=style.colour, alpha=0.10, linewidth=0
   )
+  # Every evaluation, or where there are many, a few at other steps for each
+  # method, so that they don't hide another.
+  every = 1 if len(steps) <= _FEW else (offset, 1 / 5)
   axes.plot(
     steps,
     mean,
@@ -96,5 +104,6 @@ def _draw(
     marker=style.marker,
     markersize=6,
     markeredgecolor="white",
-    markevery=(offset, 1 / 5),
+    markevery=every,
+    clip_on=False,
   )
