@@ -31,7 +31,7 @@ def validation_accuracy(
     states: n models.
 
   Returns:
-    Accuracy on D_I [n, k] and on D_G [n].
+    Accuracy on D_I [n, k] and on D_G [n]; NaN of models that diverged.
 
   Source: section II-A.
   """
@@ -40,10 +40,12 @@ def validation_accuracy(
   of_people, of_all = np.split(predictions, [rows.shape[1]], axis=1)
   flat = own.reshape(-1, own.shape[2])
   individual, _ = metrics.accuracy(of_people.reshape(flat.shape), labels, flat)
-  return (
-    individual.reshape(own.shape[:2]),
-    metrics.accuracy(of_all, labels, general[None])[0],
-  )
+  individual = individual.reshape(own.shape[:2])
+  accuracy, _ = metrics.accuracy(of_all, labels, general[None])
+  diverged = ((predictions < 0) & (_beside(rows, general) != PADDING)).any(1)
+  individual[diverged] = np.nan
+  accuracy[diverged] = np.nan
+  return individual, accuracy
 
 
 def final(

@@ -7,6 +7,10 @@ import hashlib
 import os
 import pathlib
 import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 _TEMPORARY = re.compile(r"\..+\.\d+\.part")
 
@@ -79,6 +83,25 @@ def digests(folder: pathlib.Path) -> dict[str, str]:
     for file in sorted(folder.rglob("*"))
     if file.is_file()
   }
+
+
+def digest(parts: Sequence[Any]) -> str:
+  """SHA-256 of arrays by their content, and of all else by its `repr`.
+
+  Args:
+    parts: in order.
+
+  Returns:
+    Hexadecimal digits.
+  """
+  total = hashlib.sha256()
+  for part in parts:
+    if isinstance(part, np.ndarray):
+      total.update(f"{part.dtype}{part.shape}".encode())
+      total.update(np.ascontiguousarray(part).tobytes())
+    else:
+      total.update(repr(part).encode())
+  return total.hexdigest()
 
 
 def safe_name(spec: str) -> str:

@@ -13,6 +13,7 @@ from personalization_jax import (
   autoencoder,
   autoencoder_training,
   checks,
+  files,
   hosts,
   schedules,
 )
@@ -180,7 +181,12 @@ def fit(
   )
   key = individual_key(jax.random.key(settings.seed), SHARED)
   state: Any = autoencoder.create(learner, key, population.images.shape[1:])
-  task = (keeper or Keeper()).task("autoencoder")
+  keeper = keeper or Keeper()
+  keeper.claim(
+    "autoencoder",
+    files.digest([settings, population.fingerprint(), split.global_train]),
+  )
+  task = keeper.task("autoencoder")
   (piece,) = task.plan(1, 1)
   if piece.step:
     saved, history = task.restore(

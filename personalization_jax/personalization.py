@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,6 +18,7 @@ from jax.sharding import Mesh
 
 from personalization_jax import (
   evaluation,
+  files,
   hosts,
   latent_space,
   saved_models,
@@ -89,8 +92,12 @@ class Study:
         alone, since SG and IG need a latent space.
 
     Raises:
-      ValueError: if the samples don't suit the network.
+      ValueError: if the split isn't of this population, the samples don't suit
+        the network, or the trainer is of another one.
     """
+    if trainer is not None:
+      study_checks.check_trainer(trainer, population, settings, model)
+      model = trainer.learner.model
     study_checks.check_data(population, split, model, eval_every)
     self.population = population
     self.split = split
@@ -224,13 +231,14 @@ class Study:
     self.check(method)
     if method.needs_latents and not self.groups.has_latents:
       self.find_groups(among_individuals=self.groups.among_individuals)
+    self._claim(method)
     task = self.keeper.task(method.spec)
     pieces = task.plan(len(self.split.individuals), self.trainer.chunk)
     models: list[Any] = []
     for piece in pieces:
       if piece.step < 0 and keep_models:
         raise ValueError(
-          f"method {method.spec!r} was trained in part by another process:"
+          f"method {method.spec!r} was trained before, at least in part:"
           " models_dir keeps such parameters, keep_models can't."
         )
       if piece.step < 0:
@@ -289,7 +297,10 @@ class Study:
     if self.models_dir is not None:
       people = self.split.individuals[indices].tolist()
       description = saved_models.Description.of(
-        self.trainer.learner.model, self.population.sample_shape
+        self.trainer.learner.model,
+        self.population.sample_shape,
+        dtype=self.population.images.dtype,
+        label_names=self.population.label_names,
       )
       saved_models.save(
         self.models_dir, method.spec, people, states, description
@@ -313,4 +324,31 @@ class Study:
 
     Source: Algorithm 1, line 9.
     """
+    self._claim()
     return self._global_phase.train(self.trainer, on_steps)
+
+  def _claim(self, method: Method | None = None) -> None:
+    """Refuses a keeper that holds another study's trainings."""
+    if self.keeper.folder is None:
+      return
+    self.keeper.claim("study", self._identity)
+    if method is not None and method.schedule is not None:
+      schedule = self.batches.sources(method)
+      self.keeper.claim(method.spec, files.digest([schedule]))
+    if method is not None and method.needs_latents:
+      among = files.digest([self.groups.among_individuals])
+      self.keeper.claim("individual groups", among)
+
+  @functools.cached_property
+  def _identity(self) -> str:
+    """What decides this study's numbers, as a digest."""
+    split = self.split
+    return files.digest(
+      [
+        self.settings,
+        self.trainer.learner.model,
+        self.eval_every,
+        self.population.fingerprint(),
+        *(getattr(split, field.name) for field in dataclasses.fields(split)),
+      ]
+    )

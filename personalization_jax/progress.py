@@ -7,6 +7,7 @@ done of each training, and what is to do, its `Task` knows.
 from __future__ import annotations
 
 import concurrent.futures
+import json
 import pathlib
 import time
 from collections.abc import Callable, Mapping
@@ -59,6 +60,31 @@ class Keeper:
     """The training of one method, or of a model that several start from."""
     folder = self.folder and self.folder / files.safe_name(name)
     return Task(self, name, folder)
+
+  def claim(self, name: str, identity: str) -> None:
+    """Makes sure that what is kept of a training is of the same one.
+
+    Args:
+      name: of the training, or of what several of them share.
+      identity: what decides its numbers, as a digest.
+
+    Raises:
+      ValueError: if the folder keeps another one of that name.
+    """
+    if self.folder is None:
+      return
+    path = self.folder / "identity.json"
+    try:
+      known = json.loads(path.read_text())
+    except (OSError, ValueError):
+      known = {}  # none yet, or damaged: what is kept has its own digests
+    if known.setdefault(name, identity) != identity:
+      raise ValueError(
+        f"{self.folder} keeps {name!r} of other data, settings or seed: give"
+        " each study a Keeper with a folder of its own."
+      )
+    if hosts.is_first():
+      files.write_atomically(path, json.dumps(known, indent=2).encode())
 
   def check(self) -> None:
     """Where nothing needs saving: raises `Stopped` if asked to stop."""

@@ -10,7 +10,45 @@ from personalization_jax.batches import Batches
 from personalization_jax.datasets import Population
 from personalization_jax.methods import Method
 from personalization_jax.population_training import PopulationTrainer
-from personalization_jax.splits import Split
+from personalization_jax.settings import Settings
+from personalization_jax.splits import PADDING, Split
+
+
+def check_trainer(
+  trainer: PopulationTrainer,
+  population: Population,
+  settings: Settings,
+  model: nn.Module | None,
+) -> None:
+  """Refuses a trainer that another study's data or models belong to.
+
+  Args:
+    trainer: of an earlier study.
+    population: the store.
+    settings: how to train; a learning rate can't be compared.
+    model: everybody's; None for the trainer's own.
+
+  Raises:
+    ValueError: saying why.
+  """
+  if trainer.images.shape != population.images.shape:
+    raise ValueError(
+      f"trainer is of a population of shape {list(trainer.images.shape)}, but"
+      f" this one has shape {list(population.images.shape)}."
+    )
+  its = trainer.learner.model
+  if model is not None and repr(model) != repr(its):
+    raise ValueError(f"trainer is of {its!r}, but model is {model!r}.")
+  if model is None and isinstance(its, models.Classifier):
+    for name, wanted in (
+      ("width", settings.width),
+      ("dtype", np.dtype(settings.precision)),
+    ):
+      if getattr(its, name) != wanted:
+        raise ValueError(
+          f"trainer is of a network with {name} {getattr(its, name)}, but"
+          f" settings ask for {wanted}."
+        )
 
 
 def check_data(
@@ -30,6 +68,7 @@ def check_data(
   Raises:
     ValueError: saying why.
   """
+  _check_split(population, split)
   if eval_every < 0:
     raise ValueError(f"eval_every={eval_every} must be 0 or more.")
   if eval_every and not (
@@ -58,6 +97,11 @@ def check_method(
   Raises:
     ValueError: saying why.
   """
+  if method.spec in ("global_phase", "autoencoder"):
+    raise ValueError(
+      f"method {method.spec!r} needs another name: a training that methods"
+      " share is called so."
+    )
   if method.baseline and len(batches.split.individuals) < 2:
     raise ValueError(
       "method 'baseline' trains on another individual's data, so"
@@ -106,6 +150,32 @@ def frozen_layers(method: Method, trainer: PopulationTrainer) -> int:
       f" but the network has {there}."
     )
   return there - method.last_layers
+
+
+def _check_split(population: Population, split: Split) -> None:
+  """Refuses a split of another population."""
+  parts = (split.train, split.validation, split.test)
+  rows = np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
+  general = (split.global_train, split.global_validation, split.global_test)
+  most = max(max(rows.max(initial=0), *(g.max(initial=0) for g in general)), 0)
+  if most >= len(population):
+    raise ValueError(
+      f"split has row {most}, but the population has {len(population)}"
+      " samples: split this very population."
+    )
+  writers = population.individuals[np.maximum(rows, 0)]
+  wrong = (rows != PADDING) & (writers != split.individuals[:, None])
+  if wrong.any():
+    person = split.individuals[wrong.any(axis=1)][0]
+    raise ValueError(
+      f"split gives individual {person} samples that others have in this"
+      " population: split this very population."
+    )
+  empty = (split.train == PADDING).all(axis=1)
+  if empty.any():
+    raise ValueError(
+      f"individual {split.individuals[empty][0]} has nothing to train on."
+    )
 
 
 def _check_images(population: Population) -> None:

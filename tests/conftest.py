@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import shutil
+import tempfile
 
 import jax
 import numpy as np
@@ -11,14 +13,22 @@ import pytest
 pytest.register_assert_rewrite("nist_files", "report_runs")
 
 jax.config.update("jax_num_cpu_devices", 4)
-# Scripts that tests start leave nothing in the user's cache.
-os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
 
 # It defines flags when it is first imported, and flagsaver would forget those
 # that come within its context.
 import array_record.python.array_record_data_source  # noqa: E402, F401
 
 from personalization_jax.datasets import Population  # noqa: E402
+
+
+def pytest_configure(config: pytest.Config) -> None:
+  """Compiles a program once for all workers, and leaves nothing behind."""
+  if hasattr(config, "workerinput"):
+    return  # pytest-xdist's workers inherit the environment
+  folder = tempfile.mkdtemp(prefix="compiled-")
+  config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+  jax.config.update("jax_compilation_cache_dir", folder)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
-from matplotlib import colors
 from matplotlib.axes import Axes
 
 from personalization_jax.figures import labels, styles
@@ -157,7 +156,7 @@ def gains(
 
   One row a method, its individuals sorted from the most hurt (lowest) to the
   one who gains most, so that a row reads as a cumulative distribution. Hollow
-  points are hurt, grey ones unchanged; the shares stand at the right.
+  points are hurt, small ones unchanged; the shares stand at the right.
 
   Args:
     accuracies: method -> (individual_accuracy [S], global_accuracy [S]), with
@@ -194,15 +193,15 @@ def gains(
     change = np.sort(100 * (value - reference))
     hurt, gained = change < 0, change > 0
     colour = styles.method_style(method).colour
-    edges = np.where((hurt | gained)[:, None], colour, colors.to_rgb("#999999"))
-    faces = np.where(hurt[:, None], 1.0, edges)
+    faces = np.where(hurt[:, None], 1.0, colour)
+    size = 24 if len(change) < 30 else 9
     places = row + np.linspace(0.38, -0.38, len(change) + 2)[1:-1]
     axes.scatter(
       change,
       places,
-      s=24 if len(change) < 30 else 9,
+      s=np.where(hurt | gained, size, size / 3),
       c=faces.tolist(),
-      edgecolors=edges.tolist(),
+      edgecolors=[colour],
       linewidths=0.8,
       zorder=3,
       label=styles.method_name(method),
@@ -223,7 +222,7 @@ def gains(
   )
   styles.caption(
     axes,
-    "Points: individuals, sorted; hollow: hurt; grey: unchanged; bar: mean",
+    "Points: individuals, sorted; hollow: hurt; small: unchanged; bar: mean",
   )
   styles.name_rows(axes, [styles.method_name(method) for method in values])
   styles.right_labels(axes, shares)

@@ -50,7 +50,9 @@ def validation_curves(
     if method not in sources:
       raise ValueError(f"sources lacks method {method!r}.")
   rows = 0.5 + 0.28 * len(curves)
-  figure = Figure(figsize=(8.5, 6.0 + rows), layout="constrained")
+  figure = Figure(
+    figsize=(8.5, 6.0 + rows), dpi=styles.DPI, layout="constrained"
+  )
   panels = figure.subplots(3, 1, sharex=True, height_ratios=[3.0, 3.0, rows])
   for panel, index, name in (
     (panels[0], 1, "$D_I$"),
@@ -66,8 +68,9 @@ def validation_curves(
   panels[0].legend(
     loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=9
   )
+  figure.align_ylabels(panels[:2])
   styles.caption(
-    panels[1],
+    panels[0],
     "Lines: means over individuals; bands: their quartiles",
   )
   timelines.schedules({method: sources[method] for method in curves}, panels[2])

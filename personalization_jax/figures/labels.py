@@ -90,7 +90,7 @@ def label_points(
     cost = (
       1e4 * forbidden
       + 60 * _overlaps(leaders, markers[others]).any(axis=0).sum(axis=1)
-      + 8 * _overlaps(places, bars).sum(axis=1)
+      + 25 * _overlaps(places, bars).sum(axis=1)
       + np.hypot(*shifts.T) / unit
     )
     best = int(np.argmin(cost))

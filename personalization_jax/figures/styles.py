@@ -34,6 +34,7 @@ _FAMILIES = {
   "sg": ("SG", "#CC79A7", "p", 3122.0),
 }
 _UNKNOWN = "#777777"
+_FEW = 12  # evaluations that all get a marker
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +143,7 @@ def curve(
   label: str,
   turn: float,
 ) -> None:
-  """A method's line over training steps, with a marker now and then.
+  """A method's line over training steps, with markers: a few, or all of few.
 
   Args:
     axes: where to draw.
@@ -150,8 +151,9 @@ def curve(
     steps: [E].
     values: float [E].
     label: in the legend.
-    turn: the method's place among all, in 0..1: its markers stand at other
-      steps than those of the others, so that they don't hide them.
+    turn: the method's place among all, in 0..1: where values are many, its
+      markers stand at other steps than those of the others, so that they don't
+      hide them.
   """
   style = method_style(method)
   axes.plot(
@@ -164,7 +166,8 @@ def curve(
     marker=style.marker,
     markersize=6,
     markeredgecolor="white",
-    markevery=(turn / 5, 1 / 5),
+    markevery=1 if len(steps) <= _FEW else (turn / 5, 1 / 5),
+    clip_on=False,
   )
 
 
