@@ -156,6 +156,7 @@ def curve(
       hide them.
   """
   style = method_style(method)
+  every = 1 if len(steps) <= _FEW else -(-len(steps) // 5)
   axes.plot(
     steps,
     values,
@@ -166,7 +167,8 @@ def curve(
     marker=style.marker,
     markersize=6,
     markeredgecolor="white",
-    markevery=1 if len(steps) <= _FEW else (turn / 5, 1 / 5),
+    # By index: at distances along the line a jagged one would be full of them.
+    markevery=(int(turn * every), every),
     clip_on=False,
   )
 
