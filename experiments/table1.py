@@ -240,7 +240,11 @@ def run(
   methods: Sequence[Method],
   workdir: pathlib.Path,
 ) -> None:
-  """Trains on all processes, reports on the first."""
+  """Trains on all processes, reports on the first.
+
+  Raises:
+    SystemExit: with code 1, if every model diverged.
+  """
   first = studies[0]
   split = first.split
   say(
@@ -265,6 +269,8 @@ def run(
     if _TENSORBOARD.value:
       event_files.write(workdir / "tensorboard", finished)
   hosts.wait_for_all("reported")
+  if all(result.diverged.all() for result in finished):
+    sys.exit(1)  # the report says so, and what to do
 
 
 def main(

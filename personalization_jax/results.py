@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 
 from personalization_jax import files
-from personalization_jax.files import write_atomically as write_atomically
+from personalization_jax.files import write_atomically
 from personalization_jax.result import Result
 
 
