@@ -247,9 +247,13 @@ def run(
   """
   first = studies[0]
   split = first.split
+  train, validation, test = (
+    f"{(rows >= 0).sum(axis=1).mean():.0f}"
+    for rows in (split.train, split.validation, split.test)
+  )
   say(
-    f"{len(split.individuals)} individuals,"
-    f" {(split.train >= 0).sum(axis=1).mean():.0f} training samples each;"
+    f"{len(split.individuals)} individuals, {train} training, {validation}"
+    f" validation and {test} test samples each;"
     f" D_G: {len(split.global_train)} of {len(split.global_people)} others;"
     f" {first.population.num_classes} classes;"
     f" {first.trainer.mesh.size} devices"
