@@ -265,7 +265,7 @@ def load_population() -> tuple[Population, WriterFactors | None]:
       f"--dataset={dataset!r} must be 'synthetic', 'nist_digits', 'npz' or"
       " 'tfds:NAME'."
     )
-  if _NPZ_PATH.value is None:
+  if not _NPZ_PATH.value:
     raise ValueError("--dataset=npz needs --npz_path.")
   return npz.load(_NPZ_PATH.value), None
 
@@ -310,6 +310,8 @@ def vary(
     _SEED.value,
   )
   if _CLASS_CONCENTRATION.value is not None:
+    # Its flag isn't called as the argument is.
+    checks.positive("class_concentration", _CLASS_CONCENTRATION.value)
     population = variations.vary_class_counts(
       population,
       people,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
@@ -158,7 +159,12 @@ def prepare(
   should_stop: Callable[[], bool],
 ) -> tuple[list[Study], WriterFactors | None, tuple[Method, ...], pathlib.Path]:
   """Everything that a user's mistake can break, before any training."""
-  methods = parse_methods(_METHODS.value)
+  try:
+    methods = parse_methods(_METHODS.value)
+  except ValueError as error:
+    raise ValueError(f"--methods: {error}") from error
+  if math.isnan(_CHECKPOINT_MINUTES.value):
+    raise ValueError("--checkpoint_minutes=nan must be a number of 0 or more.")
   seeds = study_flags.seeds()
   for seed in seeds:
     study_flags.training_settings(seed)
@@ -298,7 +304,7 @@ def main(
       if hosts.is_first():
         stack.enter_context(results.alone_in(workdir))
     except (ValueError, OSError, ImportError) as error:
-      sys.exit(f"error: {error}")
+      sys.exit(f"error: {console.as_flag(error, list(flags.FLAGS))}")
     run_or_say_why(studies, factors, methods, workdir)
 
 
@@ -313,7 +319,7 @@ def run_or_say_why(
     run(studies, factors, methods, workdir)
   except Stopped:
     print(
-      f"Stopped as asked to: the same command goes on (workdir={workdir}).",
+      f"Stopped as asked to: the same command goes on (--workdir={workdir}).",
       file=sys.stderr,
       flush=True,
     )
