@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Container
 
 import tqdm
 
@@ -13,6 +15,21 @@ def say(text: str) -> None:
   """Prints on the first process alone."""
   if hosts.is_first():
     print(text, flush=True)
+
+
+def as_flag(error: Exception, names: Container[str]) -> str:
+  """What the library says of an argument, as said of the flag.
+
+  Args:
+    error: it may begin with an argument's name, as in `epochs=0 must be ...`.
+    names: of the flags there are.
+
+  Returns:
+    Its text, with dashes in front if there is such a flag.
+  """
+  text = str(error)
+  found = re.match(r"(\w+)(=| must )", text)
+  return f"--{text}" if found and found[1] in names else text
 
 
 def progress(total: int, description: str) -> tqdm.tqdm:

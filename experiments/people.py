@@ -8,7 +8,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from experiments import processes
+from experiments import console, processes
 from personalization_jax import newcomers, saved_models
 from personalization_jax.datasets import Population, npz
 from personalization_jax.saved_models import Description
@@ -33,12 +33,15 @@ def run(
   app.run(main)
 
 
-def or_say_why(act: Callable[[], None], argv: Sequence[str]) -> None:
+def or_say_why(
+  act: Callable[[], None], argv: Sequence[str], own_flags: flags.FlagValues
+) -> None:
   """Acts; a user's mistake ends the process with a sentence.
 
   Args:
     act: the whole of a script.
     argv: the program's name, and what isn't a flag.
+    own_flags: the script's.
   """
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.WARNING)  # Orbax tells every step it takes
@@ -47,7 +50,7 @@ def or_say_why(act: Callable[[], None], argv: Sequence[str]) -> None:
       raise ValueError(f"unexpected argument {argv[1]!r}; flags begin with --.")
     act()
   except (ValueError, OSError, ImportError) as error:
-    sys.exit(f"error: {error}")
+    sys.exit(f"error: {console.as_flag(error, list(own_flags))}")
 
 
 def require(*needed: Flag) -> None:

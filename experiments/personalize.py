@@ -119,15 +119,16 @@ def prepare() -> Job:
     learner, variables, _STEPS.value, _BATCH_SIZE.value, _LAST_LAYERS.value
   )
   population, arrays = people.load_people(_SAMPLES, description)
+  several = "individuals" in arrays
   if _TEST_SAMPLES.value is None:
-    split = newcomers.hold_out(
-      population, _VALIDATION_FRACTION.value, seed=settings.seed
-    )
+    split = _hold_out(population, several, settings.seed)
   else:
     held_out, _ = people.load_people(_TEST_SAMPLES, description)
-    population, split = newcomers.join(population, held_out)
+    try:
+      population, split = newcomers.join(population, held_out)
+    except ValueError as error:
+      raise ValueError(f"--samples and --test_samples: {error}") from error
   output = pathlib.Path(_OUTPUT.value or "")
-  several = "individuals" in arrays
   folders = [
     output / str(person) if several else output for person in split.individuals
   ]
@@ -144,6 +145,25 @@ def prepare() -> Job:
       f"--output={output} can't be written to ({error.strerror})."
     ) from error
   return Job(description, variables, learner, population, split, folders)
+
+
+def _hold_out(population: Population, several: bool, seed: int) -> Split:
+  """The split of --samples; `several` if it says whose each sample is."""
+  fraction = _VALIDATION_FRACTION.value
+  if not 0 < fraction < 1:
+    raise ValueError(
+      f"--validation_fraction={fraction} must lie between 0 and 1."
+    )
+  if not several and len(np.unique(population.originals)) < 2:
+    copies = f" in {len(population)} copies" if len(population) > 1 else ""
+    raise ValueError(
+      f"--samples={_SAMPLES.value} holds one sample{copies}; two are needed,"
+      " one to train on and one to hold out."
+    )
+  try:
+    return newcomers.hold_out(population, fraction, seed=seed)
+  except ValueError as error:
+    raise ValueError(f"--samples={_SAMPLES.value}: {error}") from error
 
 
 def train(job: Job) -> list[dict[str, Any]]:
@@ -254,7 +274,7 @@ def personalize() -> None:
 
 def main(argv: Sequence[str]) -> None:
   """The script; what goes wrong is said in a sentence."""
-  people.or_say_why(personalize, argv)
+  people.or_say_why(personalize, argv, FLAGS)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,10 @@ from __future__ import annotations
 import csv
 import io
 import pathlib
+import sys
 from collections.abc import Sequence
 
+import numpy as np
 from absl import flags
 
 from experiments import people, processes
@@ -48,6 +50,12 @@ def predict() -> None:
     raise ValueError(f"--output={output} is a folder, not a file.")
   description, variables = people.load_model(_MODEL)
   population, arrays = people.load_people(_SAMPLES, description, labelled=False)
+  if (people_there := len(np.unique(population.individuals))) > 1:
+    print(
+      f"--samples={_SAMPLES.value} has samples of {people_there} individuals:"
+      f" all are classified by the one model in --model={_MODEL.value}.",
+      file=sys.stderr,
+    )
   classes, probabilities = adaptation.classify(
     make_learner(Settings(), description.num_classes, description.network()),
     variables,
@@ -84,7 +92,7 @@ def predict() -> None:
 
 def main(argv: Sequence[str]) -> None:
   """The script; what goes wrong is said in a sentence."""
-  people.or_say_why(predict, argv)
+  people.or_say_why(predict, argv, FLAGS)
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def end_if_lost(error: Exception, workdir: object) -> None:
   print(
     f"error: process {jax.process_index()} of {jax.process_count()} lost"
     f" another one ({str(error).splitlines()[0][:200]}); what is saved is safe,"
-    f" and the same command goes on (workdir={workdir}).",
+    f" and the same command goes on (--workdir={workdir}).",
     file=sys.stderr,
     flush=True,
   )

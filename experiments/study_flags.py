@@ -79,7 +79,8 @@ _PRECISION = flags.DEFINE_enum(
 _VALIDATION_FRACTION = flags.DEFINE_float(
     "validation_fraction", 0.0,
     "Part of everyone's samples to choose by: for --eval_every, and for the"
-    " choice between a person's model and `global`'s.",
+    " choice between a person's model and `global`'s. It is taken out of the"
+    " test data: they are 1 - --train_fraction - --validation_fraction.",
 )  # fmt: skip
 _SEED = flags.DEFINE_integer(
     "seed", 0,
@@ -215,23 +216,19 @@ def training_settings(seed: int) -> Settings:
   )
 
 
-def groups(
-  population: Population, split: splits.Split, seed: int, **about: Any
-) -> Groups:
+def groups(population: Population, split: splits.Split, seed: int) -> Groups:
   """What the flags have D_I enlarged with.
 
   Args:
     population: the store.
     split: its parts.
     seed: of random groups.
-    **about: latent space and mesh of `Groups`, once there are any.
   """
   return Groups(
     population,
     split,
     seed=seed,
     among_individuals=_GROUP_CANDIDATES.value == "individuals",
-    **about,
   )
 
 
@@ -268,7 +265,7 @@ def load_population() -> tuple[Population, WriterFactors | None]:
       f"--dataset={dataset!r} must be 'synthetic', 'nist_digits', 'npz' or"
       " 'tfds:NAME'."
     )
-  if _NPZ_PATH.value is None:
+  if not _NPZ_PATH.value:
     raise ValueError("--dataset=npz needs --npz_path.")
   return npz.load(_NPZ_PATH.value), None
 
@@ -313,6 +310,8 @@ def vary(
     _SEED.value,
   )
   if _CLASS_CONCENTRATION.value is not None:
+    # Its flag isn't called as the argument is.
+    checks.positive("class_concentration", _CLASS_CONCENTRATION.value)
     population = variations.vary_class_counts(
       population,
       people,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
@@ -158,7 +159,12 @@ def prepare(
   should_stop: Callable[[], bool],
 ) -> tuple[list[Study], WriterFactors | None, tuple[Method, ...], pathlib.Path]:
   """Everything that a user's mistake can break, before any training."""
-  methods = parse_methods(_METHODS.value)
+  try:
+    methods = parse_methods(_METHODS.value)
+  except ValueError as error:
+    raise ValueError(f"--methods: {error}") from error
+  if math.isnan(_CHECKPOINT_MINUTES.value):
+    raise ValueError("--checkpoint_minutes=nan must be a number of 0 or more.")
   seeds = study_flags.seeds()
   for seed in seeds:
     study_flags.training_settings(seed)
@@ -240,12 +246,20 @@ def run(
   methods: Sequence[Method],
   workdir: pathlib.Path,
 ) -> None:
-  """Trains on all processes, reports on the first."""
+  """Trains on all processes, reports on the first.
+
+  Raises:
+    SystemExit: with code 1, if every model diverged.
+  """
   first = studies[0]
   split = first.split
+  train, validation, test = (
+    f"{(rows >= 0).sum(axis=1).mean():.0f}"
+    for rows in (split.train, split.validation, split.test)
+  )
   say(
-    f"{len(split.individuals)} individuals,"
-    f" {(split.train >= 0).sum(axis=1).mean():.0f} training samples each;"
+    f"{len(split.individuals)} individuals, {train} training, {validation}"
+    f" validation and {test} test samples each;"
     f" D_G: {len(split.global_train)} of {len(split.global_people)} others;"
     f" {first.population.num_classes} classes;"
     f" {first.trainer.mesh.size} devices"
@@ -265,6 +279,8 @@ def run(
     if _TENSORBOARD.value:
       event_files.write(workdir / "tensorboard", finished)
   hosts.wait_for_all("reported")
+  if all(result.diverged.all() for result in finished):
+    sys.exit(1)  # the report says so, and what to do
 
 
 def main(
@@ -288,7 +304,7 @@ def main(
       if hosts.is_first():
         stack.enter_context(results.alone_in(workdir))
     except (ValueError, OSError, ImportError) as error:
-      sys.exit(f"error: {error}")
+      sys.exit(f"error: {console.as_flag(error, list(flags.FLAGS))}")
     run_or_say_why(studies, factors, methods, workdir)
 
 
@@ -303,7 +319,7 @@ def run_or_say_why(
     run(studies, factors, methods, workdir)
   except Stopped:
     print(
-      f"Stopped as asked to: the same command goes on (workdir={workdir}).",
+      f"Stopped as asked to: the same command goes on (--workdir={workdir}).",
       file=sys.stderr,
       flush=True,
     )

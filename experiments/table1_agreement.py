@@ -17,11 +17,11 @@ from personalization_jax.agreement import Agreement
 from personalization_jax.datasets.synthetic import WriterFactors
 from personalization_jax.figures import styles
 from personalization_jax.figures.agreement import agreement as draw
+from personalization_jax.files import write_atomically
 from personalization_jax.groups import Groups
 from personalization_jax.meshes import make_mesh
 from personalization_jax.methods import Method
 from personalization_jax.personalization import Study
-from personalization_jax.results import write_atomically
 from personalization_jax.splits import Split
 
 AUTO_ENCODER, PIXELS = "auto-encoder", "raw pixels"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -70,8 +71,14 @@ def write(
   page: Any = figures.choice(found).figure
   drawn = figures.save(page, workdir / "figures" / "choice.png")
   cells = [
-    [method, f"{hurt:.0%}", f"{chosen:.0%}", f"{gain:+.4f}", f"{better:+.4f}"]
-    for method, hurt, chosen, gain, better in lines
+    [
+      method,
+      *(
+        "-" if math.isnan(value) else f"{value:{form}}"
+        for value, form in zip(line, (".0%", ".0%", "+.4f", "+.4f"))
+      ),
+    ]
+    for method, *line in lines
   ]
   header = ["Method", "hurt", "hurt, chosen", "gain", "gain, chosen"]
   return (

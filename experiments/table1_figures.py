@@ -72,20 +72,22 @@ def _of_results(
   batches = study.batches
   sources = {method.spec: batches.sources(method) for method in methods}
   # Behind the end of an individual's own schedule there is padding.
-  people = range(len(study.split.individuals))
-  losses = {
-    method.spec: firsts[method.spec].losses[
-      shown,
-      : min(len(batches.sources(method, index)) for index in people),
-    ]
+  people = np.flatnonzero(shown).tolist()
+  lengths = {
+    method.spec: np.array(
+      [len(batches.sources(method, index)) for index in people]
+    )
     for method in methods
+  }
+  losses = {
+    method.spec: firsts[method.spec].losses[shown] for method in methods
   }
   drawn = {
     "trade_off": figures.trade_off(accuracies),
     "distribution_individual": figures.distribution(accuracies),
     "distribution_global": figures.distribution(accuracies, of="global"),
     "schedules": figures.schedules(sources),
-    "training_curves": figures.training_curves(losses),
+    "training_curves": figures.training_curves(losses, lengths=lengths),
   }
   curves = {
     method: (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import sys
 from collections.abc import Sequence
 
 from experiments import table1_agreement, table1_choice, table1_figures
@@ -60,6 +61,34 @@ def write(
     f" {resources.megabytes(resources.disk_used(workdir))}."
   )
   print(f"Tables: {workdir}/{written}")
-  print(
-    f"Figures: {', '.join(path.name for path in drawn)} in {workdir}/figures"
+  if drawn:
+    print(
+      f"Figures: {', '.join(path.name for path in drawn)} in {workdir}/figures"
+    )
+  if lost := divergence(finished):
+    print(lost, file=sys.stderr, flush=True)
+
+
+def divergence(finished: Sequence[Result]) -> str | None:
+  """What to say of models that diverged.
+
+  Args:
+    finished: a run's results, of all seeds.
+
+  Returns:
+    A sentence; None if there are none.
+  """
+  gone: dict[str, int] = {}
+  for result in finished:
+    if result.diverged.any():
+      before = gone.get(result.method, 0)
+      gone[result.method] = before + int(result.diverged.sum())
+  if not gone:
+    return None
+  every = sum(len(result.diverged) for result in finished)
+  of = ", ".join(f"{method}: {count}" for method, count in gone.items())
+  return (
+    f"{sum(gone.values())} of {every} models diverged ({of}): their loss or"
+    " parameters stopped being finite numbers, and they are left out of all"
+    " else; a lower --learning_rate may help, in another --workdir."
   )

@@ -137,6 +137,11 @@ def parse_methods(text: str) -> tuple[Method, ...]:
   """
   methods: list[Method] = []
   for item in (item.strip() for item in text.split(",")):
+    if not item:
+      raise ValueError(
+        f"a method is missing in {text!r}: give one or several with single"
+        " commas between them, such as 'shaping' or 'baseline,tl:300'."
+      )
     methods.extend(parse_method(spec) for spec in SETS.get(item, (item,)))
   specs = [method.spec for method in methods]
   for spec in specs:

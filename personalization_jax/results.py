@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 
 from personalization_jax import files
-from personalization_jax.files import write_atomically as write_atomically
+from personalization_jax.files import write_atomically
 from personalization_jax.result import Result
 
 
@@ -64,6 +64,8 @@ def open_run(
     OSError: if it can't be written to.
   """
   workdir = pathlib.Path(workdir)
+  if workdir.exists() and not workdir.is_dir():
+    raise ValueError(f"workdir={workdir} is a file: name a folder.")
   config_path = workdir / "config.json"
   settings = json.loads(json.dumps(settings))
   if config_path.exists():

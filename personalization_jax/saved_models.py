@@ -214,6 +214,13 @@ def load(path: str | os.PathLike[str]) -> tuple[Description, Any, Any]:
   if not path.is_dir():
     raise ValueError(f"{path} is no folder of a saved model.")
   if not (path / DIGESTS).is_file():
+    inside = sorted(file.parent.name for file in path.glob(f"*/{DIGESTS}"))
+    if inside:
+      more = f" and {len(inside) - 8} more" if len(inside) > 8 else ""
+      raise ValueError(
+        f"{path} holds several models ({', '.join(inside[:8])}{more}): name the"
+        " folder of one."
+      )
     raise ValueError(
       f"{path} holds no saved model ({DIGESTS} is missing); the folder of one"
       " is models/METHOD/INDIVIDUAL of a run with --save_models, or what"

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from personalization_jax import metrics, tables
+from personalization_jax.files import write_atomically
 from personalization_jax.result import Result
-from personalization_jax.results import write_atomically
 
 RESULT_COLUMNS = (
   "method",
@@ -114,7 +114,8 @@ def _result_lines(result: Result, labels: np.ndarray) -> list[list[Any]]:
 
 def _table_line(row: tables.TableRow) -> list[Any]:
   def spread(values: metrics.Spread, rank: int) -> list[Any]:
-    return [values.mean, rank, values.sd, values.min, values.max]
+    placed = None if math.isnan(values.mean) else rank
+    return [values.mean, placed, values.sd, values.min, values.max]
 
   def p_values(test: metrics.Significance | None) -> list[Any]:
     if test is None:
@@ -145,6 +146,7 @@ def _csv_text(lines: Iterable[Iterable[Any]]) -> str:
 def _metric_lines(result: Result) -> Iterable[str]:
   for step, losses in enumerate(result.losses.T):
     trained = losses[np.isfinite(losses)]  # neither padded nor diverged
+    trained = trained.astype(np.float64)  # or their mean may lie beside them
     if trained.size:
       line = {
         "method": result.method,
@@ -261,7 +263,7 @@ def _several_seeds(rows: Sequence[tables.TableRow]) -> bool:
 def _seed_cells(row: tables.TableRow) -> list[str]:
   if row.seeds is None:
     return ["-", "-"]
-  return [f"{row.seeds.individual_sd:.4f}", f"{row.seeds.global_sd:.4f}"]
+  return [_number(row.seeds.individual_sd), _number(row.seeds.global_sd)]
 
 
 def _markdown_line(row: tables.TableRow) -> list[str]:
@@ -271,14 +273,19 @@ def _markdown_line(row: tables.TableRow) -> list[str]:
     (row.global_, row.global_rank, row.global_p),
   ):
     line += [
-      f"{spread.mean:.4f}",
-      str(rank),
-      *(f"{value:.4f}" for value in (spread.sd, spread.min, spread.max)),
+      _number(spread.mean),
+      # What has no mean has no place among those that have one.
+      "-" if math.isnan(spread.mean) else str(rank),
+      *map(_number, (spread.sd, spread.min, spread.max)),
       _p_text(test),
     ]
   if row.fairness:
-    line += [f"{value:.4f}" for value in dataclasses.astuple(row.fairness)]
+    line += map(_number, dataclasses.astuple(row.fairness))
   return line
+
+
+def _number(value: float) -> str:
+  return "-" if math.isnan(value) else f"{value:.4f}"
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:
@@ -290,7 +297,8 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
   Returns:
     The table's text.
   """
-  widths = [max(map(len, column)) for column in zip(*lines)]
+  # Markdown wants dashes beside the colon of a rule, however short the cells.
+  widths = [max(3, *map(len, column)) for column in zip(*lines)]
   rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
   return "\n".join(
     "| "
@@ -304,7 +312,7 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
 
 
 def _p_text(test: metrics.Significance | None) -> str:
-  if test is None:
+  if test is None or math.isnan(test.t_holm):
     return "-"
   text = "<0.0001" if test.t_holm < 1e-4 else f"{test.t_holm:.4f}"
   return text + ("*" if test.t_holm < 0.05 else " ")

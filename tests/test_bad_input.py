@@ -202,6 +202,29 @@ def test_npz_files(amount):
   fuzz()
 
 
+def no_archives():
+  """What people take for an npz file."""
+  buffer, array = io.BytesIO(), io.BytesIO()
+  np.savez(buffer, **good_arrays())
+  np.save(array, np.zeros(3))
+  return {
+    "text": b"images,labels\n1,2\n",
+    "pickle": pickle.dumps(good_arrays()),
+    "npy": array.getvalue(),
+    "cut": buffer.getvalue()[:-40],
+    "empty": b"",
+  }
+
+
+@pytest.mark.parametrize("kind", no_archives())
+def test_what_is_no_npz_file_gets_the_remedy(kind, tmp_path):
+  path = tmp_path / "people.npz"
+  path.write_bytes(no_archives()[kind])
+  with pytest.raises(ValueError, match="is no complete npz file") as refused:
+    npz.load(path)
+  assert str(refused.value).endswith("npz file: write it with np.savez(...).")
+
+
 class Canary:
   """Shows whether a pickle was opened."""
 

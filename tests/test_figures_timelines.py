@@ -106,6 +106,16 @@ def test_training_curves_show_the_mean_and_quartiles_of_running_means():
   assert "unsmoothed" in raw.get_title(loc="left")
 
 
+def test_training_curves_go_on_with_those_who_still_train():
+  losses = np.array([[1.0, 2, 3, np.nan, np.nan], [3, 4, 5, 6, 7]])
+  axes = figures.training_curves(
+    {"local": losses}, window=3, lengths={"local": np.array([3, 5])}
+  )
+  # Nobody's running mean reaches behind the own end.
+  np.testing.assert_allclose(axes.lines[0].get_ydata(), [2.5, 3, 3.75, 6, 6.5])
+  assert axes.get_legend().get_texts()[0].get_text().find("not finite") < 0
+
+
 def test_training_curves_count_who_diverged():
   losses = np.ones((4, 10))
   losses[2, 5:] = np.nan

@@ -52,7 +52,7 @@ def test_only_transfer_learning_shares_d_g():
   ("text", "sentence"),
   [
     ("ess:40", "unknown method 'ess:40'"),
-    ("", "unknown method ''"),
+    ("", "a method is missing in ''"),
     ("es", "unknown method 'es'"),
     ("es:", "unknown method 'es:'"),
     ("es:-4", "unknown method 'es:-4'"),

@@ -212,11 +212,19 @@ BROKEN = {
   "no features": (changed(images=np.zeros((len(LABELS), 0))), {}, "empty axis"),
   "gap": (changed(labels=2 * LABELS), {}, "class 1 of 0..8 has no sample"),
   "from one": (changed(labels=LABELS + 1), {}, "class 0 of 0..5 has no sample"),
-  "negative": (with_value("labels", 4, -1), {}, "row 4 holds -1"),
-  "float labels": (changed(labels=LABELS / 1), {}, "labels must be integers"),
+  "negative": (
+    with_value("labels", 4, -1), {}, "must be 0 or more, but row 4 holds -1"
+  ),
+  "float labels": (
+    changed(labels=LABELS / 1), {}, "float64: take labels.astype(int)"
+  ),
   "one-hot": (changed(labels=np.eye(5)[LABELS]), {}, "labels must be a vector"),
   "float ids": (changed(individuals=IDS / 1), {}, "individuals must be integ"),
-  "names": (changed(individuals=IDS.astype(str)), {}, "but are <U21"),
+  "names": (
+    changed(individuals=IDS.astype(str)), {}, "<U21: np.unique(individuals,"
+  ),
+  "halves": (changed(labels=LABELS / 2), {}, "but are float64."),
+  "one class": (changed(labels=0 * LABELS), {}, "at least two classes"),
   "negative ids": (with_value("individuals", 3, -5), {}, "row 3 holds -5"),
   "large ids": (changed(individuals=IDS + 2**40), {}, "must fit in int32"),
   "one sample": (with_value("individuals", 0, 999), {}, "999 has one sample"),

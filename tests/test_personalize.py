@@ -248,7 +248,7 @@ def test_copies_of_one_drawing_can_t_be_held_out(base, tmp_path):
     f"--samples={tmp_path / 'a.npz'}",
     f"--output={tmp_path / 'out'}",
   )
-  assert "individual 0 has one sample in 6 copies" in said
+  assert "a.npz holds one sample in 6 copies" in said
 
 
 def test_a_model_that_diverges_is_not_saved(base, writers, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """The report: what it says of hand-made runs, and how."""
 
 import base64
+import inspect
 import itertools
 import json
 import pathlib
@@ -10,7 +11,8 @@ import sys
 
 from report_runs import PICTURE, Reader, make_run, report, write_csv
 
-from experiments.reports import page, runs
+from experiments import table1_agreement, table1_choice, table1_figures
+from experiments.reports import captions, page, runs
 
 
 def test_a_run_is_told_whole(tmp_path):
@@ -52,6 +54,36 @@ def test_a_run_is_told_whole(tmp_path):
   assert "Nobody: every model has an accuracy." in found.text
   assert ("title", {}) in found.elements
   assert found.headings[0] == (1, "A & <B>")
+
+
+def test_who_is_hurt_is_told(tmp_path):
+  make_run(tmp_path / "a")
+  write_csv(
+    tmp_path / "a" / "choice.csv",
+    table1_choice.COLUMNS,
+    [
+      ("tl:10", 0.25, 0.0, -0.0125, 0.02),
+      ("local", 1.0, 0.0, float("nan"), 0.0),
+    ],
+  )
+  found = report(tmp_path, tmp_path / "a")
+  rows = found.cells("Against the model of D_G alone (global)")
+  assert rows["tl:10"] == ["25%", "0%", "\N{MINUS SIGN}0.0125", "+0.0200"]
+  assert rows["local"] == ["100%", "0%", "\N{EN DASH}", "+0.0000"]
+  assert (3, "Who is hurt") in found.headings
+
+
+def test_figures_of_a_run_have_captions():
+  text = " ".join(
+    inspect.getsource(module)
+    for module in (table1_figures, table1_choice, table1_agreement)
+  )
+  drawn = set(re.findall(r'pages\["(\w+)"\]|/ "(\w+)\.png"', text))
+  names = {name for pair in drawn for name in pair if name}
+  assert {"choice", "validation_curves", "latent_map"} <= names
+  assert names <= set(captions.CAPTIONS)
+  # Feature vectors have no auto-encoder.
+  assert "standardised features" in captions.CAPTIONS["latent_map"][1]
 
 
 def test_significance_is_marked_by_more_than_colour(tmp_path):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from personalization_jax import metrics, results, table_files, tables
+from personalization_jax import files, metrics, results, table_files, tables
 from personalization_jax.result import Result
 
 LABELS = np.random.default_rng(0).integers(0, 4, 80).astype(np.int32)
@@ -192,6 +192,21 @@ def test_metrics_leave_padded_steps_out(run):
   assert lines[0]["loss_mean"] == pytest.approx(FINISHED[0].losses[:, 0].mean())
 
 
+def test_the_mean_loss_lies_between_the_smallest_and_the_largest(tmp_path):
+  losses = np.full((5, 1), np.float32(0.1))
+  result = dataclasses.replace(FINISHED[0], losses=losses)
+  table_files.write_tables(tmp_path, [result], LABELS)
+  line = json.loads((tmp_path / "metrics.jsonl").read_text())
+  assert line["loss_min"] <= line["loss_mean"] <= line["loss_max"]
+
+
+def test_every_column_of_a_table_has_a_rule_of_markdown():
+  text = table_files.aligned([["M", "p"], ["a", "-"]])
+  rule = text.splitlines()[1]
+  assert rule == "| --- | --: |"
+  assert len({len(line) for line in text.splitlines()}) == 1
+
+
 def test_without_a_baseline_there_are_no_p_values():
   rows = tables.table(tables.accuracies(FINISHED[1:], LABELS))
   assert all(row.individual_p is None for row in rows)
@@ -245,13 +260,13 @@ def test_a_damaged_result_is_named(run, tmp_path):
 
 def test_files_are_whole_or_as_before(tmp_path):
   path = tmp_path / "table.csv"
-  results.write_atomically(path, "before")
+  files.write_atomically(path, "before")
 
   class Unwritable:
     pass
 
   with pytest.raises(TypeError):
-    results.write_atomically(path, Unwritable())
+    files.write_atomically(path, Unwritable())
   assert path.read_text() == "before"
   assert list(tmp_path.iterdir()) == [path]
 
@@ -291,6 +306,13 @@ def test_if_everybody_diverged_there_is_still_a_table(tmp_path):
   rows = table_files.write_tables(tmp_path, finished, LABELS, np.ones((5, 5)))
   assert [row.diverged for row in rows] == [5, 5]
   assert all(np.isnan(row.individual.mean) for row in rows)
+  text = (tmp_path / "table1.md").read_text()
+  assert "nan" not in text
+  line = next(line for line in text.splitlines() if "| sw:1/2" in line)
+  assert set(line.split("|")[2].split()) == {"-"}
+  assert line.split("|")[3].split() == ["-"]  # no mean, no rank
+  table = read(tmp_path / "table1.csv")
+  assert [line["individual_rank"] for line in table] == ["", ""]
 
 
 def test_people_who_cannot_be_compared_leave_fairness_out(tmp_path):

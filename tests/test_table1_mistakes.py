@@ -19,6 +19,8 @@ def bad_npz(folder, fault):
   }
   if fault == "empty_class":
     arrays["labels"] *= 2
+  elif fault == "one_class":
+    arrays["labels"] *= 0
   elif fault == "one_sample":
     arrays["individuals"][-1] = 9
   elif fault == "not_square":
@@ -41,7 +43,7 @@ MISTAKES = [
   ({"num_individuals": 1}, "num_individuals must be at least 2"),
   ({"width": 0.01}, "width=0.01 gives the layer of 32 channels none"),
   ({"image_size": 20}, "image_size=20 must be one of 16, 32, 64"),
-  ({"epochs": 0}, "epochs=0 must be at least 1"),
+  ({"epochs": 0}, "error: --epochs=0 must be at least 1"),
   ({"batch_size": -3}, "batch_size=-3 must be at least 1"),
   ({"learning_rate": -1.0}, "learning_rate=-1.0 must be above 0"),
   ({"train_fraction": 1.2}, "train_fraction=1.2 must lie between"),
@@ -57,10 +59,11 @@ MISTAKES = [
   ({"synthetic_samples": 10**9}, "--synthetic_samples=1000000000 digits would"),
   ({"epochs": 10**9}, "--epochs=1000000000, --batch_size=32) would take"),
   ({"seed": -1}, "seed=-1 must be 0 or more"),
-  ({"class_concentration": 0.0}, "concentration=0.0 must be above 0"),
+  ({"class_concentration": 0.0}, "--class_concentration=0.0 must be"),
   ({"dataset": "npz"}, "--dataset=npz needs --npz_path"),
   ({"npz": "missing"}, "is no file"),
-  ({"npz": "corrupt"}, "can't be read as an npz file"),
+  ({"npz": "corrupt"}, "is no complete npz file"),
+  ({"npz": "one_class"}, "there must be at least two classes"),
   ({"npz": "empty_class"}, "class 1 of 0..2 has no sample"),
   ({"npz": "one_sample"}, "individual 3 has one sample"),
   ({"npz": "not_square"}, "must be square"),
@@ -69,6 +72,11 @@ MISTAKES = [
     {"dataset": "nist_digits", "manual_dir": "EMPTY"},
     "train-images-idx3-ubyte",
   ),
+  ({"dataset": "npz", "npz_path": ""}, "--dataset=npz needs --npz_path"),
+  ({"methods": "global,,tl:5"}, "error: --methods: a method is missing in"),
+  ({"methods": ""}, "error: --methods: a method is missing in"),
+  ({"checkpoint_minutes": float("nan")}, "--checkpoint_minutes=nan must be"),
+  ({"workdir": "A FILE"}, "run is a file: name a folder"),
   ({"workdir": "TAKEN"}, "--epochs=1, but this one has --epochs=2"),
   ({"workdir": "FILE"}, "thesis.tex/run can't be written to (Not a directory)"),
 ]
@@ -98,6 +106,8 @@ def test_a_mistake_gets_one_sentence(
   elif kind == "FILE":
     (tmp_path / "thesis.tex").write_text("...")
     workdir = tmp_path / "thesis.tex" / "run"
+  elif kind == "A FILE":
+    workdir.write_text("...")
   with pytest.raises(SystemExit) as stopped:
     run(workdir, **changes)
   message = str(stopped.value.code)

@@ -28,6 +28,12 @@ CAPTIONS = {
     " percentage points, from the most hurt to who gains most; hollow points"
     " are hurt.",
   ),
+  "choice": (
+    "Who is hurt, and whom a choice spares",
+    "The share of individuals whose own model is worse on test data than the"
+    " model of D_G alone (global): hollow if everyone gets the method's model,"
+    " filled if everyone gets the better of the two on validation data.",
+  ),
   "schedules": (
     "Schedules",
     "Which steps of training take their batch from D_G and which from D_I, by"
@@ -36,6 +42,12 @@ CAPTIONS = {
   "training_curves": (
     "Training",
     "The training loss by step, over individuals, of each method.",
+  ),
+  "validation_curves": (
+    "Accuracy on the way",
+    "Accuracy on validation data of D_I and of D_G by step, means over"
+    " individuals with their quartiles, of each method, and below them its"
+    " schedule.",
   ),
   "handwriting": (
     "The individuals' data",
@@ -48,8 +60,9 @@ CAPTIONS = {
   ),
   "latent_map": (
     "People in latent space",
-    "Individuals and the writers of D_G at their mean in the auto-encoder's"
-    " latent space, on its first two principal components.",
+    "Individuals and the people of D_G at their mean in latent space (the"
+    " auto-encoder's for images, standardised features for all else), on its"
+    " first two principal components.",
   ),
   "neighbours": (
     "The nearest and the farthest",

@@ -16,7 +16,7 @@ def number(text: str | float | None, form: str = ".4f") -> str:
   if text is None or text == "" or math.isnan(float(text)):
     return NOTHING
   shown = f"{float(text):{form}}"
-  if float(shown) == 0:
+  if float(shown.rstrip("%")) == 0:
     shown = shown.replace("-", "+" if "+" in form else "")
   return shown.replace("-", "−")
 

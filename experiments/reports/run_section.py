@@ -8,7 +8,7 @@ from experiments.reports import comparison
 from experiments.reports.captions import CAPTIONS
 from experiments.reports.formats import NOTHING, corrected, number, value
 from experiments.reports.markup import Html, element, join, picture, table
-from experiments.reports.runs import FAIRNESS, SPREAD, Line, Run
+from experiments.reports.runs import CHOICE, FAIRNESS, SPREAD, Line, Run
 from personalization_jax import tables
 from personalization_jax.methods import known_method
 
@@ -30,6 +30,8 @@ def section(run: Run, anchor: str) -> Html:
     parts += [element("p", note, class_="notes") for note in run.notes]
   if run.results is not None:
     parts += [element("h3", "Who diverged"), _diverged(run)]
+  if run.choice:
+    parts += [element("h3", "Who is hurt"), _choice(run.choice)]
   if run.agreement:
     parts += [element("h3", "Group agreement"), _agreement(run.agreement)]
   if run.figures:
@@ -144,6 +146,33 @@ def _diverged(run: Run) -> Html:
         text_columns=3,
       ),
       element("p", "All means and tests are without them.", class_="notes"),
+    ]
+  )
+
+
+def _choice(lines: Sequence[Line]) -> Html:
+  return join(
+    [
+      table(
+        "Against the model of D_G alone (global)",
+        ("Method", "hurt", "hurt, chosen", "gain", "gain, chosen"),
+        [
+          (
+            line["method"],
+            *(number(line[column], ".0%") for column in CHOICE[:2]),
+            *(number(line[column], "+.4f") for column in CHOICE[2:]),
+          )
+          for line in lines
+        ],
+      ),
+      element(
+        "p",
+        "Hurt: share of individuals whose own model is worse on their test data"
+        " than the global one; gain: mean difference in acc(D_I). Chosen: each"
+        " individual has the better of the two on validation data, the global"
+        " one if they are equal.",
+        class_="notes",
+      ),
     ]
   )
 

@@ -33,6 +33,7 @@ _AGREEMENT = (
   "group", "measure", "part", "latent_space", "mean", "sd", "random",
   "individuals",
 )  # fmt: skip
+CHOICE = ("hurt", "hurt_with_choice", "gain", "gain_with_choice")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Run:
     table: lines of table1.csv; None until there are any.
     notes: the notes below table1.md's tables.
     results: from results.csv; None until there are any.
+    choice: lines of choice.csv; none without `global` and validation data.
     agreement: lines of group_agreement.csv; none for other data.
     figures: name of the file without .png -> its bytes.
     trained: methods whose predictions are saved.
@@ -76,6 +78,7 @@ class Run:
   table: Sequence[Line] | None
   notes: Sequence[str]
   results: Results | None
+  choice: Sequence[Line]
   agreement: Sequence[Line]
   figures: Mapping[str, bytes]
   trained: Sequence[str]
@@ -150,7 +153,10 @@ def read(folder: pathlib.Path, name: str) -> Run:
     table=table,
     notes=_notes(folder / "table1.md"),
     results=_results(folder / "results.csv"),
-    agreement=_agreement(folder / "group_agreement.csv"),
+    choice=_numbers(folder / "choice.csv", ("method", *CHOICE), CHOICE),
+    agreement=_numbers(
+      folder / "group_agreement.csv", _AGREEMENT, ("mean", "sd", "random")
+    ),
     figures={
       path.stem: _png(path)
       for path in sorted((folder / "figures").glob("*.png"))
@@ -252,10 +258,13 @@ def _accuracy(path: pathlib.Path, line: Line, column: str) -> float:
   return value
 
 
-def _agreement(path: pathlib.Path) -> list[Line]:
-  lines = parsing.csv_lines(path, _AGREEMENT) or []
+def _numbers(
+  path: pathlib.Path, needed: Sequence[str], numbers: Sequence[str]
+) -> list[Line]:
+  """Lines of a table that a run may lack, with numbers in some columns."""
+  lines = parsing.csv_lines(path, needed) or []
   for line in lines:
-    for column in ("mean", "sd", "random"):
+    for column in numbers:
       if line[column]:
         parsing.number(path, line, column)
   return lines

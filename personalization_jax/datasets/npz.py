@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import zipfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,8 +67,14 @@ def load_arrays(
         array: file[array] for array in (*required, *optional) if array in file
       }
   except Exception as error:  # zip, zlib and NumPy each raise their own
+    # NumPy takes whatever is no archive for a pickle.
+    told = zipfile.is_zipfile(path) and "Object arrays" in str(error)
+    if told or isinstance(error, MemoryError) or getattr(error, "errno", None):
+      raise ValueError(
+        f"{name}={path} can't be read as an npz file of plain arrays: {error}"
+      ) from error
     raise ValueError(
-      f"{name}={path} can't be read as an npz file of plain arrays: {error}"
+      f"{name}={path} is no complete npz file: write it with np.savez(...)."
     ) from error
   missing = [array for array in required if array not in arrays]
   if missing:

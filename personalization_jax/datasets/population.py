@@ -79,7 +79,8 @@ class Population:
     """
     images = _samples(images)
     num_rows = len(images)
-    labels = _integer_vector("labels", labels, num_rows)
+    # A model's classes have numbers already, a study's may get new ones.
+    labels = _integer_vector("labels", labels, num_rows, renumber=complete)
     individuals = _integer_vector("individuals", individuals, num_rows)
     originals = (
       np.arange(num_rows, dtype=np.int32)
@@ -91,10 +92,15 @@ class Population:
         "individuals must be ids of 0 or more, but row"
         f" {int(individuals.argmin())} holds {int(individuals.min())}."
       )
+    if labels.min() < 0:
+      raise ValueError(
+        f"labels must be 0 or more, but row {int(labels.argmin())} holds"
+        f" {int(labels.min())}."
+      )
     if num_classes is None:
       num_classes = int(labels.max()) + 1
-    if labels.min() < 0 or labels.max() >= num_classes:
-      row = int(np.argmax((labels < 0) | (labels >= num_classes)))
+    if labels.max() >= num_classes:
+      row = int(np.argmax(labels >= num_classes))
       raise ValueError(
         f"labels must lie in 0..{num_classes - 1}, but row {row} holds"
         f" {int(labels[row])}."
@@ -107,6 +113,10 @@ class Population:
       raise ValueError(
         f"class {int(empty[0])} of 0..{num_classes - 1} has no sample;"
         " number the labels without gaps."
+      )
+    if num_classes < 2:
+      raise ValueError(
+        "labels hold one class alone; there must be at least two classes."
       )
     _check_drawings(individuals, originals)
     return cls(images, labels, individuals, originals, int(num_classes))
@@ -174,7 +184,9 @@ def _samples(images: Any) -> np.ndarray:
   return images
 
 
-def _integer_vector(name: str, values: Any, length: int) -> np.ndarray:
+def _integer_vector(
+  name: str, values: Any, length: int, *, renumber: bool = True
+) -> np.ndarray:
   values = np.asarray(values)
   if values.ndim != 1:
     raise ValueError(
@@ -185,7 +197,14 @@ def _integer_vector(name: str, values: Any, length: int) -> np.ndarray:
       f"{name} has {len(values)} entries, but images has {length}."
     )
   if not np.issubdtype(values.dtype, np.integer):
-    raise ValueError(f"{name} must be integers, but are {values.dtype}.")
+    remedy = ""
+    if values.dtype.kind in "US" and renumber:
+      remedy = f": np.unique({name}, return_inverse=True)[1] numbers them"
+    elif values.dtype.kind == "f" and (values == np.rint(values)).all():
+      remedy = f": take {name}.astype(int)"
+    raise ValueError(
+      f"{name} must be integers, but are {values.dtype}{remedy}."
+    )
   limits = np.iinfo(np.int32)
   if values.min() < limits.min or values.max() > limits.max:
     raise ValueError(f"{name} must fit in int32, but reach {values.max()}.")

@@ -87,6 +87,7 @@ def training_curves(
   losses: Mapping[str, np.ndarray],
   axes: Axes | None = None,
   window: int | None = None,
+  lengths: Mapping[str, np.ndarray] | None = None,
 ) -> Axes:
   """Mean training loss over individuals, with the quartiles between them.
 
@@ -99,6 +100,9 @@ def training_curves(
     losses: method -> float [S, steps], at least 0.
     axes: where to draw; by default a new figure.
     window: steps averaged; by default 1% of the longest curve.
+    lengths: method -> integers [S], the steps that each individual trains; what
+      comes behind them doesn't count, and the mean is over those who still
+      train. By default everybody trains to the end.
 
   Returns:
     The axes, with a logarithmic loss.
@@ -127,15 +131,18 @@ def training_curves(
     raise ValueError(f"window must be at least 1 step, but is {window}.")
   axes = styles.axes_or_new(axes, 8.0, 4.5)
   for i, (method, value) in enumerate(values.items()):
-    finite = np.isfinite(value).all(axis=1)
+    ends = np.full(len(value), value.shape[1])
+    if lengths is not None:
+      ends = np.minimum(lengths[method], ends)
+    behind = np.arange(value.shape[1]) >= ends[:, None]
+    finite = (np.isfinite(value) | behind).all(axis=1)
     name = styles.method_name(method)
     if not finite.all():
       name += f" ({np.sum(~finite)} of {len(value)} not finite)"
-    curves = _running_mean(value[finite], window)
-    steps = np.arange(value.shape[1]) if len(curves) else np.zeros(0)
-    mean = curves.mean(axis=0) if len(curves) else steps
-    if len(curves) > 1:
-      low, high = np.quantile(curves, (0.25, 0.75), axis=0)
+    ends = ends[finite]
+    steps = np.arange(max(ends, default=0))
+    mean, low, high = _over_individuals(value[finite], ends, window)
+    if len(ends) > 1:
       colour = styles.method_style(method).colour
       axes.fill_between(steps, low, high, color=colour, alpha=0.12, linewidth=0)
     styles.curve(axes, method, steps, mean, label=name, turn=i / len(values))
@@ -154,6 +161,24 @@ def training_curves(
     loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=9
   )
   return axes
+
+
+def _over_individuals(
+  curves: np.ndarray, ends: np.ndarray, window: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Mean and quartiles of smoothed curves [S, steps], each up to its end."""
+  bounds = [0, *np.unique(ends).tolist()]
+  smooth = np.zeros(curves.shape)
+  for end in bounds[1:]:
+    own = ends == end
+    smooth[own, :end] = _running_mean(curves[own, :end], window)
+  parts = [np.zeros((3, 0))]
+  for start, stop in itertools.pairwise(bounds):
+    training = smooth[ends >= stop, start:stop]
+    low, high = np.quantile(training, (0.25, 0.75), axis=0)
+    parts.append(np.stack([training.mean(axis=0), low, high]))
+  mean, low, high = np.concatenate(parts, axis=1)
+  return mean, low, high
 
 
 def _running_mean(curves: np.ndarray, window: int) -> np.ndarray:
