@@ -32,6 +32,9 @@ _BLOCK = 4
 # then and save calls. Measured for one channel only; the networks have no layer
 # of two to seven.
 _FEW_CHANNELS = 4
+# Pixels that one of their matrix products sums over: so few that XLA leaves it
+# to one thread.
+_GROUP = 1024
 
 
 def choose_formulation(
@@ -317,10 +320,36 @@ def _shifted_weight_gradient(
   return jnp.stack(taps).reshape(kernel.shape).astype(kernel.dtype)
 
 
+def _grouped_weight_gradient(
+  images: Array, kernel: Array, cotangent: Array
+) -> Array:
+  """One matrix product for each group of pixels, all of them in a batch."""
+  height, width = images.shape[1:3]
+  rows = max(
+    [
+      n for n in range(2, height + 1) if height % n == 0 and n * width <= _GROUP
+    ],
+    default=1,
+  )
+
+  def groups(array: Array) -> Array:
+    return array.reshape(-1, rows * width, array.shape[-1])
+
+  products = jnp.einsum(
+    "gpi,gpo->gio",
+    groups(_patches(images, kernel)),
+    groups(cotangent),
+    preferred_element_type=jnp.promote_types(kernel.dtype, jnp.float32),
+  )
+  return products.sum(axis=0).reshape(kernel.shape).astype(kernel.dtype)
+
+
 def _blocked_weight_gradient(
   images: Array, kernel: Array, cotangent: Array
 ) -> Array:
   """One matrix product for each block of images, over the block's patches."""
+  if kernel.shape[2] <= _FEW_CHANNELS:
+    return _grouped_weight_gradient(images, kernel, cotangent)
 
   def blocks(array: Array) -> Array:
     # Added images are zero, and so is what they add to the gradient.

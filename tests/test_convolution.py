@@ -19,6 +19,7 @@ DIMENSION_NUMBERS = ("NHWC", "HWIO", "NHWC")
 SHAPES = {
   "usual": ((8, 8, 8, 5), (3, 3, 5, 4)),
   "one channel, batch no multiple of the block": ((11, 6, 6, 1), (3, 3, 1, 7)),
+  "one channel, more pixels than a group": ((2, 46, 40, 1), (3, 3, 1, 2)),
   "1x1": ((3, 4, 4, 6), (1, 1, 6, 5)),
   "two pixels": ((9, 2, 2, 5), (3, 3, 5, 6)),
   "not square, one image": ((1, 4, 10, 5), (3, 1, 5, 2)),
@@ -344,6 +345,7 @@ from personalization_jax import convolution
 rng = numpy.random.default_rng(0)
 for rows, kernel in (
   ((64, 16, 16, 1), (3, 3, 1, 8)),
+  ((9, 64, 48, 1), (3, 3, 1, 8)),
   ((64, 16, 16, 8), (3, 3, 8, 16)),
   ((64, 8, 8, 32), (1, 1, 32, 32)),
 ):
