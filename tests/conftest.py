@@ -27,8 +27,12 @@ def pytest_configure(config: pytest.Config) -> None:
     return  # pytest-xdist's workers inherit the environment
   folder = tempfile.mkdtemp(prefix="compiled-")
   config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
-  os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
-  jax.config.update("jax_compilation_cache_dir", folder)
+  for name, value in (
+    ("jax_compilation_cache_dir", folder),
+    ("jax_persistent_cache_min_compile_time_secs", 0.1),
+  ):
+    os.environ[name.upper()] = str(value)  # for processes that tests start
+    jax.config.update(name, value)
 
 
 @pytest.fixture(scope="session")
