@@ -68,6 +68,10 @@ def check_data(
   Raises:
     ValueError: saying why.
   """
+  if population.num_classes < 2:
+    raise ValueError(
+      "labels hold one class alone; there must be at least two classes."
+    )
   _check_split(population, split)
   if eval_every < 0:
     raise ValueError(f"eval_every={eval_every} must be 0 or more.")

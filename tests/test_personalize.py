@@ -310,9 +310,9 @@ def test_pickles_and_empty_files_are_refused_unopened(base, tmp_path):
   arguments = f"--base={base}", f"--samples={path}", f"--output={tmp_path}/out"
   assert "is no file" in sentence(personalize, *arguments)
   path.write_bytes(b"")
-  assert "can't be read" in sentence(personalize, *arguments)
+  assert "is no complete npz file" in sentence(personalize, *arguments)
   path.write_bytes(pickle.dumps(Canary()))
-  assert "can't be read" in sentence(personalize, *arguments)
+  assert "is no complete npz file" in sentence(personalize, *arguments)
   with zipfile.ZipFile(path, "w") as archive:
     for name in ARRAYS:
       archive.writestr(f"{name}.npy", pickle.dumps(Canary()))

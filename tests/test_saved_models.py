@@ -143,8 +143,10 @@ def test_every_fault_in_every_file_is_noticed(copied):
 def test_what_is_no_model_is_named(saved, tmp_path):
   with pytest.raises(ValueError, match="nobody is no folder"):
     saved_models.load(tmp_path / "nobody")
-  with pytest.raises(ValueError, match=r"holds no saved model \(sha256.json"):
+  with pytest.raises(ValueError, match=r"several models \(anna\): name the"):
     saved_models.load(saved.parent)
+  with pytest.raises(ValueError, match=r"holds no saved model \(sha256.json"):
+    saved_models.load(tmp_path)
 
 
 def test_a_model_that_nobody_describes_is_refused(copied):

@@ -63,7 +63,15 @@ MISTAKES = [
   ({"dataset": "npz"}, "--dataset=npz needs --npz_path"),
   ({"npz": "missing"}, "is no file"),
   ({"npz": "corrupt"}, "is no complete npz file"),
-  ({"npz": "one_class"}, "there must be at least two classes"),
+  (
+    {
+      "npz": "one_class",
+      "num_individuals": 2,
+      "num_global_individuals": 2,
+      "flips": False,
+    },
+    "there must be at least two classes",
+  ),
   ({"npz": "empty_class"}, "class 1 of 0..2 has no sample"),
   ({"npz": "one_sample"}, "individual 3 has one sample"),
   ({"npz": "not_square"}, "must be square"),

@@ -114,10 +114,6 @@ class Population:
         f"class {int(empty[0])} of 0..{num_classes - 1} has no sample;"
         " number the labels without gaps."
       )
-    if num_classes < 2:
-      raise ValueError(
-        "labels hold one class alone; there must be at least two classes."
-      )
     _check_drawings(individuals, originals)
     return cls(images, labels, individuals, originals, int(num_classes))
 
