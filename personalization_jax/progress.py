@@ -74,17 +74,15 @@ class Keeper:
     if self.folder is None:
       return
     path = self.folder / "identity.json"
-    try:
-      known = json.loads(path.read_text())
-    except (OSError, ValueError):
-      known = {}  # none yet, or damaged: what is kept has its own digests
+    known = _identities(path)
     if known.setdefault(name, identity) != identity:
       raise ValueError(
         f"{self.folder} keeps {name!r} of other data, settings or seed: give"
         " each study a Keeper with a folder of its own."
       )
     if hosts.is_first():
-      files.write_atomically(path, json.dumps(known, indent=2).encode())
+      content = {"of": known, "sha256": files.digest(sorted(known.items()))}
+      files.write_atomically(path, json.dumps(content, indent=2))
 
   def check(self) -> None:
     """Where nothing needs saving: raises `Stopped` if asked to stop."""
@@ -277,3 +275,17 @@ def _own(states: Any, count: int) -> tuple[Any, int]:
   states = jax.tree.map(lambda leaf: leaf[:count], states)
   # With several processes Orbax takes what is each one's for NumPy's.
   return (hosts.gather(states) if jax.process_count() > 1 else states), count
+
+
+def _identities(path: pathlib.Path) -> dict[str, str]:
+  """What a folder keeps; nothing if that isn't known, or was damaged.
+
+  Then the trainings kept there still have digests of their own.
+  """
+  try:
+    content = json.loads(path.read_text())
+    known = dict(content["of"])
+    intact = content["sha256"] == files.digest(sorted(known.items()))
+  except (OSError, ValueError, TypeError, KeyError):
+    return {}
+  return known if intact else {}

@@ -86,9 +86,16 @@ def test_a_keeper_gives_no_other_study_s_models(people, split, tmp_path):
     with pytest.raises(ValueError, match="keeps 'study' of other data, sett"):
       personalize(**changes)
   # What is damaged tells nothing, and nothing is lost by it.
-  (tmp_path / "identity.json").write_text("{")
-  np.testing.assert_array_equal(personalize().losses, first.losses)
-  assert list(json.loads((tmp_path / "identity.json").read_text())) == ["study"]
+  path = tmp_path / "identity.json"
+  kept = path.read_text()
+  assert list(json.loads(kept)["of"]) == ["study"]
+  place = kept.index('"study": "') + len('"study": "')
+  digit = "1" if kept[place] == "0" else "0"
+  flipped = kept[:place] + digit + kept[place + 1 :]
+  for damaged in ("{", "[]", '{"of": 3, "sha256": ""}', flipped):
+    path.write_text(damaged)
+    np.testing.assert_array_equal(personalize().losses, first.losses)
+    assert path.read_text() == kept
 
 
 def test_models_that_diverged_have_no_accuracy_on_the_way():
