@@ -55,6 +55,12 @@ _INDIVIDUALS_PER_DEVICE = flags.DEFINE_integer(
     " elsewhere.",
     lower_bound=0,
 )  # fmt: skip
+_MEMORY_GIB = flags.DEFINE_float(
+    "memory_gib", 0.0,
+    "What training may take of each device; 0 for all its memory. Where"
+    " --individuals_per_device doesn't say, as many models go at once as fit.",
+    lower_bound=0.0,
+)  # fmt: skip
 _STORE = flags.DEFINE_enum(
     "store", "device", ["device", "host"],
     "Where the images are: on every device, or on the host, which sends each"
@@ -163,8 +169,9 @@ def prepare(
     methods = parse_methods(_METHODS.value)
   except ValueError as error:
     raise ValueError(f"--methods: {error}") from error
-  if math.isnan(_CHECKPOINT_MINUTES.value):
-    raise ValueError("--checkpoint_minutes=nan must be a number of 0 or more.")
+  for flag in (_CHECKPOINT_MINUTES, _MEMORY_GIB):
+    if math.isnan(flag.value):
+      raise ValueError(f"--{flag.name}=nan must be a number of 0 or more.")
   seeds = study_flags.seeds()
   for seed in seeds:
     study_flags.training_settings(seed)
@@ -211,6 +218,14 @@ def prepare(
   if any(method.needs_latents for method in methods):
     latent_space.check(population)
   resources.check_memory(studies[0], methods)
+  trainer, memory = resources.fitting_trainer(
+    studies[0].trainer,
+    studies[0].settings.batch_size,
+    memory_gib=_MEMORY_GIB.value,
+    fewer=not _INDIVIDUALS_PER_DEVICE.value,
+  )
+  for study in studies:
+    study.trainer = trainer
   need = resources.disk_need(
     studies[0], methods, save_models=_SAVE_MODELS.value, seeds=len(seeds)
   )
@@ -236,6 +251,11 @@ def prepare(
     write=hosts.is_first(),
   )
   hosts.wait_for_all("prepared")
+  if memory is not None:
+    say(
+      f"Memory: training takes at most {resources.megabytes(memory)} of each"
+      f" device (individuals at once: {trainer.individuals_per_device})."
+    )
   say(f"Disk: at most {resources.megabytes(need.total)} in {workdir}.")
   return studies, factors, methods, workdir
 

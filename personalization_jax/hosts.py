@@ -59,7 +59,7 @@ def gather(tree: Any) -> Any:
   def one(leaf: Any) -> np.ndarray:
     leaf = _numbers(leaf)
     if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
-      return np.array(leaf)
+      return np.array(jax.device_get(leaf))
     return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
 
   return jax.tree.map(one, tree)

@@ -115,7 +115,15 @@ class PopulationTrainer:
     """A trainer for a single model: fillers would be trained for nothing."""
     if self.individuals_per_device == 1:
       return self
-    return dataclasses.replace(self, individuals_per_device=1, side_by_side=1)
+    return self.with_individuals_per_device(1)
+
+  def with_individuals_per_device(self, count: int) -> PopulationTrainer:
+    """The same training of so many models on a device at once."""
+    return dataclasses.replace(
+      self,
+      individuals_per_device=count,
+      side_by_side=min(self.side_by_side or 1, count),
+    )
 
   def chunks(self, num_individuals: int) -> Iterator[slice]:
     """Slices of a population that are trained one after another."""
@@ -207,7 +215,7 @@ class PopulationTrainer:
       padded[:count, :steps] = rows[:, done : done + steps]
       block, images, labels = self._source.block(padded)
       states, block_losses = train(
-        states, self._put(block), np.int32(steps), images, labels
+        states, self._put(block), self._to_all(steps), images, labels
       )
       pace.started()
       losses.append((block_losses, steps))
@@ -234,6 +242,41 @@ class PopulationTrainer:
     losses.block_until_ready()
     pace.ended(steps)
     on_steps(steps)
+
+  def planned_bytes(self, batch_size: int) -> int | None:
+    """Bytes that training takes at most of each device, as XLA plans it.
+
+    The program that trains is compiled for it, and is there when it is needed.
+
+    Args:
+      batch_size: samples in a batch.
+
+    Returns:
+      The states, a copy of them that is being saved, the store or what a block
+      needs of it, and all that a step makes on the way; None where XLA tells
+      nothing.
+    """
+    rows = np.full(
+      (self.chunk, self.block_steps, batch_size), PADDING, np.int32
+    )
+    block, images, labels = self._source.block(rows)
+    states = jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(
+        leaf.shape, leaf.dtype, sharding=self._by_individual
+      ),
+      self.shapes,
+    )
+    train = self._programs.train(0)
+    plan = (
+      train.lower(states, self._put(block), self._to_all(0), images, labels)
+      .compile()
+      .memory_analysis()
+    )
+    return plan and (
+      plan.argument_size_in_bytes
+      + plan.output_size_in_bytes
+      + plan.temp_size_in_bytes
+    )
 
   def finite(self, states: TrainState) -> np.ndarray:
     """Whose parameters and running statistics are all finite.
@@ -301,6 +344,10 @@ class PopulationTrainer:
 
   def _put(self, array: Any) -> Any:
     return hosts.put(array, array, self._by_individual)
+
+  def _to_all(self, number: int) -> jax.Array:
+    scalar = np.int32(number)
+    return hosts.put(scalar, scalar, NamedSharding(self.mesh, P()))
 
   @property
   def _by_individual(self) -> NamedSharding:

@@ -73,7 +73,7 @@ class Programs:
 
     return jax.jit(self._over_individuals(share, 1, P()))
 
-  def train(self, frozen_layers: int) -> Callable[..., Any]:
+  def train(self, frozen_layers: int) -> jax.stages.Wrapped:
     """Trains through a block of steps; see `training.train_on_rows`.
 
     Args:
@@ -131,7 +131,7 @@ class Programs:
     return jax.jit(self._over_individuals(predict, 2, *self.layout))
 
   @functools.cached_property
-  def _train_by_frozen_layers(self) -> dict[int, Callable[..., Any]]:
+  def _train_by_frozen_layers(self) -> dict[int, jax.stages.Wrapped]:
     return {}
 
   def _over_individuals(

@@ -1,4 +1,4 @@
-"""What a run needs of disk, and what memory and disk it took (host)."""
+"""What a run needs of disk and memory, and what it took (host)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
-from personalization_jax import autoencoder
+from personalization_jax import autoencoder, hosts
 from personalization_jax.methods import Method
 from personalization_jax.personalization import Study
+from personalization_jax.population_training import PopulationTrainer
 
 # Two checkpoints are kept while a third is written.
 _CHECKPOINTS = 3
@@ -135,6 +137,64 @@ def check_memory(study: Study, methods: Sequence[Method]) -> None:
     )
 
 
+def fitting_trainer(
+  trainer: PopulationTrainer,
+  batch_size: int,
+  *,
+  memory_gib: float = 0.0,
+  fewer: bool = True,
+) -> tuple[PopulationTrainer, int | None]:
+  """Holds training to the memory of its devices.
+
+  Args:
+    trainer: whose program is compiled for this.
+    batch_size: samples in a batch.
+    memory_gib: of each device; 0 for all that there is.
+    fewer: whether fewer individuals may go on a device at once, half as many
+      each time, until they fit.
+
+  Returns:
+    The trainer, or one of fewer individuals, and the bytes that it takes of
+    each device at most; None if they aren't known.
+
+  Raises:
+    ValueError: if it doesn't fit, naming the flags, the need and what there is.
+  """
+  limit = (
+    int(memory_gib * 2**30) if memory_gib else _device_memory(trainer.mesh)
+  )
+  need = trainer.planned_bytes(batch_size)
+  while need is not None and need > limit:
+    count = trainer.individuals_per_device
+    if fewer and count > 1:
+      trainer = trainer.with_individuals_per_device(count // 2)
+      need = trainer.planned_bytes(batch_size)
+      continue
+    may = (
+      f"{memory_gib:g} GiB" if memory_gib else f"{megabytes(limit)}, all it has"
+    )
+    lower = "--individuals_per_device, " if count > 1 else ""
+    raise ValueError(
+      f"--individuals_per_device={count} would take {megabytes(need)} of each"
+      f" device, but may take {may} (--memory_gib): lower"
+      f" {lower}--batch_size or --width, or take --store=host."
+    )
+  return trainer, need
+
+
+def _device_memory(mesh: Mesh) -> int:
+  """Bytes of the smallest device of a mesh; on CPUs they share the host's."""
+  stats = [device.memory_stats() or {} for device in mesh.local_devices]
+  known = [one["bytes_limit"] for one in stats if "bytes_limit" in one]
+  here = min(known, default=_host_memory() // max(1, len(stats)))
+  # All processes must come to the same chunks; MiB fit their 32 bits.
+  return -hosts.highest(-(here // 2**20)) * 2**20
+
+
+def _host_memory() -> int:
+  return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def check_fits(size: int, what: str) -> None:
   """Refuses what is larger than this host's memory.
 
@@ -145,7 +205,7 @@ def check_fits(size: int, what: str) -> None:
   Raises:
     ValueError: saying what, the need and what there is.
   """
-  there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+  there = _host_memory()
   if size > there:
     raise ValueError(
       f"{what} would take {megabytes(size)}, but this host's memory has"

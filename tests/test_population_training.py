@@ -169,6 +169,28 @@ def test_one_compilation_for_each_shape(people, schedule):
   assert len(traced) == first
 
 
+def test_nothing_goes_to_or_from_a_device_unasked(people, schedule):
+  """On a CPU the guard sees what goes there; elsewhere what comes back too."""
+  trainer = PopulationTrainer(
+    TINY,
+    people.images,
+    people.labels,
+    make_mesh(jax.devices()[:2]),
+    block_steps=4,
+  )
+  rows, _ = schedule
+  keys = jax.random.split(jax.random.key(0), 2)
+  trainer.train(trainer.create(keys), rows[:2])  # compiles
+  states = jax.block_until_ready(trainer.create(keys))
+  with jax.transfer_guard("disallow"):
+    trainer.train(states, rows[:2])
+  with (
+    pytest.raises(Exception, match="Disallowed host-to-device transfer"),
+    jax.transfer_guard("disallow"),
+  ):
+    jax.jit(lambda x: x + 1)(np.float32(1))
+
+
 def test_copies_of_one_model_start_alike_and_drop_out_differently(
   people, schedule
 ):

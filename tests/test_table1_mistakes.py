@@ -34,6 +34,8 @@ def bad_npz(folder, fault):
 
 MISTAKES = [
   ({"methods": "baseline,xx:4"}, "unknown method 'xx:4'"),
+  ({"memory_gib": 0.001}, "lower --batch_size or --width, or take --store=h"),
+  ({"memory_gib": float("nan")}, "--memory_gib=nan must be a number of 0 or"),
   ({"methods": "es:many"}, "unknown method 'es:many'"),
   ({"methods": "sw:0.3"}, "n_I=3/10 is neither"),
   ({"methods": "tl:3:last=99"}, "the network has 8"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -77,6 +78,7 @@ def _sizes(
     ]
     times = _rounds(workers, sizes, repeats)
     memory = [worker.call("memory") / 2**20 for worker in workers]
+    planned = [worker.call("planned") / 2**20 for worker in workers]
   reference = f"with {sizes[0]} individuals"
   about = (
     f"width {work.width:g}, batch {work.batch_size}, {work.image_size} px,"
@@ -99,6 +101,16 @@ def _sizes(
       reference,
       memory[0] / peak,
       goal="1",
+    )
+  for size, peak, plan in zip(sizes, memory, planned):
+    yield Measurement(
+      f"peak memory, {size:,} individuals",
+      "MiB",
+      peak,
+      plan,
+      "as planned before training",
+      plan / peak,
+      goal="1 or more",
     )
 
 
@@ -182,11 +194,12 @@ def serve(
 
   Returns:
     A function of what is wanted: "seconds" of doing the work, peak "memory" in
-    bytes, or the "digest" of its results.
+    bytes and as "planned", or the "digest" of its results.
   """
   jax.config.update("jax_num_cpu_devices", devices)
   store = population(work.image_size, store_of)
   ours = Ours(work, store, make_mesh(), per_device)
+  planned = _planned_memory(ours)
   ours.first()
 
   def run(wanted: str) -> float | str:
@@ -194,6 +207,8 @@ def serve(
       return ours.digest()
     if wanted == "memory":
       return _peak_memory()
+    if wanted == "planned":
+      return planned
     calls = max(1, _AT_LEAST // work.individuals)
     start = time.perf_counter()
     for _ in range(calls):
@@ -205,7 +220,23 @@ def serve(
 
 def _peak_memory() -> int:
   """Of the accelerator, or of this process."""
-  statistics_of_device = jax.devices()[0].memory_stats()
-  if statistics_of_device and "peak_bytes_in_use" in statistics_of_device:
-    return statistics_of_device["peak_bytes_in_use"]
-  return peak_memory()
+  own = _peak_of_accelerator()
+  return peak_memory() if own is None else own
+
+
+def _planned_memory(ours: Ours) -> float:
+  """What training should take at most: of the accelerator, or of this process.
+
+  A process has taken memory already, not least to compile.
+  """
+  planned = ours.planned_bytes()
+  if planned is None:
+    return math.nan
+  if _peak_of_accelerator() is not None:
+    return planned
+  return peak_memory() + planned * ours.mesh.size
+
+
+def _peak_of_accelerator() -> int | None:
+  stats = jax.devices()[0].memory_stats() or {}
+  return stats.get("peak_bytes_in_use")

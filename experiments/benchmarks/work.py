@@ -164,6 +164,10 @@ class Ours:
     states = one.create(individual_key(self._root, SHARED)[None])
     return jax.tree.map(lambda leaf: leaf[:1], states)
 
+  def planned_bytes(self) -> int | None:
+    """See `PopulationTrainer`."""
+    return self._trainer.planned_bytes(self.work.batch_size)
+
   def first(self) -> None:
     """The first chunk alone: compiles what the whole work needs."""
     next(self._chunks())
