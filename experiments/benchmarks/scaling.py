@@ -229,6 +229,7 @@ def _planned_memory(ours: Ours) -> float:
 
   A process has taken memory already, not least to compile.
   """
+  jax.block_until_ready(ours.shared)
   planned = ours.planned_bytes()
   if planned is None:
     return math.nan
