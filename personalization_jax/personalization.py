@@ -333,8 +333,12 @@ class Study:
       return
     self.keeper.claim("study", self._identity)
     if method is not None and method.schedule is not None:
-      schedule = self.batches.sources(method)
-      self.keeper.claim(method.spec, files.digest([schedule]))
+      # Methods whose names give one folder would take each other's models.
+      others = dataclasses.replace(method, schedule=None)
+      self.keeper.claim(
+        files.safe_name(method.spec),
+        files.digest([others, self.batches.sources(method)]),
+      )
     if method is not None and method.needs_latents:
       among = files.digest([self.groups.among_individuals])
       self.keeper.claim("individual groups", among)

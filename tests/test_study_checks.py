@@ -98,6 +98,28 @@ def test_a_keeper_gives_no_other_study_s_models(people, split, tmp_path):
     assert path.read_text() == kept
 
 
+def test_methods_of_one_s_own_keep_their_models_apart(people, split, tmp_path):
+  study = Study(
+    people,
+    split,
+    SETTINGS,
+    model=models.MLP(3, hidden=(4,)),
+    keeper=Keeper(tmp_path),
+  )
+  methods = {
+    name: Method(
+      name, early=early, schedule=lambda epochs, each: np.ones(2, int)
+    )
+    for name, early in (("my:a", 0), ("my/a", 0), ("my-a", 1))
+  }
+  first = study.personalize(methods["my:a"])
+  again = study.personalize(methods["my:a"])
+  np.testing.assert_array_equal(again.losses, first.losses)
+  study.personalize(methods["my/a"])  # kept as my_a
+  with pytest.raises(ValueError, match="keeps 'my-a' of other data, settings"):
+    study.personalize(methods["my-a"])
+
+
 def test_models_that_diverged_have_no_accuracy_on_the_way():
   class Trainer:
     def predict(self, states, rows):
