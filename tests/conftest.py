@@ -35,6 +35,12 @@ def pytest_configure(config: pytest.Config) -> None:
     jax.config.update(name, value)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+  """The longest first: at the end, the other workers would wait for them."""
+  longest = ("test_walkthrough.py", "test_survival.py", "test_people.py")
+  items.sort(key=lambda item: item.path.name not in longest)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> pathlib.Path:
   """The folder of real digits; tests that need it skip where it's missing."""

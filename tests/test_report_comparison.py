@@ -132,6 +132,12 @@ def test_settings_that_differ(tmp_path):
     "--new": ["–", "true"],
     "jax": ["0.10.2", "0.11.0"],
   }
+  make_run(tmp_path / "d", seeds=(0, 3))
+  found = report(tmp_path, tmp_path / "a", tmp_path / "d")
+  assert found.cells("What differs") == {
+    "Setting": ["a", "d"],
+    "seeds": ["0", "0, 3"],
+  }
   make_run(tmp_path / "c")
   assert (
     "No flag differs." in report(tmp_path, *map(tmp_path.joinpath, "ac")).text

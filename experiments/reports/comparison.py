@@ -62,6 +62,7 @@ def environment(run: Run) -> dict[str, Any]:
   about = run.about
   versions = about.get("versions")
   found = {
+    "seeds": ", ".join(run.results.seeds) if run.results else None,
     "data": about.get("dataset_fingerprint"),
     "commit": about.get("commit"),
     "device": about.get("device"),
