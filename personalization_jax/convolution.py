@@ -211,14 +211,44 @@ def max_pool(images: Array, window: int = 2) -> Array:
   rows = images.reshape(batch, height // window, window, width, channels)
   pooled = rows[:, :, 0]
   for i in range(1, window):
-    pooled = jnp.maximum(pooled, rows[:, :, i])
+    pooled = _larger(pooled, rows[:, :, i])
   columns = pooled.reshape(
     batch, height // window, width // window, window, channels
   )
   pooled = columns[:, :, :, 0]
   for i in range(1, window):
-    pooled = jnp.maximum(pooled, columns[:, :, :, i])
+    pooled = _larger(pooled, columns[:, :, :, i])
   return pooled
+
+
+@jax.custom_vjp
+def _larger(one: Array, other: Array) -> Array:
+  """The larger of two, whose gradient is never lost.
+
+  JAX's own compares each with the result. The compiler may compute the two
+  again for that, fused with other operations and so rounded otherwise; then
+  neither equals the result that was kept. Compared with each other, one of
+  them always takes the gradient.
+  """
+  return jnp.maximum(one, other)
+
+
+def _larger_forward(
+  one: Array, other: Array
+) -> tuple[Array, tuple[Array, Array]]:
+  return jnp.maximum(one, other), (one, other)
+
+
+def _larger_backward(
+  saved: tuple[Array, Array], cotangent: Array
+) -> tuple[Array, Array]:
+  one, other = saved
+  half = jnp.where(one == other, cotangent / 2, jnp.zeros_like(cotangent))
+  to_one = jnp.where(one > other, cotangent, half)
+  return to_one, cotangent - to_one
+
+
+_larger.defvjp(_larger_forward, _larger_backward)
 
 
 def _check(images: Array, kernel: Array) -> None:

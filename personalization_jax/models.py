@@ -85,9 +85,10 @@ class Classifier(nn.Module):
     for index, spec in enumerate(FIG_4):
       training = train and layer >= frozen_layers
       if spec == _POOL:
-        x = (
-          x.max(axis=(1, 2)) if index == last_pool else convolution.max_pool(x)
-        )
+        if index == last_pool:
+          x = convolution.max_pool(x, x.shape[1]).reshape(len(x), -1)
+        else:
+          x = convolution.max_pool(x)
       elif isinstance(spec, float):
         x = nn.Dropout(spec, deterministic=not training)(x)
       else:

@@ -136,7 +136,9 @@ def _backward(
   of_pixel = weights / (x.shape[1] * x.shape[2])
   through = of_pixel[:, None, None, None] * (constant + slope * active)
   gradient = scale * inverse * (cotangent - through)
-  gradient = jnp.where(active > 0, gradient, 0).astype(x.dtype)
+  # Of what is before ReLU, as XLA would have it: one form, the same bits.
+  positive = x.astype(jnp.float32) + shift > 0
+  gradient = jnp.where(positive, gradient, 0).astype(x.dtype)
   return gradient, _sum(gradient), None, to_scale, to_bias
 
 

@@ -62,9 +62,12 @@ def test_padding_changes_nothing(store, state):
   rows = jnp.concatenate([rows, -jnp.ones(3, int)])
   padded, padded_loss = train_step(state, *training.gather(*store, rows))
   np.testing.assert_allclose(padded_loss, plain_loss, rtol=1e-5)
-  chex.assert_trees_all_close(
-    without_step(padded), without_step(plain), rtol=1e-4, atol=1e-5
+  # Adam makes whole steps of what is rounding alone in a gradient of about 0:
+  # hence its moments, which are gradients, and not the parameters.
+  one, other = (
+    (state.opt_state, state.batch_stats) for state in (padded, plain)
   )
+  chex.assert_trees_all_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_what_stands_in_padding_does_not_matter(store, state):
