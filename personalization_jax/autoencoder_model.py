@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from personalization_jax import convolution
+from personalization_jax import convolution, pooling
 
 NUM_LATENTS = 16
 MIN_IMAGE_SIZE = 8
@@ -152,7 +152,7 @@ class _Encoder(_Half):
     for layer, full in enumerate(ENCODER):
       x = self.convolved(layer, full, x, mask, train)
       if x.shape[1] > 1:
-        x = convolution.max_pool(x)
+        x = pooling.max_pool(x)
     # Distances are taken between these: rounding them would make ties.
     dense = nn.Dense(NUM_LATENTS, dtype=jnp.float32, name="latents")
     return dense(x.reshape(len(x), -1))

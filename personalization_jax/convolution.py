@@ -1,4 +1,4 @@
-"""Convolution and pooling for networks whose weights differ by individual.
+"""Convolution for networks whose weights differ by individual (JAX).
 
 A population trains under `vmap` on an accelerator, and on a CPU as one
 individual after another (`lax.map`), a virtual device a core. XLA's own
@@ -7,14 +7,16 @@ convolution serves neither well:
 * `vmap` over the kernel makes a grouped convolution, which is slow everywhere;
   as explicit patches and a matrix product it is a batched matrix product.
 * On a CPU its weight gradient inside a loop (`lax.scan`, `lax.map`) leaves the
-  library kernel for a naive one, and costs more than all the rest together.
+  library kernel for a naive one, and costs more than all the rest together;
+  its convolutions of one or eight channels leave most of the machine idle.
 
-Every formulation here computes the same function. `choose_formulation` is the
-one place that picks between them.
+Every formulation here computes the same function. `choose_formulation` and
+`choose_weight_gradient` are the one place that picks between them.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,59 +24,107 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-FORMULATIONS = ("xla", "patches", "blocked", "shifted")
+from personalization_jax import image_blocks, superpixels, winograd
+
+FORMULATIONS = (
+  "xla", "patches", "blocked", "shifted", "superpixels", "winograd",
+)  # fmt: skip
 
 _DIMENSION_NUMBERS = ("NHWC", "HWIO", "NHWC")
 # Images a step of "blocked" expands: few enough that their patches stay in a
 # core's cache, enough to make the matrix product worth its start.
 _BLOCK = 4
-# Up to this many input channels "blocked" convolves by patches, which are small
-# then and save calls. Measured for one channel only; the networks have no layer
-# of two to seven.
-_FEW_CHANNELS = 4
-# Pixels that one of their matrix products sums over: so few that XLA leaves it
-# to one thread.
+# Pixels that one product of "blocked" sums over where channels are few: so few
+# that XLA leaves it to one thread.
 _GROUP = 1024
+# In channels times out channels: up to the first "superpixels" are faster than
+# XLA on a CPU, from the second "winograd" is, from the third its gradient too.
+_NARROW, _WIDE, _WIDE_GRADIENT = 8 * 16, 32 * 32, 64 * 128
 
 
 def choose_formulation(
   platform: str, kernel_shape: Sequence[int], image_shape: Sequence[int]
 ) -> str:
-  """Picks the formulation `convolve` uses where none is named.
+  """Picks the formulation that `convolve` uses where none is named.
 
-  CPU, measured 2026-11-23 (two AMD EPYC cores, jax 0.10.2, float32): samples a
-  second of whole training steps of the classifier, several in a `lax.scan`, one
-  individual on one device, with patches for the one-channel layer throughout.
-  Other work shared the cores: take differences below a tenth for noise.
+  The gradient by the images is a convolution too, with in and out channels
+  exchanged, and is picked by its own shapes.
 
-  width  batch  size | patches  blocked  shifted  xla
-  0.25      32    16 |   12551    12095    13054  640
-  0.25      32    32 |    3135     3620     3734    -
-  0.25     128    16 |   12279    13347    15054    -
-  0.25     128    32 |    2149     3341     3275    -
-  1         32    16 |    1745     1776     1829    -
-  1         64    32 |     319      385      397    -
+  CPU, measured 2026-11-25 (one AMD EPYC core, jax 0.10.2, float32, batch 128,
+  inside a loop), ms:
 
-  That one-channel layer, 128 images of 32x32, gradients included: 1.5 ms by
-  patches, 3.0 shifted, 3.6 by XLA.
+  size  channels   | xla   superpixels  winograd
+  32      1 to 8   |   7.4         0.8      -
+  32      1 to 32  |   9.8         3.5      -
+  32      8 to 16  |   7.7         4.5      9.3
+  32     16 to 8   |  12.5         5.1     12.0
+  16     16 to 32  |   3.3         4.3      4.7
+  16     32 to 16  |   3.6         4.6      4.0
+  16     32 to 32  |   6.9         8.5      5.7
+  32     32 to 64  |  58          69       50
+  32     64 to 32  |  82           -       46
+  16     64 to 128 |  47          63       29
+  16    128 to 128 | 100           -       57
+  8     128 to 128 |  24           -       16
 
   On other platforms patches are a reasoned choice, not yet a measured one:
   under `vmap` they are batched matrix products.
 
-  On a CPU every layer is "blocked", one channel and 1x1 included: XLA divides
-  one long sum among its threads, and their number would decide the last bits.
-
   Args:
     platform: as `jax.default_backend()` names it.
-    kernel_shape: [kh, kw, in channels, out channels]; no part of the rule so
-      far.
-    image_shape: [B, H, W, in channels]; no part of the rule so far.
+    kernel_shape: [kh, kw, in channels, out channels].
+    image_shape: [B, H, W, in channels].
 
   Returns:
     One of `FORMULATIONS`.
   """
-  del kernel_shape, image_shape
-  return "blocked" if platform == "cpu" else "patches"
+  if platform != "cpu":
+    return "patches"
+  if _is_narrow(kernel_shape) and superpixels.fits(kernel_shape, image_shape):
+    return "superpixels"
+  channels = kernel_shape[2] * kernel_shape[3]
+  if channels >= _WIDE and winograd.fits(kernel_shape):
+    return "winograd"
+  return "blocked"
+
+
+def choose_weight_gradient(
+  platform: str, kernel_shape: Sequence[int], image_shape: Sequence[int]
+) -> str:
+  """Picks whose weight gradient `convolve` uses where no formulation is named.
+
+  CPU, measured as for `choose_formulation`, ms:
+
+  size  channels   | blocked  superpixels  winograd
+  32      1 to 8   |     7.2          1.0      -
+  32      1 to 32  |     7.8          2.8      -
+  32      8 to 16  |     9.7          7.9     20
+  16     16 to 32  |     6.4          6.9     11
+  16     32 to 32  |    12           12       11
+  32     32 to 64  |    75           82       87
+  16     64 to 128 |    63            -       55
+  16    128 to 128 |   115            -       77
+  8     128 to 128 |    28            -       21
+
+  XLA's own and "shifted" are slower for all of them. None divides one long sum
+  among threads, whose number would then decide the last bits.
+
+  Args:
+    platform: as `jax.default_backend()` names it.
+    kernel_shape: [kh, kw, in channels, out channels].
+    image_shape: [B, H, W, in channels].
+
+  Returns:
+    One of `FORMULATIONS`.
+  """
+  if platform != "cpu":
+    return "patches"
+  if _is_narrow(kernel_shape) and superpixels.fits(kernel_shape, image_shape):
+    return "superpixels"
+  channels = kernel_shape[2] * kernel_shape[3]
+  if channels >= _WIDE_GRADIENT and winograd.fits(kernel_shape):
+    return "winograd"
+  return "blocked"
 
 
 def convolve(
@@ -88,9 +138,11 @@ def convolve(
     images: float [B, H, W, in channels].
     kernel: [kh, kw, in channels, out channels] of the same dtype, kh and kw
       odd.
-    formulation: how it is computed, one of `FORMULATIONS`; None takes what
-      `choose_formulation` says. A 1x1 kernel is always one matrix product, and
-      by "blocked" its gradient is a sum over blocks.
+    formulation: how it and its gradients are computed, one of `FORMULATIONS`;
+      None takes what `choose_formulation` and `choose_weight_gradient` say.
+      Shapes that "superpixels" and "winograd" are not made for are "blocked";
+      a 1x1 kernel is always one matrix product, and by "blocked" its gradient
+      is a sum over blocks.
 
   Returns:
     [B, H, W, out channels], of the dtype of images.
@@ -99,23 +151,22 @@ def convolve(
     ValueError: if shapes, dtypes or the formulation do not fit.
   """
   _check(images, kernel)
-  if formulation is None:
-    formulation = choose_formulation(
-      jax.default_backend(), kernel.shape, images.shape
-    )
-  if formulation not in FORMULATIONS:
+  if formulation not in (None, *FORMULATIONS):
     raise ValueError(
       f"formulation must be one of {', '.join(FORMULATIONS)} or None, but"
       f" is {formulation!r}."
     )
-  if formulation == "patches" or (
-    kernel.shape[:2] == (1, 1) and formulation != "blocked"
+  chosen = formulation or choose_formulation(
+    jax.default_backend(), kernel.shape, images.shape
+  )
+  if chosen == "patches" or (
+    kernel.shape[:2] == (1, 1) and chosen in ("xla", "shifted")
   ):
     return _by_patches(images, kernel)
-  if formulation == "xla":
+  if chosen == "xla":
     return _xla(images, kernel)
   images, kernel = _vary_together(images, kernel)
-  return _WITH_WEIGHT_GRADIENT[formulation](images, kernel)
+  return _with_own_gradients(images, kernel, formulation)
 
 
 def conv_general_dilated(
@@ -176,81 +227,6 @@ def conv_general_dilated(
   return convolve(lhs, rhs)
 
 
-def max_pool(images: Array, window: int = 2) -> Array:
-  """Takes the maximum of each window x window square, without overlap.
-
-  Maxima over rows first, then over columns: whole rows are contiguous, so the
-  compiler makes one vectorised pass of each, and the gradient is elementwise.
-  A step of the classifier (`choose_formulation`'s second row) runs at 3734
-  samples a second so, 2012 by strided slices in both axes at once, 1517 by
-  `lax.reduce_window`.
-
-  Where entries tie, they share the gradient (evenly for window 2), so that
-  what flows back always sums to what came in.
-
-  Args:
-    images: [B, H, W, C], H and W multiples of window.
-    window: side of the square, in pixels.
-
-  Returns:
-    [B, H / window, W / window, C].
-
-  Raises:
-    ValueError: if window is below 1 or does not divide H and W.
-  """
-  if images.ndim != 4:
-    raise ValueError(
-      f"images must be [B, H, W, C], but have shape {images.shape}."
-    )
-  batch, height, width, channels = images.shape
-  if window < 1 or height % window or width % window:
-    raise ValueError(
-      f"window must be at least 1 and divide {height} and {width}, the"
-      f" height and width of the images, but is {window}."
-    )
-  rows = images.reshape(batch, height // window, window, width, channels)
-  pooled = rows[:, :, 0]
-  for i in range(1, window):
-    pooled = _larger(pooled, rows[:, :, i])
-  columns = pooled.reshape(
-    batch, height // window, width // window, window, channels
-  )
-  pooled = columns[:, :, :, 0]
-  for i in range(1, window):
-    pooled = _larger(pooled, columns[:, :, :, i])
-  return pooled
-
-
-@jax.custom_vjp
-def _larger(one: Array, other: Array) -> Array:
-  """The larger of two, whose gradient is never lost.
-
-  JAX's own compares each with the result. The compiler may compute the two
-  again for that, fused with other operations and so rounded otherwise; then
-  neither equals the result that was kept. Compared with each other, one of
-  them always takes the gradient.
-  """
-  return jnp.maximum(one, other)
-
-
-def _larger_forward(
-  one: Array, other: Array
-) -> tuple[Array, tuple[Array, Array]]:
-  return jnp.maximum(one, other), (one, other)
-
-
-def _larger_backward(
-  saved: tuple[Array, Array], cotangent: Array
-) -> tuple[Array, Array]:
-  one, other = saved
-  half = jnp.where(one == other, cotangent / 2, jnp.zeros_like(cotangent))
-  to_one = jnp.where(one > other, cotangent, half)
-  return to_one, cotangent - to_one
-
-
-_larger.defvjp(_larger_forward, _larger_backward)
-
-
 def _check(images: Array, kernel: Array) -> None:
   if images.ndim != 4 or kernel.ndim != 4:
     raise ValueError(
@@ -288,11 +264,9 @@ def _by_patches(images: Array, kernel: Array) -> Array:
   return product.astype(images.dtype)
 
 
-def _by_shape(images: Array, kernel: Array) -> Array:
-  """What convolves fastest on a CPU."""
-  if kernel.shape[:2] == (1, 1) or kernel.shape[2] <= _FEW_CHANNELS:
-    return _by_patches(images, kernel)
-  return _xla(images, kernel)
+def _is_narrow(kernel_shape: Sequence[int]) -> bool:
+  _, _, inputs, outputs = kernel_shape
+  return inputs <= superpixels.FEW_CHANNELS or inputs * outputs <= _NARROW
 
 
 def _windows(images: Array, kernel: Array) -> list[Array]:
@@ -378,14 +352,8 @@ def _blocked_weight_gradient(
   images: Array, kernel: Array, cotangent: Array
 ) -> Array:
   """One matrix product for each block of images, over the block's patches."""
-  if kernel.shape[2] <= _FEW_CHANNELS:
+  if kernel.shape[2] <= superpixels.FEW_CHANNELS:
     return _grouped_weight_gradient(images, kernel, cotangent)
-
-  def blocks(array: Array) -> Array:
-    # Added images are zero, and so is what they add to the gradient.
-    missing = -array.shape[0] % _BLOCK
-    array = jnp.pad(array, ((0, missing), (0, 0), (0, 0), (0, 0)))
-    return array.reshape(-1, _BLOCK, *array.shape[1:])
 
   def add_block(total: Array, block: tuple[Array, Array]) -> tuple[Array, None]:
     some_images, some_cotangent = block
@@ -406,35 +374,86 @@ def _blocked_weight_gradient(
   start = jnp.zeros_like(
     flat, dtype=jnp.promote_types(kernel.dtype, jnp.float32)
   )
-  total, _ = lax.scan(add_block, start, (blocks(images), blocks(cotangent)))
+  # Images that the last block lacks are zero, and so is what they add.
+  blocks = (
+    image_blocks.split(images, _BLOCK),
+    image_blocks.split(cotangent, _BLOCK),
+  )
+  total, _ = lax.scan(add_block, start, blocks)
   return total.T.reshape(kernel.shape).astype(kernel.dtype)
 
 
-def _with_weight_gradient(
-  convolve_alone: Callable[[Array, Array], Array],
-  weight_gradient: Callable[[Array, Array, Array], Array],
-) -> Callable[[Array, Array], Array]:
-  """A convolution and its image gradient, with another weight gradient."""
-  convolution = jax.custom_vjp(convolve_alone)
-
-  def forward(
-    images: Array, kernel: Array
-  ) -> tuple[Array, tuple[Array, Array]]:
-    return convolve_alone(images, kernel), (images, kernel)
-
-  def backward(
-    saved: tuple[Array, Array], cotangent: Array
-  ) -> tuple[Array, Array]:
-    _, kernel = saved
-    turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-    images_gradient = convolve_alone(cotangent, turned)
-    return images_gradient, weight_gradient(*saved, cotangent)
-
-  convolution.defvjp(forward, backward)
-  return convolution
+def _convolve_by(formulation: str, images: Array, kernel: Array) -> Array:
+  if formulation == "superpixels" and superpixels.fits(
+    kernel.shape, images.shape
+  ):
+    return superpixels.convolve(images, kernel)
+  if formulation == "winograd" and winograd.fits(kernel.shape):
+    return winograd.convolve(images, kernel)
+  if kernel.shape[:2] == (1, 1) or (
+    formulation == "blocked" and kernel.shape[2] <= superpixels.FEW_CHANNELS
+  ):
+    return _by_patches(images, kernel)
+  return _xla(images, kernel)
 
 
-_WITH_WEIGHT_GRADIENT = {
-  "shifted": _with_weight_gradient(_xla, _shifted_weight_gradient),
-  "blocked": _with_weight_gradient(_by_shape, _blocked_weight_gradient),
-}
+def _weight_gradient_by(
+  formulation: str, images: Array, kernel: Array, cotangent: Array
+) -> Array:
+  by: Callable[[Array, Array, Array], Array] = _blocked_weight_gradient
+  if formulation == "shifted":
+    by = _shifted_weight_gradient
+  elif formulation == "superpixels" and superpixels.fits(
+    kernel.shape, images.shape
+  ):
+    by = superpixels.weight_gradient
+  elif formulation == "winograd" and winograd.fits(kernel.shape):
+    by = winograd.weight_gradient
+  return by(images, kernel, cotangent)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _with_own_gradients(
+  images: Array, kernel: Array, formulation: str | None
+) -> Array:
+  """A convolution whose three computations are picked one by one.
+
+  Args:
+    images: as for `convolve`.
+    kernel: as for `convolve`.
+    formulation: of all three; None picks each by its shapes.
+
+  Returns:
+    As `convolve`.
+  """
+  chosen = formulation or choose_formulation(
+    jax.default_backend(), kernel.shape, images.shape
+  )
+  return _convolve_by(chosen, images, kernel)
+
+
+def _forward(
+  images: Array, kernel: Array, formulation: str | None
+) -> tuple[Array, tuple[Array, Array]]:
+  return _with_own_gradients(images, kernel, formulation), (images, kernel)
+
+
+def _backward(
+  formulation: str | None, saved: tuple[Array, Array], cotangent: Array
+) -> tuple[Array, Array]:
+  images, kernel = saved
+  platform = jax.default_backend()
+  turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+  of_images = formulation or choose_formulation(
+    platform, turned.shape, cotangent.shape
+  )
+  of_weights = formulation or choose_weight_gradient(
+    platform, kernel.shape, images.shape
+  )
+  return (
+    _convolve_by(of_images, cotangent, turned),
+    _weight_gradient_by(of_weights, images, kernel, cotangent),
+  )
+
+
+_with_own_gradients.defvjp(_forward, _backward)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from personalization_jax import convolution, normalization
+from personalization_jax import convolution, normalization, pooling
 
 # Fig. 4, in order: a (kernel size, channels) convolution, a pooling, or a
 # dropout rate. Every layer with weights counts as one of `num_layers`; the
@@ -86,9 +86,9 @@ class Classifier(nn.Module):
       training = train and layer >= frozen_layers
       if spec == _POOL:
         if index == last_pool:
-          x = convolution.max_pool(x, x.shape[1]).reshape(len(x), -1)
+          x = pooling.max_pool(x, x.shape[1]).reshape(len(x), -1)
         else:
-          x = convolution.max_pool(x)
+          x = pooling.max_pool(x)
       elif isinstance(spec, float):
         x = nn.Dropout(spec, deterministic=not training)(x)
       else:

@@ -23,6 +23,11 @@ SHAPES = {
   "1x1": ((3, 4, 4, 6), (1, 1, 6, 5)),
   "two pixels": ((9, 2, 2, 5), (3, 3, 5, 6)),
   "not square, one image": ((1, 4, 10, 5), (3, 1, 5, 2)),
+  "odd sides": ((5, 7, 3, 5), (3, 3, 5, 6)),
+  "one channel, width no multiple of four": ((3, 4, 6, 1), (3, 3, 1, 5)),
+  "one channel, groups not full": ((3, 5, 8, 1), (3, 3, 1, 5)),
+  "three channels, a larger kernel": ((3, 6, 8, 3), (5, 5, 3, 4)),
+  "more images than a block": ((21, 4, 4, 16), (3, 3, 16, 8)),
 }
 
 
@@ -167,16 +172,50 @@ def test_loops_hold_no_weight_gradient_convolution_of_xla():
     "patches": 0,
     "blocked": 2,
     "shifted": 2,
+    "superpixels": 2,
+    "winograd": 0,
   }
 
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu", "cuda", "tpu", "METAL"])
-@pytest.mark.parametrize("in_channels", [1, 4, 5, 256])
-def test_rule_names_a_formulation(platform, in_channels):
-  chosen = convolution.choose_formulation(
-    platform, (3, 3, in_channels, 8), (4, 8, 8, in_channels)
+@pytest.mark.parametrize("in_channels", [1, 4, 5, 8, 32, 256])
+@pytest.mark.parametrize("size", [1, 3, 5])
+@pytest.mark.parametrize("width", [7, 8])
+def test_rules_name_formulations(platform, in_channels, size, width):
+  shapes = (size, size, in_channels, 32), (4, 8, width, in_channels)
+  for rule in (
+    convolution.choose_formulation,
+    convolution.choose_weight_gradient,
+  ):
+    assert rule(platform, *shapes) in convolution.FORMULATIONS
+
+
+# [B, H, W, in channels], [kh, kw, in channels, out channels], and what the rule
+# says on a CPU of the convolution, its image and its weight gradient.
+CHOICES = [
+  ((5, 8, 8, 1), (3, 3, 1, 8), ("superpixels",) * 3),
+  ((5, 8, 8, 8), (3, 3, 8, 16), ("superpixels",) * 3),
+  ((5, 8, 7, 8), (3, 3, 8, 16), ("blocked",) * 3),
+  ((5, 8, 8, 16), (3, 3, 16, 32), ("blocked",) * 3),
+  ((5, 8, 8, 32), (3, 3, 32, 64), ("winograd", "winograd", "blocked")),
+  ((5, 8, 8, 64), (3, 3, 64, 128), ("winograd",) * 3),
+  ((5, 8, 8, 64), (1, 1, 64, 128), ("blocked",) * 3),
+]
+
+
+@pytest.mark.parametrize(("image_shape", "kernel_shape", "names"), CHOICES)
+def test_what_is_picked_on_a_cpu_equals_float64(
+  monkeypatch, image_shape, kernel_shape, names
+):
+  monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+  turned = (*kernel_shape[:2], kernel_shape[3], kernel_shape[2])
+  cotangent_shape = (*image_shape[:3], kernel_shape[3])
+  assert names == (
+    convolution.choose_formulation("cpu", kernel_shape, image_shape),
+    convolution.choose_formulation("cpu", turned, cotangent_shape),
+    convolution.choose_weight_gradient("cpu", kernel_shape, image_shape),
   )
-  assert chosen in convolution.FORMULATIONS
+  check_against_float64(None, (image_shape, kernel_shape), jnp.float32, 1e-5)
 
 
 def test_rule_is_used(monkeypatch):
@@ -196,7 +235,7 @@ def test_rule_is_used(monkeypatch):
 @pytest.mark.parametrize(
   ("image_shape", "kernel_shape", "formulation", "message"),
   [
-    ((2, 4, 4, 3), (3, 3, 3, 2), "winograd", "'winograd'"),
+    ((2, 4, 4, 3), (3, 3, 3, 2), "fourier", "'fourier'"),
     ((2, 4, 4, 3), (2, 3, 3, 2), None, r"odd sides, but is \(2, 3\)"),
     ((2, 4, 4, 3), (3, 3, 5, 2), None, "takes 5 input channels"),
     ((4, 4, 3), (3, 3, 3, 2), None, r"shapes \(4, 4, 3\)"),
@@ -283,62 +322,6 @@ def test_wrapper_refuses_what_flax_never_passes(options, message):
     convolution.conv_general_dilated(images, kernel, (1, 1), "SAME", **options)
 
 
-@pytest.mark.parametrize("window", [1, 2, 3])
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_max_pool_equals_reduce_window(window, dtype):
-  images = make_inputs((3, 6, 12, 5), (1, 1, 5, 1), dtype)[0]
-
-  @jax.jit
-  def run(images, cotangent):
-    pool = lambda x: convolution.max_pool(x, window)  # noqa: E731
-    value, pull_back = jax.vjp(pool, images)
-    return value, pull_back(cotangent)[0]
-
-  rows, columns = 6 // window, 12 // window
-  cotangent = jnp.asarray(np.arange(3 * rows * columns * 5) % 61, dtype)
-  cotangent = cotangent.reshape(3, rows, columns, 5)
-  value, gradient = run(images, cotangent)
-  assert value.dtype == gradient.dtype == dtype
-
-  size = (1, window, window, 1)
-  expected = lax.reduce_window(
-    images.astype(jnp.float32), -jnp.inf, lax.max, size, size, "VALID"
-  )
-  np.testing.assert_array_equal(value.astype(jnp.float32), expected)
-
-  squares = (3, rows, window, columns, window, 5)
-  gradient = np.asarray(gradient, np.float64).reshape(squares)
-  want = np.asarray(cotangent, np.float64)
-  np.testing.assert_allclose(gradient.sum((2, 4)), want, rtol=1e-2)
-  highest = np.asarray(images, np.float64).reshape(squares)
-  highest = highest == highest.max((2, 4), keepdims=True)
-  assert not gradient[~highest].any()
-
-
-def test_max_pool_shares_the_gradient_of_ties():
-  square = jnp.array([[2.0, 2.0, 5.0, 1.0], [2.0, 2.0, 0.0, 5.0]])
-  images = square[None, :, :, None]
-  gradient = jax.grad(lambda x: convolution.max_pool(x).sum())(images)
-  np.testing.assert_array_equal(
-    gradient[0, :, :, 0],
-    [[0.25, 0.25, 0.5, 0.0], [0.25, 0.25, 0.0, 0.5]],
-  )
-
-
-@pytest.mark.parametrize(
-  ("shape", "window", "message"),
-  [
-    ((1, 5, 4, 1), 2, "divide 5 and 4"),
-    ((1, 4, 6, 1), 4, "divide 4 and 6"),
-    ((1, 4, 4, 1), 0, "at least 1"),
-    ((4, 4, 1), 2, r"shape \(4, 4, 1\)"),
-  ],
-)
-def test_max_pool_refuses(shape, window, message):
-  with pytest.raises(ValueError, match=message):
-    convolution.max_pool(jnp.zeros(shape), window)
-
-
 GRADIENTS = """
 import hashlib, jax, numpy
 from personalization_jax import convolution
@@ -347,7 +330,10 @@ for rows, kernel in (
   ((64, 16, 16, 1), (3, 3, 1, 8)),
   ((9, 64, 48, 1), (3, 3, 1, 8)),
   ((64, 16, 16, 8), (3, 3, 8, 16)),
+  ((64, 32, 32, 8), (3, 3, 8, 16)),
+  ((64, 16, 16, 16), (3, 3, 16, 32)),
   ((64, 8, 8, 32), (1, 1, 32, 32)),
+  ((64, 8, 8, 128), (3, 3, 128, 128)),
 ):
   images, kernel = (
     rng.normal(size=shape).astype("float32") for shape in (rows, kernel)

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import optax
 
-from personalization_jax import convolution, models, training
+from personalization_jax import convolution, models, pooling, training
 
 
 class Tiny(nn.Module):
@@ -26,9 +26,7 @@ class Tiny(nn.Module):
     x = nn.BatchNorm(
       use_running_average=not training_layer, momentum=0.9, name="norm_0"
     )(nn.relu(x), mask=None if mask is None else mask[:, None, None, None])
-    x = nn.Dropout(0.2, deterministic=not training_layer)(
-      convolution.max_pool(x)
-    )
+    x = nn.Dropout(0.2, deterministic=not training_layer)(pooling.max_pool(x))
     if frozen_layers:
       x = jax.lax.stop_gradient(x)
     return nn.Dense(self.num_classes, name="layer_1")(x.max(axis=(1, 2)))
