@@ -52,8 +52,8 @@ _WITH_PEERS = flags.DEFINE_bool(
 )
 _INDIVIDUALS_PER_DEVICE = flags.DEFINE_integer(
     "individuals_per_device", 0,
-    "Models on a device at once; 0 takes one on a CPU, and elsewhere all of"
-    " them (training) or 8 (scaling).",
+    "Models on a device at once; 0 takes up to 8 (training) or one (scaling) on"
+    " a CPU, and elsewhere all of them (training) or 8 (scaling).",
     lower_bound=0,
 )  # fmt: skip
 _INDIVIDUALS = flags.DEFINE_integer(

@@ -383,3 +383,15 @@ def test_the_suite_without_peers(quick_network):
   expected = row.ours * flops.training_flops(1 / 32, 16, CLASSES)
   assert row.flops == pytest.approx(expected)
   assert not list(training.run(Options(only="no such row")))
+
+
+@pytest.mark.parametrize(
+  ("individuals", "devices", "together"),
+  [(8, 2, 4), (32, 2, 8), (10, 2, 5), (3, 4, 1), (22, 2, 1), (100, 2, 5)],
+)
+def test_no_device_trains_more_fillers_than_it_must(
+  individuals, devices, together
+):
+  assert training.without_fillers(individuals, devices) == together
+  calls = -(-individuals // (devices * together))
+  assert calls * together == -(-individuals // devices)

@@ -18,7 +18,7 @@ class Options:
     only: rows whose name holds this.
     individuals: instead of the rows' own; 0 leaves them.
     steps: likewise.
-    individuals_per_device: models on a device at once; 0 takes one on a CPU
+    individuals_per_device: models on a device at once; 0 takes up to 8 on a CPU
       and as many as there are elsewhere.
     side_by_side: on an accelerator, the numbers that are tried.
     peak: the device's FLOP/s; None takes it from `flops.peak`.

@@ -70,7 +70,11 @@ def _on_cpu(
   work: Work, vmapped: int, options: Options
 ) -> Iterator[Measurement]:
   store = population(work.image_size, work.individuals)
-  ours = Ours(work, store, make_mesh(), options.individuals_per_device or 1)
+  mesh = make_mesh()
+  together = options.individuals_per_device or without_fillers(
+    work.individuals, mesh.size
+  )
+  ours = Ours(work, store, mesh, together)
   with contextlib.ExitStack() as stack:
     peers = _torch_on_cpu(ours, stack) if options.peers else {}
     measured = compare(
@@ -89,6 +93,23 @@ def _on_cpu(
       work, individuals=min(vmapped, work.individuals), steps=_VMAP_STEPS
     )
     yield against_vmap(measured[0], part, store, options.limit)
+
+
+def without_fillers(individuals: int, devices: int) -> int:
+  """How many models a device trains in a call, so short are these schedules.
+
+  A call takes memory for a step anew, which costs as much as half a step does.
+  `experiments.table1` trains one in a call on a CPU: its schedules are long.
+
+  Args:
+    individuals: in all.
+    devices: among which they are divided.
+
+  Returns:
+    The most, up to 8, that adds no filler which one in a call wouldn't add.
+  """
+  each = -(-individuals // devices)
+  return max(n for n in range(1, 9) if each % n == 0)
 
 
 def _torch_on_cpu(
