@@ -78,14 +78,7 @@ def choose_formulation(
   Returns:
     One of `FORMULATIONS`.
   """
-  if platform != "cpu":
-    return "patches"
-  if _is_narrow(kernel_shape) and superpixels.fits(kernel_shape, image_shape):
-    return "superpixels"
-  channels = kernel_shape[2] * kernel_shape[3]
-  if channels >= _WIDE and winograd.fits(kernel_shape):
-    return "winograd"
-  return "blocked"
+  return _choose(platform, kernel_shape, image_shape, _WIDE)
 
 
 def choose_weight_gradient(
@@ -117,14 +110,7 @@ def choose_weight_gradient(
   Returns:
     One of `FORMULATIONS`.
   """
-  if platform != "cpu":
-    return "patches"
-  if _is_narrow(kernel_shape) and superpixels.fits(kernel_shape, image_shape):
-    return "superpixels"
-  channels = kernel_shape[2] * kernel_shape[3]
-  if channels >= _WIDE_GRADIENT and winograd.fits(kernel_shape):
-    return "winograd"
-  return "blocked"
+  return _choose(platform, kernel_shape, image_shape, _WIDE_GRADIENT)
 
 
 def convolve(
@@ -264,9 +250,22 @@ def _by_patches(images: Array, kernel: Array) -> Array:
   return product.astype(images.dtype)
 
 
-def _is_narrow(kernel_shape: Sequence[int]) -> bool:
-  _, _, inputs, outputs = kernel_shape
-  return inputs <= superpixels.FEW_CHANNELS or inputs * outputs <= _NARROW
+def _choose(
+  platform: str,
+  kernel_shape: Sequence[int],
+  image_shape: Sequence[int],
+  wide: int,
+) -> str:
+  """Both rules, which differ in when a layer is wide enough for Winograd."""
+  if platform != "cpu":
+    return "patches"
+  inputs, outputs = kernel_shape[2:]
+  narrow = inputs <= superpixels.FEW_CHANNELS or inputs * outputs <= _NARROW
+  if narrow and superpixels.fits(kernel_shape, image_shape):
+    return "superpixels"
+  if inputs * outputs >= wide and winograd.fits(kernel_shape):
+    return "winograd"
+  return "blocked"
 
 
 def _windows(images: Array, kernel: Array) -> list[Array]:
