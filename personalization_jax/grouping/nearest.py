@@ -33,7 +33,7 @@ from personalization_jax.splits import PADDING
 
 # Candidates beyond those a sample takes: the first that it leaves must be
 # farther than float32's error, and ties of a few rows shouldn't hide it.
-_SPARE = 8
+_SPARE = 4
 
 
 def _squared_distances(
