@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from personalization_jax import convolution, pooling
+from personalization_jax import linen_convolution, pooling
 
 NUM_LATENTS = 16
 MIN_IMAGE_SIZE = 8
@@ -251,7 +251,7 @@ def _convolution(
     channels,
     (3, 3),
     dtype=dtype,
-    conv_general_dilated_cls=lambda: convolution.conv_general_dilated,
+    conv_general_dilated_cls=lambda: linen_convolution.conv_general_dilated,
     name=name,
     **initializers,
   )

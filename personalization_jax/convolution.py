@@ -17,26 +17,19 @@ Every formulation here computes the same function. `choose_formulation` and
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from personalization_jax import image_blocks, superpixels, winograd
+from personalization_jax import superpixels, weight_gradients, winograd
 
 FORMULATIONS = (
   "xla", "patches", "blocked", "shifted", "superpixels", "winograd",
 )  # fmt: skip
 
-_DIMENSION_NUMBERS = ("NHWC", "HWIO", "NHWC")
-# Images a step of "blocked" expands: few enough that their patches stay in a
-# core's cache, enough to make the matrix product worth its start.
-_BLOCK = 4
-# Pixels that one product of "blocked" sums over where channels are few: so few
-# that XLA leaves it to one thread.
-_GROUP = 1024
+DIMENSION_NUMBERS = ("NHWC", "HWIO", "NHWC")
 # In channels times out channels: up to the first "superpixels" are faster than
 # XLA on a CPU, from the second "winograd" is, from the third its gradient too.
 _NARROW, _WIDE, _WIDE_GRADIENT = 8 * 16, 32 * 32, 64 * 128
@@ -113,6 +106,24 @@ def choose_weight_gradient(
   return _choose(platform, kernel_shape, image_shape, _WIDE_GRADIENT)
 
 
+def _choose(
+  platform: str,
+  kernel_shape: Sequence[int],
+  image_shape: Sequence[int],
+  wide: int,
+) -> str:
+  """Both rules, which differ in when a layer is wide enough for Winograd."""
+  if platform != "cpu":
+    return "patches"
+  inputs, outputs = kernel_shape[2:]
+  narrow = inputs <= superpixels.FEW_CHANNELS or inputs * outputs <= _NARROW
+  if narrow and superpixels.fits(kernel_shape, image_shape):
+    return "superpixels"
+  if inputs * outputs >= wide and winograd.fits(kernel_shape):
+    return "winograd"
+  return "blocked"
+
+
 def convolve(
   images: Array, kernel: Array, *, formulation: str | None = None
 ) -> Array:
@@ -155,64 +166,6 @@ def convolve(
   return _with_own_gradients(images, kernel, formulation)
 
 
-def conv_general_dilated(
-  lhs: Array,
-  rhs: Array,
-  window_strides: Sequence[int],
-  padding: str | Sequence[tuple[int, int]],
-  lhs_dilation: Sequence[int] | None = None,
-  rhs_dilation: Sequence[int] | None = None,
-  dimension_numbers: Any = None,
-  feature_group_count: int = 1,
-  batch_group_count: int = 1,
-  precision: Any = None,
-  preferred_element_type: Any = None,
-) -> Array:
-  """`convolve` in the signature of `lax.conv_general_dilated`, for Flax.
-
-  `flax.linen.Conv(..., conv_general_dilated_cls=lambda: conv_general_dilated)`
-  uses it.
-
-  Args:
-    lhs: images, float [B, H, W, in channels].
-    rhs: kernel, [kh, kw, in channels, out channels].
-    window_strides: (1, 1).
-    padding: "SAME", or the same in pairs.
-    lhs_dilation: None or (1, 1).
-    rhs_dilation: None or (1, 1).
-    dimension_numbers: ("NHWC", "HWIO", "NHWC"), so or as Flax passes it.
-    feature_group_count: 1.
-    batch_group_count: 1.
-    precision: None.
-    preferred_element_type: None.
-
-  Returns:
-    [B, H, W, out channels].
-
-  Raises:
-    ValueError: naming the argument that asks for something else.
-  """
-  same = tuple((side // 2, side // 2) for side in rhs.shape[:2])
-  if not isinstance(padding, str):
-    padding = "SAME" if tuple(map(tuple, padding)) == same else tuple(padding)
-  layout = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
-  nhwc = lax.conv_dimension_numbers(lhs.shape, rhs.shape, _DIMENSION_NUMBERS)
-  for name, value, supported in (
-    ("window_strides", tuple(window_strides), (1, 1)),
-    ("padding", padding, "SAME"),
-    ("lhs_dilation", tuple(lhs_dilation or (1, 1)), (1, 1)),
-    ("rhs_dilation", tuple(rhs_dilation or (1, 1)), (1, 1)),
-    ("dimension_numbers", layout, nhwc),
-    ("feature_group_count", feature_group_count, 1),
-    ("batch_group_count", batch_group_count, 1),
-    ("precision", precision, None),
-    ("preferred_element_type", preferred_element_type, None),
-  ):
-    if value != supported:
-      raise ValueError(f"{name} must be {supported} here, but is {value}.")
-  return convolve(lhs, rhs)
-
-
 def _check(images: Array, kernel: Array) -> None:
   if images.ndim != 4 or kernel.ndim != 4:
     raise ValueError(
@@ -236,56 +189,18 @@ def _check(images: Array, kernel: Array) -> None:
 
 def _xla(images: Array, kernel: Array) -> Array:
   return lax.conv_general_dilated(
-    images, kernel, (1, 1), "SAME", dimension_numbers=_DIMENSION_NUMBERS
+    images, kernel, (1, 1), "SAME", dimension_numbers=DIMENSION_NUMBERS
   )
 
 
 def _by_patches(images: Array, kernel: Array) -> Array:
   # Summed in float32 whatever the dtype, and so are the gradients.
   product = jnp.matmul(
-    _patches(images, kernel),
+    weight_gradients.patches(images, kernel.shape),
     kernel.reshape(-1, kernel.shape[-1]),
     preferred_element_type=jnp.promote_types(images.dtype, jnp.float32),
   )
   return product.astype(images.dtype)
-
-
-def _choose(
-  platform: str,
-  kernel_shape: Sequence[int],
-  image_shape: Sequence[int],
-  wide: int,
-) -> str:
-  """Both rules, which differ in when a layer is wide enough for Winograd."""
-  if platform != "cpu":
-    return "patches"
-  inputs, outputs = kernel_shape[2:]
-  narrow = inputs <= superpixels.FEW_CHANNELS or inputs * outputs <= _NARROW
-  if narrow and superpixels.fits(kernel_shape, image_shape):
-    return "superpixels"
-  if inputs * outputs >= wide and winograd.fits(kernel_shape):
-    return "winograd"
-  return "blocked"
-
-
-def _windows(images: Array, kernel: Array) -> list[Array]:
-  """Zero-padded images, shifted once for each tap of the kernel."""
-  kh, kw = kernel.shape[:2]
-  _, height, width, _ = images.shape
-  rows, columns = (kh // 2, kh // 2), (kw // 2, kw // 2)
-  padded = jnp.pad(images, ((0, 0), rows, columns, (0, 0)))
-  return [
-    padded[:, i : i + height, j : j + width]
-    for i in range(kh)
-    for j in range(kw)
-  ]
-
-
-def _patches(images: Array, kernel: Array) -> Array:
-  """What the kernel sees at each pixel: [B, H, W, kh * kw * channels]."""
-  if kernel.shape[:2] == (1, 1):
-    return images
-  return jnp.concatenate(_windows(images, kernel), axis=-1)
 
 
 def _vary_together(images: Array, kernel: Array) -> tuple[Array, Array]:
@@ -302,84 +217,6 @@ def _vary_together(images: Array, kernel: Array) -> tuple[Array, Array]:
     return jnp.where(True, array, probe)
 
   return marked(images, kernel), marked(kernel, images)
-
-
-def _product(left: Array, right: Array) -> Array:
-  """left^T right over all rows, summed in float32: [channels, channels]."""
-  left = left.reshape(-1, left.shape[-1])
-  right = right.reshape(-1, right.shape[-1])
-  return jnp.matmul(
-    left.T,
-    right,
-    preferred_element_type=jnp.promote_types(left.dtype, jnp.float32),
-  )
-
-
-def _shifted_weight_gradient(
-  images: Array, kernel: Array, cotangent: Array
-) -> Array:
-  """One matrix product for each tap of the kernel."""
-  taps = [_product(w, cotangent) for w in _windows(images, kernel)]
-  return jnp.stack(taps).reshape(kernel.shape).astype(kernel.dtype)
-
-
-def _grouped_weight_gradient(
-  images: Array, kernel: Array, cotangent: Array
-) -> Array:
-  """One matrix product for each group of pixels, all of them in a batch."""
-  height, width = images.shape[1:3]
-  rows = max(
-    [
-      n for n in range(2, height + 1) if height % n == 0 and n * width <= _GROUP
-    ],
-    default=1,
-  )
-
-  def groups(array: Array) -> Array:
-    return array.reshape(-1, rows * width, array.shape[-1])
-
-  products = jnp.einsum(
-    "gpi,gpo->gio",
-    groups(_patches(images, kernel)),
-    groups(cotangent),
-    preferred_element_type=jnp.promote_types(kernel.dtype, jnp.float32),
-  )
-  return products.sum(axis=0).reshape(kernel.shape).astype(kernel.dtype)
-
-
-def _blocked_weight_gradient(
-  images: Array, kernel: Array, cotangent: Array
-) -> Array:
-  """One matrix product for each block of images, over the block's patches."""
-  if kernel.shape[2] <= superpixels.FEW_CHANNELS:
-    return _grouped_weight_gradient(images, kernel, cotangent)
-
-  def add_block(total: Array, block: tuple[Array, Array]) -> tuple[Array, None]:
-    some_images, some_cotangent = block
-    # The smaller factor is turned in memory, not within the product, which
-    # runs a third faster so. Without the barrier XLA would undo it.
-    turned = lax.optimization_barrier(
-      some_cotangent.reshape(-1, some_cotangent.shape[-1]).T
-    )
-    patches = _patches(some_images, kernel)
-    product = jnp.matmul(
-      turned,
-      patches.reshape(-1, patches.shape[-1]),
-      preferred_element_type=total.dtype,
-    )
-    return total + product, None
-
-  flat = kernel.reshape(-1, kernel.shape[-1]).T
-  start = jnp.zeros_like(
-    flat, dtype=jnp.promote_types(kernel.dtype, jnp.float32)
-  )
-  # Images that the last block lacks are zero, and so is what they add.
-  blocks = (
-    image_blocks.split(images, _BLOCK),
-    image_blocks.split(cotangent, _BLOCK),
-  )
-  total, _ = lax.scan(add_block, start, blocks)
-  return total.T.reshape(kernel.shape).astype(kernel.dtype)
 
 
 def _convolve_by(formulation: str, images: Array, kernel: Array) -> Array:
@@ -399,9 +236,10 @@ def _convolve_by(formulation: str, images: Array, kernel: Array) -> Array:
 def _weight_gradient_by(
   formulation: str, images: Array, kernel: Array, cotangent: Array
 ) -> Array:
-  by: Callable[[Array, Array, Array], Array] = _blocked_weight_gradient
+  few = kernel.shape[2] <= superpixels.FEW_CHANNELS
+  by = weight_gradients.grouped if few else weight_gradients.blocked
   if formulation == "shifted":
-    by = _shifted_weight_gradient
+    by = weight_gradients.shifted
   elif formulation == "superpixels" and superpixels.fits(
     kernel.shape, images.shape
   ):

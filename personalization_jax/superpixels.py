@@ -14,15 +14,14 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import Array, lax
 
-from personalization_jax import image_blocks
+from personalization_jax import weight_gradients
 
 # Up to this many input channels a superpixel's neighbourhood is copied out and
 # the convolution is one matrix product; with more it stays a convolution.
 FEW_CHANNELS = 4
 # Pixels to one of those, and to one of the others.
 _MANY, _TWO = 4, 2
-# Superpixels that one of the weight gradient's products sums over: so few that
-# XLA leaves it to one thread, whose number would decide the last bits.
+# Superpixels that one of the weight gradient's products sums over.
 _GROUP = 256
 # Images a step of the weight gradient's loop expands.
 _BLOCK = 8
@@ -89,11 +88,16 @@ def weight_gradient(images: Array, kernel: Array, cotangent: Array) -> Array:
   """
   kh, kw, inputs, outputs = kernel.shape
   together = _together(kernel.shape)
-  few = inputs <= FEW_CHANNELS
-  of_wide = _of_few if few else _of_blocks
-  total = of_wide(images, kernel, cotangent).reshape(
-    kh, together + kw - 1, inputs, together, outputs
-  )
+  if inputs <= FEW_CHANNELS:
+    total = weight_gradients.sum_of_groups(
+      _neighbourhoods(images, kernel.shape),
+      cotangent.reshape(-1, together * outputs),
+      _GROUP,
+      jnp.promote_types(kernel.dtype, jnp.float32),
+    )
+  else:
+    total = _of_blocks(images, kernel, cotangent)
+  total = total.reshape(kh, together + kw - 1, inputs, together, outputs)
   parts = [total[:, i : i + kw, :, i] for i in range(together)]
   return sum(parts[1:], parts[0]).astype(kernel.dtype)
 
@@ -141,56 +145,27 @@ def _neighbourhoods(images: Array, kernel_shape: Sequence[int]) -> Array:
   return jnp.concatenate([both[:, i : i + height] for i in range(kh)], axis=-1)
 
 
-def _of_few(images: Array, kernel: Array, cotangent: Array) -> Array:
-  """The wide kernel's gradient, all groups of superpixels in one batch."""
-  outputs = _together(kernel.shape) * kernel.shape[-1]
-
-  def groups(array: Array, columns: int) -> Array:
-    return image_blocks.split(array.reshape(-1, columns), _GROUP)
-
-  patches = _neighbourhoods(images, kernel.shape)
-  return jnp.einsum(
-    "gpi,gpo->gio",
-    groups(patches, patches.shape[-1]),
-    groups(cotangent, outputs),
-    preferred_element_type=jnp.promote_types(kernel.dtype, jnp.float32),
-  ).sum(axis=0)
-
-
 def _of_blocks(images: Array, kernel: Array, cotangent: Array) -> Array:
   """The wide kernel's gradient, block by block of images."""
-  kh, outputs = kernel.shape[0], kernel.shape[-1]
+  kh = kernel.shape[0]
   together = _together(kernel.shape)
   height, across = images.shape[1], images.shape[2] // together
 
-  def add_block(total: Array, block: tuple[Array, Array]) -> tuple[Array, None]:
-    some_images, some_cotangent = block
-    wide = _superpixels(some_images, kernel.shape, kh // 2)
+  def patches(block: Array) -> Array:
+    wide = _superpixels(block, kernel.shape, kh // 2)
     taps = [
       wide[:, i : i + height, j : j + across]
       for i in range(kh)
       for j in range(2)
     ]
-    patches = jnp.concatenate(taps, axis=-1)
-    # Turned in memory first, or XLA would divide the sum among its threads.
-    turned = lax.optimization_barrier(
-      some_cotangent.reshape(-1, together * outputs).T
-    )
-    product = jnp.matmul(
-      turned,
-      patches.reshape(-1, patches.shape[-1]),
-      preferred_element_type=total.dtype,
-    )
-    return total + product, None
+    return jnp.concatenate(taps, axis=-1)
 
   # Of the kernel's own values times zero: it varies over a mesh as they do.
   start = jnp.zeros_like(
     jnp.tile(kernel[0, 0].T, (together, kh * together * 2)),
     dtype=jnp.promote_types(kernel.dtype, jnp.float32),
   )
-  blocks = (
-    image_blocks.split(images, _BLOCK),
-    image_blocks.split(cotangent, _BLOCK),
+  total = weight_gradients.sum_of_blocks(
+    images, cotangent, patches, start, _BLOCK
   )
-  total, _ = lax.scan(add_block, start, blocks)
   return total.T

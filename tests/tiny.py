@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import optax
 
-from personalization_jax import convolution, models, pooling, training
+from personalization_jax import linen_convolution, models, pooling, training
 
 
 class Tiny(nn.Module):
@@ -20,7 +20,7 @@ class Tiny(nn.Module):
     x = nn.Conv(
       3,
       (3, 3),
-      conv_general_dilated_cls=lambda: convolution.conv_general_dilated,
+      conv_general_dilated_cls=lambda: linen_convolution.conv_general_dilated,
       name="layer_0",
     )(images)
     x = nn.BatchNorm(
