@@ -1,7 +1,6 @@
 """New people's models: what TL gives from a saved model with a fresh Adam."""
 
 import dataclasses
-import functools
 
 import chex
 import jax
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import FIG_4, TINY
+from tiny import FIG_4, TINY, compiled
 
 from personalization_jax import (
   adaptation,
@@ -28,7 +27,8 @@ STEPS, BATCH, SEED = 5, 4, 6
 
 
 def base_of(learner, shape=(16, 16, 1)):
-  state = training.create_state(learner, jax.random.key(9), shape)
+  create = compiled(training.create_state, learner, image_shape=shape)
+  state = create(jax.random.key(9))
   return {"params": state.params, "batch_stats": state.batch_stats}
 
 
@@ -82,8 +82,9 @@ def test_the_oracle_is_a_loop_of_training_steps(people, everybody):
   )
   base = base_of(TINY)
   key = individual_key(jax.random.key(SEED), person)
-  state = training.create_state(TINY, key, (16, 16, 1)).replace(**base)
-  step = jax.jit(functools.partial(training.train_step, TINY))
+  create = compiled(training.create_state, TINY, image_shape=(16, 16, 1))
+  state = create(key).replace(**base)
+  step = compiled(training.train_step, TINY)
   store = jnp.asarray(people.images), jnp.asarray(people.labels)
   for index, batch in enumerate(rows):
     state, loss = step(state, *training.gather(*store, batch))

@@ -82,7 +82,9 @@ def test_equals_flax_in_value_statistics_and_gradient(shape):
     return (out * cotangent).sum(), (out, updates["batch_stats"]["norm"])
 
   results = [
-    jax.value_and_grad(f, argnums=(0, 1, 2), has_aux=True)(x, shift, params)
+    jax.jit(jax.value_and_grad(f, argnums=(0, 1, 2), has_aux=True))(
+      x, shift, params
+    )
     for f in (ours, slow)
   ]
   # Flax subtracts first and multiplies then: rounding differs.

@@ -15,6 +15,7 @@ from own_models import (
   make_study,
   vectors,
 )
+from tiny import compiled
 
 from personalization_jax import models, own_model, splits, training
 from personalization_jax.datasets import Population
@@ -171,14 +172,16 @@ def test_the_paper_s_network_is_called_as_it_was_before():
 
 def test_frozen_layers_of_an_mlp_stay():
   learner = make_learner(SETTINGS, NUM_CLASSES, models.MLP(3, (8, 8)))
-  state = training.create_state(learner, jax.random.key(0), (6,))
+  create = compiled(training.create_state, learner, image_shape=(6,))
+  state = create(jax.random.key(0))
   population = vectors()
   batch = training.gather(
     jnp.asarray(population.images),
     jnp.asarray(population.labels),
     jnp.arange(16),
   )
-  after, _ = training.train_step(learner, state, *batch, frozen_layers=2)
+  step = compiled(training.train_step, learner, frozen_layers=2)
+  after, _ = step(state, *batch)
   moved = {
     name: not np.array_equal(state.params[name]["kernel"], layer["kernel"])
     for name, layer in after.params.items()
@@ -193,13 +196,14 @@ def test_frozen_layers_of_an_mlp_stay():
 def test_padding_leaves_no_trace_in_batch_statistics():
   """Of a model that can't tell it: the rows in its place are the batch's."""
   learner = training.Learner(Switched(), optax.adam(1e-2))
-  state = training.create_state(learner, jax.random.key(0), (6,))
+  create = compiled(training.create_state, learner, image_shape=(6,))
+  state = create(jax.random.key(0))
   store = np.random.default_rng(0).normal(size=(9, 6)).astype(np.float32)
   labels = jnp.arange(9) % 3
 
   def stats(rows, store):
     batch = training.gather(jnp.asarray(store), labels, jnp.array(rows))
-    return training.train_step(learner, state, *batch)[0].batch_stats
+    return compiled(training.train_step, learner)(state, *batch)[0].batch_stats
 
   other = store.copy()
   other[0] = 1e3  # what stands in padded rows

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint
 import pytest
+from tiny import compiled
 
 from personalization_jax import (
   models,
@@ -94,21 +95,14 @@ def test_transfer_learning_s_first_phase_is_everyone_s(study):
 def by_hand(study, method, index):
   """A model trained by a Python loop of steps, and its test predictions."""
   learner = make_learner(study.settings, study.population.num_classes)
-  step = jax.jit(
-    functools.partial(training.train_step, learner),
-    static_argnames="frozen_layers",
-  )
   store = (
     jnp.asarray(study.population.images),
     jnp.asarray(study.population.labels),
   )
   root = jax.random.key(study.settings.seed)
   person = individual_key(root, int(study.split.individuals[index]))
-  create = jax.jit(
-    functools.partial(
-      training.create_state, learner, image_shape=store[0].shape[1:]
-    )
-  )
+  shape = store[0].shape[1:]
+  create = compiled(training.create_state, learner, image_shape=shape)
   state = create(
     individual_key(root, SHARED) if method.shares_global_phase else person
   )
@@ -120,10 +114,9 @@ def by_hand(study, method, index):
     frozen = 0
     if method.last_layers and number >= late:
       frozen = models.NUM_LAYERS - method.last_layers
-    state, _ = step(
-      state, *training.gather(*store, batch), frozen_layers=frozen
-    )
-  predict = jax.jit(functools.partial(training.predict_rows, learner))
+    step = compiled(training.train_step, learner, frozen_layers=frozen)
+    state, _ = step(state, *training.gather(*store, batch))
+  predict = compiled(training.predict_rows, learner)
   return [
     np.asarray(predict(state, rows[None], *store))[0]
     for rows in (study.split.test[index], study.split.global_test)

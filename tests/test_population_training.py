@@ -1,5 +1,3 @@
-import functools
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -7,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import PartitionSpec as P
-from tiny import FIG_4, TINY, Tiny
+from tiny import FIG_4, TINY, Tiny, compiled
 
 from personalization_jax import training
 from personalization_jax.meshes import make_mesh
@@ -71,17 +69,20 @@ def test_a_population_is_so_many_single_runs(people, schedule, alone):
   """The oracle: a Python loop over people and steps."""
   rows, test = schedule
   store = jnp.asarray(people.images), jnp.asarray(people.labels)
-  step = jax.jit(functools.partial(training.train_step, TINY))
+  shape = people.images.shape[1:]
+  create = compiled(training.create_state, TINY, image_shape=shape)
+  step = compiled(training.train_step, TINY)
+  predict = compiled(training.predict_rows, TINY)
   for person in (0, 1, 4):
     key = individual_key(jax.random.key(5), person)
-    state = training.create_state(TINY, key, people.images.shape[1:])
+    state = create(key)
     for index, batch in enumerate(rows[person]):
       state, loss = step(state, *training.gather(*store, batch))
       if (batch >= 0).any():
         np.testing.assert_allclose(alone[0][person, index], loss, rtol=2e-3)
       else:
         assert np.isnan(alone[0][person, index])
-    predicted = training.predict_rows(TINY, state, test[person][None], *store)
+    predicted = predict(state, test[person][None], *store)
     np.testing.assert_array_equal(alone[1][person], predicted[0])
 
 

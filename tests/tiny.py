@@ -1,5 +1,7 @@
 """A network with all that Fig. 4's has, but quick to compile."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import optax
@@ -34,3 +36,12 @@ class Tiny(nn.Module):
 
 TINY = training.Learner(Tiny(), optax.adam(1e-2))
 FIG_4 = training.Learner(models.Classifier(3, width=1 / 32), optax.adam(1e-2))
+
+
+@functools.cache
+def compiled(function, learner, **static):
+  """One of `training`'s functions for a learner, compiled once for all tests.
+
+  Operation by operation, as JAX runs what isn't compiled, each takes seconds.
+  """
+  return jax.jit(functools.partial(function, learner, **static))
