@@ -1,5 +1,6 @@
 """Four virtual CPU devices for every test, and small people to test on."""
 
+import contextlib
 import os
 import pathlib
 import shutil
@@ -16,7 +17,8 @@ jax.config.update("jax_num_cpu_devices", 4)
 
 # It defines flags when it is first imported, and flagsaver would forget those
 # that come within its context.
-import array_record.python.array_record_data_source  # noqa: E402, F401
+with contextlib.suppress(ModuleNotFoundError):  # not made for all Pythons
+  import array_record.python.array_record_data_source  # noqa: F401
 
 from personalization_jax.datasets import Population  # noqa: E402
 
