@@ -1,8 +1,8 @@
 """A convolution's gradient by its kernel, as sums of matrix products (JAX).
 
-The sum runs over all pixels of all images. No product here sums over so many
-of them that XLA would divide the sum among threads, whose number would then
-decide the last bits.
+The sum runs over all pixels of all images. XLA divides a product's long sum
+among threads, whose number then decides the last bits: `grouped` and `blocked`
+leave it no such sum, `shifted` does.
 """
 
 from __future__ import annotations
@@ -155,8 +155,9 @@ def sum_of_blocks(
 
   def add_block(total: Array, block: tuple[Array, Array]) -> tuple[Array, None]:
     some_images, some_cotangent = block
-    # The smaller factor is turned in memory, not within the product, which
-    # runs a third faster so. Without the barrier XLA would undo it.
+    # The smaller factor is turned in memory, not within the product, which runs
+    # a third faster so and isn't divided among threads. Without the barrier XLA
+    # would undo it.
     turned = lax.optimization_barrier(some_cotangent.reshape(-1, len(start)).T)
     seen = patches_of(some_images)
     product = jnp.matmul(
