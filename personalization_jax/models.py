@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from personalization_jax import convolution, normalization, pooling
+from personalization_jax import convolution, normalization
 
 # Fig. 4, in order: a (kernel size, channels) convolution, a pooling, or a
 # dropout rate. Every layer with weights counts as one of `num_layers`; the
@@ -85,11 +85,8 @@ class Classifier(nn.Module):
     for index, spec in enumerate(FIG_4):
       training = train and layer >= frozen_layers
       if spec == _POOL:
-        if index == last_pool:
-          x = pooling.max_pool(x, x.shape[1]).reshape(len(x), -1)
-        else:
-          x = pooling.max_pool(x)
-      elif isinstance(spec, float):
+        continue  # The normalisation before it pools.
+      if isinstance(spec, float):
         x = nn.Dropout(spec, deterministic=not training)(x)
       else:
         size, channels = spec
@@ -97,13 +94,20 @@ class Classifier(nn.Module):
         x, shift = _Convolution(
           _channels(channels, self.width), size, self.dtype, name=layer_name
         )(x)
+        window = 1
+        if FIG_4[index + 1] == _POOL:
+          window = x.shape[1] if index + 1 == last_pool else 2
         x = normalization.ReluBatchNorm(
-          momentum=self.momentum, dtype=self.dtype, name=f"norm_{layer}"
+          momentum=self.momentum,
+          window=window,
+          dtype=self.dtype,
+          name=f"norm_{layer}",
         )(x, shift, weights, use_running_average=not training)
         layer += 1
         if layer == frozen_layers:
           x = jax.lax.stop_gradient(x)
     logits = nn.Dense(self.num_classes, dtype=self.dtype, name=f"layer_{layer}")
+    x = x.reshape(len(x), -1)
     return logits(x).astype(jnp.float32)
 
 

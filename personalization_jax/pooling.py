@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -29,6 +31,25 @@ def max_pool(images: Array, window: int = 2) -> Array:
   Raises:
     ValueError: if window is below 1 or does not divide H and W.
   """
+  return reduce_windows(images, window, _larger)
+
+
+def reduce_windows(
+  images: Array, window: int, pick: Callable[[Array, Array], Array]
+) -> Array:
+  """Picks one of each window x window square, as `max_pool` does.
+
+  Args:
+    images: [B, H, W, C], H and W multiples of window.
+    window: side of the square, in pixels.
+    pick: which of two arrays' entries, `jnp.maximum` for instance.
+
+  Returns:
+    [B, H / window, W / window, C].
+
+  Raises:
+    ValueError: if window is below 1 or does not divide H and W.
+  """
   if images.ndim != 4:
     raise ValueError(
       f"images must be [B, H, W, C], but have shape {images.shape}."
@@ -42,13 +63,13 @@ def max_pool(images: Array, window: int = 2) -> Array:
   rows = images.reshape(batch, height // window, window, width, channels)
   pooled = rows[:, :, 0]
   for i in range(1, window):
-    pooled = _larger(pooled, rows[:, :, i])
+    pooled = pick(pooled, rows[:, :, i])
   columns = pooled.reshape(
     batch, height // window, width // window, window, channels
   )
   pooled = columns[:, :, :, 0]
   for i in range(1, window):
-    pooled = _larger(pooled, columns[:, :, :, i])
+    pooled = pick(pooled, columns[:, :, :, i])
   return pooled
 
 

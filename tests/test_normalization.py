@@ -8,23 +8,30 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from personalization_jax import convolution
 from personalization_jax.normalization import ReluBatchNorm
 
 # Images, side, channels: some that fill whole rows of 256, some that don't.
 _SHAPES = [(8, 4, 16), (5, 2, 3), (12, 2, 256), (3, 4, 300), (16, 8, 9)]
+# So many numbers that they are gone through in blocks, the last one not full.
+_LARGE = (130, 16, 32)
 
 
 class _Slow(nn.Module):
   """The same layer of Flax's parts; a mask instead of weights."""
 
+  window: int = 1
+
   @nn.compact
   def __call__(self, x, shift, mask, *, use_running_average):
-    return nn.BatchNorm(
+    out = nn.BatchNorm(
       use_running_average=use_running_average, momentum=0.9, name="norm"
     )(nn.relu(x + shift), mask=mask[:, None, None, None])
+    window = (self.window, self.window)
+    return nn.max_pool(out, window, window)
 
 
-def _inputs(shape):
+def _inputs(shape, window=1):
   images, side, channels = shape
   rng = np.random.default_rng(images * channels)
 
@@ -37,7 +44,8 @@ def _inputs(shape):
     draw(channels),
     mask,
     {"scale": draw(channels), "bias": draw(channels)},
-    draw(images, side, side, channels) * mask[:, None, None, None],
+    draw(images, side // window, side // window, channels)
+    * mask[:, None, None, None],
   )
 
 
@@ -58,20 +66,29 @@ def _train(x, shift, weights, params, stats, layer=None):
   return out, updates["batch_stats"]
 
 
-@pytest.mark.parametrize("shape", _SHAPES)
-def test_equals_flax_in_value_statistics_and_gradient(shape):
-  x, shift, mask, params, cotangent = _inputs(shape)
+@pytest.mark.parametrize(
+  ("shape", "window"),
+  [
+    *((shape, 1) for shape in (*_SHAPES, _LARGE)),
+    *((shape, 2) for shape in (*_SHAPES, _LARGE)),
+    ((8, 4, 16), 4),
+  ],
+)
+def test_equals_flax_in_value_statistics_and_gradient(shape, window):
+  # Scales of both signs: pooling takes the largest or the smallest.
+  x, shift, mask, params, cotangent = _inputs(shape, window)
   start = {
     "mean": jnp.full(shape[2], 0.3),
     "var": jnp.full(shape[2], 0.6),
   }
 
   def ours(x, shift, params):
-    out, after = _train(x, shift, _weights(mask), params, start)
+    layer = ReluBatchNorm(window=window)
+    out, after = _train(x, shift, _weights(mask), params, start, layer)
     return (out * cotangent).sum(), (out, after)
 
   def slow(x, shift, params):
-    out, updates = _Slow().apply(
+    out, updates = _Slow(window).apply(
       {"params": {"norm": params}, "batch_stats": {"norm": start}},
       x,
       shift,
@@ -94,6 +111,63 @@ def test_equals_flax_in_value_statistics_and_gradient(shape):
     ),
     *results,
   )
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_inputs_that_tie_share_the_gradient(sign):
+  x = jnp.array([[2.0, 2, 5, 1], [2, 2, 0, 5], [3, 1, 4, 9], [0, 1, 3, 9]])
+  # Before ReLU all are above 0, for the smallest as for the largest.
+  x = (sign * x + 20)[None, :, :, None]
+  params = {"scale": jnp.full(1, sign, jnp.float32), "bias": jnp.zeros(1)}
+  stats = {"mean": jnp.zeros(1), "var": jnp.ones(1)}
+
+  def loss(x, by):
+    layer = ReluBatchNorm(window=2)
+    out, _ = _train(x, jnp.zeros(1), None, params, stats, layer)
+    return (out * by).sum()
+
+  # What statistics add is the same for all pixels of a value; the difference
+  # of windows is left: of the first, whose four tie, and the third, one peak.
+  by = jnp.array([[1.0, 0], [-1, 0]])[None, :, :, None]
+  gradient = jax.grad(loss)(x, by)[0, :, :, 0]
+  slope = sign * jax.lax.rsqrt(x.var() + 1e-5)
+  through = gradient[0, 2:]  # Pixels that no cotangent reaches.
+  assert np.ptp(gradient[:2, :2]) == 0
+  line = np.polyfit(np.asarray(x[0, 0, 2:, 0]), np.asarray(through), 1)
+  np.testing.assert_allclose(
+    gradient[:2, :2] - np.polyval(line, x[0, :2, :2, 0]),
+    np.full((2, 2), slope / 4),
+    rtol=1e-4,
+  )
+  np.testing.assert_allclose(
+    gradient[2, 0] - np.polyval(line, x[0, 2, 0, 0]), -slope, rtol=1e-4
+  )
+
+
+@pytest.mark.parametrize("formulation", ["xla", "patches", "winograd"])
+def test_bfloat16_loses_no_gradient_of_peaks(formulation):
+  """Peaks are found by comparing, and products are rounded before that."""
+  images, _, mask, _, _ = _inputs((6, 8, 4))
+  _, shift, _, params, cotangent = _inputs((6, 8, 32), 2)
+  stats = {"mean": jnp.zeros(32), "var": jnp.ones(32)}
+  kernel = jax.random.normal(jax.random.key(0), (3, 3, 4, 32))
+
+  def gradient(dtype):
+    @jax.jit
+    @jax.grad
+    def of_loss(kernel, images):
+      x = convolution.convolve(images, kernel, formulation=formulation)
+      layer = ReluBatchNorm(window=2, dtype=dtype)
+      out, _ = _train(x, shift, _weights(mask), params, stats, layer)
+      return (out.astype(jnp.float32) * cotangent).sum()
+
+    found = of_loss(kernel.astype(dtype), images.astype(dtype))
+    return np.asarray(found, np.float32)
+
+  exact = gradient(jnp.float32)
+  # Other inputs are the largest of some windows, once rounded.
+  error = np.linalg.norm(gradient(jnp.bfloat16) - exact)
+  assert error < 0.1 * np.linalg.norm(exact)
 
 
 def test_padding_changes_nothing():
@@ -131,17 +205,18 @@ def test_no_image_at_all_gives_finite_numbers():
   assert np.isfinite(gradient).all()
 
 
-def test_evaluation_uses_the_running_statistics():
+@pytest.mark.parametrize("window", [1, 2])
+def test_evaluation_uses_the_running_statistics(window):
   x, shift, mask, params, _ = _inputs((5, 2, 3))
   stats = {"mean": jnp.array([0.1, 0.2, 0.3]), "var": jnp.array([1.0, 2, 3])}
-  ours = ReluBatchNorm().apply(
+  ours = ReluBatchNorm(window=window).apply(
     {"params": params, "batch_stats": stats},
     x,
     shift,
     None,
     use_running_average=True,
   )
-  slow = _Slow().apply(
+  slow = _Slow(window).apply(
     {"params": {"norm": params}, "batch_stats": {"norm": stats}},
     x,
     shift,
