@@ -81,14 +81,11 @@ class Classifier(nn.Module):
     if mask is not None:
       weights = mask / jnp.maximum(mask.sum(), 1).astype(jnp.float32)
     layer = 0
-    last_pool = len(FIG_4) - 1 - FIG_4[::-1].index(_POOL)
     for index, spec in enumerate(FIG_4):
       training = train and layer >= frozen_layers
-      if spec == _POOL:
-        continue  # The normalisation before it pools.
       if isinstance(spec, float):
         x = nn.Dropout(spec, deterministic=not training)(x)
-      else:
+      elif spec != _POOL:  # Which the normalisation before it does.
         size, channels = spec
         layer_name = f"layer_{layer}"
         x, shift = _Convolution(
@@ -96,7 +93,7 @@ class Classifier(nn.Module):
         )(x)
         window = 1
         if FIG_4[index + 1] == _POOL:
-          window = x.shape[1] if index + 1 == last_pool else 2
+          window = 2 if layer < NUM_LAYERS - 2 else x.shape[1]
         x = normalization.ReluBatchNorm(
           momentum=self.momentum,
           window=window,
@@ -107,8 +104,7 @@ class Classifier(nn.Module):
         if layer == frozen_layers:
           x = jax.lax.stop_gradient(x)
     logits = nn.Dense(self.num_classes, dtype=self.dtype, name=f"layer_{layer}")
-    x = x.reshape(len(x), -1)
-    return logits(x).astype(jnp.float32)
+    return logits(x.reshape(len(x), -1)).astype(jnp.float32)
 
 
 class MLP(nn.Module):

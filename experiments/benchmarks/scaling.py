@@ -227,9 +227,10 @@ def _peak_memory() -> int:
 def _planned_memory(ours: Ours) -> float:
   """What training should take at most: of the accelerator, or of this process.
 
-  A process has taken memory already, not least to compile.
+  A process has taken memory already, not least to compile: the models are made
+  and the programs there, but no step is done.
   """
-  jax.block_until_ready(ours.shared)
+  jax.block_until_ready(ours.untrained())
   planned = ours.planned_bytes()
   if planned is None:
     return math.nan

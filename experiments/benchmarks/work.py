@@ -164,6 +164,10 @@ class Ours:
     states = one.create(individual_key(self._root, SHARED)[None])
     return jax.tree.map(lambda leaf: leaf[:1], states)
 
+  def untrained(self) -> training.TrainState:
+    """The first chunk's models before the first step."""
+    return self._states(next(self._trainer.chunks(self.work.individuals)))
+
   def planned_bytes(self) -> int | None:
     """See `PopulationTrainer`."""
     return self._trainer.planned_bytes(self.work.batch_size)
@@ -212,7 +216,11 @@ class Ours:
 
   def _chunks(self) -> Iterator[tuple[training.TrainState, np.ndarray]]:
     for part in self._trainer.chunks(self.work.individuals):
-      ids = range(self.work.individuals)[part]
-      keys = jnp.stack([individual_key(self._root, index) for index in ids])
-      states = self._trainer.share(self.shared, keys)
-      yield self._trainer.train(states, rows(self.work, self.store, part))
+      yield self._trainer.train(
+        self._states(part), rows(self.work, self.store, part)
+      )
+
+  def _states(self, part: slice) -> training.TrainState:
+    ids = range(self.work.individuals)[part]
+    keys = jnp.stack([individual_key(self._root, index) for index in ids])
+    return self._trainer.share(self.shared, keys)
