@@ -30,8 +30,8 @@ from personalization_jax.training import Learner, TrainState
 # Called at each end of a block with the steps done, the states (donated to the
 # next block, so not to be kept), and a function that gives the losses so far.
 OnBlock = Callable[[int, TrainState, Callable[[], np.ndarray]], None]
-# What XLA's kernels take on a CPU that its plan doesn't count, of each device: 8
-# to 20 MiB were measured from width 0.125, batch 32 to width 1, batch 128.
+# What kernels take of a CPU device beside XLA's plan: 8 to 20 MiB, measured
+# from width 0.125 and batches of 32 to width 1 and batches of 128.
 _OF_CPU_KERNELS = 24 * 2**20
 
 
