@@ -85,7 +85,7 @@ def writers():
   from personalization_jax.datasets import synthetic
 
   return synthetic.make_population(
-    NEW + 3, samples_per_writer=60, image_size=16
+    NEW + 3, samples_per_writer=160, image_size=16
   )[0]
 
 
@@ -113,14 +113,14 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def anna(base, writers, tmp_path_factory):
-  """The model of one new writer, made of the first 40 drawings."""
+  """The model of one new writer, made of the first 80 drawings."""
   from newcomers_served import NEW, TRAIN, run, write_npz
 
   from experiments import personalize
 
   folder = tmp_path_factory.mktemp("people")
   samples = write_npz(
-    folder / "anna.npz", writers, [NEW], leave_out=["individuals"], count=40
+    folder / "anna.npz", writers, [NEW], leave_out=["individuals"], count=80
   )
   output = folder / "models" / "anna"
   run(

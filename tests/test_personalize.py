@@ -24,11 +24,11 @@ def test_a_new_person_is_served_better_than_before(
 ):
   """From a base that never saw this writer to a CSV file of predictions."""
   report = json.loads((anna / "person.json").read_text())
-  assert (report["train_size"], report["held_out_size"]) == (32, 8)
+  assert (report["train_size"], report["held_out_size"]) == (64, 16)
   assert report["accuracy_after"] > report["accuracy_before"]
   assert report["settings"]["base"] == str(base)
-  # The drawings that nobody saw: 20 more of the same writer.
-  unseen = np.flatnonzero(writers.individuals == NEW)[40:]
+  # The drawings that nobody saw: 80 more of the same writer.
+  unseen = np.flatnonzero(writers.individuals == NEW)[80:]
   arrays = {
     "images": writers.images[unseen],
     "labels": writers.labels[unseen],
@@ -44,7 +44,7 @@ def test_a_new_person_is_served_better_than_before(
       f"--output={output}",
     )
     rows = read(output)
-    assert [int(row["row"]) for row in rows] == list(range(20))
+    assert [int(row["row"]) for row in rows] == list(range(80))
     assert [int(row["label"]) for row in rows] == arrays["labels"].tolist()
     assert all(0.1 <= float(row["probability"]) <= 1 for row in rows)
     for row in rows:
