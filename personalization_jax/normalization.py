@@ -1,9 +1,9 @@
 """Batch normalisation after ReLU, and max-pooling with it, in few passes (JAX).
 
 What Flax's `BatchNorm` computes, with a derivative rule of its own that keeps
-the input alone. Rows that are padding have weight 0 instead of a mask of the
-full shape. On a CPU sums run over blocks of images that stay in its cache: the
-input comes from memory once for all of them.
+the input alone, and what pooling picked of it. Rows that are padding have
+weight 0 instead of a mask of the full shape. On a CPU sums run over blocks of
+images that stay in its cache: the input comes from memory once for all of them.
 
 Where a max-pooling follows, it comes first: normalisation rises or falls with
 its input, by the sign of its scale, so the largest output is that of the
@@ -132,11 +132,12 @@ def _forward(
     # What is kept is what is compared: no rounding of their own in each place.
     x = jax.lax.optimization_barrier(x)
   of_pixel = weights / (x.shape[1] * x.shape[2])
+  channels = len(shift)
 
   def moments(x: jax.Array) -> tuple[jax.Array, ...]:
     rows = _rows(x)
     active = _active(rows, _tiled(shift, rows))
-    return _sum(active, shift), _sum(active * active, shift)
+    return _sum(active, channels), _sum(active * active, channels)
 
   mean, square = (
     (of_pixel[:, None] * sums).sum(axis=0) for sums in _in_blocks(moments, x)
@@ -156,11 +157,12 @@ def _backward(
 ) -> tuple[jax.Array | None, ...]:
   x, peaks, shift, weights, scale, mean, variance = saved
   cotangent = cotangents[0].astype(jnp.float32)
+  channels = len(shift)
 
   def products(cotangent: jax.Array, peaks: jax.Array) -> tuple[jax.Array, ...]:
     cotangent, peaks = _rows(cotangent), _rows(peaks)
     active = _active(peaks, _tiled(shift, peaks))
-    return _sum(cotangent, shift), _sum(cotangent * active, shift)
+    return _sum(cotangent, channels), _sum(cotangent * active, channels)
 
   to_bias, by_active = (
     sums.sum(axis=0) for sums in _in_blocks(products, cotangent, peaks)
@@ -184,7 +186,7 @@ def _backward(
     # Of what is before ReLU, as XLA would have it: one form, the same bits.
     positive = x.astype(jnp.float32) + shift > 0
     gradient = jnp.where(positive, gradient, 0)
-    return gradient.astype(x.dtype), _sum(_rows(gradient), shift)
+    return gradient.astype(x.dtype), _sum(_rows(gradient), channels)
 
   of_pixel = weights / (x.shape[1] * x.shape[2])
   gradient, sums = _apart(weights, to_input, x, cotangent, peaks, of_pixel)
@@ -251,12 +253,12 @@ def _tiled(of_channel: jax.Array, rows: jax.Array) -> jax.Array:
   return jnp.tile(of_channel, rows.shape[-1] // len(of_channel))
 
 
-def _sum(rows: jax.Array, of_channel: jax.Array) -> jax.Array:
+def _sum(rows: jax.Array, channels: int) -> jax.Array:
   """Sums rows [B, R, n * C] over an image's pixels; float32 [B, C]."""
   sums = rows.astype(jnp.float32).sum(axis=1)
   # Without the barrier XLA makes one sum of both, over short rows again.
   sums = jax.lax.optimization_barrier(sums)
-  return sums.reshape(len(rows), -1, len(of_channel)).sum(axis=1)
+  return sums.reshape(len(rows), -1, channels).sum(axis=1)
 
 
 def _apart(
