@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from personalization_jax import grouping
 from personalization_jax.datasets import Population
 from personalization_jax.methods import Group
+from personalization_jax.randomness import Stream, generator
 from personalization_jax.splits import PADDING, Split, pad
 
 
@@ -33,7 +34,7 @@ class Groups:
     Args:
       population: the store.
       split: its parts; training rows alone are chosen, and chosen by.
-      seed: of random groups.
+      seed: of random groups, and of the order in which SG goes through D_I.
       latents: float32 [N, D], AE(X) of every row of the store, by which SG and
         IG measure similarity; None leaves random groups alone.
       among_individuals: IG chooses among the other individuals instead of the
@@ -171,9 +172,13 @@ class Groups:
       chosen for each, nearest first, -1 for padding.
     """
     own, _, _ = self.split.parts(index)
+    order = self._order(index)
     share, more = divmod(group.n, len(own))
     sizes = share + (np.arange(len(own)) < more)
-    return own, pad(np.split(self.rows(group)[index], np.cumsum(sizes)[:-1]))
+    in_turn = pad(np.split(self.rows(group)[index], np.cumsum(sizes)[:-1]))
+    chosen = np.empty_like(in_turn)
+    chosen[order] = in_turn
+    return own, chosen
 
   def distances(self) -> np.ndarray:
     """Distances of individuals from each other, by class means.
@@ -207,11 +212,24 @@ class Groups:
       for person in self.split.individuals
     ]
 
+  def _order(self, index: int) -> np.ndarray:
+    """The order in which an individual's samples choose: places in D_I.
+
+    Algorithm 1 leaves it open. A file's own order is often by class: with a
+    group smaller than D_I the first classes alone would have neighbours.
+    """
+    person = int(self.split.individuals[index])
+    count = int((self.split.train[index] != PADDING).sum())
+    rng = generator(self._seed, Stream.SAMPLE_ORDER, person)
+    return rng.permutation(count)
+
   def _samples(self, total: int) -> list[np.ndarray]:
     rows = self.split.global_train
+    people = range(len(self.split.individuals))
+    own = pad([self.split.train[i, self._order(i)] for i in people])
     chosen = grouping.single_sample_groups(
-      self.latents[np.maximum(self.split.train, 0)],
-      (self.split.train != PADDING).sum(axis=1),
+      self.latents[np.maximum(own, 0)],
+      (own != PADDING).sum(axis=1),
       self.latents[rows],
       total,
       mesh=self._mesh,

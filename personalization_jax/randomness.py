@@ -24,6 +24,7 @@ class Stream(enum.IntEnum):
   GLOBAL_ORDER = 4
   INDIVIDUAL_ORDER = 5
   GROUP = 6
+  SAMPLE_ORDER = 7
 
 
 def generator(seed: int, stream: Stream, *path: int) -> np.random.Generator:

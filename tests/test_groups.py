@@ -1,14 +1,18 @@
 """Groups of a split's individuals, and what is trained on them."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
 from personalization_jax import splits
+from personalization_jax.datasets import Population
 from personalization_jax.groups import Groups
 from personalization_jax.meshes import make_mesh
 from personalization_jax.methods import Group, parse_method
 from personalization_jax.personalization import Study
+from personalization_jax.randomness import Stream, generator
 from personalization_jax.settings import Settings
 
 
@@ -28,9 +32,17 @@ def groups(people, split, latents):
   return Groups(people, split, seed=2, latents=latents)
 
 
+def in_turn(split, index, seed=2):
+  """D_I in the order in which its samples choose."""
+  own, _, _ = split.parts(index)
+  person = int(split.individuals[index])
+  rng = generator(seed, Stream.SAMPLE_ORDER, person)
+  return rng.permutation(own)
+
+
 def nearest_unused(split, latents, index, total):
   """Algorithm 1, lines 12-15, written the slow way, in exact arithmetic."""
-  own, _, _ = split.parts(index)
+  own = in_turn(split, index)
   share, more = divmod(total, len(own))
   chosen = []
   for place, row in enumerate(own):
@@ -63,12 +75,48 @@ def test_sg_by_sample_says_who_chose_what(split, groups):
   for index in range(3):
     own, chosen = groups.by_sample(group, index)
     np.testing.assert_array_equal(own, split.parts(index)[0])
+    of_row = dict(zip(own, chosen))
+    chosen = np.array([of_row[row] for row in in_turn(split, index)])
     np.testing.assert_array_equal(
       chosen[chosen >= 0], groups.rows(group)[index]
     )
     sizes = (chosen >= 0).sum(axis=1)
     assert sizes.max() - sizes.min() <= 1
     assert (np.diff(sizes) <= 0).all()
+
+
+def test_sg_smaller_than_d_i_serves_all_classes_of_a_file_sorted_by_class():
+  """In the file's order the first classes alone would have neighbours."""
+  rng = np.random.default_rng(0)
+  individuals = np.repeat(np.arange(6), 100)
+  labels = np.tile(np.repeat(np.arange(10), 10), 6)
+  people = Population.from_arrays(
+    rng.normal(size=(600, 3)), labels, individuals
+  )
+  split = splits.split(people, [0, 1], [2, 3, 4, 5])
+  orders = []
+  for seed in (0, 1):
+    groups = Groups(people, split, seed=seed, latents=people.images)
+    for index in range(2):
+      own, chosen = groups.by_sample(Group("sg", 35), index)
+      assert len(own) > 35
+      served = (chosen >= 0).any(axis=1)
+      assert served.sum() == 35
+      assert set(labels[own[served]]) == set(range(10))
+      orders.append(tuple(served))
+    # The same for whoever asks again, and whoever else is asked for.
+    alone = dataclasses.replace(
+      split,
+      individuals=split.individuals[1:],
+      train=split.train[1:],
+      test=split.test[1:],
+      validation=split.validation[1:],
+    )
+    again = Groups(people, alone, seed=seed, latents=people.images)
+    np.testing.assert_array_equal(
+      again.rows(Group("sg", 35))[0], groups.rows(Group("sg", 35))[1]
+    )
+  assert len(set(orders)) == 4  # each individual's own, by seed
 
 
 def test_ig_is_all_of_the_nearest_people_s_training_rows(
