@@ -112,7 +112,7 @@ def train_all(
   finished: dict[Method, Result] = {}
   for method in methods:
     try:
-      result = results.load_result(workdir, method.spec)
+      result = results.load_result(workdir, method.spec, study.population)
     except ValueError as error:
       say(f"{error} It is trained again.")
       if hosts.is_first():
@@ -130,7 +130,7 @@ def train_all(
         bar.set_description(method.spec)
         finished[method] = study.personalize(method, on_steps=bar.update)
         if hosts.is_first():
-          results.save_result(workdir, finished[method])
+          results.save_result(workdir, finished[method], study.population)
         study.forget(method)
   return [finished[method] for method in methods]
 

@@ -127,7 +127,7 @@ class Comparison:
 
 def compare(
   results: Sequence[Result] | Mapping[str, Result | Sequence[Result]],
-  population: Population,
+  population: Population | None = None,
   baseline: str | None = None,
   *,
   distances: np.ndarray | None = None,
@@ -143,7 +143,8 @@ def compare(
     results: one for each method and seed, every method with the same seeds and
       all of a seed made from one split; or the name of a row -> its result, or
       its results with several seeds.
-    population: whose labels the predictions are held against.
+    population: what they were made of; only results without true labels of
+      their own need it, and any other is refused.
     baseline: the method or name that all others are ranked with and tested
       against; by default the first `baseline` or `random:n` of each half of the
       table, as in the paper. Names of one's own stand in the first half.
@@ -156,13 +157,15 @@ def compare(
   Raises:
     ValueError: if there is no result; a method has two with one seed, or other
       seeds than the others; individuals or test rows differ; a name has results
-      of several methods; or the baseline is none of the rows.
+      of several methods; the population is another; or the baseline is none of
+      the rows.
 
   Source: section IV, Table I; section II-A.
   """
   if isinstance(results, Mapping):
     results = _renamed(results)
-  rows = tables.of_results(results, population.labels, distances, baseline)
+  labels = None if population is None else population.labels
+  rows = tables.of_results(results, labels, distances, baseline)
   return Comparison(tuple(rows), baseline)
 
 

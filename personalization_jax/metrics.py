@@ -29,8 +29,26 @@ def accuracy(
 
   Source: section II-A, acc(D_I) and acc(D_G).
   """
-  scored = rows != PADDING
-  correct = scored & (predictions == labels[rows])
+  return share_correct(
+    predictions, np.where(rows == PADDING, PADDING, labels[rows])
+  )
+
+
+def share_correct(
+  predictions: np.ndarray, truth: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """`accuracy`, from the true classes themselves.
+
+  Args:
+    predictions: int32 [S, R], predicted classes.
+    truth: int32 [S, R], true classes, -1 for padding.
+
+  Returns:
+    Accuracy float64 [S] in 0..1, NaN for who has no rows, and the number of
+    rows it stands on [S].
+  """
+  scored = truth != PADDING
+  correct = scored & (predictions == truth)
   size = scored.sum(axis=1)
   with np.errstate(invalid="ignore"):
     return correct.sum(axis=1) / size, size

@@ -161,6 +161,7 @@ def join(
     labels=np.concatenate([population.labels, held_out.labels]),
     individuals=np.concatenate([population.individuals, held_out.individuals]),
     originals=np.concatenate([train_originals, count + test_originals]),
+    file_rows=np.arange(count + len(held_out), dtype=np.int32),
   )
   rows = [np.flatnonzero(both.individuals == person) for person in people]
   nothing = np.empty(0, np.int32)

@@ -37,7 +37,7 @@ from personalization_jax.progress import Keeper, Piece, Task
 from personalization_jax.records import Record
 from personalization_jax.result import Result
 from personalization_jax.settings import Settings, make_learner
-from personalization_jax.splits import Split
+from personalization_jax.splits import PADDING, Split
 from personalization_jax.training import TrainState
 
 
@@ -271,11 +271,18 @@ class Study:
         self._individuals.evaluation_steps(method), np.int32
       ),
       global_rows=self.split.global_test,
+      individual_labels=self._labels_of(self.split.test),
+      validation_labels=self._labels_of(self.split.validation),
+      global_labels=self._labels_of(self.split.global_test),
       models=jax.tree.map(lambda *leaves: np.concatenate(leaves), *models)
       if keep_models
       else None,
       **joined,
     )
+
+  def _labels_of(self, rows: np.ndarray) -> np.ndarray:
+    """The true classes of rows, -1 for padding."""
+    return np.where(rows == PADDING, PADDING, self.population.labels[rows])
 
   def forget(self, method: Method) -> None:
     """Removes what was kept of a method under way: its result is safe."""

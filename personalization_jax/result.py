@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from personalization_jax import metrics
+from personalization_jax.splits import PADDING
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -22,6 +23,10 @@ class Result:
     individual_predictions: int32 [S, R], predicted classes.
     global_rows: int32 [Q], test rows of D_G.
     global_predictions: int32 [S, Q], each individual's model on D_G.
+    individual_labels: int32 [S, R], the true classes, -1 for padding; with them
+      accuracies need no population, and another one's labels are refused. None
+      if nobody gave them.
+    global_labels: int32 [Q], likewise.
     losses: float32 [S, T], training loss of each step in nats, NaN where a
       step was padding.
     diverged: bool [S], whose loss or parameters stopped being finite numbers;
@@ -29,6 +34,8 @@ class Result:
     validation_rows: int32 [S, V], validation rows of each D_I, -1 for padding;
       none by default.
     validation_predictions: int32 [S, V], predicted classes.
+    validation_labels: int32 [S, V], the true classes, -1 for padding; None if
+      nobody gave them.
     curve_steps: int32 [E], behind which steps models were evaluated on
       validation data; none by default.
     individual_curve: float32 [S, E], accuracy on D_I then; NaN for who has no
@@ -46,6 +53,9 @@ class Result:
   global_rows: np.ndarray
   global_predictions: np.ndarray
   losses: np.ndarray
+  individual_labels: np.ndarray | None = None
+  global_labels: np.ndarray | None = None
+  validation_labels: np.ndarray | None = None
   diverged: np.ndarray = None  # type: ignore[assignment]
   validation_rows: np.ndarray = None  # type: ignore[assignment]
   validation_predictions: np.ndarray = None  # type: ignore[assignment]
@@ -74,54 +84,86 @@ class Result:
     return ["diverged" if gone else "ok" for gone in self.diverged]
 
   def individual_accuracy(
-    self, labels: np.ndarray
+    self, labels: np.ndarray | None = None
   ) -> tuple[np.ndarray, np.ndarray]:
     """acc(D_I), on everyone's own test data.
 
     Args:
-      labels: int32 [N], the store's labels.
+      labels: int32 [N], the store's labels; needed only where the result has
+        none of its own.
 
     Returns:
       Accuracy float64 [S] in 0..1, and the number of samples it stands on [S].
       Who diverged has NaN: what such a model answers is no accuracy.
+
+    Raises:
+      ValueError: if the result's own labels aren't these.
     """
-    return self._accuracy(
-      self.individual_predictions, labels, self.individual_rows
-    )
+    return self._accuracy("individual", labels)
 
   def validation_accuracy(
-    self, labels: np.ndarray
+    self, labels: np.ndarray | None = None
   ) -> tuple[np.ndarray, np.ndarray]:
     """Accuracy on everyone's own validation data.
 
     Args:
-      labels: int32 [N], the store's labels.
+      labels: as of `individual_accuracy`.
 
     Returns:
       Accuracy float64 [S] in 0..1, NaN for who diverged or has no such data,
       and the number of samples it stands on [S].
+
+    Raises:
+      ValueError: likewise.
     """
-    return self._accuracy(
-      self.validation_predictions, labels, self.validation_rows
-    )
+    return self._accuracy("validation", labels)
 
   def global_accuracy(
-    self, labels: np.ndarray
+    self, labels: np.ndarray | None = None
   ) -> tuple[np.ndarray, np.ndarray]:
     """acc(D_G), of everyone's model on the test data of D_G.
 
     Args:
-      labels: int32 [N], the store's labels.
+      labels: as of `individual_accuracy`.
 
     Returns:
       Accuracy float64 [S] in 0..1, NaN for who diverged, and the number of
       samples it stands on [S].
+
+    Raises:
+      ValueError: likewise.
     """
-    rows = np.broadcast_to(self.global_rows, self.global_predictions.shape)
-    return self._accuracy(self.global_predictions, labels, rows)
+    return self._accuracy("global", labels)
 
   def _accuracy(
-    self, predictions: np.ndarray, labels: np.ndarray, rows: np.ndarray
+    self, data: str, labels: np.ndarray | None
   ) -> tuple[np.ndarray, np.ndarray]:
-    values, sizes = metrics.accuracy(predictions, labels, rows)
+    predictions = getattr(self, f"{data}_predictions")
+    truth = self._truth(data, labels)
+    values, sizes = metrics.share_correct(
+      predictions, np.broadcast_to(truth, predictions.shape)
+    )
     return np.where(self.diverged, np.nan, values), sizes
+
+  def _truth(self, data: str, labels: np.ndarray | None) -> np.ndarray:
+    """The true classes: the result's own, or else the store's at its rows."""
+    rows, own = getattr(self, f"{data}_rows"), getattr(self, f"{data}_labels")
+    what = f"method {self.method!r} with seed {self.seed}"
+    if not rows.size:
+      return np.asarray(rows)
+    if own is None and labels is None:
+      raise ValueError(f"{what} has no true labels: give its population's.")
+    if labels is None:
+      return np.asarray(own)
+    if rows.max(initial=PADDING) >= len(labels):
+      raise ValueError(
+        f"{what} was tested on row {rows.max()}, but the population has"
+        f" {len(labels)} samples: give the one that it was made of."
+      )
+    there = np.where(rows == PADDING, PADDING, labels[rows])
+    if own is not None and not np.array_equal(own, there):
+      raise ValueError(
+        f"{what} was tested on samples of other classes than the population"
+        " has in these rows: give the one that it was made of, or none."
+      )
+    return there

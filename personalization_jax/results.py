@@ -1,7 +1,9 @@
 """A run's directory: settings, predictions, tables (NumPy, host).
 
     config.json       every setting, the data's fingerprint, versions, device
-    predictions/      one npz for each finished method
+    predictions/      one npz for each finished method: what every model
+                      answered, which row of the user's file that was, and what
+                      would have been right
     results.csv       one row for each method, individual and seed
     table1.csv        one row for each method; table1.md is the same for people
     choice.csv        whom methods hurt, if `global` was trained and there are
@@ -23,6 +25,7 @@ predictions; `table_files`, `checkpoints`, `saved_models`, `event_files` and
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import io
 import json
@@ -34,8 +37,13 @@ from typing import Any
 import numpy as np
 
 from personalization_jax import files
+from personalization_jax.datasets import Population
 from personalization_jax.files import write_atomically
+from personalization_jax.methods import known_method
 from personalization_jax.result import Result
+from personalization_jax.splits import PADDING
+
+_ROWS = ("individual_rows", "validation_rows", "global_rows")
 
 
 def open_run(
@@ -139,32 +147,48 @@ def alone_in(workdir: pathlib.Path) -> Iterator[None]:
     yield
 
 
-def save_result(workdir: pathlib.Path, result: Result) -> None:
+def save_result(
+  workdir: pathlib.Path, result: Result, population: Population
+) -> None:
   """Keeps a finished method's predictions and losses.
+
+  Rows are those of the user's file, and the true classes stand beside them, so
+  that the file can be read without the population. What rows of the run's own
+  store they are is kept too, for who goes on with the run.
 
   Args:
     workdir: the run directory.
     result: what `Study.personalize` returned.
+    population: what it was made of.
   """
-  fields = vars(result) | {}
-  fields.pop("models")
+  fields = {k: v for k, v in vars(result).items() if v is not None}
+  fields.pop("models", None)
+  for name in _ROWS:
+    rows = fields[name]
+    fields[f"store_{name}"] = rows
+    there = population.file_rows[rows]
+    fields[name] = np.where(rows == PADDING, PADDING, there)
   buffer = io.BytesIO()
-  np.savez_compressed(buffer, **fields)
+  np.savez_compressed(buffer, **fields, fingerprint=population.fingerprint())
   write_atomically(_result_path(workdir, result.method), buffer.getvalue())
 
 
-def load_result(workdir: pathlib.Path, method: str) -> Result | None:
+def load_result(
+  workdir: pathlib.Path, method: str, population: Population | None = None
+) -> Result | None:
   """A finished method's predictions and losses.
 
   Args:
-    workdir: the run directory.
+    workdir: the run directory, or the folder of one of its seeds.
     method: its spec.
+    population: what it was made of, to have its rows in the result; without it
+      they are those of the user's file.
 
   Returns:
     The result, or None if the method isn't finished.
 
   Raises:
-    ValueError: if the file can't be read.
+    ValueError: if the file can't be read, or was made of another population.
   """
   path = _result_path(workdir, method)
   if not path.exists():
@@ -174,17 +198,51 @@ def load_result(workdir: pathlib.Path, method: str) -> Result | None:
       fields = dict(arrays)
     if str(fields["method"]) != method:
       raise ValueError(f"it holds {str(fields['method'])!r}")
-    return Result(
-      **{
-        **fields,
-        "method": str(fields["method"]),
-        "seed": int(fields["seed"]),
-      }
-    )
+    fields |= {"method": method, "seed": int(fields["seed"])}
+    fingerprint = str(fields.pop("fingerprint", ""))
+    in_store = {name: fields.pop(f"store_{name}", None) for name in _ROWS}
+    result = Result(**fields)
   except Exception as error:  # zip, zlib and NumPy each raise their own
     raise ValueError(
       f"{path} can't be read ({error}): delete it to train {method!r} again."
     ) from error
+  if not fingerprint:
+    return _of_older_version(path, result, population)
+  if population is None:
+    return result
+  if fingerprint != population.fingerprint():
+    raise ValueError(
+      f"{path} was made of another population: a run's is that of its settings,"
+      " without the people that it left out."
+    )
+  return dataclasses.replace(result, **in_store)
+
+
+def _of_older_version(
+  path: pathlib.Path, result: Result, population: Population | None
+) -> Result:
+  """A result with rows of its run's store alone, and no true classes."""
+  known = known_method(result.method)
+  if known and known.group and known.group.kind == "sg":
+    raise ValueError(
+      f"{path} is of an older version, where SG took D_I in the order of its"
+      " file."
+    )
+  if population is None:
+    raise ValueError(
+      f"{path} is of an older version, which kept neither true labels nor the"
+      " file's rows: give the population that it was made of."
+    )
+
+  def labels(rows: np.ndarray) -> np.ndarray:
+    return np.where(rows == PADDING, PADDING, population.labels[rows])
+
+  return dataclasses.replace(
+    result,
+    individual_labels=labels(result.individual_rows),
+    validation_labels=labels(result.validation_rows),
+    global_labels=labels(result.global_rows),
+  )
 
 
 def set_aside(workdir: pathlib.Path, method: str) -> None:

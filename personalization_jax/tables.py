@@ -62,12 +62,14 @@ class TableRow:
 Accuracies = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
-def accuracies(results: Iterable[Result], labels: np.ndarray) -> Accuracies:
+def accuracies(
+  results: Iterable[Result], labels: np.ndarray | None
+) -> Accuracies:
   """Every method's accuracies.
 
   Args:
     results: finished methods, each with one seed or several.
-    labels: int32 [N], the store's labels.
+    labels: int32 [N], the store's; None if the results have their own.
 
   Returns:
     method -> (acc(D_I) [S], acc(D_G) [S]), an individual's mean over the seeds
@@ -86,13 +88,13 @@ def accuracies(results: Iterable[Result], labels: np.ndarray) -> Accuracies:
 
 
 def over_seeds(
-  results: Iterable[Result], labels: np.ndarray
+  results: Iterable[Result], labels: np.ndarray | None = None
 ) -> dict[str, OverSeeds]:
   """How much the seed matters, for every method.
 
   Args:
     results: finished methods, each with one seed or several.
-    labels: int32 [N], the store's labels.
+    labels: int32 [N], the store's; None if the results have their own.
 
   Returns:
     method -> the spread over seeds of its means over individuals.
@@ -110,7 +112,9 @@ def over_seeds(
   }
 
 
-def _by_seed(results: Iterable[Result], labels: np.ndarray) -> Accuracies:
+def _by_seed(
+  results: Iterable[Result], labels: np.ndarray | None
+) -> Accuracies:
   """Method -> acc(D_I) and acc(D_G), each [K, S], seeds in the same order."""
   found: dict[str, dict[int, Result]] = {}
   for result in results:
@@ -210,7 +214,7 @@ def baseline_of(half: Iterable[str]) -> str | None:
 
 def of_results(
   results: Sequence[Result],
-  labels: np.ndarray,
+  labels: np.ndarray | None = None,
   distances: np.ndarray | None = None,
   baseline: str | None = None,
 ) -> list[TableRow]:
@@ -219,7 +223,7 @@ def of_results(
   Args:
     results: one for each method and seed, every method with the same seeds; all
       results of the same individuals, and those of a seed of one split.
-    labels: int32 [N], the store's labels.
+    labels: int32 [N], the store's; None if the results have their own.
     distances: see `table`.
     baseline: likewise.
 

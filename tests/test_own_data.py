@@ -8,10 +8,11 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
+import personalization_jax as pj
 from experiments import table1
 from experiments.reports import page
-from personalization_jax import latent_space, splits
-from personalization_jax.datasets import Population, variations
+from personalization_jax import latent_space, results, splits
+from personalization_jax.datasets import Population, npz, variations
 
 METHODS = (
   "baseline,es:3,sw:2,tl:4,tl:4:last=1,es:2+sw:2+tl:3,"
@@ -100,6 +101,43 @@ def test_the_run_has_its_report(finished):
   assert text.count("data:image/png;base64,") == len(
     list((workdir / "figures").glob("*.png"))
   )
+
+
+def test_saved_predictions_are_judged_by_the_user_s_own_file(tmp_path):
+  """Most people of the file are in nobody's data: rows aren't the store's."""
+  methods = ("global", "local")
+  workdir = run(
+    tmp_path,
+    features(),
+    num_individuals=4,
+    num_global_individuals=5,
+    methods=",".join(methods),
+  )
+  loaded = [results.load_result(workdir, method) for method in methods]
+  file = np.load(tmp_path / "people.npz")
+  for result in loaded:
+    rows = [
+      row
+      for row in read(workdir / "results.csv")
+      if row["method"] == result.method
+    ]
+    for place, row in enumerate(rows):
+      tested = result.individual_rows[place]
+      tested = tested[tested >= 0]
+      assert (file["individuals"][tested] == int(row["individual"])).all()
+      answers = result.individual_predictions[place][: len(tested)]
+      right = (answers == file["labels"][tested]).mean()
+      assert right == pytest.approx(float(row["individual_accuracy"]))
+    assert not set(result.global_rows) & set(result.individual_rows.ravel())
+  table = read(workdir / "table1.csv")
+  population = npz.load(tmp_path / "people.npz")
+  for again in (pj.compare(loaded, population), pj.compare(loaded)):
+    for record, row in zip(again.records(), table):
+      for column in ("individual_mean", "individual_sd", "global_mean"):
+        assert record[column] == pytest.approx(float(row[column]))
+  half = population.take(np.arange(0, len(population), 2))
+  with pytest.raises(ValueError, match="the one that it was made of"):
+    pj.compare(loaded, half)
 
 
 def test_the_same_command_goes_on(finished, monkeypatch):

@@ -5,10 +5,17 @@ import json
 import numpy as np
 import pytest
 
+import personalization_jax as pj
 from personalization_jax import files, metrics, results, table_files, tables
+from personalization_jax.datasets import Population
 from personalization_jax.result import Result
 
 LABELS = np.random.default_rng(0).integers(0, 4, 80).astype(np.int32)
+# Every third sample of a file: the others are people that a run left out.
+POPULATION = dataclasses.replace(
+  Population.from_arrays(np.zeros((80, 1)), LABELS, np.arange(80) // 8),
+  file_rows=np.arange(2, 242, 3, dtype=np.int32),
+)
 
 
 def make_result(method, seed=0, skill=0.7):
@@ -35,6 +42,8 @@ def make_result(method, seed=0, skill=0.7):
     global_rows=general,
     global_predictions=predict(np.tile(general, (5, 1))),
     losses=losses,
+    individual_labels=np.where(rows < 0, -1, LABELS[rows]),
+    global_labels=LABELS[general],
   )
 
 
@@ -49,7 +58,7 @@ FINISHED = [
 def run(tmp_path_factory):
   workdir = tmp_path_factory.mktemp("run")
   for result in FINISHED:
-    results.save_result(workdir, result)
+    results.save_result(workdir, result, POPULATION)
   table_files.write_tables(workdir, FINISHED, LABELS)
   return workdir
 
@@ -61,7 +70,7 @@ def read(path):
 
 def test_results_survive_the_disk(run):
   for result in FINISHED:
-    loaded = results.load_result(run, result.method)
+    loaded = results.load_result(run, result.method, POPULATION)
     for name, value in vars(result).items():
       np.testing.assert_array_equal(getattr(loaded, name), value)
   assert results.load_result(run, "es:40") is None
@@ -72,7 +81,7 @@ def test_every_csv_row_is_what_the_saved_predictions_say(run):
   assert list(rows[0]) == list(table_files.RESULT_COLUMNS)
   assert len(rows) == 15
   for row in rows:
-    saved = results.load_result(run, row["method"])
+    saved = results.load_result(run, row["method"], POPULATION)
     index = list(saved.individuals).index(int(row["individual"]))
     own = saved.individual_rows[index]
     hits = [
@@ -87,6 +96,63 @@ def test_every_csv_row_is_what_the_saved_predictions_say(run):
       hits.mean(), rel=1e-15
     )
     assert int(row["global_test_size"]) == 20
+
+
+def test_saved_predictions_are_of_rows_of_the_user_s_file(run):
+  in_file = np.full(242, 99, np.int32)
+  in_file[POPULATION.file_rows] = LABELS
+  for result in FINISHED:
+    loaded = results.load_result(run, result.method)
+    own = result.individual_rows
+    np.testing.assert_array_equal(
+      loaded.individual_rows, np.where(own < 0, -1, 3 * own + 2)
+    )
+    for labels in (None, in_file):
+      for got, expected in (
+        (loaded.individual_accuracy(labels), result.individual_accuracy()),
+        (loaded.global_accuracy(labels), result.global_accuracy()),
+      ):
+        np.testing.assert_array_equal(got, expected)
+    # The run's own store has others in these rows.
+    with pytest.raises(ValueError, match="the one that it was made of"):
+      loaded.individual_accuracy(LABELS)
+
+
+def test_predictions_of_another_population_are_refused(run):
+  others = dataclasses.replace(POPULATION, labels=(LABELS + 1) % 4)
+  with pytest.raises(ValueError, match=r"tl-10.*made of another population"):
+    results.load_result(run, "tl:10:last=2", others)
+  with pytest.raises(ValueError, match="samples of other classes"):
+    pj.compare(FINISHED, others)
+  assert str(pj.compare(FINISHED)) == str(pj.compare(FINISHED, POPULATION))
+
+
+def test_predictions_of_older_runs_get_their_labels(run, tmp_path):
+  old = make_old(run / "predictions" / "baseline.npz", tmp_path, "baseline")
+  with pytest.raises(ValueError, match=r"older version.*give the population"):
+    results.load_result(old, "baseline")
+  loaded = results.load_result(old, "baseline", POPULATION)
+  np.testing.assert_array_equal(
+    loaded.individual_accuracy(), FINISHED[0].individual_accuracy()
+  )
+  # What SG chose then depended on the order of the file.
+  old = make_old(run / "predictions" / "baseline.npz", tmp_path, "sg:4")
+  with pytest.raises(ValueError, match="SG took D_I in the order of its file"):
+    results.load_result(old, "sg:4", POPULATION)
+
+
+def make_old(path, folder, method):
+  """A copy as versions wrote it that kept no labels."""
+  with np.load(path) as file:
+    arrays = {
+      name.removeprefix("store_"): array
+      for name, array in sorted(file.items())
+      if not name.endswith("_labels") and name != "fingerprint"
+    }
+  (folder / "predictions").mkdir(exist_ok=True)
+  name = f"{files.safe_name(method)}.npz"
+  np.savez(folder / "predictions" / name, **{**arrays, "method": method})
+  return folder
 
 
 def test_table_has_the_contract_s_columns(run):

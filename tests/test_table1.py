@@ -48,7 +48,7 @@ def test_every_row_can_be_computed_again_from_saved_predictions(finished):
     population, _ = study_flags.load_population()
     population, *_ = study_flags.vary(population)
   for row in read(finished / "results.csv"):
-    saved = results.load_result(finished, row["method"])
+    saved = results.load_result(finished, row["method"], population)
     index = list(saved.individuals).index(int(row["individual"]))
     tested = saved.individual_rows[index]
     tested = tested[tested >= 0]

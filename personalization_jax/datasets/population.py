@@ -25,6 +25,9 @@ class Population:
       drawing (its flips) share it, so that a split never separates them.
     num_classes: number of classes.
     label_names: what the classes are called, if the data say so; None if not.
+    file_rows: int32 [N], the row of the user's file that a sample comes from;
+      by default this store is that file. Samples left out, and flips, make the
+      two differ.
   """
 
   images: np.ndarray
@@ -33,6 +36,13 @@ class Population:
   originals: np.ndarray
   num_classes: int
   label_names: tuple[str, ...] | None = None
+  file_rows: np.ndarray = None  # type: ignore[assignment]
+
+  def __post_init__(self) -> None:
+    """Without other word, the store is the file."""
+    if self.file_rows is None:
+      rows = np.arange(len(self.labels), dtype=np.int32)
+      object.__setattr__(self, "file_rows", rows)
 
   def __len__(self) -> int:
     return len(self.labels)
@@ -124,7 +134,8 @@ class Population:
       rows: integers [M], rows of this store.
 
     Returns:
-      A population of M rows with the same number of classes.
+      A population of M rows with the same number of classes, which know what
+      rows they were in the file.
     """
     return dataclasses.replace(
       self,
@@ -132,10 +143,11 @@ class Population:
       labels=self.labels[rows],
       individuals=self.individuals[rows],
       originals=self.originals[rows],
+      file_rows=self.file_rows[rows],
     )
 
   def fingerprint(self) -> str:
-    """SHA-256 of the content, to tell whether two runs saw the same data."""
+    """SHA-256 of the samples, to tell whether two runs saw the same data."""
     digest = hashlib.sha256()
     for array in (self.images, self.labels, self.individuals, self.originals):
       digest.update(f"{array.dtype}{array.shape}".encode())

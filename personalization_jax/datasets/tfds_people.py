@@ -88,7 +88,11 @@ def load(
       ids,
     )
     names = _label_names(builder.info.features[label_feature], classes)
-    return dataclasses.replace(population, label_names=names)
+    return dataclasses.replace(
+      population,
+      label_names=names,
+      file_rows=np.asarray(rows, np.int32),
+    )
   except ValueError as error:
     raise ValueError(f"tfds:{name}: {error}") from error
 

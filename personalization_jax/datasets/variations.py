@@ -95,6 +95,7 @@ def flips(population: Population) -> Population:
     ).astype(np.int32),
     individuals=np.tile(population.individuals, 3),
     originals=np.tile(population.originals, 3),
+    file_rows=np.tile(population.file_rows, 3),
     num_classes=3 * classes,
     label_names=names
     and tuple(

@@ -6,6 +6,7 @@ is imported when data are loaded.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
 import numpy as np
@@ -112,13 +113,14 @@ def population_of(digits: Digits) -> Population:
   rows = np.flatnonzero(np.isin(digits.writers, enough))
   # Everybody's digits needn't be copied.
   kept = rows if len(rows) < len(originals) else slice(None)
-  return Population.from_arrays(
+  population = Population.from_arrays(
     digits.images[kept],
     digits.labels[kept],
     digits.writers[kept],
     originals=originals[kept],
     num_classes=_NUM_CLASSES,
   )
+  return dataclasses.replace(population, file_rows=rows.astype(np.int32))
 
 
 def _originals(digits: Digits) -> np.ndarray:
