@@ -128,7 +128,7 @@ def write(found: Found, workdir: pathlib.Path) -> pathlib.Path:
       lines.writerow(
         [one.group, one.measure, one.part, space]
         + ["" if math.isnan(x) else float(x) for x in numbers]
-        + [len(one.values), _cell(one.values, one.random)]
+        + [one.count, _cell(one.values, one.random)]
         + [_cell(one.values, pixels.values) if space != PIXELS else ""]
       )
   write_atomically(workdir / "group_agreement.csv", text.getvalue())
@@ -182,7 +182,7 @@ def markdown(found: Found) -> str:
     cells.append(f"{same[0].random.mean():.3f}")
     cells.append(f"{_p_value(same[0].values, same[-1].values):.3f}")
     lines.append(line(same[0].group, same[0].measure, same[0].part, cells))
-  judged = sorted({len(one.values) for row in found.values() for one in row})
+  judged = sorted({one.count for row in found.values() for one in row})
   note = (
     "Groups against the writers' hidden factors: mean (sd) over"
     f" {' or '.join(map(str, judged))} individuals; more is better. Recall: of"

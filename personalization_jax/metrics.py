@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -129,12 +130,41 @@ class Significance:
     wilcoxon: p of Wilcoxon's signed-rank test.
     t_holm: p of the t-test, Holm-corrected over the methods compared.
     wilcoxon_holm: likewise for Wilcoxon's.
+    difference: mean over the pairs, the method's accuracy minus the baseline's;
+      NaN without any. Where models diverged it isn't the difference between the
+      means of all individuals of each method.
+    pairs: how many individuals are compared.
   """
 
   t: float
   wilcoxon: float
   t_holm: float
   wilcoxon_holm: float
+  difference: float
+  pairs: int
+
+
+def paired_means(
+  values: np.ndarray, reference: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Each individual's mean of two methods over the seeds that both have.
+
+  The mean of some seeds against that of others would take a difference of seeds
+  for one of methods.
+
+  Args:
+    values: float [K, S], a row for each seed; NaN where a model diverged or
+      isn't there.
+    reference: float [K, S], likewise, individuals and seeds in the same order.
+
+  Returns:
+    The means of both, float64 [S] each; NaN, in both, for who has no such seed.
+  """
+  both = ~np.isnan(values - reference)
+  return (
+    mean_without_nan(np.where(both, values, np.nan)),
+    mean_without_nan(np.where(both, reference, np.nan)),
+  )
 
 
 def significance(
@@ -143,9 +173,8 @@ def significance(
   """Tests every method against the baseline, paired over individuals.
 
   Several seeds are averaged for each individual first, over those with which
-  neither of the two methods has NaN: the mean of some seeds against that of
-  others would take a difference of seeds for one of methods. Who has no such
-  seed is left out of the comparison.
+  neither of the two methods has NaN (`paired_means`). Who has no such seed is
+  left out of difference, tests and count.
 
   Args:
     accuracies: method -> float [S], or [K, S] with a row for each of K seeds;
@@ -153,15 +182,15 @@ def significance(
     baseline: the method that the others are compared with.
 
   Returns:
-    method -> p-values, for all methods but the baseline. With fewer than two
-    individuals they are NaN.
+    method -> its difference and p-values, for all methods but the baseline.
+    With fewer than two pairs the p-values are NaN.
 
   Raises:
     ValueError: if a method has another number of individuals or of seeds.
   """
   reference = np.atleast_2d(np.asarray(accuracies[baseline], np.float64))
   others = [method for method in accuracies if method != baseline]
-  pairs = []
+  tests = {}
   for method in others:
     values = np.atleast_2d(np.asarray(accuracies[method], np.float64))
     for count, there, what in zip(
@@ -172,17 +201,37 @@ def significance(
           f"method {method!r} has {count} {what}, but {baseline!r} has {there}:"
           " they can't be paired."
         )
-    both = ~np.isnan(values - reference)
-    pair = [
-      mean_without_nan(np.where(both, side, np.nan))
-      for side in (values, reference)
-    ]
-    pairs.append((_paired_t(*pair), _wilcoxon(*pair)))
-  t_holm = holm([t for t, _ in pairs])
-  wilcoxon_holm = holm([w for _, w in pairs])
+    means = paired_means(values, reference)
+    differences = np.subtract(*means)
+    tests[method] = Significance(
+      t=_paired_t(*means),
+      wilcoxon=_wilcoxon(*means),
+      t_holm=math.nan,
+      wilcoxon_holm=math.nan,
+      difference=spread(differences).mean,
+      pairs=int((~np.isnan(differences)).sum()),
+    )
+  return with_holm(tests)
+
+
+def with_holm(tests: Mapping[str, Significance]) -> dict[str, Significance]:
+  """Tests of several methods, with Holm's correction over them.
+
+  Args:
+    tests: method -> its tests, of which `t` and `wilcoxon` count.
+
+  Returns:
+    The same with `t_holm` and `wilcoxon_holm`.
+  """
+  t = holm([test.t for test in tests.values()])
+  wilcoxon = holm([test.wilcoxon for test in tests.values()])
   return {
-    method: Significance(t, w, th, wh)
-    for method, (t, w), th, wh in zip(others, pairs, t_holm, wilcoxon_holm)
+    method: dataclasses.replace(
+      test, t_holm=t_corrected, wilcoxon_holm=wilcoxon_corrected
+    )
+    for (method, test), t_corrected, wilcoxon_corrected in zip(
+      tests.items(), t, wilcoxon
+    )
   }
 
 

@@ -47,6 +47,10 @@ TABLE_COLUMNS = (
   "seeds",
   "individual_seed_sd",
   "global_seed_sd",
+  "individual_difference",
+  "individual_pairs",
+  "global_difference",
+  "global_pairs",
 )
 _MARKDOWN_COLUMNS = (
   "Method", "acc(D_I)", "rank", "sd", "min", "max", "p",
@@ -122,6 +126,9 @@ def _table_line(row: tables.TableRow) -> list[Any]:
       return [None] * 4  # an empty cell of the CSV
     return [test.t, test.t_holm, test.wilcoxon, test.wilcoxon_holm]
 
+  def compared(test: metrics.Significance | None) -> list[Any]:
+    return [None] * 2 if test is None else [test.difference, test.pairs]
+
   own, general = p_values(row.individual_p), p_values(row.global_p)
   return [
     row.method,
@@ -134,6 +141,8 @@ def _table_line(row: tables.TableRow) -> list[Any]:
     *(dataclasses.astuple(row.fairness) if row.fairness else [None] * 3),
     row.diverged,
     *(dataclasses.astuple(row.seeds) if row.seeds else [None] * 3),
+    *compared(row.individual_p),
+    *compared(row.global_p),
   ]
 
 
@@ -221,9 +230,11 @@ def markdown(
       for line, method in zip(lines, half):
         line += _seed_cells(by_method[method])
     if any(row.diverged for row in rows):
-      header.append("diverged")
+      header += ["diverged", "pairs"]
       for line, method in zip(lines, half):
+        test = by_method[method].individual_p
         line.append(str(by_method[method].diverged))
+        line.append("-" if test is None else str(test.pairs))
     title = f"{name}\n\n" if name else ""
     parts.append(f"{title}{aligned([header, *lines])}\n")
   against, others_in = (
@@ -252,6 +263,9 @@ def markdown(
     notes += (
       "diverged: models whose loss or parameters stopped being finite numbers;"
       " all other columns are without them (results.csv names them).\n"
+      "pairs: individuals whom p compares, each by the mean over the seeds with"
+      " which neither of the two methods diverged; their mean difference, which"
+      f" isn't that of the means shown, is in {others_in}.\n"
     )
   return "\n".join([*parts, notes])
 

@@ -65,9 +65,19 @@ def write_csv(path, header, lines):
 
 
 def make_run(
-  folder, *, seeds=(0,), people=PEOPLE, methods=METHODS, shift=0.0, **config
+  folder,
+  *,
+  seeds=(0,),
+  people=PEOPLE,
+  methods=METHODS,
+  shift=0.0,
+  values=None,
+  **config,
 ):
-  """A finished run; returns method -> individual -> seed -> accuracies."""
+  """A finished run; returns method -> individual -> seed -> accuracies.
+
+  These are drawn by chance, or given as `values`, with None for who diverged.
+  """
   (folder / "figures").mkdir(parents=True)
   (folder / "config.json").write_text(
     json.dumps(
@@ -75,6 +85,7 @@ def make_run(
         "settings": SETTINGS,
         "dataset_fingerprint": "f00d",
         "methods": methods,
+        "seeds": seeds,
         "command": ["table1.py", "--workdir=<i>"],
         "commit": "c0ffee",
         "versions": {"jax": "0.10.2"},
@@ -84,7 +95,7 @@ def make_run(
     )
   )
   rng = np.random.default_rng([len(people), int(1000 * shift)])
-  values = {
+  values = values or {
     method: {
       person: {seed: np.round(rng.uniform(0.4, 0.9, 2) + shift, 3)
                for seed in seeds}
@@ -97,6 +108,8 @@ def make_run(
     table_files.RESULT_COLUMNS,
     [
       (method, person, seed, *map(float, pair), 20, 30, "ok")
+      if pair is not None
+      else (method, person, seed, "", "", 20, 30, "diverged")
       for method, by_person in values.items()
       for person, by_seed in by_person.items()
       for seed, pair in by_seed.items()
@@ -104,6 +117,9 @@ def make_run(
   )
   row = dict.fromkeys(table_files.TABLE_COLUMNS, 0.125)
   row |= {"p_individual_holm": 0.0123, "p_global_holm": 0.4, "diverged": 0}
+  row |= {"seeds": len(seeds), "individual_pairs": len(people)}
+  if len(seeds) < 2:
+    row |= dict.fromkeys(("individual_seed_sd", "global_seed_sd"), "nan")
   row |= {"individual_rank": 1, "global_rank": 2}
   write_csv(
     folder / "table1.csv",

@@ -306,6 +306,10 @@ def test_means_leave_out_who_has_no_value():
     "ig", "rank correlation", "all", np.array([0.2, np.nan, 0.6]), np.zeros(3)
   )
   assert (one.mean, one.sd) == (pytest.approx(0.4), pytest.approx(0.08**0.5))
+  assert one.count == 2
+  spaces = (table1_agreement.AUTO_ENCODER, table1_agreement.PIXELS)
+  both = {space: [one] for space in spaces}
+  assert "over 2 individuals" in table1_agreement.markdown(both)
   nobody = agreement.Agreement("", "", "", np.full(2, np.nan), np.zeros(2))
   assert math.isnan(nobody.mean)
   assert math.isnan(nobody.sd)

@@ -1,5 +1,6 @@
 """What all figures share: names, styles, axes, bytes; and handwriting."""
 
+import errno
 import itertools
 
 import numpy as np
@@ -295,3 +296,24 @@ def test_a_page_holds_what_is_saved(tmp_path):
   figure = figures.trade_off(make_accuracies(size=5)).figure
   path = figures.save(figure, tmp_path / "a.png")
   assert path.read_bytes() == figures.png(figure)
+
+
+def test_a_figure_that_cannot_be_written_leaves_the_one_before(
+  tmp_path, monkeypatch
+):
+  """As on a full disk: never half a file, nor one of 0 bytes."""
+  figure = figures.trade_off(make_accuracies(size=5)).figure
+  path = figures.save(figure, tmp_path / "a.png")
+  before = path.read_bytes()
+
+  def full(_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+  figure.suptitle("Another")
+  monkeypatch.setattr("os.fsync", full)
+  with pytest.raises(OSError, match="No space"):
+    figures.save(figure, path)
+  with pytest.raises(OSError, match="No space"):
+    figures.save(figure, tmp_path / "b.png")
+  assert path.read_bytes() == before
+  assert list(tmp_path.iterdir()) == [path]

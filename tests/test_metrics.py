@@ -120,6 +120,49 @@ def test_people_are_paired_over_the_seeds_that_both_methods_have():
   assert tests["better"].t == pytest.approx(stats.ttest_1samp(gains, 0).pvalue)
 
 
+def test_differences_and_their_number_are_of_the_pairs_that_are_tested():
+  rng = np.random.default_rng(4)
+  accuracies = {
+    method: np.where(rng.uniform(size=(3, 20)) < lost, np.nan, values)
+    for method, lost, values in (
+      ("b", 0.3, rng.uniform(size=(3, 20))),
+      ("m", 0.5, rng.uniform(size=(3, 20))),
+      ("all", 0.0, rng.uniform(size=(3, 20))),
+    )
+  }
+  tests = metrics.significance(accuracies, "b")
+  for method, test in tests.items():
+    pairs = []
+    for person in range(20):
+      both = [
+        (accuracies[method][seed, person], accuracies["b"][seed, person])
+        for seed in range(3)
+        if not np.isnan(accuracies[method][seed, person])
+        and not np.isnan(accuracies["b"][seed, person])
+      ]
+      if both:
+        pairs.append(np.mean(both, axis=0))
+    values, reference = np.array(pairs).T
+    assert test.pairs == len(pairs)
+    assert test.difference == pytest.approx((values - reference).mean())
+    assert test.t == pytest.approx(stats.ttest_rel(values, reference).pvalue)
+  assert tests["m"].pairs < tests["all"].pairs <= 20
+  # The mean of some seeds of some people differs from that of others.
+  means = {
+    method: metrics.spread(metrics.mean_without_nan(x)).mean
+    for method, x in accuracies.items()
+  }
+  unpaired = means["m"] - means["b"]
+  assert abs(tests["m"].difference - unpaired) > 0.01
+
+
+def test_nobody_to_pair_has_no_difference():
+  apart = {"b": np.array([0.5, np.nan]), "m": np.array([np.nan, 0.5])}
+  test = metrics.significance(apart, "b")["m"]
+  assert test.pairs == 0
+  assert np.isnan([test.difference, test.t, test.wilcoxon]).all()
+
+
 def test_individual_fairness_by_hand():
   # Three people on a line, at 0, 1 and 3.
   distances = np.abs(np.subtract.outer([0.0, 1, 3], [0.0, 1, 3]))

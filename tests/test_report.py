@@ -13,6 +13,7 @@ from report_runs import PICTURE, Reader, make_run, report, write_csv
 
 from experiments import table1_agreement, table1_choice, table1_figures
 from experiments.reports import captions, page, runs
+from personalization_jax import files
 
 
 def test_a_run_is_told_whole(tmp_path):
@@ -49,7 +50,6 @@ def test_a_run_is_told_whole(tmp_path):
   )
   assert agreement["ig:5"][:2] == ["recall", "style"]
   assert agreement["ig:5"][2:] == ["0.420 (0.274)", "0.380 (–)", "0.125", "6"]
-  assert "p: a <note>." in found.text
   assert "Finished: 4 methods." in found.text
   assert "Nobody: every model has an accuracy." in found.text
   assert ("title", {}) in found.elements
@@ -136,12 +136,11 @@ def test_what_files_say_is_never_markup(tmp_path):
     device=evil,
     versions={evil: evil},
   )
-  (folder / "table1.md").write_text(f"| a |\n{evil}\n")
   make_run(tmp_path / "b", methods=("baseline", evil))
   found = report(tmp_path, folder, tmp_path / "b", title=evil)
   assert not {"script", "u", "b", "i"} & {tag for tag, _ in found.elements}
   assert (2, 'a"><u>') in found.headings
-  assert found.text.count(evil) >= 10
+  assert found.text.count(evil) >= 9
 
 
 def test_the_same_runs_make_the_same_bytes(tmp_path):
@@ -159,18 +158,17 @@ def test_who_diverged_is_named(tmp_path):
   gone = ",".join([*first[:3], "", "", "20", "30", "diverged"])
   path.write_text(path.read_text().replace(",".join(first), gone))
   table = tmp_path / "a" / "table1.csv"
-  text = re.sub(
-    r"(?m)^(baseline,.*),0((?:,[^,]*){3})$", r"\1,1\2", table.read_text()
-  )
-  table.write_text(text)
+  lines = runs.parsing.csv_lines(table, ())
+  lines[0]["diverged"] = 1
+  write_csv(table, lines[0], [line.values() for line in lines])
   found = report(tmp_path, tmp_path / "a")
   (rows,) = (
     found.cells(caption) for caption in found.tables if "finite" in caption
   )
   assert rows["baseline"] == ["1", "8 (seed 0)"]
-  assert found.cells("Shaping")["Method"][-1] == "diverged"
-  assert found.cells("Shaping")["baseline"][-1] == "1"
-  assert found.cells("Shaping")["tl:10"][-1] == "0"
+  assert found.cells("Shaping")["Method"][-2:] == ["diverged", "pairs"]
+  assert found.cells("Shaping")["baseline"][-2:] == ["1", "6"]
+  assert found.cells("Shaping")["tl:10"][-2:] == ["0", "6"]
   assert "Nobody" not in found.text
 
 
@@ -200,8 +198,130 @@ def test_a_run_that_grows_is_not_finished(tmp_path):
   config["methods"].append("es:40")
   (tmp_path / "a" / "config.json").write_text(json.dumps(config))
   found = report(tmp_path, tmp_path / "a")
-  assert "Not finished: table1.csv has no es:40 yet." in found.text
+  assert "Not finished: the tables have no es:40 yet." in found.text
   assert "Shaping" in found.tables
+
+
+def predict(home, *methods):
+  (home / "predictions").mkdir(parents=True, exist_ok=True)
+  for method in methods:
+    (home / "predictions" / f"{files.safe_name(method)}.npz").touch()
+
+
+def test_a_seed_that_was_added_is_not_finished_before_it_is_in_the_tables(
+  tmp_path,
+):
+  folder, methods = tmp_path / "a", ("baseline", "tl:10")
+  make_run(folder, methods=methods, seeds=(3,), settings={"seed": 3})
+  path = folder / "config.json"
+  config = json.loads(path.read_text())
+  assert runs.read(folder, "a").finished
+  path.write_text(json.dumps(config | {"seeds": [3, 4]}))
+  predict(folder, *methods)
+  predict(folder / "seeds" / "4", "tl:10")
+  (folder / "seeds" / "4" / "checkpoints" / "baseline").mkdir(parents=True)
+  assert not runs.read(folder, "a").finished
+  assert (
+    "Not finished: the tables have no baseline, tl:10 (seed 4) yet. Trained:"
+    " baseline, tl:10 (seed 3); tl:10 (seed 4). Checkpoints: baseline (seed"
+    " 4). Not trained yet: baseline (seed 4)."
+  ) in report(tmp_path, folder).text
+  predict(folder / "seeds" / "4", "baseline")
+  assert (
+    "Not finished: the tables have no baseline, tl:10 (seed 4) yet. Trained:"
+    " baseline, tl:10 (seed 3); baseline, tl:10 (seed 4). Checkpoints: baseline"
+    " (seed 4). All is trained: the same command writes the tables."
+  ) in report(tmp_path, folder).text
+  # A run that was stopped between its two tables.
+  make_run(tmp_path / "b", methods=methods, seeds=(3, 4), settings={"seed": 3})
+  both = runs.read(tmp_path / "b", "b")
+  assert both.finished
+  (tmp_path / "b" / "table1.csv").write_bytes(
+    (folder / "table1.csv").read_bytes()
+  )
+  assert not runs.read(tmp_path / "b", "b").finished
+  # Before there were several seeds, config.json had no list of them.
+  path.write_text(json.dumps({k: config[k] for k in config if k != "seeds"}))
+  assert runs.read(folder, "a").finished
+  assert runs.read(folder, "a").trained == [(one, "3") for one in methods]
+
+
+def test_all_seeds_trained_without_tables_is_said_so(tmp_path):
+  """None of them is that of the directory itself."""
+  folder = tmp_path / "a"
+  make_run(folder, methods=("tl:10",), seeds=(1, 2))
+  for name in ("table1.csv", "table1.md", "results.csv"):
+    (folder / name).unlink()
+  for seed in "12":
+    predict(folder / "seeds" / seed, "tl:10")
+  found = report(tmp_path, folder)
+  assert (
+    "Not finished: there is no table1.csv yet. Trained: tl:10 (seed 1); tl:10"
+    " (seed 2). All is trained: the same command writes the tables."
+  ) in found.text
+
+
+def test_notes_explain_the_columns_that_are_shown_and_no_others(tmp_path):
+  explanations = {
+    "fair max:": False, "fair rho:": False, "seed sd:": False,
+    "diverged:": False, "pairs:": False, "p:": True,
+  }  # fmt: skip
+
+  def check(folder, **shown):
+    found = report(tmp_path, folder)
+    groups, header = found.tables["Shaping"][0][:2]
+    for note, usual in explanations.items():
+      expected = shown.get(note.split()[-1].rstrip(":"), usual)
+      assert (f" {note}" in found.text) == expected, note
+    assert ("seed sd" in groups) == shown.get("sd", False)
+    assert ("rho" in header) == shown.get("rho", False)
+    assert ("pairs" in header) == shown.get("pairs", False)
+
+  def rewrite(folder, **columns):
+    path = folder / "table1.csv"
+    lines = [line | columns for line in runs.parsing.csv_lines(path, ())]
+    write_csv(path, lines[0], [line.values() for line in lines])
+
+  nothing = dict.fromkeys(runs.FAIRNESS, "")
+  make_run(tmp_path / "a")
+  check(tmp_path / "a", max=True, rho=True)
+  rewrite(tmp_path / "a", **nothing)
+  check(tmp_path / "a")
+  rewrite(tmp_path / "a", diverged=2)
+  check(tmp_path / "a", diverged=True, pairs=True)
+  # What an older run lacks isn't explained.
+  rewrite(tmp_path / "a", individual_pairs="")
+  check(tmp_path / "a", diverged=True)
+  make_run(tmp_path / "b", seeds=(0, 1))
+  rewrite(tmp_path / "b", **nothing)
+  check(tmp_path / "b", sd=True)
+
+
+def test_measures_of_agreement_are_explained_where_they_are(tmp_path):
+  make_run(tmp_path / "a")
+  path = tmp_path / "a" / "group_agreement.csv"
+  line = ("style", "auto-encoder", 0.42, 0.274, 0.125, 6)
+  write_csv(path, runs._AGREEMENT, [("ig:5", "recall", *line)])
+  text = report(tmp_path, tmp_path / "a").text
+  assert "Recall: the share" in text
+  assert "Nearness:" not in text
+  write_csv(path, runs._AGREEMENT, [("sg:9", "nearness", *line)])
+  text = report(tmp_path, tmp_path / "a").text
+  assert "Recall:" not in text
+  assert "Nearness: the chance" in text
+
+
+def test_one_model_for_all_has_no_test_on_global_data(tmp_path):
+  """Not in tables that were written before this was so, either."""
+  make_run(tmp_path / "a", methods=("baseline", "global", "tl:10"))
+  found = report(tmp_path, tmp_path / "a")
+  rows = found.cells("Shaping")
+  assert rows["global"][5] == "0.0123*"  # people's own data are many
+  assert rows["global"][11] == "–"
+  assert rows["tl:10"][11] == "0.4000"
+  assert "global is one model that all individuals share" in found.text
+  make_run(tmp_path / "b", methods=("baseline", "tl:10"))
+  assert "one model that all" not in report(tmp_path, tmp_path / "b").text
 
 
 def test_runs_are_called_by_what_tells_them_apart(tmp_path):

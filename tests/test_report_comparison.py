@@ -1,5 +1,6 @@
 """The report of several runs: who is paired, and what is compared."""
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -7,57 +8,185 @@ import pytest
 from report_runs import METHODS, PEOPLE, SETTINGS, make_run, report
 from scipy import stats
 
-from experiments.reports import comparison, page, runs
+from experiments.reports import page, runs
 from personalization_jax import figures, metrics
+
+CAPTIONS = {
+  "individual": "acc(D_I) of each run, and its difference to a",
+  "global": "acc(D_G) of each run, and its difference to a",
+}
+
+
+def draw(methods=METHODS, seeds=(0,), people=PEOPLE, seed=0):
+  """Accuracies by chance: method -> individual -> seed -> pair."""
+  rng = np.random.default_rng(seed)
+  return {
+    method: {
+      person: {k: np.round(rng.uniform(0.3, 0.9, 2), 3) for k in seeds}
+      for person in people
+    }
+    for method in methods
+  }
+
+
+def pairs_of(here, there, column):
+  """Both means of everybody, over the seeds that both have, in order of ids."""
+  found = []
+  for person in sorted(here):
+    both = [
+      (here[person][seed][column], there[person][seed][column])
+      for seed in here[person]
+      if here[person][seed] is not None
+      and there.get(person, {}).get(seed) is not None
+    ]
+    if both:
+      found.append(np.mean(both, axis=0))
+  return np.array(found).T
+
+
+def spread_of(people, column):
+  """Mean and sd of individuals' means over the seeds that they have."""
+  means = [
+    np.mean([pair[column] for pair in by_seed.values() if pair is not None])
+    for by_seed in people.values()
+    if any(pair is not None for pair in by_seed.values())
+  ]
+  return f"{np.mean(means):.4f} ({np.std(means, ddof=1):.4f})"
 
 
 @pytest.mark.parametrize("of", ["individual", "global"])
-@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
-def test_the_same_people_are_paired(tmp_path, of, seeds):
+@pytest.mark.parametrize(
+  "seeds", [((0,), (0,)), ((0, 1, 2), (0, 1, 2)), ((0, 1, 2), (2, 5, 1))]
+)
+def test_difference_tests_and_count_are_of_what_both_runs_have(
+  tmp_path, of, seeds
+):
   column = ("individual", "global").index(of)
-  here = make_run(tmp_path / "a", seeds=seeds)
-  # The same people in another order: they are paired by their ids.
-  there = make_run(tmp_path / "b", people=PEOPLE[::-1], shift=0.1)
-  caption = f"acc(D_{of[0].upper()}) of each run, and its difference to a"
+  here, there = draw(seeds=seeds[0]), draw(seeds=seeds[1], seed=1)
+  # In another order: people are paired by their ids.
+  there = {method: dict(reversed(x.items())) for method, x in there.items()}
+  if len(seeds[0]) > 1:
+    here["baseline"]["9"][0] = None
+    here["tl:10"]["10"][2] = there["tl:10"]["10"][1] = None
+  here["tl:10"]["13"] = dict.fromkeys(seeds[0])
+  there["random:9"]["8"] = dict.fromkeys(seeds[1])
+  make_run(tmp_path / "a", seeds=seeds[0], values=here)
+  make_run(tmp_path / "b", seeds=seeds[1], values=there)
   found = report(tmp_path, tmp_path / "a", tmp_path / "b")
-  rows = found.cells(caption)
+  rows = found.cells(CAPTIONS[of])
   p = {"t": [], "w": []}
   for method in METHODS:
-    a = np.array(
-      [
-        np.mean([pair[column] for pair in here[method][person].values()])
-        for person in PEOPLE
-      ]
-    )
-    b = np.array([there[method][person][0][column] for person in PEOPLE])
+    a, b = pairs_of(here[method], there[method], column)
     cells = rows[method]
-    assert cells[0] == f"{a.mean():.4f} ({a.std(ddof=1):.4f})"
-    assert cells[1] == f"{b.mean():.4f} ({b.std(ddof=1):.4f})"
+    assert cells[0] == spread_of(here[method], column)
+    assert cells[1] == spread_of(there[method], column)
     assert float(cells[2].replace("−", "-")) == pytest.approx(
       (b - a).mean(), abs=6e-5
     )
+    assert int(cells[3]) == len(a)
     p["t"].append(stats.ttest_rel(b, a).pvalue)
     p["w"].append(stats.wilcoxon(np.round(b - a, 12)).pvalue)
-    assert float(cells[3]) == pytest.approx(p["t"][-1], abs=6e-5)
-    assert float(cells[5]) == pytest.approx(p["w"][-1], abs=6e-5)
-  for place, test in ((4, "t"), (6, "w")):
+    assert float(cells[4]) == pytest.approx(p["t"][-1], abs=6e-5)
+    assert float(cells[6]) == pytest.approx(p["w"][-1], abs=6e-5)
+  for place, test in ((5, "t"), (7, "w")):
     shown = [float(rows[method][place].strip("*")) for method in METHODS]
     assert shown == pytest.approx(metrics.holm(p[test]), abs=6e-5)
     assert shown != pytest.approx(p[test], abs=6e-5)
+  assert rows["<b>&co"][3] == "6"
+  assert int(rows["random:9"][3]) == 5
   assert "Wilcoxon's signed-rank test are paired over individuals" in found.text
-  assert ("3 seeds" in found.text) == (len(seeds) == 3)
+  assert ("3 seeds" in found.text) == (len(seeds[0]) == 3)
+  some = "Only what both have with seed 1, 2 is compared."
+  assert (some in found.text) == (seeds[0] != seeds[1])
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
+def test_runs_that_are_alike_where_both_have_something_do_not_differ(
+  tmp_path, seeds
+):
+  """Whoever diverged in one of them: better seeds, or better people."""
+  here = draw(("tl:10",), seeds)
+  for person in PEOPLE:
+    for seed in seeds:  # the seeds, and the people, differ much
+      here["tl:10"][person][seed] = np.array(
+        [0.1 + 0.2 * seed + 0.03 * int(person)] * 2
+      ) - (0.3 if person == "9" else 0)
+  there = copy.deepcopy(here)
+  for person in PEOPLE[2:] if len(seeds) > 1 else PEOPLE[:2]:
+    there["tl:10"][person][seeds[0]] = None
+  make_run(tmp_path / "a", seeds=seeds, methods=("tl:10",), values=here)
+  make_run(tmp_path / "b", seeds=seeds, methods=("tl:10",), values=there)
+  found = report(tmp_path, tmp_path / "a", tmp_path / "b")
+  for of in CAPTIONS:
+    (before, after, *cells) = found.cells(CAPTIONS[of])["tl:10"]
+    assert float(after.split()[0]) > float(before.split()[0]) + 0.03
+    pairs = "6" if len(seeds) > 1 else "4"
+    assert cells == ["+0.0000", pairs, *["1.0000"] * 4]
+  assert "the difference needn't be that of the means" in found.text
+
+
+def test_without_a_common_seed_people_s_means_are_paired_and_it_is_said(
+  tmp_path,
+):
+  here = draw(("tl:10",), (0, 1))
+  there = draw(("tl:10",), (2, 3), seed=1)
+  there["tl:10"]["9"][3] = None
+  make_run(tmp_path / "a", seeds=(0, 1), methods=("tl:10",), values=here)
+  make_run(tmp_path / "b", seeds=(2, 3), methods=("tl:10",), values=there)
+  found = report(tmp_path, tmp_path / "a", tmp_path / "b")
+  a, b = (
+    np.array(
+      [
+        np.mean([x[0] for x in by_seed.values() if x is not None])
+        for by_seed in run["tl:10"].values()
+      ]
+    )
+    for run in (here, there)
+  )
+  cells = found.cells(CAPTIONS["individual"])["tl:10"]
+  assert float(cells[2].replace("−", "-")) == pytest.approx(
+    (b - a).mean(), abs=6e-5
+  )
+  assert cells[3] == "6"
+  assert float(cells[4]) == pytest.approx(
+    stats.ttest_rel(b, a).pvalue, abs=6e-5
+  )
+  assert "They have no seed in common" in found.text
+
+
+def test_of_partly_other_people_those_in_both_are_paired(tmp_path):
+  others = ("10", "11", "12", "13", "14")
+  here, there = draw(("tl:10",)), draw(("tl:10",), people=others, seed=1)
+  make_run(tmp_path / "a", methods=("tl:10",), values=here)
+  make_run(tmp_path / "b", methods=("tl:10",), values=there)
+  found = report(tmp_path, tmp_path / "a", tmp_path / "b")
+  cells = found.cells(CAPTIONS["individual"])["tl:10"]
+  a, b = (
+    np.array([run["tl:10"][k][0][0] for k in ("10", "11", "12", "13")])
+    for run in (here, there)
+  )
+  assert float(cells[2].replace("−", "-")) == pytest.approx(
+    (b - a).mean(), abs=6e-5
+  )
+  assert cells[3] == "4"
+  assert float(cells[4]) == pytest.approx(
+    stats.ttest_rel(b, a).pvalue, abs=6e-5
+  )
+  assert (
+    "b: the same data as, and 4 of 5 individuals in common with the 6 of a"
+  ) in found.text
 
 
 @pytest.mark.parametrize(
   "other",
-  [{"people": PEOPLE[:-1]}, {"dataset_fingerprint": "beef"}],
+  [{"people": ("1", "2", "3", "4", "5")}, {"dataset_fingerprint": "beef"}],
   ids=["other people", "other data"],
 )
 def test_other_people_are_not_paired(tmp_path, other):
   here = make_run(tmp_path / "a", methods=METHODS[:2])
   there = make_run(tmp_path / "b", methods=METHODS[:2], shift=0.1, **other)
   found = report(tmp_path, tmp_path / "a", tmp_path / "b")
-  rows = found.cells("acc(D_I) of each run, and its difference to a")
+  rows = found.cells(CAPTIONS["individual"])
   p = []
   for method in METHODS[:2]:
     a, b = (
@@ -66,33 +195,39 @@ def test_other_people_are_not_paired(tmp_path, other):
     )
     p.append(stats.ttest_ind(b, a, equal_var=False).pvalue)
     assert len(rows[method]) == 5
+    assert float(rows[method][2].replace("−", "-")) == pytest.approx(
+      np.mean(b) - np.mean(a), abs=6e-5
+    )
     assert float(rows[method][3]) == pytest.approx(p[-1], abs=6e-5)
   shown = [float(rows[m][4].strip("*")) for m in METHODS[:2]]
   assert shown == pytest.approx(metrics.holm(p), abs=6e-5)
   assert "so it is Welch's t-test" in found.text
+  assert "pairs:" not in found.text
   assert "Wilcoxon" not in found.text.replace("Wilcoxon's test are in", "")
 
 
-def test_who_diverged_in_all_seeds_is_left_out_of_the_test(tmp_path):
-  make_run(tmp_path / "a", methods=("tl:10",))
-  make_run(tmp_path / "b", methods=("tl:10",), shift=0.1)
-  a, b = runs.read_all([str(tmp_path / "a"), str(tmp_path / "b")])
-  values = comparison.accuracies(a, "individual")["tl:10"]
-  path = tmp_path / "a" / "results.csv"
-  lines = path.read_text().splitlines()
-  cells = lines[3].split(",")
-  lines[3] = ",".join([*cells[:3], "", "", *cells[5:7], "diverged"])
-  path.write_text("\n".join(lines) + "\n")
-  gone = runs.read(tmp_path / "a", "a")
-  place = sorted(PEOPLE).index(cells[1])
-  kept = np.arange(len(PEOPLE)) != place
-  now = comparison.accuracies(gone, "individual")["tl:10"]
-  assert np.isnan(now[place])
-  np.testing.assert_array_equal(now[kept], values[kept])
-  found = comparison.compare(gone, b, ["tl:10"], "individual")["tl:10"]
-  other = comparison.accuracies(b, "individual")["tl:10"]
-  expected = stats.ttest_rel(other[kept], values[kept]).pvalue
-  assert found.t == pytest.approx(expected)
+@pytest.mark.parametrize("data", ["f00d", "beef"], ids=["paired", "Welch's"])
+def test_one_model_of_each_run_is_no_sample_to_test(tmp_path, data):
+  methods = ("global", "tl:10")
+  here, there = draw(methods), draw(methods, seed=1)
+  for run, value in ((here, 0.5), (there, 0.75)):
+    for by_seed in run["global"].values():
+      by_seed[0][1] = value
+  make_run(tmp_path / "a", methods=methods, values=here)
+  make_run(
+    tmp_path / "b", methods=methods, values=there, dataset_fingerprint=data
+  )
+  found = report(tmp_path, tmp_path / "a", tmp_path / "b")
+  rows = found.cells(CAPTIONS["global"])
+  paired = data == "f00d"
+  tests = rows["global"][4 if paired else 3 :]
+  assert rows["global"][2] == "+0.2500"
+  assert tests == ["–"] * (4 if paired else 2)
+  # Nor is it one of the comparisons that Holm's correction counts.
+  t, t_holm = rows["tl:10"][4:6] if paired else rows["tl:10"][3:5]
+  assert t_holm.strip("*") == t
+  assert "–" not in found.cells(CAPTIONS["individual"])["global"]
+  assert "global is one model that all individuals share" in found.text
 
 
 def test_methods_are_compared_where_two_have_them(tmp_path):
@@ -100,11 +235,11 @@ def test_methods_are_compared_where_two_have_them(tmp_path):
   make_run(tmp_path / "b", methods=("baseline", "es:40"))
   make_run(tmp_path / "c", methods=("tl:10",))
   found = report(tmp_path, *(tmp_path / name for name in "abc"))
-  rows = found.cells("acc(D_I) of each run, and its difference to a")
+  rows = found.cells(CAPTIONS["individual"])
   assert list(rows)[2:] == ["baseline", "tl:10"]
-  assert rows["baseline"][7:] == ["–"] * 6
-  assert rows["tl:10"][1:7] == ["–"] * 6
-  assert "–" not in rows["baseline"][:7] + rows["tl:10"][7:]
+  assert rows["baseline"][8:] == ["–"] * 7
+  assert rows["tl:10"][1:8] == ["–"] * 7
+  assert "–" not in rows["baseline"][:8] + rows["tl:10"][8:]
   assert "a (sw:2); b (es:40)" in found.text
 
 

@@ -1,7 +1,7 @@
 """What the report says of what is broken, or no run at all."""
 
 import pytest
-from report_runs import make_run, report
+from report_runs import PICTURE, make_run, report
 
 from experiments.reports import page
 
@@ -50,7 +50,6 @@ def repeat(folder):
     (replace("results.csv", ",0.", ",x."), "must be a number"),
     (repeat, r"individual 13 with method '<b>&co' and seed 0 twice"),
     (break_file("group_agreement.csv", b"a,b\n"), "no column 'group'"),
-    (break_file("figures/gains.png", b"GIF"), r"gains\.png is no PNG"),
   ],
 )
 def test_what_is_broken_is_named(tmp_path, damage, message):
@@ -79,3 +78,38 @@ def test_what_is_no_run_is_named(tmp_path):
     page.write([run], tmp_path)
   with pytest.raises(ValueError, match=r"--output=.*can't be written"):
     page.write([run], tmp_path / "a" / "config.json" / "report.html")
+
+
+@pytest.mark.parametrize(
+  "content",
+  [
+    b"",
+    b"GIF",
+    PICTURE[:8],
+    PICTURE[: len(PICTURE) // 2],
+    PICTURE[:-1],
+    PICTURE[:60] + bytes([PICTURE[60] ^ 1]) + PICTURE[61:],
+  ],
+  ids=["empty", "another format", "start", "half", "cut", "one bit"],
+)
+def test_a_damaged_figure_is_named_and_left_out(tmp_path, content):
+  make_run(tmp_path / "a")
+  whole = report(tmp_path, tmp_path / "a")
+  assert "amaged" not in whole.text
+  (tmp_path / "a" / "figures" / "gains.png").write_bytes(content)
+  found = report(tmp_path, tmp_path / "a")
+  assert "Damaged, and left out: figures/gains.png. The same" in found.text
+
+  def pictures(page):
+    return [about["alt"] for tag, about in page.elements if tag == "img"]
+
+  (left_out,) = set(pictures(whole)) - set(pictures(found))
+  assert "Who gains" in left_out
+  assert found.tables == whole.tables
+
+
+def test_a_run_with_nothing_but_a_damaged_figure_says_so(tmp_path):
+  make_run(tmp_path / "a")
+  (tmp_path / "a" / "figures" / "odd <name>.png").unlink()
+  (tmp_path / "a" / "figures" / "gains.png").write_bytes(b"")
+  assert "left out: figures/gains.png" in report(tmp_path, tmp_path / "a").text

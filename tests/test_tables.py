@@ -1,5 +1,6 @@
 """What may stand in one table, and what is averaged in a row of it."""
 
+import csv
 import dataclasses
 import types
 
@@ -171,7 +172,49 @@ def test_who_diverged_with_a_seed_brings_no_difference_of_seeds():
   same = [dataclasses.replace(one, method="mine") for one in better]
   same[1] = dataclasses.replace(same[1], diverged=np.array([1, 1, 0], bool))
   rows = tables.of_results([*better, *same], LABELS)
-  assert rows[1].individual_p == metrics.Significance(1.0, 1.0, 1.0, 1.0)
+  assert rows[1].individual_p == metrics.Significance(
+    t=1.0, wilcoxon=1.0, t_holm=1.0, wilcoxon_holm=1.0, difference=0.0, pairs=3
+  )
   assert rows[1].diverged == 2
   # Its mean is of the models that it has.
   assert rows[1].individual.mean == pytest.approx((0.3 + 0.4 + 0.75) / 3)
+
+
+def test_a_table_says_how_many_pairs_were_compared_and_by_how_much(tmp_path):
+  """The better seed is lost by two people; the worst person is lost whole."""
+  lost = [
+    make_result("tl:2", [3, 4, 6], 0, (True, False, False)),
+    make_result("tl:2", [8, 8, 9], 1, (True, True, False)),
+  ]
+  base = [
+    make_result("baseline", [3, 4, 6], 0),
+    make_result("baseline", [8, 8, 9], 1),
+  ]
+  table_files.write_tables(tmp_path, [*base, *lost], LABELS)
+  with (tmp_path / "table1.csv").open() as file:
+    first, second = csv.DictReader(file)
+  columns = table_files.TABLE_COLUMNS[-4:]
+  assert [first[column] for column in columns] == [""] * 4
+  assert [float(second[c]) for c in columns] == [0.0, 2, 0.0, 2]
+  # The means of all that each has differ.
+  assert float(second["individual_mean"]) != float(first["individual_mean"])
+  text = (tmp_path / "table1.md").read_text()
+  rows = [line.split("|")[1:-1] for line in text.splitlines() if "|" in line]
+  header, _, *cells = [row[-1].strip() for row in rows]
+  assert (header, cells) == ("pairs", ["-", "2"])
+  assert "pairs: individuals whom p compares" in text
+  record = pj.compare([*base, *lost], types.SimpleNamespace(labels=LABELS))
+  assert record.records()[1]["individual_pairs"] == 2
+  assert np.isnan(record.records()[0]["individual_pairs"])
+
+
+def test_where_nobody_diverged_all_are_pairs_and_need_no_column(tmp_path):
+  rows = table_files.write_tables(tmp_path, [*BASE, *TL], LABELS)
+  own, general = rows[1].individual_p, rows[1].global_p
+  assert (own.pairs, general.pairs) == (3, 3)
+  for test, mean, reference in (
+    (own, rows[1].individual.mean, rows[0].individual.mean),
+    (general, rows[1].global_.mean, rows[0].global_.mean),
+  ):
+    assert test.difference == pytest.approx(mean - reference)
+  assert "pairs" not in (tmp_path / "table1.md").read_text()

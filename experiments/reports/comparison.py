@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from experiments.reports.runs import Run
 from personalization_jax import metrics
+from personalization_jax.methods import known_method
+from personalization_jax.metrics import Significance
 
 Data = Literal["individual", "global"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Difference:
-  """A method in one run against the same method in the first run.
+class Common:
+  """What two runs on the same data have both.
 
   Attributes:
-    mean: by how much the mean accuracy is higher here.
-    t: p of the paired t-test, or of Welch's, two-sided.
-    t_holm: the same, Holm-corrected over the methods compared.
-    wilcoxon: p of Wilcoxon's signed-rank test; NaN where people aren't paired.
-    wilcoxon_holm: likewise corrected.
+    people: individuals, by id; without any, people can't be paired.
+    seeds: without any, an individual's means over each run's own are paired.
   """
 
-  mean: float
-  t: float
-  t_holm: float
-  wilcoxon: float
-  wilcoxon_holm: float
+  people: tuple[str, ...]
+  seeds: tuple[str, ...]
 
 
 def differing(runs: Sequence[Run]) -> list[tuple[str, list[Any]]]:
@@ -94,39 +90,71 @@ def accuracies(run: Run, of: Data) -> dict[str, np.ndarray]:
   Returns:
     method -> float [S] over individuals sorted by id, NaN for who diverged.
   """
-  column = ("individual", "global").index(of)
-  found = run.results.accuracies if run.results else {}
+  if run.results is None:
+    return {}
   return {
-    method: np.array([people[person][column] for person in sorted(people)])
-    for method, people in found.items()
+    method: metrics.mean_without_nan(
+      _by_seed(run, method, of, sorted(people), run.results.seeds)
+    )
+    for method, people in run.results.accuracies.items()
   }
 
 
-def paired(first: Run, other: Run, methods: Sequence[str]) -> bool:
-  """Whether runs have the same people, so that each is compared with themself.
+def one_model(method: str, of: Data) -> bool:
+  """Whether all individuals share an accuracy, since they share a model.
+
+  It is no sample of several models, so there is nothing to test.
+
+  Args:
+    method: a spec.
+    of: the accuracy, on "individual" or on "global" data.
+
+  Returns:
+    True for acc(D_G) of `global`.
+  """
+  known = known_method(method)
+  return (
+    of == "global"
+    and known is not None
+    and known.shares_global_phase
+    and not known.late
+  )
+
+
+def common(first: Run, other: Run) -> Common:
+  """Whom and which seeds two runs share, so that like is compared with like.
 
   Args:
     first: a run with results.
     other: another.
-    methods: what is compared.
 
   Returns:
-    True if their data are the same, and the individuals of every method.
+    What is in both; nothing if their data aren't the same.
   """
-  if not (first.results and other.results):
-    return False
   data = first.about.get("dataset_fingerprint")
-  here, there = first.results.accuracies, other.results.accuracies
-  return (
-    data is not None
-    and data == other.about.get("dataset_fingerprint")
-    and all(set(here[m]) == set(there[m]) for m in methods if m in there)
+  if (
+    not (first.results and other.results)
+    or data is None
+    or data != other.about.get("dataset_fingerprint")
+  ):
+    return Common((), ())
+  here, there = (individuals(run) for run in (first, other))
+  seeds = set(other.results.seeds)
+  return Common(
+    tuple(person for person in here if person in there),
+    tuple(seed for seed in first.results.seeds if seed in seeds),
   )
+
+
+def individuals(run: Run) -> list[str]:
+  """Everybody in a run's results, sorted."""
+  found = run.results.accuracies.values() if run.results else ()
+  return sorted({person for people in found for person in people})
 
 
 def compare(
   first: Run, other: Run, methods: Sequence[str], of: Data
-) -> Mapping[str, Difference]:
+) -> dict[str, Significance]:
   """Tests a run's methods against the same methods of the first run.
 
   Args:
@@ -136,33 +164,59 @@ def compare(
     of: the accuracy, on "individual" or on "global" data.
 
   Returns:
-    method -> its difference; p-values of paired tests if the runs are `paired`,
-    else Welch's.
+    method -> the difference to the first run and its tests, Holm-corrected over
+    the methods. They are of the people and seeds that the two have in `common`,
+    paired. Without such people they are of all people, by Welch's t-test, and
+    there are 0 pairs. What is `one_model`'s has no tests.
   """
+  both = common(first, other)
   before, after = accuracies(first, of), accuracies(other, of)
-  shared = [method for method in methods if method in after]
-  pairs = paired(first, other, methods)
-  tests = []
-  for method in shared:
-    if pairs:
-      both = {"first": before[method], "other": after[method]}
-      test = metrics.significance(both, "first")["other"]
-      tests.append((test.t, test.wilcoxon))
+  tests = {}
+  for method in methods:
+    if method not in after:
+      continue
+    if both.people:
+      test = _paired(first, other, method, of, both)
     else:
-      tests.append((metrics.welch(after[method], before[method]), np.nan))
-  t_holm, wilcoxon_holm = (
-    metrics.holm([test[k] for test in tests]) for k in range(2)
+      here, there = (metrics.spread(x[method]).mean for x in (after, before))
+      test = Significance(
+        t=metrics.welch(after[method], before[method]),
+        wilcoxon=np.nan,
+        t_holm=np.nan,
+        wilcoxon_holm=np.nan,
+        difference=here - there,
+        pairs=0,
+      )
+    if one_model(method, of):
+      test = dataclasses.replace(test, t=np.nan, wilcoxon=np.nan)
+    tests[method] = test
+  return metrics.with_holm(tests)
+
+
+def _paired(
+  first: Run, other: Run, method: str, of: Data, both: Common
+) -> Significance:
+  sides = {}
+  for name, run in (("first", first), ("other", other)):
+    assert run.results is not None
+    seeds = both.seeds or run.results.seeds
+    sides[name] = _by_seed(run, method, of, both.people, seeds)
+    if not both.seeds:
+      sides[name] = metrics.mean_without_nan(sides[name])
+  return metrics.significance(sides, "first")["other"]
+
+
+def _by_seed(
+  run: Run, method: str, of: Data, people: Sequence[str], seeds: Sequence[str]
+) -> np.ndarray:
+  """Accuracies [K, S] of these seeds and people, NaN for what isn't there."""
+  assert run.results is not None
+  column = ("individual", "global").index(of)
+  found = run.results.accuracies[method]
+  nothing = (np.nan, np.nan)
+  return np.array(
+    [
+      [found.get(person, {}).get(seed, nothing)[column] for person in people]
+      for seed in seeds
+    ]
   )
-  return {
-    method: Difference(
-      mean=metrics.spread(after[method]).mean
-      - metrics.spread(before[method]).mean,
-      t=t,
-      t_holm=t_corrected,
-      wilcoxon=wilcoxon,
-      wilcoxon_holm=wilcoxon_corrected,
-    )
-    for method, (t, wilcoxon), t_corrected, wilcoxon_corrected in zip(
-      shared, tests, t_holm, wilcoxon_holm
-    )
-  }

@@ -10,6 +10,7 @@ from experiments.reports import comparison
 from experiments.reports.comparison import Data
 from experiments.reports.formats import (
   NOTHING,
+  ONE_MODEL,
   corrected,
   number,
   p_value,
@@ -78,27 +79,29 @@ def _table(runs: Sequence[Run], methods: Sequence[str], of: Data) -> Html:
   header, groups = ["Method", "mean (sd)"], [("", 1), (first.name, 1)]
   found = []
   for run in others:
-    tests = ["t, p", "Holm", "Wilcoxon, p", "Holm"]
-    if not comparison.paired(first, run, methods):
+    tests = ["pairs", "t, p", "Holm", "Wilcoxon, p", "Holm"]
+    if not comparison.common(first, run).people:
       tests = ["Welch, p", "Holm"]
     header += ["mean (sd)", "difference", *tests]
     groups.append((run.name, 2 + len(tests)))
-    found.append((len(tests), comparison.compare(first, run, methods, of)))
+    found.append((tests, comparison.compare(first, run, methods, of)))
   rows = []
   for method in methods:
     row = [method, _mean(accuracies[0], method)]
-    for values, (tests_here, differences) in zip(accuracies[1:], found):
+    for values, (tests, differences) in zip(accuracies[1:], found):
       if method not in differences:
-        row += [NOTHING] * (2 + tests_here)
+        row += [NOTHING] * (2 + len(tests))
         continue
       one = differences[method]
+      paired = "pairs" in tests
       row += [
         _mean(values, method),
-        number(one.mean, "+.4f"),
+        number(one.difference, "+.4f"),
+        *([str(one.pairs)] if paired else []),
         p_value(one.t),
         corrected(one.t_holm),
       ]
-      if tests_here == 4:
+      if paired:
         row += [p_value(one.wilcoxon), corrected(one.wilcoxon_holm)]
     rows.append(row)
   return table(
@@ -117,27 +120,26 @@ def _mean(accuracies: dict[str, np.ndarray], method: str) -> str:
 def _notes(runs: Sequence[Run], methods: Sequence[str]) -> Html:
   first, *others = runs
   lines = [
-    "mean (sd): over individuals, without who diverged; difference: to"
-    f" {first.name}. All tests are two-sided; Holm: corrected over the methods"
-    " of a run (* below 0.05)."
+    "mean (sd): of each run by itself, over individuals, without who diverged;"
+    f" difference: to {first.name}. All tests are two-sided; Holm: corrected"
+    " over the methods of a run (* below 0.05)."
   ]
-  for run in others:
-    if comparison.paired(first, run, methods):
-      lines.append(
-        f"{run.name}: the same data and individuals as {first.name}, so the"
-        " t-test and Wilcoxon's signed-rank test are paired over individuals."
-      )
-    else:
-      lines.append(
-        f"{run.name}: other data or other individuals than {first.name}, so it"
-        " is Welch's t-test, which takes them as unrelated people."
-      )
+  shared = [comparison.common(first, run) for run in others]
+  if any(both.people for both in shared):
+    lines.append(
+      "pairs: individuals in both runs, each by the mean over the seeds with"
+      " which neither run's model diverged. Difference and tests are of these"
+      " alone, so the difference needn't be that of the means beside it."
+    )
+  lines += [_paired_by(first, run, both) for run, both in zip(others, shared)]
   for run in runs:
     if run.results and len(run.results.seeds) > 1:
       lines.append(
         f"{run.name}: {len(run.results.seeds)} seeds; an individual's accuracy"
         " is the mean over them."
       )
+  if any(comparison.one_model(method, "global") for method in methods):
+    lines.append(ONE_MODEL)
   alone = [
     f"{run.name} ({', '.join(left)})"
     for run in runs
@@ -152,6 +154,36 @@ def _notes(runs: Sequence[Run], methods: Sequence[str]) -> Html:
   if alone:
     lines.append(f"Not compared, for want of the other: {'; '.join(alone)}.")
   return join([element("p", line, class_="notes") for line in lines])
+
+
+def _paired_by(first: Run, run: Run, both: comparison.Common) -> str:
+  """How a run is compared with the first one."""
+  if not both.people:
+    return (
+      f"{run.name}: other data or other individuals than {first.name}, so it is"
+      " Welch's t-test, which takes them as unrelated people."
+    )
+  here, there = (len(comparison.individuals(one)) for one in (first, run))
+  whom = "the same data and individuals as"
+  if not len(both.people) == here == there:
+    whom = (
+      f"the same data as, and {len(both.people)} of {there} individuals in"
+      f" common with the {here} of"
+    )
+  assert first.results and run.results
+  if not both.seeds:
+    by = (
+      " They have no seed in common, so an individual's means over each run's"
+      " own seeds are compared, and other seeds count as a difference too."
+    )
+  elif {*first.results.seeds, *run.results.seeds} == {*both.seeds}:
+    by = ""
+  else:
+    by = f" Only what both have with seed {', '.join(both.seeds)} is compared."
+  return (
+    f"{run.name}: {whom} {first.name}, so the t-test and Wilcoxon's signed-rank"
+    f" test are paired over individuals.{by}"
+  )
 
 
 def _figure(runs: Sequence[Run]) -> Html:

@@ -9,6 +9,11 @@ from typing import Any
 from experiments.reports.markup import element
 
 NOTHING = "–"
+# What is said where a test is missing.
+ONE_MODEL = (
+  "global is one model that all individuals share: its acc(D_G) is no sample of"
+  " several models, so there is no test of it."
+)
 
 
 def number(text: str | float | None, form: str = ".4f") -> str:

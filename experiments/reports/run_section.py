@@ -2,15 +2,84 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from experiments.reports import comparison
 from experiments.reports.captions import CAPTIONS
-from experiments.reports.formats import NOTHING, corrected, number, value
+from experiments.reports.formats import (
+  NOTHING,
+  ONE_MODEL,
+  corrected,
+  number,
+  value,
+)
 from experiments.reports.markup import Html, element, join, picture, table
-from experiments.reports.runs import CHOICE, FAIRNESS, SPREAD, Line, Run
+from experiments.reports.runs import (
+  CHOICE,
+  FAIRNESS,
+  PAIRS,
+  SEEDS,
+  SPREAD,
+  Line,
+  Run,
+)
 from personalization_jax import tables
 from personalization_jax.methods import known_method
+
+
+class _Column(NamedTuple):
+  """A column of table1.csv that not every run has something in."""
+
+  name: str
+  group: str
+  header: str
+  form: str
+  note: str
+
+
+_FURTHER = (
+  _Column(
+    FAIRNESS[0], "fair", "max", ".4f",
+    "fair max: difference in acc(D_I) of two individuals over their distance in"
+    " latent space, the largest over pairs.",
+  ),
+  _Column(
+    FAIRNESS[1], "fair", "mean", ".4f", "fair mean: the mean of that ratio."
+  ),
+  _Column(
+    FAIRNESS[2], "fair", "rho", ".4f",
+    "fair rho: rank correlation of difference and distance.",
+  ),
+  _Column(
+    SEEDS[0], "seed sd", "acc(D_I)", ".4f",
+    "Of several seeds, an individual's mean counts; seed sd: of the mean over"
+    " individuals, from seed to seed.",
+  ),
+  _Column(SEEDS[1], "seed sd", "acc(D_G)", ".4f", ""),
+  _Column(
+    "diverged", "", "diverged", ".0f",
+    "diverged: models whose loss, parameters or answers stopped being finite;"
+    " all other columns are without them.",
+  ),
+  _Column(
+    PAIRS, "", "pairs", ".0f",
+    "pairs: individuals whom p compares, each by the mean over the seeds with"
+    " which neither of the two methods diverged; their mean difference, which"
+    " isn't that of the means shown, is in table1.csv.",
+  ),
+)  # fmt: skip
+_MEASURES = {
+  "recall": "Recall: the share of IG's n writers that are truly among the n"
+  " nearest.",
+  "rank correlation": "Rank correlation: of IG's order of all candidates with"
+  " the true one.",
+  "share of samples": "Share of samples: of SG's, those with the class of the"
+  " sample that chose them.",
+  "nearness": "Nearness: the chance that the writer of a sample of SG's writes"
+  " more like the individual than the writer of a random one.",
+}
 
 
 def section(run: Run, anchor: str) -> Html:
@@ -27,39 +96,54 @@ def section(run: Run, anchor: str) -> Html:
   parts += [element("h3", "Settings"), _settings(run)]
   if run.table is not None:
     parts += [element("h3", "Table I"), *_table1(run.table)]
-    parts += [element("p", note, class_="notes") for note in run.notes]
   if run.results is not None:
     parts += [element("h3", "Who diverged"), _diverged(run)]
   if run.choice:
     parts += [element("h3", "Who is hurt"), _choice(run.choice)]
   if run.agreement:
     parts += [element("h3", "Group agreement"), _agreement(run.agreement)]
-  if run.figures:
+  if run.figures or run.damaged:
     parts += [element("h3", "Figures"), *_figures(run)]
   return element("section", *parts, aria_labelledby=anchor)
 
 
 def _state(run: Run) -> Html:
   if run.table is not None and run.finished:
-    return element("p", f"Finished: {_count(len(run.table), 'method')}.")
+    seeds = f", {len(run.seeds)} seeds" if len(run.seeds) > 1 else ""
+    return element("p", f"Finished: {_count(len(run.table), 'method')}{seeds}.")
+  # What is in the tables was trained, whatever became of its predictions.
+  waiting = [one for one in run.unfinished if one not in run.trained]
   have = [
-    f" {label}: {', '.join(names)}."
+    f" {label}: {_with_seeds(run, names)}."
     for label, names in (
-      ("Trained", run.trained),
+      ("Trained", [one for one in run.asked if one not in waiting]),
       ("Checkpoints", run.checkpoints),
-      ("Not trained yet", [m for m in run.methods if m not in run.trained]),
+      ("Not trained yet", waiting),
     )
     if names
   ]
+  if run.asked and not waiting:
+    have.append(" All is trained: the same command writes the tables.")
   why = "there is no table1.csv yet"
   if run.table is not None:
-    why = f"table1.csv has no {', '.join(run.unfinished)} yet"
+    why = f"the tables have no {_with_seeds(run, run.unfinished)} yet"
   return element(
     "p",
     element("strong", "Not finished:"),
     f" {why}.",
     *have,
     class_="state",
+  )
+
+
+def _with_seeds(run: Run, pairs: Sequence[tuple[str, str]]) -> str:
+  """Names, by the seed that each goes with if the run has several."""
+  by_seed: dict[str, list[str]] = {}
+  for name, seed in pairs:
+    by_seed.setdefault(seed, []).append(name)
+  return "; ".join(
+    ", ".join(names) + (f" (seed {seed})" if len(run.seeds) > 1 else "")
+    for seed, names in by_seed.items()
   )
 
 
@@ -81,19 +165,17 @@ def _settings(run: Run) -> Html:
 
 
 def _table1(lines: Sequence[Line]) -> list[Html]:
+  """Table I's halves, and what their columns hold."""
   halves: dict[str, list[Line]] = {}
   for line in lines:
     halves.setdefault(_half(line["method"]), []).append(line)
-  fairness = any(line.get(FAIRNESS[0]) for line in lines)
-  diverged = any(float(line.get("diverged") or 0) for line in lines)
+  further = [column for column in _FURTHER if _is_shown(column, lines)]
   header = ["Method", *("mean", "rank", "sd", "min", "max", "p") * 2]
   groups = [("", 1), ("acc(D_I)", 6), ("acc(D_G)", 6)]
-  if fairness:
-    header += ["max", "mean", "rho"]
-    groups.append(("fair", 3))
-  if diverged:
-    header.append("diverged")
-    groups.append(("", 1))
+  for group, columns in itertools.groupby(further, lambda column: column.group):
+    names = [column.header for column in columns]
+    header += names
+    groups.append((group, len(names)))
   found = []
   for name, half in halves.items():
     rows = []
@@ -104,14 +186,40 @@ def _table1(lines: Sequence[Line]) -> list[Html]:
           number(line.get(f"{data}_{c}"), ".0f" if c == "rank" else ".4f")
           for c in SPREAD
         ]
-        row.append(corrected(line.get(f"p_{data}_holm")))
-      if fairness:
-        row += [number(line.get(column)) for column in FAIRNESS]
-      if diverged:
-        row.append(number(line.get("diverged"), ".0f"))
+        # Older runs have a p of it all the same.
+        untested = comparison.one_model(line["method"], data)
+        row.append(
+          NOTHING if untested else corrected(line.get(f"p_{data}_holm"))
+        )
+      row += [number(line.get(column.name), column.form) for column in further]
       rows.append(row)
     found.append(table(name, header, rows, groups=groups))
-  return found
+  notes = [
+    "acc(D_I): accuracy on individuals' own test data; acc(D_G): on the test"
+    " data of D_G; mean, sd, min and max over individuals; rank 1 is the"
+    " highest mean."
+  ]
+  if any(line.get("p_individual_holm") for line in lines):
+    notes.append(
+      "p: two-sided paired t-test against the half's first row of its kind"
+      " (baseline or random), Holm-corrected (* below 0.05). Uncorrected values"
+      " and Wilcoxon's test are in table1.csv."
+    )
+  if any(comparison.one_model(line["method"], "global") for line in lines):
+    notes.append(ONE_MODEL)
+  notes += [column.note for column in further if column.note]
+  return found + [element("p", note, class_="notes") for note in notes]
+
+
+def _is_shown(column: _Column, lines: Sequence[Line]) -> bool:
+  """Whether a column that not every run has says anything of this one."""
+
+  def shown(name: str, form: str) -> set[str]:
+    return {number(line.get(name), form) for line in lines} - {NOTHING}
+
+  if column.name in ("diverged", PAIRS) and shown("diverged", ".0f") <= {"0"}:
+    return False
+  return bool(shown(column.name, column.form))
 
 
 def _half(method: str) -> str:
@@ -145,7 +253,13 @@ def _diverged(run: Run) -> Html:
         rows,
         text_columns=3,
       ),
-      element("p", "All means and tests are without them.", class_="notes"),
+      element(
+        "p",
+        "All means and tests are without them; a test leaves that seed of that"
+        " individual out of both methods, and figures leave these individuals"
+        " out of all methods.",
+        class_="notes",
+      ),
     ]
   )
 
@@ -179,6 +293,7 @@ def _choice(lines: Sequence[Line]) -> Html:
 
 def _agreement(lines: Sequence[Line]) -> Html:
   spaces = list(dict.fromkeys(line["latent_space"] for line in lines))
+  measures = {line["measure"] for line in lines}
   rows: dict[tuple[str, str, str], dict[str, Line]] = {}
   for line in lines:
     key = (line["group"], line["measure"], line["part"])
@@ -209,13 +324,14 @@ def _agreement(lines: Sequence[Line]) -> Html:
       ),
       element(
         "p",
-        "Over individuals; more is better. Recall: the share of IG's n writers"
-        " that are truly among the n nearest. Rank correlation: of IG's order"
-        " of all candidates with the true one. Own class: the share of SG's"
-        " samples with the class of the sample that chose them. Nearness: the"
-        " chance"
-        " that the writer of a sample of SG's writes more like the individual"
-        " than the writer of a random one.",
+        " ".join(
+          [
+            "Over individuals; more is better; in: which hidden factors (style,"
+            " allographs, forms, or all of them), or the class; random choice:"
+            " what it gives on average.",
+            *(said for name, said in _MEASURES.items() if name in measures),
+          ]
+        ),
         class_="notes",
       ),
     ]
@@ -226,6 +342,16 @@ def _figures(run: Run) -> list[Html]:
   known = [name for name in CAPTIONS if name in run.figures]
   others = [name for name in run.figures if name not in CAPTIONS]
   found = []
+  if run.damaged:
+    names = ", ".join(f"figures/{name}.png" for name in run.damaged)
+    found.append(
+      element(
+        "p",
+        f"Damaged, and left out: {names}. The same command draws a run's"
+        " figures again.",
+        class_="state",
+      )
+    )
   for name in known + others:
     title, shows = CAPTIONS.get(name, (f"{name}.png", "A figure of this run."))
     found.append(

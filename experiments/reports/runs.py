@@ -7,6 +7,7 @@ import json
 import math
 import os
 import pathlib
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,15 +20,18 @@ _RESULTS = (
   "method", "individual", "seed", "individual_accuracy", "global_accuracy",
 )  # fmt: skip
 _TABLE = ("method", "individual_mean", "global_mean")
+_BOTH = ("individual", "global")
 # Columns of table1.csv that the report shows; older runs lack some.
 SPREAD = ("mean", "rank", "sd", "min", "max")
 FAIRNESS = (
   "fairness_max_ratio", "fairness_mean_ratio", "fairness_rank_correlation",
 )  # fmt: skip
+SEEDS = tuple(f"{data}_seed_sd" for data in _BOTH)
+PAIRS = "individual_pairs"
 _NUMBERS = (
-  *(f"individual_{column}" for column in SPREAD),
-  *(f"global_{column}" for column in SPREAD),
-  "p_individual_holm", "p_global_holm", *FAIRNESS, "diverged",
+  *(f"{data}_{column}" for data in _BOTH for column in SPREAD),
+  *(f"p_{data}_holm" for data in _BOTH),
+  *FAIRNESS, *SEEDS, "seeds", "diverged", PAIRS,
 )  # fmt: skip
 _AGREEMENT = (
   "group", "measure", "part", "latent_space", "mean", "sd", "random",
@@ -41,13 +45,13 @@ class Results:
   """What results.csv says.
 
   Attributes:
-    accuracies: method -> individual -> (acc(D_I), acc(D_G)), averaged over the
-      seeds in which the model didn't diverge; NaN if there is none.
+    accuracies: method -> individual -> seed -> (acc(D_I), acc(D_G)), NaN if the
+      model diverged.
     diverged: method -> individuals and seeds whose models diverged.
     seeds: all of them, in order.
   """
 
-  accuracies: Mapping[str, Mapping[str, tuple[float, float]]]
+  accuracies: Mapping[str, Mapping[str, Mapping[str, tuple[float, float]]]]
   diverged: Mapping[str, Sequence[tuple[str, str]]]
   seeds: tuple[str, ...]
 
@@ -60,39 +64,58 @@ class Run:
     name: what the report calls it.
     settings: flag -> value.
     about: what else config.json says.
-    methods: what was asked for.
+    asked: methods, each with every seed, that were asked for.
     table: lines of table1.csv; None until there are any.
-    notes: the notes below table1.md's tables.
     results: from results.csv; None until there are any.
     choice: lines of choice.csv; none without `global` and validation data.
     agreement: lines of group_agreement.csv; none for other data.
     figures: name of the file without .png -> its bytes.
-    trained: methods whose predictions are saved.
-    checkpoints: what is saved of the training under way.
+    damaged: names of figures that are no whole PNG.
+    trained: methods and seeds whose predictions are saved.
+    checkpoints: what is saved of the training under way, and of which seed.
   """
 
   name: str
   settings: Mapping[str, Any]
   about: Mapping[str, Any]
-  methods: Sequence[str]
+  asked: Sequence[tuple[str, str]]
   table: Sequence[Line] | None
-  notes: Sequence[str]
   results: Results | None
   choice: Sequence[Line]
   agreement: Sequence[Line]
   figures: Mapping[str, bytes]
-  trained: Sequence[str]
-  checkpoints: Sequence[str]
+  damaged: Sequence[str]
+  trained: Sequence[tuple[str, str]]
+  checkpoints: Sequence[tuple[str, str]]
 
   @property
-  def unfinished(self) -> list[str]:
-    """What was asked for and isn't in the table."""
-    shown = {line["method"] for line in self.table or ()}
-    return [method for method in self.methods if method not in shown]
+  def methods(self) -> list[str]:
+    """The methods asked for."""
+    return list(dict.fromkeys(method for method, _ in self.asked))
+
+  @property
+  def seeds(self) -> list[str]:
+    """The seeds asked for."""
+    return list(dict.fromkeys(seed for _, seed in self.asked))
+
+  @property
+  def unfinished(self) -> list[tuple[str, str]]:
+    """The methods and seeds that were asked for and aren't in the tables."""
+    table = {line["method"]: line.get("seeds") for line in self.table or ()}
+    results = self.results.accuracies if self.results else {}
+
+    def shown(method: str, seed: str) -> bool:
+      seeds = {s for there in results.get(method, {}).values() for s in there}
+      # A run that was stopped between the two has an older table1.csv.
+      count = table.get(method) or len(seeds)
+      return method in table and seed in seeds and float(count) == len(seeds)
+
+    return [(method, seed) for method, seed in self.asked
+            if not shown(method, seed)]  # fmt: skip
 
   @property
   def finished(self) -> bool:
-    """Whether everything that was asked for is in the table."""
+    """Whether everything that was asked for is in the tables."""
     return self.table is not None and not self.unfinished
 
 
@@ -138,8 +161,19 @@ def read(folder: pathlib.Path, name: str) -> Run:
     ValueError: naming what is no run's, and why.
   """
   config = _config(folder)
-  methods = config.get("methods")
-  methods = list(map(str, methods)) if isinstance(methods, list) else []
+  first = str(config["settings"].get("seed") or 0)
+  methods = _listed(config.get("methods"))
+  # One seed for each run once was all there was.
+  seeds = _listed(config.get("seeds")) or [first]
+  homes = {
+    seed: folder if seed == first else folder / "seeds" / seed for seed in seeds
+  }
+  asked = [(method, seed) for seed in seeds for method in methods]
+  figures = {
+    path.stem: path.read_bytes()
+    for path in sorted((folder / "figures").glob("*.png"))
+    if path.is_file()
+  }
   table = parsing.csv_lines(folder / "table1.csv", _TABLE)
   for line in table or ():
     for column in _NUMBERS:
@@ -149,27 +183,28 @@ def read(folder: pathlib.Path, name: str) -> Run:
     name=name,
     settings=config["settings"],
     about={key: value for key, value in config.items() if key != "settings"},
-    methods=methods,
+    asked=asked,
     table=table,
-    notes=_notes(folder / "table1.md"),
     results=_results(folder / "results.csv"),
     choice=_numbers(folder / "choice.csv", ("method", *CHOICE), CHOICE),
     agreement=_numbers(
       folder / "group_agreement.csv", _AGREEMENT, ("mean", "sd", "random")
     ),
-    figures={
-      path.stem: _png(path)
-      for path in sorted((folder / "figures").glob("*.png"))
-      if not files.is_temporary(path)
-    },
+    figures={name: png for name, png in figures.items() if _is_whole(png)},
+    damaged=[name for name, png in figures.items() if not _is_whole(png)],
     trained=[
-      method
-      for method in methods
-      if (folder / "predictions" / f"{files.safe_name(method)}.npz").exists()
+      (method, seed)
+      for method, seed in asked
+      if (
+        homes[seed] / "predictions" / f"{files.safe_name(method)}.npz"
+      ).exists()
     ],
-    checkpoints=sorted(
-      path.name for path in (folder / "checkpoints").glob("*") if path.is_dir()
-    ),
+    checkpoints=[
+      (path.name, seed)
+      for seed, home in homes.items()
+      for path in sorted((home / "checkpoints").glob("*"))
+      if path.is_dir()
+    ],
   )
 
 
@@ -212,38 +247,26 @@ def _results(path: pathlib.Path) -> Results | None:
   lines = parsing.csv_lines(path, _RESULTS)
   if lines is None:
     return None
-  found: dict[str, dict[str, list[tuple[float, float]]]] = {}
+  found: dict[str, dict[str, dict[str, tuple[float, float]]]] = {}
   diverged: dict[str, list[tuple[str, str]]] = {}
-  seen = set()
   for line in lines:
     method, person, seed = (line[column] for column in _RESULTS[:3])
-    if (method, person, seed) in seen:
+    by_seed = found.setdefault(method, {}).setdefault(person, {})
+    if seed in by_seed:
       raise ValueError(
         f"{path} has individual {person} with method {method!r} and seed {seed}"
         " twice: delete it and run experiments.table1 again."
       )
-    seen.add((method, person, seed))
     own, general = (_accuracy(path, line, column) for column in _RESULTS[3:])
     if math.isnan(own + general):
       diverged.setdefault(method, []).append((person, seed))
-    found.setdefault(method, {}).setdefault(person, []).append((own, general))
+      own = general = math.nan
+    by_seed[seed] = (own, general)
   return Results(
-    accuracies={
-      method: {person: _mean(pairs) for person, pairs in people.items()}
-      for method, people in found.items()
-    },
+    accuracies=found,
     diverged=diverged,
     seeds=tuple(dict.fromkeys(line["seed"] for line in lines)),
   )
-
-
-def _mean(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
-  """Over the seeds whose model didn't diverge."""
-  kept = [pair for pair in pairs if not math.isnan(pair[0] + pair[1])]
-  if not kept:
-    return math.nan, math.nan
-  own, general = (math.fsum(values) / len(kept) for values in zip(*kept))
-  return own, general
 
 
 def _accuracy(path: pathlib.Path, line: Line, column: str) -> float:
@@ -270,19 +293,22 @@ def _numbers(
   return lines
 
 
-def _notes(path: pathlib.Path) -> list[str]:
-  """What stands below the last table of table1.md, line by line."""
-  if not path.exists():
-    return []
-  lines = parsing.text(path).splitlines()
-  last = max((k for k, line in enumerate(lines) if line[:1] == "|"), default=-1)
-  return [line for line in lines[last + 1 :] if line.strip()]
+def _listed(values: Any) -> list[str]:
+  """What a list of config.json holds, as text; nothing if it is none."""
+  return list(map(str, values)) if isinstance(values, list) else []
 
 
-def _png(path: pathlib.Path) -> bytes:
-  content = path.read_bytes()
-  if not content.startswith(PNG) or len(content) < 24:
-    raise ValueError(
-      f"{path} is no PNG: delete it and run experiments.table1 again."
-    )
-  return content
+def _is_whole(content: bytes) -> bool:
+  """Whether this is a PNG whose chunks are all there, and as written."""
+  if not content.startswith(PNG + b"\0\0\0\rIHDR"):
+    return False
+  start = len(PNG)
+  while True:
+    # Its length, its kind, its data, their checksum.
+    end = start + 12 + int.from_bytes(content[start : start + 4])
+    chunk, checksum = content[start + 4 : end - 4], content[end - 4 : end]
+    if end > len(content) or zlib.crc32(chunk) != int.from_bytes(checksum):
+      return False
+    if chunk[:4] == b"IEND":
+      return True
+    start = end

@@ -17,6 +17,8 @@ from matplotlib import colors, ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from personalization_jax import files
+
 DPI = 150
 
 # Okabe and Ito's palette, which people of every colour vision can tell apart;
@@ -82,6 +84,8 @@ def method_style(method: str) -> Style:
 def save(figure: Figure, path: str | os.PathLike[str]) -> pathlib.Path:
   """Writes a PNG of 150 dpi, the same bytes for the same figure.
 
+  A file that was there stays as it was until the new one is complete.
+
   Args:
     figure: the figure (`axes.figure` of what the other functions return).
     path: a file name that ends in .png; missing folders are made.
@@ -95,8 +99,7 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> pathlib.Path:
   path = pathlib.Path(path)
   if path.suffix != ".png":
     raise ValueError(f"path must end in .png, but is {str(path)!r}.")
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_bytes(png(figure))
+  files.write_atomically(path, png(figure))
   return path
 
 
