@@ -271,6 +271,7 @@ class Study:
         self._individuals.evaluation_steps(method), np.int32
       ),
       global_rows=self.split.global_test,
+      one_model=method.one_model,
       models=jax.tree.map(lambda *leaves: np.concatenate(leaves), *models)
       if keep_models
       else None,

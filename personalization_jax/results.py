@@ -35,6 +35,7 @@ import numpy as np
 
 from personalization_jax import files
 from personalization_jax.files import write_atomically
+from personalization_jax.methods import known_method
 from personalization_jax.result import Result
 
 
@@ -174,9 +175,13 @@ def load_result(workdir: pathlib.Path, method: str) -> Result | None:
       fields = dict(arrays)
     if str(fields["method"]) != method:
       raise ValueError(f"it holds {str(fields['method'])!r}")
+    known = known_method(method)
+    # Files from before it was kept.
+    fields.setdefault("one_model", known is not None and known.one_model)
     return Result(
       **{
         **fields,
+        "one_model": bool(fields["one_model"]),
         "method": str(fields["method"]),
         "seed": int(fields["seed"]),
       }
