@@ -128,7 +128,7 @@ def write(found: Found, workdir: pathlib.Path) -> pathlib.Path:
       lines.writerow(
         [one.group, one.measure, one.part, space]
         + ["" if math.isnan(x) else float(x) for x in numbers]
-        + [len(one.values), _cell(one.values, one.random)]
+        + [one.count, _cell(one.values, one.random)]
         + [_cell(one.values, pixels.values) if space != PIXELS else ""]
       )
   write_atomically(workdir / "group_agreement.csv", text.getvalue())
@@ -148,6 +148,10 @@ def _p_value(values: np.ndarray, others: np.ndarray) -> float:
   """Of a paired t-test over the individuals that both have."""
   both = {"values": values, "others": others}
   return metrics.significance(both, "others")["values"].t
+
+
+def _number(value: float) -> str:
+  return "-" if math.isnan(value) else f"{value:.3f}"
 
 
 def _cell(values: np.ndarray, others: np.ndarray) -> float | str:
@@ -175,14 +179,14 @@ def markdown(found: Found) -> str:
   ]
   for same in zip(*found.values()):
     cells = [
-      f"{one.mean:.3f} ({one.sd:.3f})"
+      f"{_number(one.mean)} ({_number(one.sd)})"
       + ("*" if _p_value(one.values, one.random) < 0.05 else " ")
       for one in same
     ]
     cells.append(f"{same[0].random.mean():.3f}")
-    cells.append(f"{_p_value(same[0].values, same[-1].values):.3f}")
+    cells.append(_number(_p_value(same[0].values, same[-1].values)))
     lines.append(line(same[0].group, same[0].measure, same[0].part, cells))
-  judged = sorted({len(one.values) for row in found.values() for one in row})
+  judged = sorted({one.count for row in found.values() for one in row})
   note = (
     "Groups against the writers' hidden factors: mean (sd) over"
     f" {' or '.join(map(str, judged))} individuals; more is better. Recall: of"

@@ -45,6 +45,11 @@ class Agreement:
   random: np.ndarray
 
   @property
+  def count(self) -> int:
+    """How many individuals have a value: mean and sd are over them."""
+    return int((~np.isnan(self.values)).sum())
+
+  @property
   def mean(self) -> float:
     """Over the individuals that have a value; NaN if nobody has one."""
     values = self.values[~np.isnan(self.values)]

@@ -28,6 +28,21 @@ def test_models_that_diverged_are_counted_with_a_remedy():
   assert "--learning_rate" in text
 
 
+@pytest.mark.parametrize(
+  ("counts", "said"),
+  [
+    ([6, 6, 7, 17, 18, 24, 28, 243], "6 / 17.5 / 243"),
+    ([5, 5, 5], "5"),
+    ([1, 1, 9], "1 / 1 / 9"),
+    ([1, 123456], "1 / 61728.5 / 123456"),
+    ([0, 0], "0"),
+  ],
+)
+def test_sizes_are_of_people_and_no_mean_that_nobody_has(counts, said):
+  rows = np.where(np.arange(max(counts)) < np.array(counts)[:, None], 7, -1)
+  assert table1.sizes(rows) == said
+
+
 @pytest.mark.parametrize(("second", "fails"), [([0, 1], False), ([1, 1], True)])
 def test_only_a_run_without_any_model_fails(second, fails, monkeypatch):
   if not flags.FLAGS.is_parsed():
