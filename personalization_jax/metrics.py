@@ -290,7 +290,8 @@ def individual_fairness(
   compared = np.isfinite(distance)
   compared &= ~np.isnan(accuracies[first] - accuracies[second])
   if not compared.any():
-    return IndividualFairness(*[float("nan")] * 3)
+    nan = float("nan")
+    return IndividualFairness(nan, nan, nan)
   distance = distance[compared]
   difference = np.abs(changes(accuracies[first], accuracies[second]))[compared]
   # Latents of the same samples differ by float32's rounding, if at all.

@@ -271,7 +271,7 @@ def _notes(
   if _several_seeds(rows):
     notes += (
       "Means of several seeds, an individual's first; seed sd: of the mean over"
-      " individuals, from seed to seed.\n"
+      " individuals, from seed to seed, of those who diverged with none.\n"
     )
   if any(row.diverged for row in rows):
     notes += (
