@@ -41,6 +41,7 @@ from personalization_jax.methods import Method, parse_methods
 from personalization_jax.personalization import Study
 from personalization_jax.progress import Keeper, Stopped
 from personalization_jax.result import Result
+from personalization_jax.splits import PADDING
 
 # It may grow from one call to the next; what is finished stays.
 _METHODS = flags.DEFINE_string(
@@ -260,6 +261,23 @@ def prepare(
   return studies, factors, methods, workdir
 
 
+def sizes(rows: np.ndarray) -> str:
+  """How many samples individuals have: the fewest, the median, the most.
+
+  Args:
+    rows: int32 [S, R], everybody's, -1 for padding.
+
+  Returns:
+    The three numbers, or the one that is everybody's.
+  """
+  counts = (rows != PADDING).sum(axis=1)
+  low, high = counts.min(), counts.max()
+  if low == high:
+    return str(low)
+  median = f"{np.median(counts):.1f}".removesuffix(".0")
+  return f"{low} / {median} / {high}"
+
+
 def run(
   studies: Sequence[Study],
   factors: WriterFactors | None,
@@ -273,13 +291,10 @@ def run(
   """
   first = studies[0]
   split = first.split
-  train, validation, test = (
-    f"{(rows >= 0).sum(axis=1).mean():.0f}"
-    for rows in (split.train, split.validation, split.test)
-  )
   say(
-    f"{len(split.individuals)} individuals, {train} training, {validation}"
-    f" validation and {test} test samples each;"
+    f"{len(split.individuals)} individuals, with {sizes(split.train)} training,"
+    f" {sizes(split.validation)} validation and {sizes(split.test)} test"
+    " samples (min / median / max);"
     f" D_G: {len(split.global_train)} of {len(split.global_people)} others;"
     f" {first.population.num_classes} classes;"
     f" {first.trainer.mesh.size} devices"

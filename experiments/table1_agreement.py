@@ -150,6 +150,10 @@ def _p_value(values: np.ndarray, others: np.ndarray) -> float:
   return metrics.significance(both, "others")["values"].t
 
 
+def _number(value: float) -> str:
+  return "-" if math.isnan(value) else f"{value:.3f}"
+
+
 def _cell(values: np.ndarray, others: np.ndarray) -> float | str:
   p = _p_value(values, others)
   return "" if math.isnan(p) else p
@@ -175,12 +179,12 @@ def markdown(found: Found) -> str:
   ]
   for same in zip(*found.values()):
     cells = [
-      f"{one.mean:.3f} ({one.sd:.3f})"
+      f"{_number(one.mean)} ({_number(one.sd)})"
       + ("*" if _p_value(one.values, one.random) < 0.05 else " ")
       for one in same
     ]
     cells.append(f"{same[0].random.mean():.3f}")
-    cells.append(f"{_p_value(same[0].values, same[-1].values):.3f}")
+    cells.append(_number(_p_value(same[0].values, same[-1].values)))
     lines.append(line(same[0].group, same[0].measure, same[0].part, cells))
   judged = sorted({one.count for row in found.values() for one in row})
   note = (

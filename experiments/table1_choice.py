@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from personalization_jax import choice, figures, table_files
+from personalization_jax import choice, figures, table_files, tables
 from personalization_jax.choice import Choice
 from personalization_jax.files import write_atomically
 from personalization_jax.result import Result
@@ -30,22 +30,20 @@ def compare(
     labels: int32 [N], the store's labels.
 
   Returns:
-    method -> what the choice gives, over people and seeds; None if the run has
-    no `global`, or nothing to compare with it. Without validation data nobody
-    can be chosen for, and everybody keeps the global model.
+    method -> what the choice gives people; None if the run has no `global`, or
+    nothing to compare with it. Without validation data nobody can be chosen
+    for, and everybody keeps the global model.
   """
-  tested: dict[str, np.ndarray] = {}
-  validated: dict[str, np.ndarray] = {}
-  for method in dict.fromkeys(result.method for result in finished):
-    own = [result for result in finished if result.method == method]
-    tested[method] = np.concatenate(
-      [result.individual_accuracy(labels)[0] for result in own]
-    )
-    validated[method] = np.concatenate(
-      [result.validation_accuracy(labels)[0] for result in own]
-    )
-  if GLOBAL not in tested or len(tested) < 2:
+  by_seed = tables.by_seed(finished)
+  if GLOBAL not in by_seed or len(by_seed) < 2:
     return None
+  validated, tested = (
+    {
+      method: np.stack([accuracy(result, labels)[0] for result in own])
+      for method, own in by_seed.items()
+    }
+    for accuracy in (Result.validation_accuracy, Result.individual_accuracy)
+  )
   return choice.judge_all(validated, tested, GLOBAL)
 
 
@@ -87,6 +85,7 @@ def write(
     + "\n\nhurt: share of individuals whose own model is worse on their test"
     " data than the global one; gain: mean difference in acc(D_I). Chosen: each"
     " individual has the better of the two on validation data, the global one"
-    " if they are equal.\n",
+    " if they are equal. Of several seeds the choice is made for each, and an"
+    " individual's means over them are compared.\n",
     [drawn],
   )

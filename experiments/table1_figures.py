@@ -153,13 +153,15 @@ def _of_latent_space(
   if pictures is None:
     return pages
   ranked = groups.candidates[groups.nearest(groups.num_candidates)[0]]
+  # Of few candidates nobody is both near and far.
+  near = min(3, -(-len(ranked) // 2))
   pages["neighbours"] = figures.neighbours(
     pictures,
     population.labels,
     population.individuals,
     int(split.individuals[0]),
-    ranked[:3],
-    ranked[-3:],
+    ranked[:near],
+    ranked[near:][-3:],
     classes=min(10, population.num_classes),
   )
   for method in methods:

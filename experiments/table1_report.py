@@ -42,7 +42,7 @@ def write(
   drawn = table1_figures.draw(
     study, methods, finished, space, workdir / "figures"
   )
-  print(table_files.markdown(rows))
+  print(table_files.markdown(rows, of_run=True))
   written = "results.csv, table1.csv, table1.md"
   chosen = table1_choice.compare(finished, study.population.labels)
   if chosen and study.split.validation.shape[1]:

@@ -46,7 +46,7 @@ class Agreement:
 
   @property
   def count(self) -> int:
-    """How many individuals have a value."""
+    """How many individuals have a value: mean and sd are over them."""
     return int((~np.isnan(self.values)).sum())
 
   @property

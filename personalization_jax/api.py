@@ -152,7 +152,9 @@ def compare(
       fairness.
 
   Returns:
-    The table.
+    The table. A method with one model for everybody (`global`) has one acc(D_G)
+    and not one for each individual, so there it isn't tested, nor tested
+    against.
 
   Raises:
     ValueError: if there is no result; a method has two with one seed, or other

@@ -4,6 +4,9 @@ Personalised models hurt some people: the model of D_G alone would have served
 them better. Who keeps that one is chosen on validation data, never on test
 data, so what the choice gives is honest; it may still err where the two sets of
 data disagree.
+
+A person is one person: of several seeds everybody's mean over those with which
+neither of the two models diverged is compared, as in the table's tests.
 """
 
 from __future__ import annotations
@@ -21,9 +24,13 @@ from personalization_jax import metrics
 class Choice:
   """What the choice between a method's models and the global one gives.
 
+  With K seeds everybody has K models of each kind, and one is chosen for each
+  person and seed; all else is of people.
+
   Attributes:
-    personal: bool [S], who gets the personalised model.
-    accuracy: float64 [S], test accuracy of the model chosen.
+    personal: bool [S], or [K, S], who gets the personalised model.
+    accuracy: float64 [S], test accuracy of the model chosen, of several seeds
+      the mean.
     hurt: fraction of people whom the method hurts if everyone gets its model.
     hurt_with_choice: fraction hurt if everyone gets the model chosen.
     gain: mean gain in test accuracy over the global model if everyone gets the
@@ -49,27 +56,29 @@ def choose(personal: Any, general: Any) -> np.ndarray:
   chosen only if both did, or if there are no validation data to tell (NaN).
 
   Args:
-    personal: float [S], everyone's accuracy by the personalised model; NaN
-      where it diverged.
-    general: float [S], likewise by the global model.
+    personal: float [S], or [K, S] with a row for each seed, everyone's accuracy
+      by the personalised model; NaN where it diverged.
+    general: likewise by the global model.
 
   Returns:
-    Bool [S], True where the personalised model is chosen.
+    Bool of the same shape, True where the personalised model is chosen.
 
   Raises:
-    ValueError: if these aren't two vectors of one length with accuracies.
+    ValueError: if these aren't accuracies of the same people and seeds.
   """
   personal, general = _pair(personal, general)
-  return (personal > general) | (np.isnan(general) & ~np.isnan(personal))
+  better = metrics.changes(personal, general) > 0
+  return better | (np.isnan(general) & ~np.isnan(personal))
 
 
 def hurt(personal: Any, general: Any) -> float:
   """The fraction of people whom a method makes worse.
 
   Args:
-    personal: float [S], everyone's test accuracy; NaN where the model diverged,
-      which counts as hurt.
-    general: float [S], likewise by the global model; who has NaN here can't be
+    personal: float [S], or [K, S] with a row for each seed, everyone's test
+      accuracy; NaN where the model diverged. Who has no model to set against a
+      global one counts as hurt.
+    general: likewise by the global model; who has nothing but NaN here can't be
       compared and is left out.
 
   Returns:
@@ -79,10 +88,11 @@ def hurt(personal: Any, general: Any) -> float:
     ValueError: as `choose`.
   """
   personal, general = _pair(personal, general)
-  compared = ~np.isnan(general)
+  compared = ~np.isnan(np.atleast_2d(general)).all(axis=0)
   if not compared.any():
     return float("nan")
-  return float((~(personal >= general))[compared].mean())
+  change = metrics.changes(*metrics.paired_means(personal, general))
+  return float((~(change >= 0))[compared].mean())
 
 
 def judge(
@@ -92,30 +102,31 @@ def judge(
   """Chooses for each person on validation data, and tests the choice.
 
   Args:
-    validation: accuracies on validation data, (personalised [S], global [S]).
-    test: accuracies on test data, likewise, of the same people.
+    validation: accuracies on validation data, (personalised, global), each
+      [S], or [K, S] with a row for each seed.
+    test: accuracies on test data, likewise, of the same people and seeds.
 
   Returns:
     The choice and what it gives.
 
   Raises:
-    ValueError: as `choose`, or if the two have different numbers of people.
+    ValueError: as `choose`, or if the two are of other shapes.
   """
   personal = choose(*validation)
   own, general = _pair(*test)
   if own.shape != personal.shape:
     raise ValueError(
-      f"validation has {len(personal)} people, but test has {len(own)}; both"
-      " must hold the same."
+      f"validation has shape {personal.shape}, but test has shape {own.shape};"
+      " both must be of the same people and seeds."
     )
   chosen = np.where(personal, own, general)
   return Choice(
     personal=personal,
-    accuracy=chosen,
+    accuracy=metrics.mean_without_nan(np.atleast_2d(chosen)),
     hurt=hurt(own, general),
     hurt_with_choice=hurt(chosen, general),
-    gain=metrics.spread(own - general).mean,
-    gain_with_choice=metrics.spread(chosen - general).mean,
+    gain=_gain(own, general),
+    gain_with_choice=_gain(chosen, general),
   )
 
 
@@ -125,8 +136,9 @@ def judge_all(
   """`judge` for every method against the same global model.
 
   Args:
-    validation: method -> accuracies float [S] on validation data.
-    test: method -> accuracies float [S] on test data, of the same people.
+    validation: method -> accuracies on validation data, float [S], or [K, S]
+      with a row for each seed, in the same order everywhere.
+    test: method -> accuracies on test data, of the same people and seeds.
     general: the method that gives the global model, a key of both.
 
   Returns:
@@ -153,13 +165,20 @@ def judge_all(
   return choices
 
 
+def _gain(personal: np.ndarray, general: np.ndarray) -> float:
+  """Mean gain over those who have both models."""
+  change = metrics.changes(*metrics.paired_means(personal, general))
+  return metrics.spread(change).mean
+
+
 def _pair(personal: Any, general: Any) -> tuple[np.ndarray, np.ndarray]:
   personal, general = (np.asarray(v, np.float64) for v in (personal, general))
-  if personal.ndim != 1 or personal.shape != general.shape or not len(personal):
+  shapes = personal.shape, general.shape
+  if shapes[0] != shapes[1] or personal.ndim not in (1, 2) or not personal.size:
     raise ValueError(
-      "the accuracies of the personalised and the global model must be two"
-      " vectors [S] of the same people, but have shapes"
-      f" {personal.shape} and {general.shape}."
+      "the accuracies of the personalised and the global model must be of the"
+      " same people [S], or seeds and people [K, S], but have shapes"
+      f" {shapes[0]} and {shapes[1]}."
     )
   for values in (personal, general):
     outside = ~np.isnan(values) & ~((values >= 0) & (values <= 1))
@@ -167,5 +186,4 @@ def _pair(personal: Any, general: Any) -> tuple[np.ndarray, np.ndarray]:
       raise ValueError(
         f"accuracies must lie in 0..1, but one is {values[outside][0]}."
       )
-  # Means of the same counts can differ in the last bit: that is a tie.
-  return np.round(personal, 12), np.round(general, 12)
+  return personal, general

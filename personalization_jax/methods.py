@@ -122,6 +122,11 @@ class Method:
       and self.schedule is None
     )
 
+  @property
+  def one_model(self) -> bool:
+    """Whether everybody has one and the same model: that of D_G alone."""
+    return self.shares_global_phase and self.late == 0
+
 
 def parse_methods(text: str) -> tuple[Method, ...]:
   """Parses a comma list of specs, or the name of a set of them.

@@ -93,6 +93,24 @@ def spread(accuracies: np.ndarray) -> Spread:
   )
 
 
+def changes(values: Any, reference: Any) -> np.ndarray:
+  """How far each accuracy lies above another: who gains, who is hurt.
+
+  All that asks which of two accuracies is higher asks here. Means of the same
+  counts can differ in the last bit by order of summation: that is a tie.
+
+  Args:
+    values: float, of any shape; NaN for who has none.
+    reference: float, of a shape that fits.
+
+  Returns:
+    float64, the differences: above 0 for who gains, below for who is hurt, 0
+    for a tie; NaN where one of the two is.
+  """
+  # Above 0 and -0 alike stands 0.
+  return np.round(np.subtract(values, reference, dtype=np.float64), 12) + 0.0
+
+
 def mean_without_nan(values: np.ndarray) -> np.ndarray:
   """The mean of each column, such as an individual's over seeds.
 
@@ -107,6 +125,33 @@ def mean_without_nan(values: np.ndarray) -> np.ndarray:
     return np.where(counted, values, 0.0).sum(axis=0) / counted.sum(axis=0)
 
 
+def paired_means(
+  values: np.ndarray, reference: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Everybody's means over the seeds that two methods have in common.
+
+  The mean of some seeds against that of others would take a difference of seeds
+  for one of methods.
+
+  Args:
+    values: float [S], or [K, S] with a row for each of K seeds; NaN, of a model
+      that diverged, is left out, and so is its pair.
+    reference: likewise, of the other method; individuals and seeds in the same
+      order.
+
+  Returns:
+    Both means, float64 [S] each; NaN for who has no such seed.
+  """
+  values, reference = (
+    np.atleast_2d(np.asarray(side, np.float64)) for side in (values, reference)
+  )
+  both = ~np.isnan(values - reference)
+  return (
+    mean_without_nan(np.where(both, values, np.nan)),
+    mean_without_nan(np.where(both, reference, np.nan)),
+  )
+
+
 def ranks(means: Sequence[float]) -> list[int]:
   """Ranks of means: 1 is the highest, equal means share the better rank.
 
@@ -116,9 +161,8 @@ def ranks(means: Sequence[float]) -> list[int]:
   Returns:
     One rank for each method.
   """
-  # Means of the same counts can differ in the last bit by order of summation.
-  rounded = np.nan_to_num(np.round(np.asarray(means, np.float64), 12), nan=-1.0)
-  return [int(1 + (rounded > value).sum()) for value in rounded]
+  known = np.nan_to_num(np.asarray(means, np.float64), nan=-1.0)
+  return [int(1 + (changes(known, value) > 0).sum()) for value in known]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +170,8 @@ class Significance:
   """Two-sided paired tests of a method against its baseline.
 
   Attributes:
-    t: p of the paired t-test.
+    t: p of the paired t-test; NaN if everybody differs by the same, not 0: it
+      takes how differences vary for how sure they are, and they don't.
     wilcoxon: p of Wilcoxon's signed-rank test.
     t_holm: p of the t-test, Holm-corrected over the methods compared.
     wilcoxon_holm: likewise for Wilcoxon's.
@@ -142,29 +187,6 @@ class Significance:
   wilcoxon_holm: float
   difference: float
   pairs: int
-
-
-def paired_means(
-  values: np.ndarray, reference: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-  """Each individual's mean of two methods over the seeds that both have.
-
-  The mean of some seeds against that of others would take a difference of seeds
-  for one of methods.
-
-  Args:
-    values: float [K, S], a row for each seed; NaN where a model diverged or
-      isn't there.
-    reference: float [K, S], likewise, individuals and seeds in the same order.
-
-  Returns:
-    The means of both, float64 [S] each; NaN, in both, for who has no such seed.
-  """
-  both = ~np.isnan(values - reference)
-  return (
-    mean_without_nan(np.where(both, values, np.nan)),
-    mean_without_nan(np.where(both, reference, np.nan)),
-  )
 
 
 def significance(
@@ -243,7 +265,8 @@ def welch(values: np.ndarray, reference: np.ndarray) -> float:
     reference: float [M], likewise.
 
   Returns:
-    p; NaN with fewer than two people on a side.
+    p; NaN with fewer than two people on a side, or if all people of each side
+    are alike and the sides differ: without variance the test can't tell.
 
   Source: B. L. Welch, "The generalization of Student's problem when several
   different population variances are involved", Biometrika, 1947.
@@ -254,11 +277,11 @@ def welch(values: np.ndarray, reference: np.ndarray) -> float:
   )
   if min(len(values), len(reference)) < 2:
     return float("nan")
-  everybody = np.concatenate([values, reference])
-  if np.allclose(everybody, everybody[0], rtol=0.0, atol=1e-12):
-    return 1.0  # nobody differs: no evidence at all
+  if _constant(values) and _constant(reference):
+    # Nobody differs: no evidence at all.
+    return float("nan") if changes(values[0], reference[0]) else 1.0
   with warnings.catch_warnings():
-    # SciPy warns of constant values; the p-value it returns is right.
+    # SciPy warns of a constant side; the p-value it returns is right.
     warnings.simplefilter("ignore", RuntimeWarning)
     return float(stats.ttest_ind(values, reference, equal_var=False).pvalue)
 
@@ -277,11 +300,14 @@ class IndividualFairness:
     mean_ratio: the mean of that ratio.
     rank_correlation: Spearman's, of difference in accuracy and distance; NaN
       if one of the two is the same for all pairs.
+    coincide: how many pairs are at distance 0, and have no ratio. They count in
+      the rank correlation, as the nearest.
   """
 
   max_ratio: float
   mean_ratio: float
   rank_correlation: float
+  coincide: int = 0
 
 
 def individual_fairness(
@@ -295,7 +321,7 @@ def individual_fairness(
       can't be compared, such as two without a common class, which are left out.
 
   Returns:
-    The three numbers; NaN if no pair can be compared.
+    The numbers; NaN if no pair can be compared.
 
   Raises:
     ValueError: if shapes don't fit.
@@ -314,21 +340,21 @@ def individual_fairness(
   compared = np.isfinite(distance)
   compared &= ~np.isnan(accuracies[first] - accuracies[second])
   if not compared.any():
-    return IndividualFairness(*[float("nan")] * 3)
+    nan = float("nan")
+    return IndividualFairness(nan, nan, nan)
   distance = distance[compared]
-  # Accuracies are ratios of counts: rounding keeps equal differences tied.
-  difference = np.round(np.abs(accuracies[first] - accuracies[second]), 12)
-  difference = difference[compared]
-  with np.errstate(divide="ignore", invalid="ignore"):
-    # Two of the same place and the same accuracy are treated alike: 0 / 0.
-    ratio = np.where(difference == 0, 0.0, difference / distance)
+  difference = np.abs(changes(accuracies[first], accuracies[second]))[compared]
+  # Latents of the same samples differ by float32's rounding, if at all.
+  apart = distance > 1e-6 * distance.max()
+  ratio = spread(difference[apart] / distance[apart])
   constant = len(set(difference)) == 1 or len(set(distance)) == 1
   return IndividualFairness(
-    max_ratio=float(ratio.max()),
-    mean_ratio=float(ratio.mean()),
+    max_ratio=ratio.max,
+    mean_ratio=ratio.mean,
     rank_correlation=float("nan")
     if constant
     else float(stats.spearmanr(distance, difference).statistic),
+    coincide=int((~apart).sum()),
   )
 
 
@@ -354,27 +380,36 @@ def holm(p_values: Sequence[float]) -> list[float]:
   return [float(value) for value in corrected]
 
 
+def _constant(values: np.ndarray) -> bool:
+  """Whether nothing but rounding tells the values apart."""
+  return not changes(values, values[0]).any()
+
+
 def _paired_t(values: np.ndarray, reference: np.ndarray) -> float:
-  return _p_value(stats.ttest_rel, values, reference)
+  def test(values: np.ndarray, reference: np.ndarray) -> float:
+    if _constant(values - reference):
+      return float("nan")
+    return stats.ttest_rel(values, reference).pvalue
+
+  return _p_value(test, values, reference)
 
 
 def _wilcoxon(values: np.ndarray, reference: np.ndarray) -> float:
-  # Accuracies are ratios of counts: rounding keeps equal differences tied.
-  return _p_value(
-    lambda a, b: stats.wilcoxon(np.round(a - b, 12)), values, reference
-  )
+  def test(values: np.ndarray, reference: np.ndarray) -> float:
+    return stats.wilcoxon(changes(values, reference)).pvalue
+
+  return _p_value(test, values, reference)
 
 
 def _p_value(
-  test: Callable[..., Any], values: np.ndarray, reference: np.ndarray
+  test: Callable[[np.ndarray, np.ndarray], float],
+  values: np.ndarray,
+  reference: np.ndarray,
 ) -> float:
   paired = ~np.isnan(values - reference)
   values, reference = values[paired], reference[paired]
   if len(values) < 2:
     return float("nan")
-  if np.allclose(values, reference, rtol=0.0, atol=1e-12):
+  if not changes(values, reference).any():
     return 1.0  # nobody differs: no evidence at all
-  with warnings.catch_warnings():
-    # SciPy warns of constant differences; the p-value it returns is right.
-    warnings.simplefilter("ignore", RuntimeWarning)
-    return float(test(values, reference).pvalue)
+  return float(test(values, reference))

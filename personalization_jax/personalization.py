@@ -274,6 +274,7 @@ class Study:
       individual_labels=self._labels_of(self.split.test),
       validation_labels=self._labels_of(self.split.validation),
       global_labels=self._labels_of(self.split.global_test),
+      one_model=method.one_model,
       models=jax.tree.map(lambda *leaves: np.concatenate(leaves), *models)
       if keep_models
       else None,

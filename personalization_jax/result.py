@@ -41,6 +41,8 @@ class Result:
     individual_curve: float32 [S, E], accuracy on D_I then; NaN for who has no
       validation data.
     global_curve: float32 [S, E], accuracy on D_G then.
+    one_model: everybody has one and the same model, that of D_G alone, whose
+      acc(D_G) is one number.
     models: if asked for, `params` and `batch_stats` of everybody, trees of
       arrays [S, ...]; they aren't saved with the rest.
   """
@@ -62,6 +64,7 @@ class Result:
   curve_steps: np.ndarray = None  # type: ignore[assignment]
   individual_curve: np.ndarray = None  # type: ignore[assignment]
   global_curve: np.ndarray = None  # type: ignore[assignment]
+  one_model: bool = False
   models: dict[str, Any] | None = None
 
   def __post_init__(self) -> None:

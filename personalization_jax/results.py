@@ -198,7 +198,14 @@ def load_result(
       fields = dict(arrays)
     if str(fields["method"]) != method:
       raise ValueError(f"it holds {str(fields['method'])!r}")
-    fields |= {"method": method, "seed": int(fields["seed"])}
+    known = known_method(method)
+    # Files from before it was kept.
+    fields.setdefault("one_model", known is not None and known.one_model)
+    fields |= {
+      "method": method,
+      "seed": int(fields["seed"]),
+      "one_model": bool(fields["one_model"]),
+    }
     fingerprint = str(fields.pop("fingerprint", ""))
     in_store = {name: fields.pop(f"store_{name}", None) for name in _ROWS}
     result = Result(**fields)

@@ -43,6 +43,7 @@ TABLE_COLUMNS = (
   "fairness_max_ratio",
   "fairness_mean_ratio",
   "fairness_rank_correlation",
+  "fairness_coincide",
   "diverged",
   "seeds",
   "individual_seed_sd",
@@ -86,7 +87,7 @@ def write_tables(
     workdir / "table1.csv",
     _csv_text([TABLE_COLUMNS, *(_table_line(row) for row in rows)]),
   )
-  write_atomically(workdir / "table1.md", markdown(rows))
+  write_atomically(workdir / "table1.md", markdown(rows, of_run=True))
   write_atomically(
     workdir / "metrics.jsonl",
     "".join(line for result in results for line in _metric_lines(result)),
@@ -138,7 +139,7 @@ def _table_line(row: tables.TableRow) -> list[Any]:
     general[0],
     *own[1:],
     *general[1:],
-    *(dataclasses.astuple(row.fairness) if row.fairness else [None] * 3),
+    *(dataclasses.astuple(row.fairness) if row.fairness else [None] * 4),
     row.diverged,
     *(dataclasses.astuple(row.seeds) if row.seeds else [None] * 3),
     *compared(row.individual_p),
@@ -204,13 +205,18 @@ def records(rows: Sequence[tables.TableRow]) -> list[dict[str, Any]]:
 
 
 def markdown(
-  rows: Sequence[tables.TableRow], baseline: str | None = None
+  rows: Sequence[tables.TableRow],
+  baseline: str | None = None,
+  *,
+  of_run: bool = False,
 ) -> str:
   """Table I for people.
 
   Args:
     rows: from `tables.table`.
     baseline: the one that was given there, if any.
+    of_run: the files of a run lie beside it, and have what it leaves out;
+      otherwise `records` does.
 
   Returns:
     A Markdown table for each half, or a single one of everything that was
@@ -237,37 +243,65 @@ def markdown(
         line.append("-" if test is None else str(test.pairs))
     title = f"{name}\n\n" if name else ""
     parts.append(f"{title}{aligned([header, *lines])}\n")
-  against, others_in = (
-    ("the half's first row of its kind (baseline or random)", "table1.csv")
-    if baseline is None
-    else (baseline, "the table's records()")
-  )
+  return "\n".join([*parts, _notes(rows, baseline, of_run)])
+
+
+def _notes(
+  rows: Sequence[tables.TableRow], baseline: str | None, of_run: bool
+) -> str:
+  """What the columns are, and what dashes stand for."""
+  against = baseline or "the half's first row of its kind (baseline or random)"
+  others_in = "table1.csv" if of_run else "the table's records()"
   notes = (
     "acc(D_I): mean accuracy over individuals on their own test data; acc(D_G):"
     " on the test data of D_G; sd, min and max over individuals.\n"
     f"p: two-sided paired t-test against {against}, Holm-corrected (* below"
     f" 0.05). Uncorrected values and Wilcoxon's test are in {others_in}.\n"
   )
+  if single := [row.method for row in rows if row.one_model]:
+    notes += (
+      f"{', '.join(single)}: one model for all individuals. Its acc(D_G) is one"
+      " number: no sd over individuals, no test of it or against it.\n"
+    )
+  if any(map(_differ_alike, rows)):
+    notes += (
+      "p of - with a difference: all individuals differ by the same, and a"
+      " t-test can't tell how sure that is; Wilcoxon's can.\n"
+    )
   if rows[0].fairness:
     notes += (
       "fair max, fair mean: difference in acc(D_I) of two individuals over"
       " their distance in latent space, the largest and the mean over pairs;"
       " fair rho: rank correlation of the two.\n"
     )
+    if most := max(row.fairness.coincide for row in rows if row.fairness):
+      notes += (
+        f"Pairs of individuals at distance 0, left out of fair max and fair"
+        f" mean: {most}.\n"
+      )
   if _several_seeds(rows):
     notes += (
       "Means of several seeds, an individual's first; seed sd: of the mean over"
-      " individuals, from seed to seed.\n"
+      " individuals, from seed to seed, of those who diverged with none.\n"
     )
   if any(row.diverged for row in rows):
     notes += (
       "diverged: models whose loss or parameters stopped being finite numbers;"
-      " all other columns are without them (results.csv names them).\n"
+      " all other columns are without them ("
+      f"{'results.csv' if of_run else 'Result.diverged'} names them).\n"
       "pairs: individuals whom p compares, each by the mean over the seeds with"
       " which neither of the two methods diverged; their mean difference, which"
       f" isn't that of the means shown, is in {others_in}.\n"
     )
-  return "\n".join([*parts, notes])
+  return notes
+
+
+def _differ_alike(row: tables.TableRow) -> bool:
+  """Whether a t-test can't tell, but Wilcoxon's can."""
+  return any(
+    test is not None and math.isnan(test.t) and not math.isnan(test.wilcoxon)
+    for test in (row.individual_p, row.global_p)
+  )
 
 
 def _several_seeds(rows: Sequence[tables.TableRow]) -> bool:
@@ -294,7 +328,11 @@ def _markdown_line(row: tables.TableRow) -> list[str]:
       _p_text(test),
     ]
   if row.fairness:
-    line += map(_number, dataclasses.astuple(row.fairness))
+    fairness = row.fairness
+    line += map(
+      _number,
+      (fairness.max_ratio, fairness.mean_ratio, fairness.rank_correlation),
+    )
   return line
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -17,6 +18,9 @@ SHAPING, GROUPING = "Shaping", "Data grouping"
 @dataclasses.dataclass(frozen=True)
 class OverSeeds:
   """How a method's mean accuracies vary from seed to seed.
+
+  They are means over the individuals whose model diverged with no seed: those
+  of other people would take a difference of people for one of seeds.
 
   Attributes:
     count: how many seeds; the other numbers are NaN for one.
@@ -45,6 +49,8 @@ class TableRow:
     fairness: individual fairness of acc(D_I); None if there are no distances.
     diverged: how many models diverged; all numbers are without them.
     seeds: over how many seeds.
+    one_model: all individuals share one model. Its acc(D_G) is one number: no
+      sd over individuals, and p-values are NaN.
   """
 
   method: str
@@ -57,6 +63,7 @@ class TableRow:
   fairness: metrics.IndividualFairness | None = None
   diverged: int = 0
   seeds: OverSeeds | None = None
+  one_model: bool = False
 
 
 Accuracies = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -104,11 +111,15 @@ def over_seeds(
   """
   return {
     method: OverSeeds(
-      len(own),
-      metrics.spread(metrics.mean_without_nan(own.T)).sd,
-      metrics.spread(metrics.mean_without_nan(general.T)).sd,
+      len(pair[0]),
+      *(
+        metrics.spread(
+          metrics.mean_without_nan(values[:, ~np.isnan(values).any(axis=0)].T)
+        ).sd
+        for values in pair
+      ),
     )
-    for method, (own, general) in _by_seed(results, labels).items()
+    for method, pair in _by_seed(results, labels).items()
   }
 
 
@@ -116,6 +127,27 @@ def _by_seed(
   results: Iterable[Result], labels: np.ndarray | None
 ) -> Accuracies:
   """Method -> acc(D_I) and acc(D_G), each [K, S], seeds in the same order."""
+  return {
+    method: (
+      np.stack([result.individual_accuracy(labels)[0] for result in own]),
+      np.stack([result.global_accuracy(labels)[0] for result in own]),
+    )
+    for method, own in by_seed(results).items()
+  }
+
+
+def by_seed(results: Iterable[Result]) -> dict[str, list[Result]]:
+  """Every method's results, checked to be comparable person by person.
+
+  Args:
+    results: finished methods, each with one seed or several.
+
+  Returns:
+    method -> its results, with the seeds in the same order for all.
+
+  Raises:
+    ValueError: as `of_results`.
+  """
   found: dict[str, dict[int, Result]] = {}
   for result in results:
     seeds = found.setdefault(result.method, {})
@@ -139,10 +171,7 @@ def _by_seed(
     for seed, result in seeds.items():
       _check_paired(result, first, reference[seed])
   return {
-    method: (
-      np.stack([seeds[k].individual_accuracy(labels)[0] for k in reference]),
-      np.stack([seeds[k].global_accuracy(labels)[0] for k in reference]),
-    )
+    method: [seeds[seed] for seed in reference]
     for method, seeds in found.items()
   }
 
@@ -244,7 +273,12 @@ def of_results(
     dataclasses.replace(
       row, seeds=seeds[row.method], diverged=diverged[row.method]
     )
-    for row in table(_by_seed(results, labels), distances, baseline)
+    for row in table(
+      _by_seed(results, labels),
+      distances,
+      baseline,
+      one_model={result.method for result in results if result.one_model},
+    )
   ]
 
 
@@ -252,6 +286,7 @@ def table(
   accuracies: Accuracies,
   distances: np.ndarray | None = None,
   baseline: str | None = None,
+  one_model: Collection[str] = (),
 ) -> list[TableRow]:
   """The paper's Table I.
 
@@ -268,6 +303,9 @@ def table(
       fairness; None leaves it out.
     baseline: what all methods are ranked with and tested against; by default
       each half of the table has its own.
+    one_model: methods whose individuals all share one model. Its acc(D_G) is
+      one number, however many share it: it has no sd over them, and isn't
+      tested, nor is another method's against it.
 
   Returns:
     A row for each method, half by half.
@@ -282,32 +320,43 @@ def table(
       raise ValueError(
         f"baseline={baseline!r} must be one of {', '.join(accuracies)}."
       )
-    return _part_of_table(accuracies, distances, baseline)
+    return _part_of_table(accuracies, distances, baseline, one_model)
   return [
     row
     for half in halves(accuracies).values()
     for row in _part_of_table(
-      {m: accuracies[m] for m in half}, distances, baseline_of(half)
+      {m: accuracies[m] for m in half}, distances, baseline_of(half), one_model
     )
   ]
 
 
 def _part_of_table(
-  accuracies: Accuracies, distances: np.ndarray | None, baseline: str | None
+  accuracies: Accuracies,
+  distances: np.ndarray | None,
+  baseline: str | None,
+  one_model: Collection[str],
 ) -> list[TableRow]:
   columns = []
-  for index in range(2):
+  # acc(D_I) of one model is many numbers: people differ.
+  for index, single in enumerate(((), one_model)):
     values = {
       method: np.atleast_2d(pair[index]) for method, pair in accuracies.items()
     }
     means = {
       method: metrics.mean_without_nan(each) for method, each in values.items()
     }
-    spreads = {method: metrics.spread(mean) for method, mean in means.items()}
+    spreads = {
+      method: dataclasses.replace(spread, sd=math.nan)
+      if method in single
+      else spread
+      for method, spread in (
+        (method, metrics.spread(mean)) for method, mean in means.items()
+      )
+    }
     ranks = metrics.ranks([spread.mean for spread in spreads.values()])
     tests: dict[str, metrics.Significance] = {}
     if baseline is not None:
-      tests = metrics.significance(values, baseline)
+      tests = _tests(values, baseline, single)
     columns.append((spreads, dict(zip(values, ranks)), tests, means))
   own, general = columns
   return [
@@ -323,6 +372,23 @@ def _part_of_table(
       if distances is None or len(distances) < 2
       else metrics.individual_fairness(own[3][method], distances),
       diverged=int(np.isnan(accuracies[method][0]).sum()),
+      one_model=method in one_model,
     )
     for method in accuracies
   ]
+
+
+def _tests(
+  values: Mapping[str, np.ndarray], baseline: str, single: Collection[str]
+) -> dict[str, metrics.Significance]:
+  """Tests against the baseline; p is NaN where a side is a single number."""
+  untested = values if baseline in single else single
+  # What isn't tested doesn't count in the others' correction.
+  return metrics.with_holm(
+    {
+      method: dataclasses.replace(test, t=math.nan, wilcoxon=math.nan)
+      if method in untested
+      else test
+      for method, test in metrics.significance(values, baseline).items()
+    }
+  )

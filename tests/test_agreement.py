@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+from small_run import read
 
 from experiments import table1_agreement
 from personalization_jax import agreement, figures, splits
@@ -313,6 +314,39 @@ def test_means_leave_out_who_has_no_value():
   nobody = agreement.Agreement("", "", "", np.full(2, np.nan), np.zeros(2))
   assert math.isnan(nobody.mean)
   assert math.isnan(nobody.sd)
+  assert nobody.count == 0
+
+
+def test_what_cannot_be_told_is_a_dash_and_counts_those_who_are_compared(
+  tmp_path,
+):
+  def one(measure, *values):
+    return agreement.Agreement(
+      "ig", measure, "style", np.array(values), np.zeros(len(values))
+    )
+
+  # Everybody differs by the same; one person alone; nobody.
+  spaces = ([0.5, 0.5, 0.5], [0.5, np.nan, np.nan], [np.nan] * 3)
+  found = {
+    table1_agreement.AUTO_ENCODER: [
+      one(f"measure {k}", *values) for k, values in enumerate(spaces)
+    ],
+    table1_agreement.PIXELS: [
+      one(f"measure {k}", 0.2, 0.2, 0.2) for k in range(3)
+    ],
+  }
+  text = table1_agreement.markdown(found)
+  assert "nan" not in text
+  table = [line.split("|")[4:-1] for line in text.splitlines()[2:5]]
+  assert [[cell.strip() for cell in line] for line in table] == [
+    ["0.500 (0.000)", "0.200 (0.000)", "0.000", "-"],
+    ["0.500 (-)", "0.200 (0.000)", "0.000", "-"],
+    ["- (-)", "0.200 (0.000)", "0.000", "-"],
+  ]
+  table1_agreement.write(found, tmp_path)
+  lines = read(tmp_path / "group_agreement.csv")
+  assert [line["individuals"] for line in lines] == ["3", "1", "0"] + ["3"] * 3
+  assert {line["p_random"] for line in lines} == {""}
 
 
 def test_pixels_are_searched_for_as_many_as_is_affordable(

@@ -67,6 +67,14 @@ def test_models_that_are_asked_for_give_the_predictions(people, parts):
     )
 
 
+def test_a_result_says_whether_all_share_one_model(people, parts, found):
+  adjusted = pj.personalize(people, parts, "tl:3", SETTINGS)
+  for result in (*found, adjusted):
+    own = result.global_predictions
+    assert result.one_model is (result.method == "global")
+    assert (own == own[0]).all() or not result.one_model
+
+
 def test_groups_find_their_latent_space_by_themselves(study, found):
   assert found[2].method == "sg:20"
   assert study.groups.has_latents
@@ -84,7 +92,7 @@ def test_a_comparison_tests_against_the_baseline_one_names(people, found):
     method = record["method"]
     assert record["individual_mean"] == pytest.approx(own[method].mean())
     if method != "global":
-      assert record["p_individual"] == expected[method].t
+      assert record["p_individual_wilcoxon"] == expected[method].wilcoxon
   shown = pj.compare(found, people)
   assert "| baseline |" in shown._repr_markdown_() == repr(shown)
   assert str(pj.compare(found[:1], people)).startswith("Shaping")

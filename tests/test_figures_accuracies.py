@@ -128,3 +128,35 @@ def test_gains_are_paired_sorted_and_counted():
   ]
   of_all = figures.gains(accuracies, "baseline", of="global").collections[0]
   np.testing.assert_allclose(of_all.get_offsets()[:, 0], 100)
+
+
+def test_means_over_seeds_that_tie_are_neither_gains_nor_harm():
+  """Whatever the order in which seeds were added up."""
+  seeds = np.array([[0.1, 0.7, 0.4], [0.7, 0.4, 0.1], [0.4, 0.1, 0.7]])
+  means, same = seeds.mean(axis=0), seeds.mean(axis=1)
+  assert (means != means[0]).any()
+  accuracies = {
+    "baseline": (np.full(3, means[0]), same),
+    "tl:10": (means, same),
+  }
+  axes = figures.gains(accuracies, "baseline")
+  (points,) = (c for c in axes.collections if c.get_label() == "TL n=10")
+  assert (points.get_offsets()[:, 0] == 0).all()
+  (label,) = axes.child_axes[0].get_yticklabels()
+  assert label.get_text() == "0% hurt, 0% gain, mean +0.0"
+
+
+def test_one_model_for_all_has_no_bar_on_global_data():
+  """A bar of no length would say that its mean is known to a hair."""
+  own = np.array([0.5, 0.6, 0.9])
+  one = np.full(3, 0.7) + np.array([0, 1e-16, 2e-16])
+  axes = figures.trade_off({"global": (own, one), "tl:10": (own, own)})
+  shared, adjusted = (
+    [len(bars.get_segments()[0]) for bars in container.lines[2]]
+    for container in axes.containers
+  )
+  assert shared == [0, 2]
+  assert adjusted == [2, 2]
+  assert "none where all are the same" in " ".join(
+    axes.get_title("left").split()
+  )

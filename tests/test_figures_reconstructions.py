@@ -1,9 +1,12 @@
 """Pages of images and latents: what stands where."""
 
+import types
+
 import numpy as np
 import pytest
 from bars import IMAGES
 
+from experiments import table1_figures
 from personalization_jax import figures
 
 
@@ -43,6 +46,38 @@ def test_neighbours_are_named_by_group():
   assert len(figure.axes[0].lines) == 2
 
 
+@pytest.mark.parametrize(
+  ("candidates", "near", "far"),
+  [(1, 1, 0), (2, 1, 1), (3, 2, 1), (4, 2, 2), (5, 3, 2), (6, 3, 3), (9, 3, 3)],
+)
+def test_of_few_candidates_nobody_is_near_and_far(candidates, near, far):
+  others = np.arange(candidates)[::-1] + 1
+  means = np.random.default_rng(0).normal(size=(candidates + 1, 3, 4))
+  individuals = np.arange(500) % (candidates + 1)
+  study = types.SimpleNamespace(
+    population=types.SimpleNamespace(
+      labels=np.arange(500) % 10, individuals=individuals, num_classes=10
+    ),
+    split=types.SimpleNamespace(
+      individuals=np.array([0]), global_people=others, global_test=np.arange(9)
+    ),
+    groups=types.SimpleNamespace(
+      candidates=others,
+      num_candidates=candidates,
+      nearest=lambda n: np.arange(n)[None],
+      class_means=lambda _: (means, np.ones((candidates + 1, 3), bool)),
+    ),
+  )
+  space = types.SimpleNamespace(autoencoder=None)
+  page = table1_figures._of_latent_space(study, (), space, IMAGES)["neighbours"]
+  names = [label.get_text() for label in page.axes[0].get_yticklabels()]
+  assert names == [
+    "Person 0",
+    *(f"Near: person {one}" for one in others[:near]),
+    *(f"Far: person {one}" for one in others[candidates - far :]),
+  ]
+
+
 def test_chosen_samples_stand_beside_their_sample():
   chosen = np.array([[7, 8], [9, -1]])
   figure = figures.chosen_samples(IMAGES, np.array([3, 4]), chosen)
@@ -67,6 +102,12 @@ def test_chosen_samples_stand_beside_their_sample():
     (
       lambda i: figures.latent_map(np.full((3, 3), np.nan), [0, 1, 1]),
       "finite",
+    ),
+    (
+      lambda i: figures.neighbours(
+        i, np.zeros(500), np.arange(500), 3, [5, 1], [1]
+      ),
+      "person 1 stands twice",
     ),
     (lambda i: figures.chosen_samples(i, [1], np.ones((2, 1), int)), "k, m"),
     (

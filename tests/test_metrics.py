@@ -45,6 +45,40 @@ def test_ranks_share_ties():
   assert metrics.ranks([0.1 + 0.2, 0.3]) == [1, 1]
 
 
+def test_who_gains_and_who_is_hurt_is_not_a_matter_of_rounding():
+  values = np.array([0.1 + 0.2, 0.7, 0.4, np.nan, 0.5])
+  reference = np.array([0.3, 0.7 - 1e-16, 0.5, 0.5, np.nan])
+  assert (values != reference).all()
+  change = metrics.changes(values, reference)
+  np.testing.assert_array_equal(change, [0, 0, -0.1, np.nan, np.nan])
+  assert not np.signbit(metrics.changes(0.3, 0.1 + 0.2))
+  # A difference of one sample in a billion is none of rounding.
+  assert metrics.changes(0.5 + 1e-9, 0.5) > 0
+
+
+def test_means_are_paired_over_seeds_in_common():
+  rng = np.random.default_rng(4)
+  values, reference = rng.random((2, 3, 40))
+  values[rng.random((3, 40)) < 0.4] = np.nan
+  reference[rng.random((3, 40)) < 0.4] = np.nan
+  found = metrics.paired_means(values, reference)
+  lonely = 0
+  for person in range(40):
+    both = [
+      (a, b)
+      for a, b in zip(values[:, person], reference[:, person])
+      if a == a and b == b
+    ]
+    lonely += not both
+    for side in range(2):
+      expected = np.mean([pair[side] for pair in both]) if both else np.nan
+      assert found[side][person] == pytest.approx(expected, nan_ok=True)
+  assert lonely
+  # One seed without an axis of seeds is itself.
+  one = metrics.paired_means(np.array([0.5, np.nan]), np.array([0.25, 0.5]))
+  np.testing.assert_array_equal(one, [[0.5, np.nan], [0.25, np.nan]])
+
+
 def test_holm_by_hand():
   # Sorted .01 .02 .03 .04 times 4 3 2 1, made monotonous.
   corrected = metrics.holm([0.04, 0.01, 0.03, 0.02])
@@ -95,6 +129,23 @@ def test_one_individual_has_no_p_value():
   one = {"b": np.array([0.5]), "m": np.array([0.6])}
   test = metrics.significance(one, "b")["m"]
   assert np.isnan([test.t, test.wilcoxon, test.t_holm]).all()
+
+
+@pytest.mark.parametrize("people", [2, 6])
+def test_everybody_differing_by_the_same_is_nothing_a_t_test_can_tell(people):
+  """Its p would be 0, for two people as for a thousand."""
+  baseline = np.linspace(0.3, 0.7, people)
+  gained = baseline + 0.1
+  assert people == 2 or len(set(gained - baseline)) > 1  # but for rounding
+  other = baseline + np.linspace(0.01, 0.05, people)
+  tests = metrics.significance(
+    {"b": baseline, "same": gained, "other": other}, "b"
+  )
+  assert np.isnan([tests["same"].t, tests["same"].t_holm]).all()
+  # All differences up or all down: 2 of 2^n equally likely cases.
+  assert tests["same"].wilcoxon == pytest.approx(2 * 0.5**people)
+  # No test, so none to correct the others for.
+  assert tests["other"].t_holm == tests["other"].t < 0.5
 
 
 def test_significance_refuses_other_individuals():
@@ -179,17 +230,27 @@ def test_individual_fairness_leaves_out_pairs_that_cannot_be_compared():
   fairness = metrics.individual_fairness(np.array([0.0, 0.5, 1.0]), distances)
   assert fairness.mean_ratio == pytest.approx((0.5 + 0.25) / 2)
   nobody = metrics.individual_fairness(np.ones(2), np.full((2, 2), np.inf))
-  assert np.isnan(dataclasses.astuple(nobody)).all()
+  assert np.isnan(dataclasses.astuple(nobody)[:3]).all()
   with pytest.raises(ValueError, match="must have shape"):
     metrics.individual_fairness(np.ones(2), np.zeros((3, 3)))
 
 
-def test_two_alike_in_place_and_accuracy_are_treated_alike():
-  distances = np.zeros((2, 2))
-  fairness = metrics.individual_fairness(np.array([0.8, 0.8]), distances)
-  assert (fairness.max_ratio, fairness.mean_ratio) == (0.0, 0.0)
-  unfair = metrics.individual_fairness(np.array([0.8, 0.9]), distances)
-  assert unfair.max_ratio == np.inf
+def test_two_people_of_one_place_have_no_ratio_and_spoil_nobody_s():
+  """The second and the third; and, but for rounding, the fourth."""
+  places = np.array([0.0, 1, 1, 1 + 1e-8])
+  distances = np.abs(np.subtract.outer(places, places))
+  accuracies = np.array([0.5, 0.6, 0.8, 0.6])
+  fairness = metrics.individual_fairness(accuracies, distances)
+  assert fairness.max_ratio == pytest.approx(0.3)
+  assert fairness.mean_ratio == pytest.approx(np.mean([0.1, 0.3, 0.1]))
+  assert fairness.coincide == 3
+  # A rank has no trouble with 0: they are the nearest of all pairs.
+  rank = metrics.individual_fairness(accuracies[:3], distances[:3, :3])
+  expected = stats.spearmanr([1, 1, 0], [0.1, 0.3, 0.2]).statistic
+  assert rank.rank_correlation == pytest.approx(expected)
+  everybody = metrics.individual_fairness(np.ones(3), np.zeros((3, 3)))
+  assert np.isnan([everybody.max_ratio, everybody.mean_ratio]).all()
+  assert everybody.coincide == 3
 
 
 def test_people_of_different_runs_are_compared_by_welch():
@@ -205,7 +266,14 @@ def test_people_of_different_runs_are_compared_by_welch():
   assert metrics.welch(np.append(a, np.nan), b) == metrics.welch(a, b)
 
 
-def test_welch_of_too_few_or_equal_people():
+def test_welch_needs_people_who_vary():
   assert np.isnan(metrics.welch(np.array([0.9, np.nan]), np.array([0.1, 0.2])))
   assert metrics.welch(np.full(3, 0.9), np.full(5, 0.9)) == 1.0
-  assert metrics.welch(np.full(3, 0.9), np.full(5, 0.8)) == 0.0
+  # Without any variance every difference would have a p of 0.
+  assert np.isnan(metrics.welch(np.full(3, 0.9), np.full(5, 0.8)))
+  alike = [0.9, 0.6 + 0.3, 0.1 + 0.8]
+  assert np.isnan(metrics.welch(np.array(alike), np.full(5, 0.8)))
+  # One side's is enough.
+  some = metrics.welch(np.full(3, 0.9), np.array([0.7, 0.8, 0.9]))
+  expected = stats.ttest_1samp([0.7, 0.8, 0.9], 0.9).pvalue
+  assert some == pytest.approx(expected)

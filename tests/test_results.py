@@ -76,6 +76,23 @@ def test_results_survive_the_disk(run):
   assert results.load_result(run, "es:40") is None
 
 
+@pytest.mark.parametrize(
+  ("method", "one_model"),
+  [("global", True), ("tl:3", False), ("baseline", False), ("mine", False)],
+)
+def test_whether_all_share_one_model_is_kept(tmp_path, method, one_model):
+  """Under any name; in files from before it was, the name says so."""
+  for kept in (True, False):
+    result = dataclasses.replace(make_result(method), one_model=kept)
+    results.save_result(tmp_path, result, POPULATION)
+    assert results.load_result(tmp_path, method).one_model is kept
+  (path,) = (tmp_path / "predictions").iterdir()
+  with np.load(path) as arrays:
+    before = {k: arrays[k] for k in arrays if k != "one_model"}
+  np.savez_compressed(path, **before)
+  assert results.load_result(tmp_path, method).one_model is one_model
+
+
 def test_every_csv_row_is_what_the_saved_predictions_say(run):
   rows = read(run / "results.csv")
   assert list(rows[0]) == list(table_files.RESULT_COLUMNS)

@@ -1,6 +1,8 @@
 """Several seeds in one run: for the same people, each as if alone."""
 
+import collections
 import csv
+import fractions
 import json
 import struct
 
@@ -57,6 +59,10 @@ def test_the_table_tells_means_and_spread_over_seeds(several):
       np.std(means, ddof=1)
     )
     assert line["seeds"] == "2"
+    # One model for all has one accuracy on D_G.
+    single = line["method"] == "global"
+    assert (line["global_sd"] == line["p_global"] == "nan") == single
+    assert line["individual_sd"] != "nan"
   assert "seed sd(D_I)" in (several / "table1.md").read_text()
 
 
@@ -106,7 +112,17 @@ def test_curves_and_the_choice_are_written(several):
   with (several / "choice.csv").open() as file:
     chosen = {row["method"]: row for row in csv.DictReader(file)}
   assert set(chosen) == {"baseline", "local:4", "tl:2"}
-  assert all(0 <= float(row["hurt"]) <= 1 for row in chosen.values())
+  # Of three people, by each one's mean over seeds.
+  own = collections.defaultdict(list)
+  for row in read(several / "results.csv"):
+    accuracy = fractions.Fraction(
+      row["individual_accuracy"]
+    ).limit_denominator()
+    own[row["method"], row["individual"]].append(accuracy)
+  people = {person for _, person in own}
+  for method, row in chosen.items():
+    hurt = [sum(own[method, p]) < sum(own["global", p]) for p in people]
+    assert float(row["hurt"]) == sum(hurt) / 3
   for figure in ("validation_curves", "choice"):
     assert (several / "figures" / f"{figure}.png").stat().st_size
 

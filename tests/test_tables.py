@@ -218,3 +218,109 @@ def test_where_nobody_diverged_all_are_pairs_and_need_no_column(tmp_path):
   ):
     assert test.difference == pytest.approx(mean - reference)
   assert "pairs" not in (tmp_path / "table1.md").read_text()
+
+
+# One model of D_G alone for everybody: people differ on D_I, not on D_G.
+ONE = dataclasses.replace(
+  make_result("global", [4, 4, 7]),
+  global_predictions=np.repeat([[1] * 7 + [0] * 3], 3, axis=0),
+  one_model=True,
+)
+
+
+def cells(table, method):
+  """A line's texts: method, then D_I's and D_G's mean, rank, ..., max, p."""
+  lines = [
+    [cell.strip() for cell in line.split("|")[1:-1]]
+    for line in str(table).splitlines()
+    if line.startswith("|")
+  ]
+  (found,) = [line for line in lines if line[0] == method]
+  return found
+
+
+@pytest.mark.parametrize("name", ["global", "everybody"])
+def test_one_model_is_not_tested_as_if_it_were_many(name):
+  population = types.SimpleNamespace(labels=LABELS)
+  named = {"baseline": BASE[0], name: ONE, "tl:2": TL[0]}
+  shown = pj.compare(named, population, "baseline")
+  _, one, other = shown.rows
+  # As without it: it isn't one of the tests corrected for either.
+  without = pj.compare([BASE[0], TL[0]], population)
+  assert other.global_p == without.rows[1].global_p
+  assert other.global_p.t_holm == other.global_p.t
+  assert other.individual_p.t == without.rows[1].individual_p.t
+  # Its accuracy on D_G is one number, however many people share the model.
+  assert one.global_.min == one.global_.max == pytest.approx(one.global_.mean)
+  assert np.isnan(one.global_.sd)
+  p_values = ("t", "wilcoxon", "t_holm", "wilcoxon_holm")
+  assert np.isnan([getattr(one.global_p, p) for p in p_values]).all()
+  # On D_I people differ.
+  assert one.individual.sd == pytest.approx(np.sqrt(0.03))
+  assert one.individual_p.wilcoxon == 0.5
+  line = cells(shown, name)
+  assert (line[9], line[12]) == ("-", "-") != (line[3], line[6])
+  assert f"{name}: one model for all individuals" in str(shown)
+  assert "one model" not in str(without)
+  record = shown.records()[1]
+  assert np.isnan([record["global_sd"], record["p_global"]]).all()
+
+
+def test_nothing_is_tested_against_one_model():
+  population = types.SimpleNamespace(labels=LABELS)
+  shown = pj.compare([BASE[0], ONE, TL[0]], population, "global")
+  for row in (shown.rows[0], shown.rows[2]):
+    assert np.isnan([row.global_p.t, row.global_p.wilcoxon_holm]).all()
+    assert 0 < row.individual_p.t_holm <= 1
+    assert row.global_.sd > 0
+  assert "no test of it or against it" in str(shown)
+
+
+def test_what_a_t_test_cannot_tell_is_a_dash_that_is_explained():
+  population = types.SimpleNamespace(labels=LABELS)
+  same = make_result("mine", [4, 5, 7])  # one more for everybody, on D_G too
+  shown = pj.compare([BASE[0], same, TL[0]], population)
+  line = cells(shown, "mine")
+  assert line[1] != cells(shown, "baseline")[1]
+  assert (line[6], line[12]) == ("-", "-")
+  assert "all individuals differ by the same" in str(shown)
+  assert cells(shown, "tl:2")[6] != "-"
+  assert "differ by the same" not in str(pj.compare([*BASE, *TL], population))
+
+
+def test_people_who_coincide_are_counted_below_the_table():
+  population = types.SimpleNamespace(labels=LABELS)
+  places = np.array([0.0, 1, 1])
+  distances = np.abs(np.subtract.outer(places, places))
+  shown = pj.compare([*BASE, *TL], population, distances=distances)
+  assert "at distance 0, left out of fair max and fair mean: 1" in str(shown)
+  assert np.isfinite([r["fairness_max_ratio"] for r in shown.records()]).all()
+  assert [r["fairness_coincide"] for r in shown.records()] == [1, 1]
+  apart = pj.compare([*BASE, *TL], population, distances=1 - np.eye(3))
+  assert "at distance 0" not in str(apart)
+
+
+def test_a_table_points_to_what_is_there():
+  """In Python there is no table1.csv, in a run's table1.md no records()."""
+  population = types.SimpleNamespace(labels=LABELS)
+  lost = dataclasses.replace(TL[0], diverged=np.array([True, False, False]))
+  shown = pj.compare([BASE[0], lost], population)
+  assert ".csv" not in str(shown)
+  assert "are in the table's records()" in str(shown)
+  assert "Result.diverged names them" in str(shown)
+  text = table_files.markdown(shown.rows, of_run=True)
+  assert "are in table1.csv" in text
+  assert "results.csv names them" in text
+  assert "records()" not in text
+
+
+def test_a_seed_that_somebody_lost_brings_no_difference_of_people():
+  """Both seeds are the same for everybody; the worst is lost with one."""
+  right = [1, 8, 9]
+  first, second = (make_result("mine", right, seed) for seed in range(2))
+  lost = dataclasses.replace(second, diverged=np.array([True, False, False]))
+  found = tables.over_seeds([first, lost], LABELS)["mine"]
+  assert (found.individual_sd, found.global_sd) == (0, 0)
+  nobody = dataclasses.replace(second, diverged=np.ones(3, bool))
+  gone = tables.over_seeds([first, nobody], LABELS)["mine"]
+  assert np.isnan([gone.individual_sd, gone.global_sd]).all()

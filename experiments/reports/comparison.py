@@ -113,12 +113,7 @@ def one_model(method: str, of: Data) -> bool:
     True for acc(D_G) of `global`.
   """
   known = known_method(method)
-  return (
-    of == "global"
-    and known is not None
-    and known.shares_global_phase
-    and not known.late
-  )
+  return of == "global" and known is not None and known.one_model
 
 
 def common(first: Run, other: Run) -> Common:

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from matplotlib.axes import Axes
 
+from personalization_jax import metrics
 from personalization_jax.figures import labels, styles
 
 # For each method: its individual and its global accuracy, float [S] in 0..1.
@@ -20,7 +21,8 @@ def trade_off(accuracies: Accuracies, axes: Axes | None = None) -> Axes:
   """What each method gave individuals against what it cost the public.
 
   One point a method, at its means over individuals, with bars of one standard
-  error of the mean. (Values of at most 1 have a mean plus standard error of at
+  error of the mean; none where everybody has the same accuracy, as with one
+  model for all. (Values of at most 1 have a mean plus standard error of at
   most 1, so no bar leaves the range of accuracies.) Names stand beside the
   points, or in a legend where there is no room; they are laid out for the size
   that the axes have at the call.
@@ -65,7 +67,8 @@ def trade_off(accuracies: Accuracies, axes: Axes | None = None) -> Axes:
   axes.set_ylabel(r"Mean accuracy on the individual's data, acc$(D_I)$")
   styles.caption(
     axes,
-    "Means over individuals; bars: ± 1 standard error of the mean"
+    "Means over individuals; bars: ± 1 standard error of the mean, none where"
+    " all are the same"
     + ("; dotted: baseline" if "baseline" in checked else ""),
   )
   styles.accuracy_ticks(axes, "x")
@@ -190,7 +193,7 @@ def gains(
         f"{method!r} has {len(value)} individuals, but {baseline!r} has"
         f" {len(reference)}; both must hold the same."
       )
-    change = np.sort(100 * (value - reference))
+    change = np.sort(100 * metrics.changes(value, reference))
     hurt, gained = change < 0, change > 0
     colour = styles.method_style(method).colour
     faces = np.where(hurt[:, None], 1.0, colour)
@@ -262,8 +265,10 @@ def _chosen(accuracies: Accuracies, of: Data) -> dict[str, np.ndarray]:
 
 
 def _standard_errors(pair: np.ndarray) -> np.ndarray:
-  """Of the mean of [2, S] over S; none (NaN) for one individual."""
+  """Of the mean of [2, S] over S; none (NaN) if nobody differs from another."""
   size = pair.shape[1]
-  if size < 2:
+  differs = metrics.changes(pair, pair[:, :1]).any(axis=1)
+  if not differs.any():
     return np.full(2, np.nan)
-  return pair.std(axis=1, ddof=1) / math.sqrt(size)
+  errors = pair.std(axis=1, ddof=1) / math.sqrt(size)
+  return np.where(differs, errors, np.nan)

@@ -18,7 +18,7 @@ def choice(choices: Mapping[str, Choice], axes: Axes | None = None) -> Axes:
   One row a method: a hollow point at the share of people hurt if everyone gets
   the method's model, a filled one at the share if everyone gets what validation
   data chose, and a line between. The mean gains, without and with the choice,
-  stand at the right.
+  stand at the right. Of several seeds a person's means over them count.
 
   Args:
     choices: method -> what `personalization_jax.choice.judge` found.

@@ -28,7 +28,8 @@ def validation_curves(
 
   Returns:
     The figure: two panels of means over individuals with their quartiles, and
-    the schedules below on the same axis of steps.
+    the schedules below on the same axis of steps. Where individuals share one
+    model they differ on D_I alone.
 
   Raises:
     ValueError: no method, or shapes that don't fit.
@@ -71,7 +72,8 @@ def validation_curves(
   figure.align_ylabels(panels[:2])
   styles.caption(
     panels[0],
-    "Lines: means over individuals; bands: their quartiles",
+    "Lines: means over individuals; bands: their quartiles, on $D_G$ none where"
+    " all share one model",
   )
   timelines.schedules({method: sources[method] for method in curves}, panels[2])
   return figure

@@ -159,7 +159,7 @@ def neighbours(
     individuals: integers [N], the id of each row's person.
     person: whose neighbours they are.
     nearest: ids, nearest first.
-    farthest: ids, in the order to show.
+    farthest: ids, in the order to show; who is near is not far too.
     classes: number of columns.
     samples: images of a person and class.
 
@@ -167,12 +167,18 @@ def neighbours(
     The page.
 
   Raises:
-    ValueError: as `handwriting`.
+    ValueError: as `handwriting`, or somebody stands twice.
 
   Source: Fig. 3.
   """
   groups = ([person], list(nearest), list(farthest))
   people = [int(one) for group in groups for one in group]
+  for one in people:
+    if people.count(one) > 1:
+      raise ValueError(
+        f"person {one} stands twice among the person, the nearest and the"
+        " farthest: each can stand once."
+      )
   figure = handwriting(
     images, labels, individuals, people, classes=classes, samples=samples
   )

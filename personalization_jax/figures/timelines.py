@@ -154,8 +154,8 @@ def training_curves(
   steps_averaged = f"{window} steps" if window > 1 else "1 step (unsmoothed)"
   styles.caption(
     axes,
-    "Lines: means over individuals; bands: their quartiles; running mean over"
-    f" {steps_averaged}",
+    "Lines: means over individuals; bands: their quartiles, none where all"
+    f" share one training; running mean over {steps_averaged}",
   )
   axes.legend(
     loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=9
