@@ -127,6 +127,42 @@ def test_damaged_predictions_are_trained_again_aloud(
   assert (workdir / "predictions" / "sw-2.npz.damaged").exists()
 
 
+def test_a_narrower_call_keeps_tables_and_figures_whole(
+  finished, tmp_path, monkeypatch
+):
+  """And what isn't drawn any more isn't shown any more."""
+  workdir = tmp_path / "run"
+  shutil.copytree(finished, workdir)
+  for name in ("figures/latent_map.png", "choice.csv", "figures/mine.png"):
+    (workdir / name).write_bytes(b"of before")
+  answer_from(finished, monkeypatch)
+  run(workdir, methods="tl:2")
+  for name in ("results.csv", "table1.csv", "table1.md", "metrics.jsonl"):
+    assert (workdir / name).read_bytes() == (finished / name).read_bytes()
+  figures = {path.name for path in (workdir / "figures").iterdir()}
+  assert figures == FIGURES | {"mine.png"}
+  assert not (workdir / "choice.csv").exists()
+  config = json.loads((workdir / "config.json").read_text())
+  assert config["methods"] == SMALL["methods"].split(",")
+
+
+def test_another_version_relabels_nothing(finished, tmp_path, monkeypatch):
+  workdir = tmp_path / "run"
+  shutil.copytree(finished, workdir)
+  (workdir / "predictions" / "tl-2.npz").unlink()
+  answer_from(finished, monkeypatch)
+  describe = table1.run_info.describe
+  monkeypatch.setattr(
+    table1.run_info, "describe", lambda: {**describe(), "python": "4.0.0"}
+  )
+  run(workdir)
+  config = json.loads((workdir / "config.json").read_text())
+  old = json.loads((finished / "config.json").read_text())["python"]
+  assert config["python"] == old
+  made = {one["python"]: one["results"] for one in config["made_with"]}
+  assert made == {old: {"baseline": [0], "sw:2": [0]}, "4.0.0": {"tl:2": [0]}}
+
+
 @pytest.mark.parametrize("gone", [[False, True, False], [True, True, True]])
 def test_who_diverged_is_in_the_table_and_in_no_figure(
   finished, tmp_path, monkeypatch, capsys, gone
