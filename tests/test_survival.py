@@ -176,17 +176,17 @@ def test_sigterm_to_one_process_stops_all_of_them(tmp_path, cache, whole):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", [0, 1])
 @pytest.mark.parametrize(
-  ("fault", "sentence"),
+  ("victim", "fault", "sentence"),
   [
-    (MEMORY, "error: out of memory (RESOURCE_EXHAUSTED"),
-    (REFUSAL, "error: --npz_path=people.npz is no file."),
-    (DISK, "is on a full disk"),
-    (BUG, "failed (TypeError: 4711 is no array)"),
-    (CHECKPOINTS, "checkpoints can't be written to (Permission denied)"),
+    (0, MEMORY, "error: out of memory (RESOURCE_EXHAUSTED"),
+    (1, MEMORY, "error: out of memory (RESOURCE_EXHAUSTED"),
+    (1, REFUSAL, "error: --npz_path=people.npz is no file."),
+    (0, DISK, "is on a full disk"),
+    (1, BUG, "failed (TypeError: 4711 is no array)"),
+    (1, CHECKPOINTS, "checkpoints can't be written to (Permission denied)"),
   ],
-  ids=["memory", "refusal", "disk", "bug", "checkpoints"],
+  ids=["memory 0", "memory 1", "refusal", "disk", "bug", "checkpoints"],
 )
 def test_what_one_process_fails_by_is_said_by_all(
   tmp_path, cache, victim, fault, sentence

@@ -237,6 +237,12 @@ def test_data_grouping_trains_one_auto_encoder_for_the_run(
   monkeypatch.setattr(table1.latent_space.autoencoder_training, "train", refuse)
   run(tmp_path / "run", **grouping)
   assert (tmp_path / "run" / "table1.csv").read_bytes() == before
+  # With a method that needs no groups: the table still has those that do.
+  run(tmp_path / "run", **{**grouping, "methods": "tl:2"})
+  assert (tmp_path / "run" / "table1.csv").read_bytes() == before
+  assert read(tmp_path / "run" / "group_agreement.csv") == judged
+  again = {path.name for path in (tmp_path / "run" / "figures").iterdir()}
+  assert again == figures
 
 
 def test_people_keep_the_ids_of_their_hidden_factors():
