@@ -21,7 +21,10 @@ EXIT_CODE = 75
 PATIENCE = 15.0
 
 
-def install(patience: float = PATIENCE) -> Callable[[], bool]:
+def install(
+  patience: float = PATIENCE,
+  tell: Callable[[str, int], object] = lambda sentence, code: None,
+) -> Callable[[], bool]:
   """Catches SIGTERM and SIGINT in this process.
 
   After `patience` seconds the process ends whatever it is doing (compiling,
@@ -30,6 +33,7 @@ def install(patience: float = PATIENCE) -> Callable[[], bool]:
 
   Args:
     patience: in seconds.
+    tell: is given the sentence and the code before the process ends so.
 
   Returns:
     Whether a signal has come.
@@ -51,11 +55,9 @@ def install(patience: float = PATIENCE) -> Callable[[], bool]:
       pass
     print("Asked to stop: saving first.", file=sys.stderr, flush=True)
     time.sleep(patience)
-    print(
-      "Stopped between two moments to save: the last checkpoint counts.",
-      file=sys.stderr,
-      flush=True,
-    )
+    why = "Stopped between two moments to save: the last checkpoint counts."
+    print(why, file=sys.stderr, flush=True)
+    tell(why, EXIT_CODE)
     os._exit(EXIT_CODE)
 
   signal.signal(signal.SIGTERM, handle)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import dataclasses
+import json
 import os
+import re
 import socket
 import sys
+import threading
 import time
+from typing import Any, NoReturn
 
 import jax
+from jax._src import distributed
 
 # Seconds without a sign of life after which a process counts as lost; the
 # others then end within a minute.
@@ -17,6 +24,29 @@ LOST_AFTER = 20
 PATIENCE = 300
 # Another process was lost; all can be started again.
 EXIT_CODE = 76
+# Under this name a process tells the others why the run ends; every so many
+# seconds they look, and after so many all have looked.
+_KEY = "personalization_jax/ending"
+_LISTEN_EVERY, _LISTENED = 0.5, 2.0
+_leaving = threading.Lock()
+_LOSS_STATUSES = (
+  "ABORTED", "CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE",
+  "UNKNOWN",
+)  # fmt: skip
+_LOSS = re.compile(
+  r"barrier|heartbeat|coordination.?service|connection (closed|reset|refused)"
+  r"|broken pipe|gloo|remote process exited|nccl.*(remote|abort|timed? ?out)",
+  re.IGNORECASE | re.DOTALL,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ending:
+  """Why a run of several processes ends, and which of them said so."""
+
+  process: int
+  sentence: str
+  code: int
 
 
 def join(
@@ -80,29 +110,139 @@ def join(
       "--distributed: the processes of this run don't find each other"
       f" ({str(error).splitlines()[0]})."
     ) from error
+  _listen()
 
 
-def end_if_lost(error: Exception, workdir: object) -> None:
-  """Ends this process with a sentence if another one is gone.
+def end(sentence: str, code: int = 1) -> NoReturn:
+  """Ends the run in a sentence: this process, and all others with it.
+
+  If another one has said before why the run ends, that counts: what fails here
+  may follow from it.
 
   Args:
-    error: what an exchange with the others raised.
-    workdir: the run directory.
+    sentence: why; printed by every process.
+    code: the exit code of all.
+
+  Raises:
+    SystemExit: if there is no other process.
   """
-  exchange = isinstance(error, jax.errors.JaxRuntimeError) or any(
-    word in str(error) for word in ("coordination service", "Barrier", "Gloo")
-  )
-  if jax.process_count() == 1 or not exchange:
-    return
-  print(
-    f"error: process {jax.process_index()} of {jax.process_count()} lost"
-    f" another one ({str(error).splitlines()[0][:200]}); what is saved is safe,"
-    f" and the same command goes on (--workdir={workdir}).",
-    file=sys.stderr,
-    flush=True,
-  )
-  # An ordinary exit would wait for the one that is gone.
-  os._exit(EXIT_CODE)
+  if not several():
+    if code == 1:
+      sys.exit(sentence)
+    print(sentence, file=sys.stderr, flush=True)
+    sys.exit(code)
+  _leave(tell(sentence, code))
+
+
+def tell(sentence: str, code: int) -> Ending:
+  """Says to all other processes why the run ends; they end then.
+
+  Args:
+    sentence: why; printed by each of them.
+    code: their exit code.
+
+  Returns:
+    Why it ends: what was said first.
+  """
+  mine = Ending(distributed.global_state.process_id, sentence, code)
+  if not several():
+    return mine
+  with contextlib.suppress(jax.errors.JaxRuntimeError):  # another was faster
+    _client().key_value_set(_KEY, json.dumps(dataclasses.asdict(mine)))
+  if mine.process == 0:
+    time.sleep(_LISTENED)  # what the others ask ends with this process
+  return _told() or mine
+
+
+def end_as_told(seconds: float = 4.0) -> None:
+  """Ends this process if another one says why the run ends.
+
+  Args:
+    seconds: to wait for that.
+  """
+  last = time.monotonic() + seconds
+  while several():
+    if told := _told():
+      _leave(told)
+    if time.monotonic() > last:
+      return
+    time.sleep(_LISTEN_EVERY)
+
+
+def several() -> bool:
+  """Whether this process is one of several, or could be."""
+  return jax.distributed.is_initialized()
+
+
+def name() -> str:
+  """What this process is called: "process 1 of 2"."""
+  state = distributed.global_state
+  return f"process {state.process_id} of {state.num_processes}"
+
+
+def is_loss(error: BaseException) -> bool:
+  """Whether an error says that another process is gone.
+
+  Args:
+    error: what an exchange with the others raised, or anything else.
+
+  Returns:
+    True for what Gloo, NCCL and JAX's coordination service say then, and not
+    for all else that they and XLA raise, such as memory that ran out.
+  """
+  if isinstance(error, OSError) or not several():
+    return False
+  text = str(error)
+  status = re.match(r"([A-Z]+(?:_[A-Z]+)*):", text)
+  if status and status[1] not in _LOSS_STATUSES:
+    return False
+  return bool(_LOSS.search(text))
+
+
+def _client() -> Any:
+  """Of JAX's coordination service, which has no public name."""
+  return distributed.global_state.client
+
+
+def _told() -> Ending | None:
+  """Why the run ends, if a process has said so."""
+  try:
+    return Ending(**json.loads(_client().key_value_try_get(_KEY)))
+  except (jax.errors.JaxRuntimeError, AttributeError):
+    return None  # nobody has, or the service is gone
+
+
+def _leave(ending: Ending) -> NoReturn:
+  """Prints and exits; an ordinary exit would wait for the others."""
+  _leaving.acquire()  # one thread does, and once
+  here = distributed.global_state.process_id
+  said = "" if ending.process == here else f" (process {ending.process})"
+  with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+    print(f"{ending.sentence}{said}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+  if here == 0 and ending.process != here:
+    time.sleep(_LISTENED)  # what the others ask ends with this process
+  os._exit(ending.code)
+
+
+def _listen() -> None:
+  """Has this process end as soon as another one says why the run ends."""
+  finished = threading.Event()
+
+  def listen() -> None:
+    while not finished.wait(_LISTEN_EVERY):
+      told = _told()
+      if told and told.process != distributed.global_state.process_id:
+        _leave(told)
+
+  thread = threading.Thread(target=listen, daemon=True)
+  thread.start()
+
+  def stop() -> None:
+    finished.set()
+    thread.join()
+
+  atexit.register(stop)  # before JAX lets go of the service
 
 
 def _wait_for(address: str) -> None:

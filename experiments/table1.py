@@ -10,11 +10,17 @@ however it was stopped; SIGTERM and Ctrl-C save first and exit with code 75.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
+import json
 import math
 import pathlib
+import secrets
 import sys
-from collections.abc import Callable, Sequence
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from absl import app, flags, logging
@@ -26,15 +32,20 @@ from experiments import (
   run_info,
   study_flags,
   table1_report,
+  table1_rows,
 )
 from experiments.console import say
+from experiments.table1_rows import Finished, Rows
 from personalization_jax import (
+  checks,
   event_files,
+  files,
   hosts,
   latent_space,
   resources,
   results,
 )
+from personalization_jax.datasets import Population
 from personalization_jax.datasets.synthetic import WriterFactors
 from personalization_jax.latent_space import LatentSpace
 from personalization_jax.methods import Method, parse_methods
@@ -42,6 +53,10 @@ from personalization_jax.personalization import Study
 from personalization_jax.progress import Keeper, Stopped
 from personalization_jax.result import Result
 from personalization_jax.splits import PADDING
+
+# Within so many seconds a shared disk shows what another host wrote.
+_SHARED_WITHIN = 20.0
+_FINGERPRINT = "dataset_fingerprint"
 
 # It may grow from one call to the next; what is finished stays.
 _METHODS = flags.DEFINE_string(
@@ -106,24 +121,66 @@ _CPU_DEVICES = flags.DEFINE_integer(
 )  # fmt: skip
 
 
+@dataclasses.dataclass
+class Prepared:
+  """A run that nothing is wrong with, as far as can be told before training.
+
+  Attributes:
+    workdir: the run directory, where no other run is.
+    studies: one for each seed.
+    methods: to be trained.
+    rows: what the tables are to be of.
+    drawn: the study of the tables' first seed, whose split and groups are shown
+      in figures.
+    factors: what is known of how synthetic people write.
+    earlier: results in the directory that aren't asked for now; the first
+      process alone reads them.
+    made_with: versions, device, command and so on.
+  """
+
+  workdir: pathlib.Path
+  studies: list[Study]
+  methods: tuple[Method, ...]
+  rows: Rows
+  drawn: Study
+  factors: WriterFactors | None
+  earlier: dict[Finished, Result]
+  made_with: dict[str, Any]
+
+
 def train_all(
-  study: Study, methods: Sequence[Method], workdir: pathlib.Path
+  study: Study,
+  methods: Sequence[Method],
+  workdir: pathlib.Path,
+  made_with: Mapping[str, Any],
 ) -> list[Result]:
-  """Trains what isn't finished yet, and keeps each method once it is."""
+  """Trains what isn't finished yet, and keeps each method once it is.
+
+  Args:
+    study: of one seed.
+    methods: what is asked for.
+    workdir: the run directory.
+    made_with: kept with each result.
+
+  Returns:
+    Everything on the first process; on the others, what they had to train.
+  """
+  home = study_flags.home(workdir, study.settings.seed)
   finished: dict[Method, Result] = {}
-  for method in methods:
+  # The others are told: they might find another state of the directory.
+  for method in methods if hosts.is_first() else ():
     try:
-      result = results.load_result(workdir, method.spec, study.population)
+      result = results.load_result(home, method.spec, study.population)
     except ValueError as error:
       say(f"{error} It is trained again.")
-      if hosts.is_first():
-        results.set_aside(workdir, method.spec)
+      results.set_aside(home, method.spec)
       continue
     if result is not None:
       finished[method] = result
-      study.forget(method)
-  # The first process may have found another one's file damaged, or whole.
   found = hosts.from_first(np.array([m in finished for m in methods]))
+  for method, there in zip(methods, found):
+    if there:
+      study.forget(method)
   waiting = [method for method, there in zip(methods, found) if not there]
   if waiting:
     with console.progress(study.num_steps(waiting), waiting[0].spec) as bar:
@@ -131,9 +188,12 @@ def train_all(
         bar.set_description(method.spec)
         finished[method] = study.personalize(method, on_steps=bar.update)
         if hosts.is_first():
-          results.save_result(workdir, finished[method], study.population)
+          results.save_result(
+            home, finished[method], study.population, made_with
+          )
+          results.tell_origins(workdir)
         study.forget(method)
-  return [finished[method] for method in methods]
+  return [finished[method] for method in methods if method in finished]
 
 
 def find_groups(study: Study, methods: Sequence[Method]) -> LatentSpace | None:
@@ -162,10 +222,15 @@ def find_groups(study: Study, methods: Sequence[Method]) -> LatentSpace | None:
   return space
 
 
-def prepare(
-  should_stop: Callable[[], bool],
-) -> tuple[list[Study], WriterFactors | None, tuple[Method, ...], pathlib.Path]:
-  """Everything that a user's mistake can break, before any training."""
+def check_flags() -> tuple[tuple[Method, ...], tuple[int, ...]]:
+  """What can be told from the flags alone.
+
+  Returns:
+    The methods and the seeds to train with.
+
+  Raises:
+    ValueError: naming the flag that is wrong.
+  """
   try:
     methods = parse_methods(_METHODS.value)
   except ValueError as error:
@@ -179,78 +244,185 @@ def prepare(
     study_flags.latent_settings(seed)
   if _TENSORBOARD.value:
     event_files.check()
-  processes.use_cpu_cores(_CPU_DEVICES.value)
-  processes.join(
-    _COORDINATOR_ADDRESS.value,
-    _NUM_PROCESSES.value,
-    _PROCESS_ID.value,
-    _DISTRIBUTED.value,
-  )
+  return methods, seeds
+
+
+@contextlib.contextmanager
+def alone(workdir: pathlib.Path) -> Iterator[None]:
+  """The run directory for this run's processes alone.
+
+  Args:
+    workdir: the run directory.
+
+  Yields:
+    Once the first process has it, and the others see what it wrote there.
+
+  Raises:
+    ValueError: if it is another's, or each process has its own.
+    OSError: if it can't be written to.
+  """
+  with contextlib.ExitStack() as stack:
+    token = secrets.token_hex(8)
+    if hosts.is_first():
+      stack.enter_context(results.alone_in(workdir, token))
+    token = hosts.text_from_first(token)
+    end = time.monotonic() + _SHARED_WITHIN
+    while not (hosts.is_first() or results.holds_token(workdir, token)):
+      if time.monotonic() > end:
+        raise ValueError(
+          f"--workdir={workdir} isn't the same directory for all processes: it"
+          " must lie on a disk that they share."
+        )
+      time.sleep(0.2)
+    yield
+
+
+def check_alike(given: Mapping[str, Any]) -> None:
+  """Refuses processes that were started with different flags or data.
+
+  Args:
+    given: flag -> JSON value, and the data's fingerprint.
+
+  Raises:
+    ValueError: on the processes that differ from the first, naming the flag.
+  """
+  mine = json.loads(json.dumps(given))
+  firsts = json.loads(hosts.text_from_first(json.dumps(given)))
+  for name in {**firsts, **mine}:
+    if firsts.get(name) == mine.get(name):
+      continue
+    if name == _FINGERPRINT:
+      raise ValueError("the processes of this run read different data.")
+    raise ValueError(
+      f"--{name}={mine.get(name)} of one process is --{name}={firsts.get(name)}"
+      " of the first: start all with the same flags."
+    )
+
+
+def prepare(
+  methods: tuple[Method, ...],
+  seeds: tuple[int, ...],
+  workdir: pathlib.Path,
+  should_stop: Callable[[], bool],
+) -> Prepared:
+  """Everything that a user's mistake can break, before any training.
+
+  Args:
+    methods: to be trained.
+    seeds: with each of these.
+    workdir: the run directory, this run's alone.
+    should_stop: asked now and then whether to save and exit.
+  """
   population, factors = study_flags.load_population()
   population, people, global_people = study_flags.vary(population)
-  workdir = pathlib.Path(_WORKDIR.value)
-  studies: list[Study] = []
-  for seed in seeds:
-    split = study_flags.split(population, people, global_people, seed)
-    home = study_flags.home(workdir, seed)
-    studies.append(
-      Study(
-        population,
-        split,
-        study_flags.training_settings(seed),
-        model=study_flags.model(population),
-        # Compiled once for all seeds.
-        trainer=studies[0].trainer if studies else None,
-        individuals_per_device=_INDIVIDUALS_PER_DEVICE.value or None,
-        store=_STORE.value,
-        keeper=Keeper(
-          home / "checkpoints",
-          seconds=60 * _CHECKPOINT_MINUTES.value,
-          should_stop=should_stop,
-          say=say,
-        ),
-        models_dir=home / "models" if _SAVE_MODELS.value else None,
-        eval_every=_EVAL_EVERY.value,
-        groups=study_flags.groups(population, split, seed),
-      )
-    )
-    for method in methods:
-      studies[-1].check(method)
-  if any(method.needs_latents for method in methods):
-    latent_space.check(population)
-  resources.check_memory(studies[0], methods)
-  trainer, memory = resources.fitting_trainer(
-    studies[0].trainer,
-    studies[0].settings.batch_size,
-    memory_gib=_MEMORY_GIB.value,
-    fewer=not _INDIVIDUALS_PER_DEVICE.value,
-  )
-  for study in studies:
-    study.trainer = trainer
-  need = resources.disk_need(
-    studies[0], methods, save_models=_SAVE_MODELS.value, seeds=len(seeds)
-  )
-  resources.check_disk(workdir, need)
   determining = {
     **study_flags.determining(population),
     "save_models": _SAVE_MODELS.value,
     "eval_every": _EVAL_EVERY.value,
   }
-  about = {
-    "methods": [method.spec for method in methods],
-    "seeds": seeds,
-    **(
-      {"label_names": population.label_names} if population.label_names else {}
-    ),
-    **run_info.describe(),
-  }
-  results.open_run(
-    workdir,
-    determining,
-    population.fingerprint(),
-    about,
-    write=hosts.is_first(),
+  check_alike(
+    {
+      **determining,
+      "methods": [method.spec for method in methods],
+      "seeds": seeds,
+      **{
+        flag.name: flag.value
+        for flag in (_INDIVIDUALS_PER_DEVICE, _MEMORY_GIB, _STORE)
+      },
+      _FINGERPRINT: population.fingerprint(),
+    }
   )
+  studies: dict[int, Study] = {}
+
+  def study_of(seed: int) -> Study:
+    if seed in studies:
+      return studies[seed]
+    split = study_flags.split(population, people, global_people, seed)
+    home = study_flags.home(workdir, seed)
+    # Compiled once for all seeds.
+    first = next(iter(studies.values()), None)
+    return Study(
+      population,
+      split,
+      study_flags.training_settings(seed),
+      model=study_flags.model(population),
+      trainer=first.trainer if first else None,
+      individuals_per_device=_INDIVIDUALS_PER_DEVICE.value or None,
+      store=_STORE.value,
+      keeper=Keeper(
+        home / "checkpoints",
+        seconds=60 * _CHECKPOINT_MINUTES.value,
+        should_stop=should_stop,
+        say=say,
+      ),
+      models_dir=home / "models" if _SAVE_MODELS.value else None,
+      eval_every=_EVAL_EVERY.value,
+      groups=study_flags.groups(population, split, seed),
+    )
+
+  for seed in seeds:
+    studies[seed] = study_of(seed)
+    for method in methods:
+      studies[seed].check(method)
+  if any(method.needs_latents for method in methods):
+    latent_space.check(population)
+  first = studies[seeds[0]]
+  resources.check_memory(first, methods)
+  trainer, memory = resources.fitting_trainer(
+    first.trainer,
+    first.settings.batch_size,
+    memory_gib=_MEMORY_GIB.value,
+    fewer=not _INDIVIDUALS_PER_DEVICE.value,
+  )
+  for study in studies.values():
+    study.trainer = trainer
+  need = resources.disk_need(
+    first, methods, save_models=_SAVE_MODELS.value, seeds=len(seeds)
+  )
+  made_with = run_info.describe()
+  rows, earlier = Rows((), ()), {}
+  if hosts.is_first():
+    resources.check_disk(workdir, need)
+    finished = results.saved(workdir)
+    config = results.open_run(
+      workdir,
+      determining,
+      population.fingerprint(),
+      {
+        **(
+          {"label_names": population.label_names}
+          if population.label_names
+          else {}
+        ),
+        **made_with,
+      },
+      growing={
+        "methods": [
+          *(method for method, _ in finished),
+          *(method.spec for method in methods),
+        ],
+        "seeds": [*(seed for _, seed in finished), *seeds],
+      },
+    )
+    asked = {(method.spec, seed) for method in methods for seed in seeds}
+    earlier = load_earlier(
+      workdir, [one for one in finished if one not in asked], population
+    )
+    rows = table1_rows.choose(
+      config["methods"],
+      config["seeds"],
+      asked | set(earlier),
+      [method.spec for method in methods],
+      seeds,
+    )
+  rows = Rows.from_json(hosts.text_from_first(rows.to_json()))
+  for seed in seeds:
+    # Every process writes its part of a checkpoint.
+    home = study_flags.home(workdir, seed)
+    for folder in ("checkpoints", "predictions", "figures"):
+      if folder == "checkpoints" or hosts.is_first():
+        files.check_writable(home / folder)
+  drawn = study_of(rows.seeds[0])
   hosts.wait_for_all("prepared")
   if memory is not None:
     say(
@@ -258,7 +430,16 @@ def prepare(
       f" device (individuals at once: {trainer.individuals_per_device})."
     )
   say(f"Disk: at most {resources.megabytes(need.total)} in {workdir}.")
-  return studies, factors, methods, workdir
+  return Prepared(
+    workdir,
+    list(studies.values()),
+    methods,
+    rows,
+    drawn,
+    factors,
+    earlier,
+    made_with,
+  )
 
 
 def sizes(rows: np.ndarray) -> str:
@@ -278,17 +459,43 @@ def sizes(rows: np.ndarray) -> str:
   return f"{low} / {median} / {high}"
 
 
-def run(
-  studies: Sequence[Study],
-  factors: WriterFactors | None,
-  methods: Sequence[Method],
-  workdir: pathlib.Path,
-) -> None:
+def load_earlier(
+  workdir: pathlib.Path, finished: Sequence[Finished], population: Population
+) -> dict[Finished, Result]:
+  """Results that are in the directory and aren't asked for now.
+
+  Args:
+    workdir: the run directory.
+    finished: their methods and seeds.
+    population: what they were made of.
+
+  Returns:
+    Those that can be read; of others it is said that they are left out.
+  """
+  found = {}
+  for method, seed in finished:
+    home = study_flags.home(workdir, seed)
+    try:
+      result = results.load_result(home, method, population)
+    except ValueError as error:
+      say(f"{error} It is left out of all tables.")
+      continue
+    if result is not None:
+      found[method, seed] = result
+  return found
+
+
+def run(prepared: Prepared) -> None:
   """Trains on all processes, reports on the first.
+
+  Args:
+    prepared: from `prepare`.
 
   Raises:
     SystemExit: with code 1, if every model diverged.
   """
+  studies, methods = prepared.studies, prepared.methods
+  workdir, table = prepared.workdir, prepared.rows
   first = studies[0]
   split = first.split
   say(
@@ -300,21 +507,40 @@ def run(
     f" {first.trainer.mesh.size} devices"
     f" ({first.trainer.mesh.devices.flat[0].device_kind})."
   )
-  spaces: list[LatentSpace | None] = []
+  space: LatentSpace | None = None
   finished: list[Result] = []
   for study in studies:
     if len(studies) > 1:
       say(f"Seed {study.settings.seed}.")
-    spaces.append(find_groups(study, methods))
-    home = study_flags.home(workdir, study.settings.seed)
-    finished += train_all(study, methods, home)
+    if study is prepared.drawn:
+      space = find_groups(study, [*methods, *table.parsed])
+    else:
+      find_groups(study, methods)
+    finished += train_all(study, methods, workdir, prepared.made_with)
     study.keeper.wait()
+  if prepared.drawn not in studies:
+    space = find_groups(prepared.drawn, table.parsed)
+    prepared.drawn.keeper.wait()
   if hosts.is_first():
-    table1_report.write(first, factors, methods, finished, spaces[0], workdir)
+    every = {(result.method, result.seed): result for result in finished}
+    every |= prepared.earlier
+    table1_report.write(
+      prepared.drawn,
+      prepared.factors,
+      table.parsed,
+      [every[method, seed] for seed in table.seeds for method in table.methods],
+      space,
+      workdir,
+      [every[one] for one in table.beside],
+    )
+    for note in table.notes:
+      say(note)
     if _TENSORBOARD.value:
-      event_files.write(workdir / "tensorboard", finished)
+      event_files.write(workdir / "tensorboard", list(every.values()))
   hosts.wait_for_all("reported")
-  if all(result.diverged.all() for result in finished):
+  if hosts.from_first(
+    np.array(all(result.diverged.all() for result in finished))
+  ):
     sys.exit(1)  # the report says so, and what to do
 
 
@@ -329,46 +555,89 @@ def main(
   """
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.WARNING)  # Orbax tells every step it takes
+  workdir = pathlib.Path(_WORKDIR.value)
   with contextlib.ExitStack() as stack:
     try:
       if len(argv) > 1:
         raise ValueError(
           f"unexpected argument {argv[1]!r}; flags begin with --."
         )
-      studies, factors, methods, workdir = prepare(should_stop)
-      if hosts.is_first():
-        stack.enter_context(results.alone_in(workdir))
-    except (ValueError, OSError, ImportError) as error:
-      sys.exit(f"error: {console.as_flag(error, list(flags.FLAGS))}")
-    run_or_say_why(studies, factors, methods, workdir)
-
-
-def run_or_say_why(
-  studies: Sequence[Study],
-  factors: WriterFactors | None,
-  methods: Sequence[Method],
-  workdir: pathlib.Path,
-) -> None:
-  """Runs, and ends the process in a sentence if it can't go on."""
-  try:
-    run(studies, factors, methods, workdir)
-  except Stopped:
-    print(
-      f"Stopped as asked to: the same command goes on (--workdir={workdir}).",
-      file=sys.stderr,
-      flush=True,
-    )
-    sys.exit(interruption.EXIT_CODE)
-  except Exception as error:
-    processes.end_if_lost(error, workdir)
-    if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT):
+      methods, seeds = check_flags()
+      processes.use_cpu_cores(_CPU_DEVICES.value)
+      processes.join(
+        _COORDINATOR_ADDRESS.value,
+        _NUM_PROCESSES.value,
+        _PROCESS_ID.value,
+        _DISTRIBUTED.value,
+      )
+      stack.enter_context(alone(workdir))
+      prepared = prepare(methods, seeds, workdir, should_stop)
+    except Exception as error:
+      end_if_known(error, workdir, refusals=(ValueError, OSError, ImportError))
       raise
-    sys.exit(
+    try:
+      run(prepared)
+    except Stopped:
+      print(
+        f"Stopped as asked to: the same command goes on (--workdir={workdir}).",
+        file=sys.stderr,
+        flush=True,
+      )
+      sys.exit(interruption.EXIT_CODE)
+    except Exception as error:
+      end_if_known(error, workdir, refusals=(OSError,))
+      raise
+
+
+def end_if_known(
+  error: Exception,
+  workdir: pathlib.Path,
+  refusals: tuple[type[Exception], ...],
+) -> None:
+  """Ends the run in a sentence, on all processes; returns if there is none.
+
+  Args:
+    error: why it can't go on.
+    workdir: the run directory.
+    refusals: errors that say themselves what is wrong.
+  """
+  again = f"the same command goes on (--workdir={workdir})"
+  if ran_out_of_memory(error):
+    processes.end(
+      f"error: out of memory ({checks.first_line(error)[:200]}): with a lower"
+      f" --individuals_per_device or --store=host {again}; a lower --batch_size"
+      " or --width takes another --workdir."
+    )
+  if processes.is_loss(error):
+    processes.end_as_told()  # if it was so that the other one could say why
+    processes.end(
+      f"error: {processes.name()} lost another one"
+      f" ({checks.first_line(error)[:200]}); what is saved is safe, and"
+      f" {again}.",
+      processes.EXIT_CODE,
+    )
+  if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+    processes.end(
       f"error: --workdir={workdir} is on a full disk; what is finished is safe,"
       " and with more space the same command goes on."
     )
+  if isinstance(error, OSError) and error.filename and error.strerror:
+    processes.end(f"error: {error.filename}: {error.strerror}.")
+  if isinstance(error, refusals):
+    processes.end(f"error: {console.as_flag(error, list(flags.FLAGS))}")
+  if processes.several():
+    traceback.print_exception(error)
+    processes.end(
+      f"error: {processes.name()} failed ({type(error).__name__}:"
+      f" {checks.first_line(error)[:200]})."
+    )
+
+
+def ran_out_of_memory(error: Exception) -> bool:
+  """Whether the host's memory or a device's had no room."""
+  return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
 
 
 if __name__ == "__main__":
   processes.use_compilation_cache()
-  app.run(lambda argv: main(argv, interruption.install()))
+  app.run(lambda argv: main(argv, interruption.install(tell=processes.tell)))

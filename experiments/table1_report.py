@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from experiments import table1_agreement, table1_choice, table1_figures
+from experiments.reports.captions import CAPTIONS
 from personalization_jax import resources, table_files
 from personalization_jax.datasets.synthetic import WriterFactors
 from personalization_jax.latent_space import LatentSpace
@@ -22,22 +23,28 @@ def write(
   finished: Sequence[Result],
   space: LatentSpace | None,
   workdir: pathlib.Path,
+  beside: Sequence[Result] = (),
 ) -> None:
   """Writes the tables, draws the figures, says what it took.
 
+  What was drawn before is removed first: figures are of the tables beside them.
+
   Args:
-    study: of the first seed, whose split and groups are drawn.
+    study: of the table's first seed, whose split and groups are drawn.
     factors: what is known of how synthetic people write.
-    methods: what was trained.
-    finished: its results, of all seeds.
+    methods: of the table.
+    finished: their results, of all its seeds.
     space: the first seed's latent space, if one was needed.
     workdir: the run directory.
+    beside: see `table_files.write_tables`.
   """
+  remove_drawn(workdir)
   rows = table_files.write_tables(
     workdir,
     finished,
     study.population.labels,
     study.groups.distances() if space else None,
+    beside,
   )
   drawn = table1_figures.draw(
     study, methods, finished, space, workdir / "figures"
@@ -67,6 +74,18 @@ def write(
     )
   if lost := divergence(finished):
     print(lost, file=sys.stderr, flush=True)
+
+
+def remove_drawn(workdir: pathlib.Path) -> None:
+  """Removes the figures and further tables that a run made before.
+
+  Args:
+    workdir: the run directory.
+  """
+  for name in CAPTIONS:
+    (workdir / "figures" / f"{name}.png").unlink(missing_ok=True)
+  for name in ("choice.csv", "group_agreement.csv"):
+    (workdir / name).unlink(missing_ok=True)
 
 
 def divergence(finished: Sequence[Result]) -> str | None:

@@ -40,6 +40,25 @@ def is_temporary(path: pathlib.Path) -> bool:
   return _TEMPORARY.fullmatch(path.name) is not None
 
 
+def check_writable(folder: pathlib.Path) -> None:
+  """Makes a folder, and makes sure that files can be written there.
+
+  Args:
+    folder: the folder.
+
+  Raises:
+    OSError: naming it and why not.
+  """
+  probe = folder / f".probe.{os.getpid()}.part"
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    probe.touch()
+    probe.unlink()
+  except OSError as error:
+    reason = error.strerror
+    raise OSError(f"{folder} can't be written to ({reason}).") from error
+
+
 def remove_temporary(folder: pathlib.Path) -> None:
   """Removes what killed calls of `write_atomically` left.
 

@@ -33,6 +33,23 @@ def from_first(values: Any) -> np.ndarray:
   return np.asarray(multihost_utils.broadcast_one_to_all(np.asarray(values)))
 
 
+def text_from_first(text: str) -> str:
+  """The first process's text, on all of them; all must call it.
+
+  Args:
+    text: the others' is ignored.
+
+  Returns:
+    The first process's.
+  """
+  if jax.process_count() == 1:
+    return text
+  letters = np.frombuffer(text.encode("utf-32-le"), np.int32)
+  count = int(from_first(np.int32(len(letters))))
+  given = letters if is_first() else np.zeros(count, np.int32)
+  return from_first(given).astype(np.int32).tobytes().decode("utf-32-le")
+
+
 def highest(value: int) -> int:
   """The highest of all processes' numbers; all must call it."""
   if jax.process_count() == 1:

@@ -1,6 +1,7 @@
 """A run's directory: settings, predictions, tables (NumPy, host).
 
-    config.json       every setting, the data's fingerprint, versions, device
+    config.json       every setting, the data's fingerprint, versions, device;
+                      `made_with`: which results were made with what
     predictions/      one npz for each finished method: what every model
                       answered, which row of the user's file that was, and what
                       would have been right
@@ -26,13 +27,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import io
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, Any
 
 import numpy as np
 
@@ -45,6 +47,13 @@ from personalization_jax.splits import PADDING
 
 _ROWS = ("individual_rows", "validation_rows", "global_rows")
 
+_LOCK = ".lock"
+# What config.json tells beside what the run was made with.
+_NO_MAKERS = (
+  "settings", "dataset_fingerprint", "methods", "seeds", "label_names",
+  "made_with",
+)  # fmt: skip
+
 
 def open_run(
   workdir: str | os.PathLike[str],
@@ -52,19 +61,20 @@ def open_run(
   dataset_fingerprint: str,
   about: Mapping[str, Any],
   *,
-  write: bool = True,
-) -> pathlib.Path:
+  growing: Mapping[str, Sequence[Any]] | None = None,
+) -> dict[str, Any]:
   """Makes a run directory, or checks that one holds the same run.
 
   Args:
     workdir: the directory.
     settings: what determines the results: flag -> JSON value.
     dataset_fingerprint: of the population; it must be the same as well.
-    about: what else config.json tells (versions, device, ...).
-    write: whether this process writes, or only checks.
+    about: what else config.json tells (versions, device, ...). Once anything is
+      finished it stays as it is there, for that was made with it.
+    growing: lists, such as of methods: what is new comes behind what is there.
 
   Returns:
-    The directory.
+    What config.json holds now.
 
   Raises:
     ValueError: if the directory holds a run with other settings, naming the
@@ -72,14 +82,14 @@ def open_run(
     OSError: if it can't be written to.
   """
   workdir = pathlib.Path(workdir)
-  if workdir.exists() and not workdir.is_dir():
-    raise ValueError(f"workdir={workdir} is a file: name a folder.")
+  _check_place(workdir)
   config_path = workdir / "config.json"
   settings = json.loads(json.dumps(settings))
+  old: dict[str, Any] = {}
   if config_path.exists():
     try:
-      config = json.loads(config_path.read_text())
-      before, fingerprint = config["settings"], config["dataset_fingerprint"]
+      old = json.loads(config_path.read_text())
+      before, fingerprint = old["settings"], old["dataset_fingerprint"]
     except (ValueError, KeyError, TypeError) as error:
       raise ValueError(
         f"workdir={workdir} holds a config.json that is no run's:"
@@ -99,56 +109,181 @@ def open_run(
         f"workdir={workdir} holds a run with the same settings on other data:"
         " take another directory."
       )
-  elif workdir.exists() and not all(map(files.is_temporary, workdir.iterdir())):
-    raise ValueError(
-      f"workdir={workdir} is not empty and holds no run (no config.json):"
-      " take another directory."
-    )
-  config = {
-    "settings": settings,
-    "dataset_fingerprint": dataset_fingerprint,
-    **about,
-  }
-  if not write:
-    return workdir
+  begun = old if any(_saved(workdir)) else dict(about)
+  first = {"settings": settings, "dataset_fingerprint": dataset_fingerprint}
+  config = first | begun | first  # for people, settings come first
+  for name, values in (growing or {}).items():
+    there = old.get(name)
+    there = there if isinstance(there, list) else []
+    config[name] = list(dict.fromkeys([*there, *values]))
   try:
-    write_atomically(config_path, json.dumps(config, indent=2) + "\n")
+    return _write_config(workdir, config)
   except OSError as error:
-    raise OSError(
-      f"workdir={workdir} can't be written to ({error.strerror}): take another"
-      " directory."
-    ) from error
-  return workdir
+    raise _unwritable(workdir, error) from error
 
 
-@contextlib.contextmanager
-def alone_in(workdir: pathlib.Path) -> Iterator[None]:
-  """Keeps other runs out of a run directory, until this one ends or is killed.
+def tell_origins(workdir: pathlib.Path) -> None:
+  """Has config.json say which finished results were made with what.
+
+  Its `made_with` has an entry for each command, version, device and so on, in
+  which `results` are method -> seeds. Of a result that doesn't say, from a run
+  of an older version, all else in config.json does.
 
   Args:
     workdir: the run directory.
+  """
+  config = json.loads((workdir / "config.json").read_text())
+  _write_config(workdir, config)
+
+
+def _write_config(
+  workdir: pathlib.Path, config: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Writes config.json with its `made_with` as it is now; what it holds."""
+  begun = {name: config[name] for name in config if name not in _NO_MAKERS}
+  # By their JSON, of which they are made.
+  makers: dict[str, dict[str, list[int]]] = {}
+  for method, seed, made_with in _saved(workdir):
+    maker = json.dumps(made_with or begun)
+    makers.setdefault(maker, {}).setdefault(method, []).append(seed)
+  entries = [
+    {"results": made, **json.loads(maker)} for maker, made in makers.items()
+  ]
+  config = {**config, "made_with": entries}
+  path = workdir / "config.json"
+  write_atomically(path, json.dumps(config, indent=2) + "\n")
+  return config
+
+
+def saved(workdir: pathlib.Path) -> list[tuple[str, int]]:
+  """What is finished in a run directory.
+
+  Args:
+    workdir: the run directory.
+
+  Returns:
+    Methods' specs and seeds, by what their files say; not that they can be
+    read whole, which `load_result` finds.
+  """
+  return [(method, seed) for method, seed, _ in _saved(workdir)]
+
+
+def _saved(
+  workdir: pathlib.Path,
+) -> Iterator[tuple[str, int, dict[str, Any] | None]]:
+  """Method, seed and what it was made with, of all that is finished."""
+  for pattern in ("predictions/*.npz", "seeds/*/predictions/*.npz"):
+    for path in sorted(workdir.glob(pattern)):
+      try:
+        with np.load(path, allow_pickle=False) as arrays:
+          made_with = None
+          if "made_with" in arrays.files:
+            made_with = dict(json.loads(str(arrays["made_with"])))
+          yield str(arrays["method"]), int(arrays["seed"]), made_with
+      except Exception:  # zip, zlib and NumPy each raise their own
+        continue  # who needs it is told
+
+
+@contextlib.contextmanager
+def alone_in(workdir: pathlib.Path, token: str = "") -> Iterator[None]:
+  """Keeps other runs out of a run directory, until this one ends or is killed.
+
+  The directory is made if there is none, and removed if nothing came into it.
+  One that is refused stays as it is.
+
+  Args:
+    workdir: the run directory.
+    token: of this start, which `holds_token` finds there.
 
   Yields:
     Once.
 
   Raises:
-    ValueError: if another process is at work there.
+    ValueError: if another process is at work there, or it holds files that are
+      no run.
+    OSError: if it can't be written to.
   """
-  with (workdir / ".lock").open("w") as file:
+  _check_place(workdir)
+  try:
+    lock = _lock(workdir)
+    lock.truncate(0)
+    lock.write(token)
+    lock.flush()
+  except OSError as error:
+    raise _unwritable(workdir, error) from error
+  with lock:
+    try:
+      yield
+    finally:
+      if os.listdir(workdir) == [_LOCK]:
+        (workdir / _LOCK).unlink()
+        workdir.rmdir()
+
+
+def holds_token(workdir: pathlib.Path, token: str) -> bool:
+  """Whether `alone_in` was given this token for this very directory."""
+  try:
+    return (workdir / _LOCK).read_text() == token
+  except OSError:
+    return False
+
+
+def _lock(workdir: pathlib.Path) -> IO[str]:
+  """The lock's file, held; a directory in use stays as it is."""
+  path = workdir / _LOCK
+  for _ in range(100):
+    try:
+      workdir.mkdir(parents=True, exist_ok=True)
+      file = path.open("a")
+    except (FileExistsError, FileNotFoundError):
+      continue  # the directory was removed again
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
+      file.close()
       raise ValueError(
         f"workdir={workdir} is in use by another process: wait for it or stop"
         " it."
       ) from error
     except OSError:
-      pass  # a file system without locks
-    yield
+      return file  # a file system without locks
+    with contextlib.suppress(FileNotFoundError):
+      if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+        return file
+    file.close()  # of a directory that was removed again
+  raise OSError(errno.ESTALE, "it comes and goes", str(path))
+
+
+def _check_place(workdir: pathlib.Path) -> None:
+  """Refuses what can't be made a run directory, or holds something else."""
+  if workdir.is_file():
+    raise ValueError(f"workdir={workdir} is a file: name a folder.")
+  try:
+    inside = list(workdir.iterdir())
+  except (FileNotFoundError, NotADirectoryError):
+    return  # nothing is there; another start may just have removed it
+  if (workdir / "config.json").exists():
+    return
+  for path in inside:
+    if path.name != _LOCK and not files.is_temporary(path):
+      raise ValueError(
+        f"workdir={workdir} is not empty and holds no run (no config.json):"
+        " take another directory."
+      )
+
+
+def _unwritable(workdir: pathlib.Path, error: OSError) -> OSError:
+  return OSError(
+    f"workdir={workdir} can't be written to ({error.strerror}): take another"
+    " directory."
+  )
 
 
 def save_result(
-  workdir: pathlib.Path, result: Result, population: Population
+  workdir: pathlib.Path,
+  result: Result,
+  population: Population,
+  made_with: Mapping[str, Any] | None = None,
 ) -> None:
   """Keeps a finished method's predictions and losses.
 
@@ -160,6 +295,7 @@ def save_result(
     workdir: the run directory.
     result: what `Study.personalize` returned.
     population: what it was made of.
+    made_with: versions, device, command and so on, JSON values.
   """
   fields = {k: v for k, v in vars(result).items() if v is not None}
   fields.pop("models", None)
@@ -168,6 +304,8 @@ def save_result(
     fields[f"store_{name}"] = rows
     there = population.file_rows[rows]
     fields[name] = np.where(rows == PADDING, PADDING, there)
+  if made_with is not None:
+    fields["made_with"] = np.asarray(json.dumps(made_with))
   buffer = io.BytesIO()
   np.savez_compressed(buffer, **fields, fingerprint=population.fingerprint())
   write_atomically(_result_path(workdir, result.method), buffer.getvalue())
@@ -196,6 +334,7 @@ def load_result(
   try:
     with np.load(path, allow_pickle=False) as arrays:
       fields = dict(arrays)
+    fields.pop("made_with", None)
     if str(fields["method"]) != method:
       raise ValueError(f"it holds {str(fields['method'])!r}")
     known = known_method(method)

@@ -65,6 +65,7 @@ def write_tables(
   results: Sequence[Result],
   labels: np.ndarray,
   distances: np.ndarray | None = None,
+  beside: Sequence[Result] = (),
 ) -> list[tables.TableRow]:
   """Writes results.csv, table1.csv, table1.md and metrics.jsonl.
 
@@ -73,6 +74,8 @@ def write_tables(
     results: finished methods, in the order of the table, with all seeds.
     labels: int32 [N], the store's labels.
     distances: see `tables.table`.
+    beside: what is finished with other seeds, so that it is in results.csv and
+      metrics.jsonl alone.
 
   Returns:
     The rows of table1.
@@ -81,7 +84,8 @@ def write_tables(
     ValueError: as `tables.of_results`; nothing is written then.
   """
   rows = tables.of_results(results, labels, distances)
-  lines = [line for result in results for line in _result_lines(result, labels)]
+  every = [*results, *beside]
+  lines = [line for result in every for line in _result_lines(result, labels)]
   write_atomically(workdir / "results.csv", _csv_text([RESULT_COLUMNS, *lines]))
   write_atomically(
     workdir / "table1.csv",
@@ -90,7 +94,7 @@ def write_tables(
   write_atomically(workdir / "table1.md", markdown(rows, of_run=True))
   write_atomically(
     workdir / "metrics.jsonl",
-    "".join(line for result in results for line in _metric_lines(result)),
+    "".join(line for result in every for line in _metric_lines(result)),
   )
   return rows
 

@@ -26,10 +26,21 @@ TINY_RUN = {
 COMPARED = ("results.csv", "metrics.jsonl", "table1.csv")
 
 
-def command(workdir, **changes):
-  """The script with the tiny run's flags; True gives a flag without value."""
+# The script, once other code was executed.
+_SCRIPT = """
+import runpy
+runpy.run_module("experiments.table1", run_name="__main__")
+"""
+
+
+def command(workdir, fault="", **changes):
+  """The script with the tiny run's flags; True gives a flag without value.
+
+  `fault` is code that is executed before, to break something.
+  """
   flags = {**TINY_RUN, **changes, "workdir": workdir}
-  return [sys.executable, "-m", "experiments.table1"] + [
+  script = ["-c", fault + _SCRIPT] if fault else ["-m", "experiments.table1"]
+  return [sys.executable, *script] + [
     f"--{name}" if value is True else f"--{name}={value}"
     for name, value in flags.items()
   ]
@@ -71,11 +82,11 @@ def content(workdir):
   return {name: (workdir / name).read_bytes() for name in COMPARED}
 
 
-def wait_until(condition, process, seconds=120):
+def wait_until(condition, process, seconds=300):
   """Polls; fails if the process ends before."""
   end = time.monotonic() + seconds
   while not condition():
-    assert process.poll() is None, process.stdout.read()
+    assert process is None or process.poll() is None, process.stdout.read()
     assert time.monotonic() < end, "nothing happened"
     time.sleep(0.02)
 
@@ -86,19 +97,36 @@ def free_port():
     return server.getsockname()[1]
 
 
-def start_both(workdir, cache, **changes):
+def start_both(workdir, cache, only=None, **changes):
+  """Two processes of one run.
+
+  `only` has for each of them what it is started with beside `changes`.
+  """
   address = f"127.0.0.1:{free_port()}"
   return [
     start(
-      workdir,
-      cache,
-      coordinator_address=address,
-      num_processes=2,
-      process_id=number,
-      **changes,
+      **{
+        "workdir": workdir,
+        "cache": cache,
+        "coordinator_address": address,
+        "num_processes": 2,
+        "process_id": number,
+        **changes,
+        **(only or ({}, {}))[number],
+      }
     )
     for number in range(2)
   ]
+
+
+def ends(processes, seconds=300):
+  """Exit codes and outputs."""
+  try:
+    outputs = [process.communicate(timeout=seconds)[0] for process in processes]
+  finally:
+    for process in processes:
+      process.kill()
+  return [process.returncode for process in processes], outputs
 
 
 def finish_both(workdir, cache, **changes):

@@ -84,3 +84,56 @@ def test_compiled_programs_are_kept_in_the_user_s_cache(
     assert jax.config.jax_compilation_cache_dir == expected
   finally:
     jax.config.update("jax_compilation_cache_dir", before)
+
+
+LOSSES = [
+  "INTERNAL: Gloo all-reduce failed: Connection closed by peer [127.0.0.1]:3",
+  "INTERNAL: Gloo AllGather failed: Timed out waiting 30000ms for recv",
+  "DEADLINE_EXCEEDED: Barrier timed out. Id: prepared::0",
+  "UNAVAILABLE: The following tasks are unhealthy (stopped sending heartbeats)",
+  "INTERNAL: NCCL operation failed: remote process exited or a network error",
+  "Barrier failed because a task is in error",
+]
+FAULTS = [
+  "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 4711 bytes.",
+  "INVALID_ARGUMENT: Gloo all-reduce: shapes differ",
+  "INTERNAL: cuSolver internal error",
+  "FAILED_PRECONDITION: DNN library initialization failed.",
+  "UNIMPLEMENTED: Multiprocess computations aren't implemented on CPU.",
+]
+
+
+@pytest.mark.parametrize("text", [*LOSSES, *FAULTS])
+def test_only_what_says_that_a_process_is_gone_is_its_loss(monkeypatch, text):
+  error = jax.errors.JaxRuntimeError(text)
+  assert not processes.is_loss(error)  # of a single process nobody is lost
+  monkeypatch.setattr(processes, "several", lambda: True)
+  assert processes.is_loss(error) == (text in LOSSES)
+  assert not processes.is_loss(BrokenPipeError("broken pipe"))
+
+
+def test_a_single_process_ends_with_the_sentence_and_the_code(capsys):
+  with pytest.raises(SystemExit) as stopped:
+    processes.end("error: no.")
+  assert stopped.value.code == "error: no."  # printed, with code 1
+  with pytest.raises(SystemExit) as stopped:
+    processes.end("lost.", 76)
+  assert stopped.value.code == 76
+  assert capsys.readouterr().err == "lost.\n"
+
+
+def test_who_is_ended_by_its_patience_tells_why():
+  code = BUSY.replace(
+    "patience={patience}",
+    "patience=0.2, tell=lambda why, code: print(code, why, flush=True)",
+  )
+  process = subprocess.Popen(
+    [sys.executable, "-c", code.format(looks=False)],
+    cwd=survival.ROOT,
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+  assert process.stdout.readline() == "ready\n"
+  process.send_signal(signal.SIGTERM)
+  output, _ = process.communicate(timeout=20)
+  assert output.startswith("75 Stopped between two moments")

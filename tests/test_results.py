@@ -1,3 +1,4 @@
+import concurrent.futures
 import csv
 import dataclasses
 import json
@@ -447,3 +448,132 @@ def test_methods_of_one_s_own_stand_with_shaping():
   }
   assert tables.baseline_of(halves[tables.SHAPING]) == "baseline"
   assert tables.baseline_of(["mine"]) is None
+
+
+def state(folder):
+  """Every file's content and time of change, and the folders'."""
+  return {
+    path: (path.stat().st_mtime_ns, path.is_file() and path.read_bytes())
+    for path in [folder, *folder.rglob("*")]
+  }
+
+
+def test_a_directory_that_is_refused_stays_as_it_is(tmp_path):
+  used, foreign = tmp_path / "used", tmp_path / "foreign"
+  foreign.mkdir()
+  (foreign / "thesis.tex").write_text("...")
+  with results.alone_in(used, "mine"):
+    results.open_run(used, SETTINGS, "abc", {})
+    before = state(tmp_path)
+    for folder, words in (
+      (used, "is in use by another process"),
+      (foreign, "is not empty and holds no run"),
+    ):
+      with (
+        pytest.raises(ValueError, match=words),
+        results.alone_in(folder, "another's"),
+      ):
+        pytest.fail("it was taken")
+    assert state(tmp_path) == before
+
+
+def test_a_start_that_wrote_nothing_leaves_no_directory(tmp_path):
+  with pytest.raises(KeyError), results.alone_in(tmp_path / "run"):
+    raise KeyError
+  assert not (tmp_path / "run").exists()
+  with results.alone_in(tmp_path / "run"):
+    results.open_run(tmp_path / "run", SETTINGS, "abc", {})
+  assert (tmp_path / "run" / "config.json").exists()
+
+
+def test_of_many_starts_at_once_one_at_a_time_has_the_directory(tmp_path):
+  """Though each makes it, and removes it again."""
+  inside, most, refused = [], [], []
+
+  def start(number):
+    for _ in range(40):
+      try:
+        with results.alone_in(tmp_path / "run"):
+          inside.append(number)
+          most.append(len(inside))
+          inside.remove(number)
+      except ValueError as error:
+        refused.append(str(error))
+
+  with concurrent.futures.ThreadPoolExecutor(8) as pool:
+    list(pool.map(start, range(8)))
+  assert set(most) == {1}
+  assert all("is in use" in text for text in refused)
+
+
+def test_the_directory_is_known_by_its_token(tmp_path):
+  with results.alone_in(tmp_path / "a", "7f"), results.alone_in(tmp_path / "b"):
+    assert results.holds_token(tmp_path / "a", "7f")
+    assert not results.holds_token(tmp_path / "b", "7f")
+    assert not results.holds_token(tmp_path / "c", "7f")
+
+
+def test_what_was_asked_for_only_grows(tmp_path):
+  for methods, seeds in ((["a", "b"], [0]), (["c", "a"], [0]), (["b"], [2])):
+    config = results.open_run(
+      tmp_path,
+      SETTINGS,
+      "abc",
+      {},
+      growing={"methods": methods, "seeds": seeds},
+    )
+  assert config["methods"] == ["a", "b", "c"]
+  assert config["seeds"] == [0, 2]
+  assert config == json.loads((tmp_path / "config.json").read_text())
+
+
+def test_finished_results_are_told_apart_by_what_made_them(tmp_path):
+  def start(jax, **growing):
+    about = {"versions": {"jax": jax}, "command": [jax]}
+    results.open_run(tmp_path, SETTINGS, "abc", about, growing=growing)
+    return about
+
+  start("0.9")  # killed before anything was finished
+  first = start("1.0", methods=["baseline", "sw:1/2"])
+  results.save_result(tmp_path, FINISHED[0], POPULATION, first)
+  second = start("2.0", methods=["baseline", "sw:1/2", "tl:10:last=2"])
+  for result in FINISHED[1:]:
+    results.save_result(tmp_path, result, POPULATION, second)
+  seeded = make_result("baseline", seed=4)
+  results.save_result(tmp_path / "seeds" / "4", seeded, POPULATION, first)
+  results.tell_origins(tmp_path)
+  config = json.loads((tmp_path / "config.json").read_text())
+  assert config["versions"] == {"jax": "1.0"}
+  made = {one["versions"]["jax"]: one["results"] for one in config["made_with"]}
+  assert made == {
+    "1.0": {"baseline": [0, 4]},
+    "2.0": {"sw:1/2": [0], "tl:10:last=2": [0]},
+  }
+  assert results.load_result(tmp_path, "baseline").method == "baseline"
+
+
+def test_results_of_older_versions_are_their_config_s(tmp_path):
+  """Which didn't keep what made each, and had one config.json for all."""
+  results.save_result(tmp_path, FINISHED[0], POPULATION)
+  old = {"settings": SETTINGS, "dataset_fingerprint": "abc", "commit": "c0ffee"}
+  (tmp_path / "config.json").write_text(json.dumps({**old, "methods": ["x"]}))
+  config = results.open_run(
+    tmp_path, SETTINGS, "abc", {"commit": "new"}, growing={"methods": ["y"]}
+  )
+  assert config["commit"] == "c0ffee"
+  assert config["methods"] == ["x", "y"]
+  assert config["made_with"] == [
+    {"results": {"baseline": [0]}, "commit": "c0ffee"}
+  ]
+
+
+def test_what_is_finished_with_other_seeds_is_in_results_alone(tmp_path):
+  rows = table_files.write_tables(
+    tmp_path, FINISHED, LABELS, beside=[make_result("es:4", seed=1)]
+  )
+  assert [row.method for row in rows] == [r.method for r in FINISHED]
+  found = {
+    (row["method"], row["seed"]) for row in read(tmp_path / "results.csv")
+  }
+  assert ("es:4", "1") in found
+  assert len(found) == 4

@@ -4,6 +4,7 @@ import collections
 import csv
 import fractions
 import json
+import shutil
 import struct
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from small_run import read, run
 
 from personalization_jax import results, tables
+from personalization_jax.personalization import Study
 from personalization_jax.result import Result
 
 SEEDS = {
@@ -81,6 +83,24 @@ def test_one_seed_of_several_is_what_it_is_alone(several, tmp_path):
   ).read_bytes()
   path = tmp_path / "alone" / "predictions" / "tl-2.npz"
   assert path.stat().st_mtime_ns == kept
+
+
+def test_a_call_with_fewer_seeds_keeps_the_tables_whole(
+  several, tmp_path, monkeypatch
+):
+  """Figures are then of a seed that wasn't asked for."""
+
+  def refuse(*_, **__):
+    raise AssertionError("trained again")
+
+  workdir = tmp_path / "run"
+  shutil.copytree(several, workdir)
+  monkeypatch.setattr(Study, "personalize", refuse)
+  run(workdir, **{**SEEDS, "methods": "tl:2", "seeds": ["1"]})
+  for name in ("results.csv", "table1.csv", "metrics.jsonl", "choice.csv"):
+    assert (workdir / name).read_bytes() == (several / name).read_bytes()
+  figures = {path.name for path in (several / "figures").iterdir()}
+  assert {path.name for path in (workdir / "figures").iterdir()} == figures
 
 
 def test_the_global_model_is_one_for_all_and_local_never_sees_d_g(several):

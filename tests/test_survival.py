@@ -1,11 +1,14 @@
 """Runs in processes of their own: killed, resumed, and two at a time."""
 
+import json
 import random
 import signal
 import time
 
 import pytest
 import survival
+
+from personalization_jax import results
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +22,47 @@ def whole(tmp_path_factory, cache):
   workdir = tmp_path_factory.mktemp("whole") / "run"
   survival.finish(workdir, cache)
   return survival.content(workdir)
+
+
+# Broken in one of two processes, while the other has nothing to exchange.
+MEMORY = """
+import jax
+from personalization_jax.personalization import Study
+def personalize(*_, **__):
+  raise jax.errors.JaxRuntimeError(
+    "RESOURCE_EXHAUSTED: Out of memory allocating 4711 bytes.")
+Study.personalize = personalize
+"""
+SLEEP = """
+import time
+from personalization_jax.personalization import Study
+Study.personalize = lambda *_, **__: time.sleep(300)
+"""
+REFUSAL = """
+from experiments import study_flags
+def load_population():
+  raise ValueError("npz_path=people.npz is no file.")
+study_flags.load_population = load_population
+"""
+DISK = """
+import errno
+from personalization_jax.personalization import Study
+def personalize(*_, **__):
+  raise OSError(errno.ENOSPC, "the disk is full", "x")
+Study.personalize = personalize
+"""
+BUG = """
+from personalization_jax.personalization import Study
+def personalize(*_, **__):
+  raise TypeError("4711 is no array")
+Study.personalize = personalize
+"""
+CHECKPOINTS = """
+from personalization_jax import files
+def check_writable(folder):
+  raise OSError(f"{folder} can't be written to (Permission denied).")
+files.check_writable = check_writable
+"""
 
 
 def under_way(workdir):
@@ -107,8 +151,10 @@ def test_the_loss_of_one_process_ends_the_other_and_the_run_goes_on(
   start = time.monotonic()
   output, _ = processes[1 - victim].communicate(timeout=60)
   print(f"ended after {time.monotonic() - start:.1f} s")
-  assert processes[1 - victim].returncode not in (0, 75), output
-  assert "lost another one" in output or "another task died" in output
+  code = processes[1 - victim].returncode
+  assert code in (76, -signal.SIGABRT), output
+  said = "lost another one" if code == 76 else "another task died"
+  assert said in output
   processes[victim].communicate()
   assert not (workdir / "results.csv").exists()
   survival.finish(workdir, cache)
@@ -127,3 +173,87 @@ def test_sigterm_to_one_process_stops_all_of_them(tmp_path, cache, whole):
   assert [process.returncode for process in processes] == [75, 75], outputs
   survival.finish_both(workdir, cache)
   assert survival.content(workdir) == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("victim", "fault", "sentence"),
+  [
+    (0, MEMORY, "error: out of memory (RESOURCE_EXHAUSTED"),
+    (1, MEMORY, "error: out of memory (RESOURCE_EXHAUSTED"),
+    (1, REFUSAL, "error: --npz_path=people.npz is no file."),
+    (0, DISK, "is on a full disk"),
+    (1, BUG, "failed (TypeError: 4711 is no array)"),
+    (1, CHECKPOINTS, "checkpoints can't be written to (Permission denied)"),
+  ],
+  ids=["memory 0", "memory 1", "refusal", "disk", "bug", "checkpoints"],
+)
+def test_what_one_process_fails_by_is_said_by_all(
+  tmp_path, cache, victim, fault, sentence
+):
+  """With code 1, while the other is busy."""
+  only = [{"fault": SLEEP}, {"fault": SLEEP}]
+  only[victim] = {"fault": fault}
+  both = survival.start_both(tmp_path / "run", cache, only)
+  codes, outputs = survival.ends(both)
+  assert codes == [1, 1], outputs
+  for output in outputs:
+    assert sentence in output
+    assert "lost another one" not in output
+    assert "Check failure stack trace" not in output  # JAX's own end
+  assert ("Traceback" in outputs[victim]) == (fault == BUG)
+  assert "Traceback" not in outputs[1 - victim]
+  assert f"(process {victim})" in outputs[1 - victim]
+
+
+@pytest.mark.slow
+def test_processes_with_other_directories_or_flags_are_refused(tmp_path, cache):
+  for only, sentence in (
+    (
+      [{"workdir": tmp_path / "a"}, {"workdir": tmp_path / "b"}],
+      "/b isn't the same directory for all processes",
+    ),
+    (
+      [{"learning_rate": 0.02}, {"learning_rate": 0.01}],
+      "--learning_rate=0.01 of one process is --learning_rate=0.02 of the",
+    ),
+  ):
+    both = survival.start_both(tmp_path / "run", cache, only)
+    codes, outputs = survival.ends(both)
+    assert codes == [1, 1], outputs
+    assert all(sentence in output for output in outputs), outputs
+    assert not list(tmp_path.rglob("*.npz"))
+
+
+@pytest.mark.slow
+def test_a_directory_in_use_is_refused_by_all_processes(tmp_path, cache):
+  workdir = tmp_path / "run"
+  with results.alone_in(workdir):
+    codes, outputs = survival.ends(survival.start_both(workdir, cache))
+    assert [path.name for path in workdir.iterdir()] == [".lock"]
+  assert codes == [1, 1], outputs
+  assert all("is in use by another process" in text for text in outputs)
+
+
+@pytest.mark.slow
+def test_of_two_commands_at_once_one_has_the_directory(tmp_path, cache):
+  """And its configuration is that one's, in each of several tries."""
+  for number in range(4):
+    workdir = tmp_path / str(number)
+    both = [
+      survival.start(workdir, cache, fault=SLEEP, epochs=epochs)
+      for epochs in (1, 2)
+    ]
+    survival.wait_until(
+      lambda both=both: any(process.poll() is not None for process in both),
+      None,
+    )
+    refused = next(process for process in both if process.poll() is not None)
+    (running,) = (process for process in both if process is not refused)
+    assert refused.returncode == 1
+    assert "is in use by another process" in refused.communicate()[0]
+    survival.wait_until((workdir / "config.json").exists, running)
+    config = json.loads((workdir / "config.json").read_text())
+    assert f"--epochs={config['settings']['epochs']}" in running.args
+    running.kill()
+    running.communicate()

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -103,7 +104,7 @@ def answer_from(finished, monkeypatch, change=lambda result: result):
     table1.Study,
     "personalize",
     lambda self, method, **_: change(
-      results.load_result(finished, method.spec)
+      results.load_result(finished, method.spec, self.population)
     ),
   )
 
@@ -115,7 +116,9 @@ def test_damaged_predictions_are_trained_again_aloud(
   shutil.copytree(finished, workdir)
   path = workdir / "predictions" / "sw-2.npz"
   content = bytearray(path.read_bytes())
-  content[len(content) // 2] ^= 8
+  with zipfile.ZipFile(path) as archive:
+    losses = archive.getinfo("losses.npy")
+  content[losses.header_offset + losses.compress_size // 2 + 60] ^= 8
   path.write_bytes(content)
   answer_from(finished, monkeypatch)
   run(workdir)
@@ -125,6 +128,42 @@ def test_damaged_predictions_are_trained_again_aloud(
   ).read_bytes()
   assert results.load_result(workdir, "sw:2")
   assert (workdir / "predictions" / "sw-2.npz.damaged").exists()
+
+
+def test_a_narrower_call_keeps_tables_and_figures_whole(
+  finished, tmp_path, monkeypatch
+):
+  """And what isn't drawn any more isn't shown any more."""
+  workdir = tmp_path / "run"
+  shutil.copytree(finished, workdir)
+  for name in ("figures/latent_map.png", "choice.csv", "figures/mine.png"):
+    (workdir / name).write_bytes(b"of before")
+  answer_from(finished, monkeypatch)
+  run(workdir, methods="tl:2")
+  for name in ("results.csv", "table1.csv", "table1.md", "metrics.jsonl"):
+    assert (workdir / name).read_bytes() == (finished / name).read_bytes()
+  figures = {path.name for path in (workdir / "figures").iterdir()}
+  assert figures == FIGURES | {"mine.png"}
+  assert not (workdir / "choice.csv").exists()
+  config = json.loads((workdir / "config.json").read_text())
+  assert config["methods"] == SMALL["methods"].split(",")
+
+
+def test_another_version_relabels_nothing(finished, tmp_path, monkeypatch):
+  workdir = tmp_path / "run"
+  shutil.copytree(finished, workdir)
+  (workdir / "predictions" / "tl-2.npz").unlink()
+  answer_from(finished, monkeypatch)
+  describe = table1.run_info.describe
+  monkeypatch.setattr(
+    table1.run_info, "describe", lambda: {**describe(), "python": "4.0.0"}
+  )
+  run(workdir)
+  config = json.loads((workdir / "config.json").read_text())
+  old = json.loads((finished / "config.json").read_text())["python"]
+  assert config["python"] == old
+  made = {one["python"]: one["results"] for one in config["made_with"]}
+  assert made == {old: {"baseline": [0], "sw:2": [0]}, "4.0.0": {"tl:2": [0]}}
 
 
 @pytest.mark.parametrize("gone", [[False, True, False], [True, True, True]])
@@ -201,6 +240,12 @@ def test_data_grouping_trains_one_auto_encoder_for_the_run(
   monkeypatch.setattr(table1.latent_space.autoencoder_training, "train", refuse)
   run(tmp_path / "run", **grouping)
   assert (tmp_path / "run" / "table1.csv").read_bytes() == before
+  # With a method that needs no groups: the table still has those that do.
+  run(tmp_path / "run", **{**grouping, "methods": "tl:2"})
+  assert (tmp_path / "run" / "table1.csv").read_bytes() == before
+  assert read(tmp_path / "run" / "group_agreement.csv") == judged
+  again = {path.name for path in (tmp_path / "run" / "figures").iterdir()}
+  assert again == figures
 
 
 def test_people_keep_the_ids_of_their_hidden_factors():

@@ -1,13 +1,16 @@
 """What the script says to mistakes: a sentence, before anything is trained."""
 
+import shutil
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from small_run import run
 
 from experiments import table1
+from personalization_jax import results
 
 
 def bad_npz(folder, fault):
@@ -89,6 +92,7 @@ MISTAKES = [
   ({"workdir": "A FILE"}, "run is a file: name a folder"),
   ({"workdir": "TAKEN"}, "--epochs=1, but this one has --epochs=2"),
   ({"workdir": "FILE"}, "thesis.tex/run can't be written to (Not a directory)"),
+  ({"workdir": "CLOSED"}, "checkpoints can't be written to (File exists)"),
 ]
 
 
@@ -116,6 +120,11 @@ def test_a_mistake_gets_one_sentence(
   elif kind == "FILE":
     (tmp_path / "thesis.tex").write_text("...")
     workdir = tmp_path / "thesis.tex" / "run"
+  elif kind == "CLOSED":
+    shutil.copytree(finished, workdir)
+    shutil.rmtree(workdir / "checkpoints")
+    (workdir / "checkpoints").write_text("...")
+    (workdir / "results.csv").unlink()
   elif kind == "A FILE":
     workdir.write_text("...")
   with pytest.raises(SystemExit) as stopped:
@@ -126,6 +135,38 @@ def test_a_mistake_gets_one_sentence(
   assert "\n" not in message
   if workdir != finished:
     assert not (workdir / "results.csv").exists()
+
+
+def test_a_directory_in_use_stays_as_it_is(finished, tmp_path):
+  workdir = tmp_path / "run"
+  shutil.copytree(finished, workdir)
+
+  def state():
+    return {
+      path: (path.stat().st_mtime_ns, path.is_file() and path.read_bytes())
+      for path in [workdir, *workdir.rglob("*")]
+    }
+
+  with results.alone_in(workdir, "another's"):
+    before = state()
+    with pytest.raises(SystemExit, match="is in use by another process"):
+      run(workdir, methods="tl:3", seeds=["0", "1"])
+    assert state() == before
+
+
+def test_memory_that_runs_out_ends_in_a_sentence(tmp_path, monkeypatch):
+  def personalize(*_, **__):
+    raise jax.errors.JaxRuntimeError(
+      "RESOURCE_EXHAUSTED: Out of memory allocating 4711 bytes.\nBuffers: ..."
+    )
+
+  monkeypatch.setattr(table1.Study, "personalize", personalize)
+  with pytest.raises(SystemExit) as stopped:
+    run(tmp_path / "run")
+  message = stopped.value.code
+  assert message.startswith("error: out of memory (RESOURCE_EXHAUSTED: Out of")
+  assert "4711 bytes): with a lower --individuals_per_device" in message
+  assert "\n" not in message
 
 
 @pytest.mark.parametrize(

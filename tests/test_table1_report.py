@@ -7,7 +7,7 @@ import pytest
 from absl import flags
 from small_run import read
 
-from experiments import table1, table1_choice, table1_report
+from experiments import table1, table1_choice, table1_report, table1_rows
 from personalization_jax import choice
 from personalization_jax.result import Result
 
@@ -16,7 +16,7 @@ NAN = float("nan")
 
 def results(**diverged):
   return [
-    types.SimpleNamespace(method=method, diverged=np.array(gone, bool))
+    types.SimpleNamespace(method=method, seed=0, diverged=np.array(gone, bool))
     for method, gone in diverged.items()
   ]
 
@@ -71,12 +71,21 @@ def test_only_a_run_without_any_model_fails(second, fails, monkeypatch):
   monkeypatch.setattr(table1, "find_groups", lambda *_: None)
   monkeypatch.setattr(table1, "train_all", lambda *_: finished)
   monkeypatch.setattr(table1_report, "write", lambda *_: None)
-  monkeypatch.setattr(table1.study_flags, "home", lambda workdir, seed: workdir)
+  prepared = table1.Prepared(
+    workdir=None,
+    studies=[study],
+    methods=(),
+    rows=table1_rows.Rows((), ()),
+    drawn=study,
+    factors=None,
+    earlier={},
+    made_with={},
+  )
   if not fails:
-    table1.run([study], None, (), None)
+    table1.run(prepared)
     return
   with pytest.raises(SystemExit) as stopped:
-    table1.run([study], None, (), None)
+    table1.run(prepared)
   assert stopped.value.code == 1
 
 

@@ -170,7 +170,9 @@ def test_the_flags_name_it(data_dir, capsys, tmp_path):
     methods="global",
     workdir=str(tmp_path / "run"),
   ):
-    table1.prepare(lambda: False)
+    workdir = tmp_path / "run"
+    with table1.alone(workdir):
+      table1.prepare(*table1.check_flags(), workdir, lambda: False)
     population, factors = study_flags.load_population()
     varied, *_ = study_flags.vary(population)
     determining = study_flags.determining(varied)
