@@ -215,9 +215,10 @@ def alone_in(workdir: pathlib.Path, token: str = "") -> Iterator[None]:
     try:
       yield
     finally:
-      if os.listdir(workdir) == [_LOCK]:
-        (workdir / _LOCK).unlink()
-        workdir.rmdir()
+      with contextlib.suppress(OSError):  # another start is at it
+        if os.listdir(workdir) == [_LOCK]:
+          (workdir / _LOCK).unlink()
+          workdir.rmdir()
 
 
 def holds_token(workdir: pathlib.Path, token: str) -> bool:
