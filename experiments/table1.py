@@ -41,6 +41,7 @@ from personalization_jax.methods import Method, parse_methods
 from personalization_jax.personalization import Study
 from personalization_jax.progress import Keeper, Stopped
 from personalization_jax.result import Result
+from personalization_jax.saved_pieces import AnotherTrainingError
 
 # It may grow from one call to the next; what is finished stays.
 _METHODS = flags.DEFINE_string(
@@ -143,11 +144,7 @@ def find_groups(study: Study, methods: Sequence[Method]) -> LatentSpace | None:
   images = study.population.holds_images
   steps = latent_space.num_steps(study.split, settings) if images else 0
   with console.progress(steps, "latent space") as bar:
-    space = study.find_groups(
-      settings,
-      among_individuals=study.groups.among_individuals,
-      on_steps=bar.update,
-    )
+    space = study.find_groups(settings, on_steps=bar.update)
   if space.autoencoder:
     error = space.autoencoder.error
     say(
@@ -186,6 +183,8 @@ def prepare(
     _DISTRIBUTED.value,
   )
   population, factors = study_flags.load_population()
+  needs_latents = any(method.needs_latents for method in methods)
+  study_flags.check_inert(population, needs_latents)
   population, people, global_people = study_flags.vary(population)
   workdir = pathlib.Path(_WORKDIR.value)
   studies: list[Study] = []
@@ -215,7 +214,7 @@ def prepare(
     )
     for method in methods:
       studies[-1].check(method)
-  if any(method.needs_latents for method in methods):
+  if needs_latents:
     latent_space.check(population)
   resources.check_memory(studies[0], methods)
   trainer, memory = resources.fitting_trainer(
@@ -241,6 +240,7 @@ def prepare(
     **(
       {"label_names": population.label_names} if population.label_names else {}
     ),
+    **study_flags.about(),
     **run_info.describe(),
   }
   results.open_run(
@@ -248,6 +248,7 @@ def prepare(
     determining,
     population.fingerprint(),
     about,
+    inert=study_flags.inert(population),
     write=hosts.is_first(),
   )
   hosts.wait_for_all("prepared")
@@ -344,6 +345,8 @@ def run_or_say_why(
       flush=True,
     )
     sys.exit(interruption.EXIT_CODE)
+  except AnotherTrainingError as error:
+    sys.exit(f"error: {error}")
   except Exception as error:
     processes.end_if_lost(error, workdir)
     if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT):

@@ -28,7 +28,7 @@ import io
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,7 @@ def open_run(
   dataset_fingerprint: str,
   about: Mapping[str, Any],
   *,
+  inert: Collection[str] = (),
   write: bool = True,
 ) -> pathlib.Path:
   """Makes a run directory, or checks that one holds the same run.
@@ -53,6 +54,7 @@ def open_run(
     settings: what determines the results: flag -> JSON value.
     dataset_fingerprint: of the population; it must be the same as well.
     about: what else config.json tells (versions, device, ...).
+    inert: settings that nothing depends on, which an older run may hold.
     write: whether this process writes, or only checks.
 
   Returns:
@@ -78,6 +80,8 @@ def open_run(
         " take another directory."
       ) from error
     for name in {**before, **settings}:
+      if name in inert:
+        continue
       if name not in before and not settings[name]:
         continue  # a setting that came later, and is off as it was
       if before.get(name) != settings.get(name):

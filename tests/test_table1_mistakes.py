@@ -63,6 +63,27 @@ MISTAKES = [
   ({"seed": -1}, "seed=-1 must be 0 or more"),
   ({"class_concentration": 0.0}, "--class_concentration=0.0 must be"),
   ({"dataset": "npz"}, "--dataset=npz needs --npz_path"),
+  (
+    {"npz": "fine", "synthetic_samples": 80},
+    "--synthetic_samples=80 can't act with --dataset=npz: leave it out, or"
+    " behind a --flagfile that sets it add --synthetic_samples=100.",
+  ),
+  (
+    {"npz_path": "a.npz"},
+    "--npz_path=a.npz can't act with --dataset=synthetic: leave it out, or"
+    " behind a --flagfile that sets it add --npz_path=.",
+  ),
+  ({"nist_config": "xnist"}, "--nist_config=xnist can't act with --dataset=sy"),
+  ({"dataset": "npz", "data_dir": "a"}, "--data_dir=a can't act with --dat"),
+  ({"manual_dir": "a"}, "--manual_dir=a can't act with --dataset=synthetic"),
+  ({"individual_feature": "a"}, "--individual_feature=a can't act with --da"),
+  (
+    {"dataset": "nist_digits", "image_feature": "a", "label_feature": "b"},
+    "--image_feature=a can't act with --dataset=nist_digits and"
+    " --label_feature=b can't act with",
+  ),
+  ({"tfds_split": "train"}, "--tfds_split=train can't act with --dataset=syn"),
+  ({"model": "mlp"}, "--width=0.03125 can't act with --model=mlp"),
   ({"npz": "missing"}, "is no file"),
   ({"npz": "corrupt"}, "is no complete npz file"),
   (
@@ -106,7 +127,7 @@ def test_a_mistake_gets_one_sentence(
   workdir = tmp_path / "run"
   if fault := changes.pop("npz", None):
     changes |= {"dataset": "npz", "npz_path": bad_npz(tmp_path, fault)}
-  if changes.get("manual_dir"):
+  if changes.get("manual_dir") == "EMPTY":
     (tmp_path / "empty").mkdir()
     changes["manual_dir"] = str(tmp_path / "empty")
     changes["data_dir"] = str(tmp_path / "tfds")
