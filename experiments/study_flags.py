@@ -188,6 +188,8 @@ def check_inert(population: Population, needs_latents: bool) -> None:
   Raises:
     ValueError: naming them, and beside what they can't act.
   """
+  if _model_name(population) != "mlp":
+    return  # samples that are no images are refused for that
   found: list[tuple[Any, str]] = []
   if not population.holds_images:
     found += [
@@ -195,9 +197,7 @@ def check_inert(population: Population, needs_latents: bool) -> None:
       for flag in _OF_IMAGES
       if flag is not _WIDTH
     ]
-  if _model_name(population) == "mlp" and not (
-    population.holds_images and needs_latents
-  ):
+  if not (population.holds_images and needs_latents):
     found.append((_WIDTH, "--model=mlp"))
   _refuse(found)
 

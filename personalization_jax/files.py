@@ -98,7 +98,7 @@ def digest(parts: Sequence[Any]) -> str:
   for part in parts:
     if isinstance(part, np.ndarray):
       total.update(f"{part.dtype}{part.shape}".encode())
-      total.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8))
+      total.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
     else:
       total.update(repr(part).encode())
     total.update(b"\0")  # or 1, 12 would be as 11, 2

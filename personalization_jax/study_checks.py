@@ -220,7 +220,7 @@ def _check_finite(population: Population) -> None:
   """Refuses float samples on which every model would diverge."""
   images = population.images
   with np.errstate(over="ignore"):  # models see them as float32
-    ends = np.float32([images.min(), images.max()])
+    ends = np.array([images.min(), images.max()]).astype(np.float32)
     if np.isfinite(ends).all():
       return
     samples = images.reshape(len(images), -1).astype(np.float32)

@@ -329,7 +329,11 @@ BROKEN = {
     "--width=0.5 can't act with --model=mlp: leave it out",
   ),
   "unknown data": (GOOD, {"dataset": "mnist"}, "--dataset='mnist' must be"),
-  "no feature": (GOOD, {"dataset": "tfds:x"}, "needs --individual_feature"),
+  "no feature": (
+    GOOD,
+    {"dataset": "tfds:x", "npz_path": None},
+    "needs --individual_feature",
+  ),
 }  # fmt: skip
 
 

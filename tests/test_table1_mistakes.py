@@ -8,6 +8,7 @@ import pytest
 from small_run import run
 
 from experiments import table1
+from personalization_jax.saved_pieces import AnotherTrainingError
 
 
 def bad_npz(folder, fault):
@@ -169,3 +170,15 @@ def test_mistakes_end_the_process_without_a_traceback(arguments, tmp_path):
   assert "Traceback" not in process.stderr
   assert process.stderr.strip()
   assert not (tmp_path / "run").exists()
+
+
+def test_what_another_training_left_ends_the_run_in_a_sentence(
+  tmp_path, monkeypatch
+):
+  def refuse(*_):
+    raise AnotherTrainingError(f"{tmp_path} keeps a training")
+
+  monkeypatch.setattr(table1, "run", refuse)
+  with pytest.raises(SystemExit) as stopped:
+    table1.run_or_say_why([], None, [], tmp_path)
+  assert stopped.value.code == f"error: {tmp_path} keeps a training"
