@@ -72,7 +72,9 @@ _MODEL = flags.DEFINE_enum(
     "Everybody's model: the paper's Fig. 4, or an MLP with two hidden layers of"
     " 64; auto takes fig4 for images and mlp for all else.",
 )  # fmt: skip
-_WIDTH = flags.DEFINE_float("width", 1.0, "Factor on Fig. 4's channel counts.")
+_WIDTH = flags.DEFINE_float(
+  "width", 1.0, "Factor on the channel counts of Fig. 4 and the auto-encoder."
+)
 _PRECISION = flags.DEFINE_enum(
   "precision", "float32", ["float32", "bfloat16"], "Of activations."
 )
@@ -132,24 +134,112 @@ _DETERMINING = (
     _SEED, _AUTOENCODER_EPOCHS, _GROUP_CANDIDATES,
     _VALIDATION_FRACTION,
 )  # fmt: skip
+# What says nothing about any other people.
+_OF_DATASET = {
+    "synthetic": (_SYNTHETIC_SAMPLES,),
+    "nist_digits": (_NIST_CONFIG, _DATA_DIR, _MANUAL_DIR),
+    "npz": (_NPZ_PATH,),
+    _TFDS: (*_OF_TFDS, _DATA_DIR, _MANUAL_DIR),
+}  # fmt: skip
+_OF_IMAGES = (_IMAGE_SIZE, _AUTOENCODER_EPOCHS, _WIDTH)
 
 
 def determining(population: Population) -> dict[str, Any]:
   """Flag -> value, of all flags that determine the results.
 
   Flags that came later are left out where they change nothing, so that older
-  runs go on.
+  runs go on; so are those that can't act on these people.
 
   Args:
     population: the people; what they are settles some values.
   """
-  values = {flag.name: flag.value for flag in _DETERMINING}
+  left_out = inert(population)
+  values = {
+    flag.name: flag.value for flag in _DETERMINING if flag.name not in left_out
+  }
   values["flips"] = _wants_flips(population)
   if _model_name(population) != "fig4":
     values["model"] = _model_name(population)
   if _DATASET.value.startswith(_TFDS):
     values |= {flag.name: flag.value for flag in _OF_TFDS}
   return values
+
+
+def inert(population: Population) -> frozenset[str]:
+  """Flags that nothing depends on here, whatever the methods.
+
+  Args:
+    population: the people.
+
+  Returns:
+    Their names.
+  """
+  of_images = () if population.holds_images else _OF_IMAGES
+  return frozenset(flag.name for flag in (*_of_other_datasets(), *of_images))
+
+
+def check_inert(population: Population, needs_latents: bool) -> None:
+  """Refuses flags that were given and that nothing here depends on.
+
+  Args:
+    population: the people.
+    needs_latents: whether a method does, so that images want an auto-encoder.
+
+  Raises:
+    ValueError: naming them, and beside what they can't act.
+  """
+  if _model_name(population) != "mlp":
+    return  # samples that are no images are refused for that
+  found: list[tuple[Any, str]] = []
+  if not population.holds_images:
+    found += [
+      (flag, "samples that are no images")
+      for flag in _OF_IMAGES
+      if flag is not _WIDTH
+    ]
+  if not (population.holds_images and needs_latents):
+    found.append((_WIDTH, "--model=mlp"))
+  _refuse(found)
+
+
+def about() -> dict[str, Any]:
+  """What config.json tells of the people beside what determines the results."""
+  # Its content does; the file may move.
+  return {"npz_path": _NPZ_PATH.value} if _DATASET.value == "npz" else {}
+
+
+def _of_other_datasets() -> list[Any]:
+  dataset = _DATASET.value
+  kind = _TFDS if dataset.startswith(_TFDS) else dataset
+  own = {flag.name for flag in _OF_DATASET.get(kind, ())}
+  return [
+    flag for its in _OF_DATASET.values() for flag in its if flag.name not in own
+  ]
+
+
+def _refuse(found: list[tuple[Any, str]]) -> None:
+  """Refuses those of these flags that were given, each beside something."""
+  given = {
+    flag.name: (flag, beside)
+    for flag, beside in found
+    # 0 leaves images as they are, and other samples are left so.
+    if flag.value != flag.default and flag.value not in (None, "", 0)
+  }
+  if not given:
+    return
+  what = " and ".join(
+    f"--{name}={flag.value} can't act with {beside}"
+    for name, (flag, beside) in given.items()
+  )
+  unset = " ".join(
+    f"--{name}={'' if flag.default is None else flag.default}"
+    for name, (flag, _) in given.items()
+  )
+  it = "it" if len(given) == 1 else "them"
+  raise ValueError(
+    f"{what}: leave {it} out, or behind a --flagfile that sets {it} add"
+    f" {unset}."
+  )
 
 
 def model(population: Population) -> nn.Module | None:
@@ -235,6 +325,12 @@ def groups(population: Population, split: splits.Split, seed: int) -> Groups:
 def load_population() -> tuple[Population, WriterFactors | None]:
   """The people that the flags name, and their hidden factors where known."""
   dataset = _DATASET.value
+  if dataset not in _OF_DATASET and not dataset.startswith(_TFDS):
+    raise ValueError(
+      f"--dataset={dataset!r} must be 'synthetic', 'nist_digits', 'npz' or"
+      " 'tfds:NAME'."
+    )
+  _refuse([(flag, f"--dataset={dataset}") for flag in _of_other_datasets()])
   if _IMAGE_SIZE.value or dataset == "synthetic":
     models.check_image_size(_IMAGE_SIZE.value)
   if dataset == "synthetic":
@@ -260,11 +356,6 @@ def load_population() -> tuple[Population, WriterFactors | None]:
     return population, None
   if dataset.startswith(_TFDS):
     return _load_tfds(dataset.removeprefix(_TFDS)), None
-  if dataset != "npz":
-    raise ValueError(
-      f"--dataset={dataset!r} must be 'synthetic', 'nist_digits', 'npz' or"
-      " 'tfds:NAME'."
-    )
   if not _NPZ_PATH.value:
     raise ValueError("--dataset=npz needs --npz_path.")
   return npz.load(_NPZ_PATH.value), None

@@ -52,6 +52,7 @@ from personalization_jax.methods import Method, parse_methods
 from personalization_jax.personalization import Study
 from personalization_jax.progress import Keeper, Stopped
 from personalization_jax.result import Result
+from personalization_jax.saved_pieces import AnotherTrainingError
 from personalization_jax.splits import PADDING
 
 # Within so many seconds a shared disk shows what another host wrote.
@@ -204,11 +205,7 @@ def find_groups(study: Study, methods: Sequence[Method]) -> LatentSpace | None:
   images = study.population.holds_images
   steps = latent_space.num_steps(study.split, settings) if images else 0
   with console.progress(steps, "latent space") as bar:
-    space = study.find_groups(
-      settings,
-      among_individuals=study.groups.among_individuals,
-      on_steps=bar.update,
-    )
+    space = study.find_groups(settings, on_steps=bar.update)
   if space.autoencoder:
     error = space.autoencoder.error
     say(
@@ -314,6 +311,8 @@ def prepare(
     should_stop: asked now and then whether to save and exit.
   """
   population, factors = study_flags.load_population()
+  needs_latents = any(method.needs_latents for method in methods)
+  study_flags.check_inert(population, needs_latents)
   population, people, global_people = study_flags.vary(population)
   determining = {
     **study_flags.determining(population),
@@ -364,7 +363,7 @@ def prepare(
     studies[seed] = study_of(seed)
     for method in methods:
       studies[seed].check(method)
-  if any(method.needs_latents for method in methods):
+  if needs_latents:
     latent_space.check(population)
   first = studies[seeds[0]]
   resources.check_memory(first, methods)
@@ -379,7 +378,7 @@ def prepare(
   need = resources.disk_need(
     first, methods, save_models=_SAVE_MODELS.value, seeds=len(seeds)
   )
-  made_with = run_info.describe()
+  made_with = {**study_flags.about(), **run_info.describe()}
   rows, earlier = Rows((), ()), {}
   if hosts.is_first():
     resources.check_disk(workdir, need)
@@ -396,6 +395,7 @@ def prepare(
         ),
         **made_with,
       },
+      inert=study_flags.inert(population),
       growing={
         "methods": [
           *(method for method, _ in finished),
@@ -585,7 +585,7 @@ def main(
       )
       sys.exit(interruption.EXIT_CODE)
     except Exception as error:
-      end_if_known(error, workdir, refusals=(OSError,))
+      end_if_known(error, workdir, refusals=(OSError, AnotherTrainingError))
       raise
 
 

@@ -117,15 +117,17 @@ def digest(parts: Sequence[Any]) -> str:
   for part in parts:
     if isinstance(part, np.ndarray):
       total.update(f"{part.dtype}{part.shape}".encode())
-      total.update(np.ascontiguousarray(part).tobytes())
+      total.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
     else:
       total.update(repr(part).encode())
+    total.update(b"\0")  # or 1, 12 would be as 11, 2
   return total.hexdigest()
 
 
 def safe_name(spec: str) -> str:
   """A method's spec as the name of a file.
 
-  Colons and slashes are no characters for file names everywhere.
+  Colons and slashes are no characters for file names everywhere. Two methods
+  have two names: `methods.Method` refuses a name that gives a spec's.
   """
   return spec.replace(":", "-").replace("/", "_")

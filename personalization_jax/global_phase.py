@@ -28,7 +28,7 @@ class GlobalPhase:
     self,
     population: Population,
     batches: Batches,
-    task: Task,
+    task: Callable[[], Task],
     eval_every: int,
   ):
     """Trains nothing yet.
@@ -36,12 +36,12 @@ class GlobalPhase:
     Args:
       population: the store.
       batches: of the study, with its split and its settings.
-      task: keeps the model for later processes.
+      task: gives, when it is needed, what keeps the model for later processes.
       eval_every: steps between two evaluations on validation data; 0 for none.
     """
     self._population = population
     self._batches = batches
-    self._task = task
+    self._begin_task = task
     self._eval_every = eval_every
     self._trained: tuple[TrainState, Record] | None = None
 
@@ -111,6 +111,10 @@ class GlobalPhase:
       task.save(piece, end, states, record.saved())
       one = hosts.gather(states)
     return jax.tree.map(lambda leaf: leaf[:1], one), record
+
+  @functools.cached_property
+  def _task(self) -> Task:
+    return self._begin_task()
 
   @functools.cached_property
   def _piece(self) -> Piece:

@@ -58,6 +58,16 @@ class Groups:
     self._found: dict[tuple[str, int], list[np.ndarray]] = {}
 
   @property
+  def seed(self) -> int:
+    """Of random groups."""
+    return self._seed
+
+  @property
+  def mesh(self) -> Mesh | None:
+    """Where SG is computed; None for all devices."""
+    return self._mesh
+
+  @property
   def has_latents(self) -> bool:
     """Whether SG and IG can measure similarity."""
     return self._latents is not None

@@ -82,6 +82,13 @@ def gather(tree: Any) -> Any:
   return jax.tree.map(one, tree)
 
 
+def own_copy(array: Any) -> np.ndarray:
+  """An array of which every device has the whole, or of this memory."""
+  if isinstance(array, jax.Array):
+    array = array.addressable_data(0)
+  return np.asarray(array)
+
+
 def put(tree: Any, like: Any, sharding: Sharding) -> Any:
   """Arrays of this process's memory onto the devices of all.
 

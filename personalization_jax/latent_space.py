@@ -169,7 +169,8 @@ def fit(
     The latent space.
 
   Raises:
-    ValueError: if there is no such network for these images.
+    ValueError: if there is no such network for these images, or the keeper has
+      one of other data or settings.
 
   Source: Algorithm 1, lines 11 and 16; section IV.
   """
@@ -182,11 +183,12 @@ def fit(
   key = individual_key(jax.random.key(settings.seed), SHARED)
   state: Any = autoencoder.create(learner, key, population.images.shape[1:])
   keeper = keeper or Keeper()
-  keeper.claim(
-    "autoencoder",
-    files.digest([settings, population.fingerprint(), split.global_train]),
-  )
-  task = keeper.task("autoencoder")
+  identity = ""
+  if keeper.folder is not None:
+    identity = files.digest(
+      [settings, population.fingerprint(), split.global_train]
+    )
+  task = keeper.task("autoencoder", identity)
   (piece,) = task.plan(1, 1)
   if piece.step:
     saved, history = task.restore(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fractions
 import re
+from typing import Any
 
 from personalization_jax import schedules
 
@@ -20,6 +21,10 @@ SETS = {
 }
 # Section IV: data grouping trains by sample weighing with n_I = 2.
 _GROUPING_PERIOD = fractions.Fraction(2)
+# Characters of a name; a file's may have 255, and more is added to it.
+_LONGEST = 80
+# Files and folders where those of methods are.
+_TAKEN = ("global_phase", "autoencoder", "model.json", "identity.json")
 
 HELP = (
   "a method is 'baseline', 'global', 'local', 'local:N', 'es:N', 'sw:N' (N a"
@@ -56,7 +61,8 @@ class Method:
   """One row of Table I: what is trained on, and when.
 
   Attributes:
-    spec: the canonical spec, which names the method everywhere.
+    spec: the canonical spec, which names the method everywhere. A method that
+      has none takes any other name that files can have.
     early: n of ES(n), batches from D_I before; 0 for none.
     period: n_I of SW; None for D_G alone.
     late: n of TL(n), batches from D_I after; 0 for none.
@@ -68,12 +74,12 @@ class Method:
       epochs have if that is 0.
     schedule: a schedule of one's own in SW's place: a function from epochs and
       batches an epoch to integers [T], `schedules.GLOBAL` or
-      `schedules.INDIVIDUAL`, the same at every call. `spec` is then any name
-      that no other method has.
+      `schedules.INDIVIDUAL`, the same at every call. `spec` is then a name of
+      its own.
 
   Raises:
-    ValueError: if `schedule` stands beside what it replaces, or has no name of
-      its own.
+    ValueError: if `spec` stands for another method, or names no file; or
+      `schedule` stands beside what it replaces.
   """
 
   spec: str
@@ -87,19 +93,29 @@ class Method:
   schedule: schedules.Schedule | None = None
 
   def __post_init__(self) -> None:
-    """Refuses a schedule of one's own that can't be told from the paper's."""
-    if self.schedule is None:
-      return
+    """Refuses what can't be told from another method, or from its files."""
     for name in ("period", "baseline", "local"):
-      if getattr(self, name):
+      if self.schedule is not None and getattr(self, name):
         raise ValueError(
           f"method {self.spec!r} has a schedule of its own, so {name} can't be"
           " set beside it."
         )
-    if not self.spec or known_method(self.spec):
+    meant = _known_fields(self.spec)
+    if meant is None or len(self.spec) > _LONGEST:
+      _check_name(self.spec)
+    elif self.schedule is not None:
       raise ValueError(
         f"method {self.spec!r} has a schedule of its own, so it needs a name of"
         " its own too."
+      )
+    elif any(
+      getattr(self, field.name) != meant.get(field.name, field.default)
+      for field in dataclasses.fields(self)
+    ):
+      raise ValueError(
+        f"method {self.spec!r} isn't what that spec stands for:"
+        f" parse_method({self.spec!r}) is, and another method needs a name of"
+        " its own."
       )
 
   @property
@@ -168,48 +184,7 @@ def parse_method(spec: str) -> Method:
   Raises:
     ValueError: saying what is wrong and what a spec looks like.
   """
-  if spec == "baseline":
-    return Method(spec, baseline=True)
-  if spec == "global":
-    return Method(spec)
-  if spec == "local":
-    return Method(spec, local=True)
-  if match := re.fullmatch(r"local:([0-9./]+)", spec):
-    steps = _count(spec, match[1])
-    return Method(f"local:{steps}", early=steps, local=True)
-  method = Method(spec="")
-  kinds: list[str] = []
-  for part in spec.split("+"):
-    match = re.fullmatch(
-      r"(es|sw|tl|sg|ig|random):([0-9./]+)(?::(last=[0-9]+|only))?", part
-    )
-    if match is None:
-      raise ValueError(f"unknown method {part!r} in {spec!r}: {HELP}.")
-    kind, number, option = match.groups()
-    slot = "group" if kind in ("sg", "ig", "random") else kind
-    if slot in kinds:
-      what = "a group" if slot == "group" else repr(kind)
-      raise ValueError(f"{what} stands twice in method {spec!r}.")
-    if option and (option == "only") != (slot == "group"):
-      raise ValueError(f"':{option}' doesn't go with {kind!r} in {spec!r}.")
-    if option and slot not in ("tl", "group"):
-      raise ValueError(f"':{option}' doesn't go with {kind!r} in {spec!r}.")
-    kinds.append(slot)
-    if slot == "group":
-      group = Group(kind, _count(spec, number), option == "only")
-      method = dataclasses.replace(method, group=group)
-    elif kind == "es":
-      method = dataclasses.replace(method, early=_count(spec, number))
-    elif kind == "sw":
-      method = dataclasses.replace(method, period=_period(spec, number))
-    else:
-      last = _count(spec, option.split("=")[1]) if option else None
-      method = dataclasses.replace(
-        method, late=_count(spec, number), last_layers=last
-      )
-  if kinds == ["group"]:
-    method = dataclasses.replace(method, period=_GROUPING_PERIOD)
-  return dataclasses.replace(method, spec=_canonical(method))
+  return Method(**_fields(spec))
 
 
 def known_method(spec: str) -> Method | None:
@@ -221,26 +196,93 @@ def known_method(spec: str) -> Method | None:
   Returns:
     The method; None for such a name, or any other that is no spec.
   """
+  fields = _known_fields(spec)
+  return None if fields is None else Method(**fields)
+
+
+def _known_fields(spec: str) -> dict[str, Any] | None:
+  """What a spec sets of a `Method`; None if it is none."""
   try:
-    return parse_method(spec)
+    return _fields(spec)
   except ValueError:
     return None
 
 
-def _canonical(method: Method) -> str:
-  parts = []
-  if method.early:
-    parts.append(f"es:{method.early}")
-  if method.period is not None:
-    parts.append(f"sw:{method.period}")
-  if method.late:
-    last = f":last={method.last_layers}" if method.last_layers else ""
-    parts.append(f"tl:{method.late}{last}")
-  if method.group is not None:
-    if parts == [f"sw:{_GROUPING_PERIOD}"]:
-      parts = []
-    parts.insert(0, method.group.spec)
-  return "+".join(parts)
+def _fields(spec: str) -> dict[str, Any]:
+  """What a spec sets of a `Method`, with the spec as it is written."""
+  if spec == "baseline":
+    return {"spec": spec, "baseline": True}
+  if spec == "global":
+    return {"spec": spec}
+  if spec == "local":
+    return {"spec": spec, "local": True}
+  if match := re.fullmatch(r"local:([0-9./]+)", spec):
+    steps = _count(spec, match[1])
+    return {"spec": f"local:{steps}", "early": steps, "local": True}
+  # What is set, and the parts of the spec by the time they come at.
+  fields: dict[str, Any] = {}
+  parts: dict[str, str] = {}
+  for part in spec.split("+"):
+    match = re.fullmatch(
+      r"(es|sw|tl|sg|ig|random):([0-9./]+)(?::(last=[0-9]+|only))?", part
+    )
+    if match is None:
+      raise ValueError(f"unknown method {part!r} in {spec!r}: {HELP}.")
+    kind, number, option = match.groups()
+    slot = "group" if kind in ("sg", "ig", "random") else kind
+    if slot in parts:
+      what = "a group" if slot == "group" else repr(kind)
+      raise ValueError(f"{what} stands twice in method {spec!r}.")
+    if option and (option == "only") != (slot == "group"):
+      raise ValueError(f"':{option}' doesn't go with {kind!r} in {spec!r}.")
+    if option and slot not in ("tl", "group"):
+      raise ValueError(f"':{option}' doesn't go with {kind!r} in {spec!r}.")
+    if slot == "group":
+      fields["group"] = Group(kind, _count(spec, number), option == "only")
+      parts[slot] = fields["group"].spec
+    elif kind == "es":
+      fields["early"] = _count(spec, number)
+      parts[slot] = f"es:{fields['early']}"
+    elif kind == "sw":
+      fields["period"] = _period(spec, number)
+      parts[slot] = f"sw:{fields['period']}"
+    else:
+      fields["late"] = _count(spec, number)
+      parts[slot] = f"tl:{fields['late']}"
+      if option:
+        fields["last_layers"] = _count(spec, option.split("=")[1])
+        parts[slot] += f":last={fields['last_layers']}"
+  if set(parts) == {"group"}:
+    fields["period"] = _GROUPING_PERIOD
+  elif set(parts) == {"group", "sw"} and fields["period"] == _GROUPING_PERIOD:
+    del parts["sw"]  # as it would be without
+  order = [slot for slot in ("group", "es", "sw", "tl") if slot in parts]
+  return {"spec": "+".join(parts[slot] for slot in order), **fields}
+
+
+def _check_name(name: str) -> None:
+  """Refuses a name that is no file's, or another method's or training's."""
+  fits = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ._+=@,()-]*", name)
+  if not fits or len(name) > _LONGEST or name[-1] in ". ":
+    raise ValueError(
+      f"method {name!r:.100} needs another name, since files have it: one of at"
+      f" most {_LONGEST} characters that begins with a letter or a digit, holds"
+      " no others than letters from a to z, digits and ' ._+=@,()-', and ends"
+      " in no dot or space."
+    )
+  # Upper and lower case are one in many a file system.
+  lower = name.lower()
+  if lower in _TAKEN:
+    raise ValueError(
+      f"method {name!r} needs another name: what all methods share is called"
+      " so."
+    )
+  # `files.safe_name`, backwards.
+  spec = lower.replace("-", ":").replace("_", "/")
+  if _known_fields(spec) is not None:
+    raise ValueError(
+      f"method {name!r} needs another name: {spec!r} has files of this one."
+    )
 
 
 def _count(spec: str, number: str) -> int:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from personalization_jax import (
   evaluation,
   files,
   hosts,
+  identities,
   latent_space,
   saved_models,
   study_checks,
@@ -81,7 +81,8 @@ class Study:
       store: likewise, "device" or "host".
       trainer: of another study of the same population and settings but for the
         seed, whose compiled programs serve this one too; then what is about
-        devices isn't asked.
+        devices isn't asked. One whose learner has an optimiser of one's own
+        trains by that, whatever learning rate is set.
       keeper: saves what is under way, and the model of D_G alone, for later
         processes; by default they are in memory only.
       models_dir: where `saved_models` keeps everybody's final parameters; None
@@ -92,8 +93,8 @@ class Study:
         alone, since SG and IG need a latent space.
 
     Raises:
-      ValueError: if the split isn't of this population, the samples don't suit
-        the network, or the trainer is of another one.
+      ValueError: if split, groups or trainer aren't of this population, the
+        trainer isn't of these settings, or the samples don't suit the network.
     """
     if trainer is not None:
       study_checks.check_trainer(trainer, population, settings, model)
@@ -114,16 +115,15 @@ class Study:
         store,
       )
     self.trainer = trainer
-    self.batches = Batches(
-      split,
-      settings,
-      groups or Groups(population, split, seed=settings.seed),
-    )
+    if groups is None:
+      groups = Groups(population, split, seed=settings.seed)
+    study_checks.check_groups(groups, population, split)
+    self.batches = Batches(split, settings, groups)
     self.eval_every = eval_every
     self.keeper = keeper or Keeper()
     self.models_dir = models_dir
     self._global_phase = GlobalPhase(
-      population, self.batches, self.keeper.task("global_phase"), eval_every
+      population, self.batches, self._global_task, eval_every
     )
     self._individuals = IndividualTraining(
       population, self.batches, self._global_phase, eval_every
@@ -136,13 +136,14 @@ class Study:
 
   @groups.setter
   def groups(self, groups: Groups) -> None:
+    study_checks.check_groups(groups, self.population, self.split)
     self.batches.groups = groups
 
   def find_groups(
     self,
     settings: LatentSettings | None = None,
     *,
-    among_individuals: bool = False,
+    among_individuals: bool | None = None,
     on_steps: Callable[[int], None] = lambda steps: None,
   ) -> LatentSpace:
     """Finds the latent space that SG and IG measure similarity in.
@@ -151,7 +152,8 @@ class Study:
       settings: of the auto-encoder; by default epochs, batch size, width and
         seed of the classifier. Samples that are no images need none: their
         standardised features are the space.
-      among_individuals: IG chooses among the other individuals.
+      among_individuals: whether IG chooses among the other individuals; by
+        default what `groups` says. Their seed and mesh stay as well.
       on_steps: called with the training steps done since the last call.
 
     Returns:
@@ -169,13 +171,16 @@ class Study:
       keeper=self.keeper,
       on_steps=on_steps,
     )
+    before = self.groups
+    if among_individuals is None:
+      among_individuals = before.among_individuals
     self.groups = Groups(
       self.population,
       self.split,
-      seed=self.settings.seed,
+      seed=before.seed,
       latents=space.latents,
       among_individuals=among_individuals,
-      mesh=make_mesh(jax.local_devices()),
+      mesh=before.mesh or make_mesh(jax.local_devices()),
     )
     return space
 
@@ -221,7 +226,9 @@ class Study:
       Every individual's predictions and losses.
 
     Raises:
-      ValueError: if the method can't be trained on this split.
+      ValueError: if the method can't be trained on this split; the keeper's
+        folder holds another training of its name; or keep_models is asked for
+        and some are trained already.
       progress.Stopped: if the keeper was asked to stop.
 
     Source: section IV; the shaping half of Table I.
@@ -230,17 +237,16 @@ class Study:
       method = parse_method(method)
     self.check(method)
     if method.needs_latents and not self.groups.has_latents:
-      self.find_groups(among_individuals=self.groups.among_individuals)
-    self._claim(method)
-    task = self.keeper.task(method.spec)
+      self.find_groups()
+    task = self._task(method)
     pieces = task.plan(len(self.split.individuals), self.trainer.chunk)
+    if keep_models and any(piece.step < 0 for piece in pieces):
+      raise ValueError(
+        f"method {method.spec!r} was trained before, at least in part:"
+        " models_dir keeps such parameters, keep_models can't."
+      )
     models: list[Any] = []
     for piece in pieces:
-      if piece.step < 0 and keep_models:
-        raise ValueError(
-          f"method {method.spec!r} was trained before, at least in part:"
-          " models_dir keeps such parameters, keep_models can't."
-        )
       if piece.step < 0:
         on_steps(
           self.num_steps([method])
@@ -288,7 +294,7 @@ class Study:
   def forget(self, method: Method) -> None:
     """Removes what was kept of a method under way: its result is safe."""
     hosts.wait_for_all("forget")  # others may still be reading
-    self.keeper.task(method.spec).discard()
+    self.keeper.forget(method.spec)
 
   def _personalize_piece(
     self,
@@ -332,35 +338,33 @@ class Study:
 
     Source: Algorithm 1, line 9.
     """
-    self._claim()
     return self._global_phase.train(self.trainer, on_steps)
 
-  def _claim(self, method: Method | None = None) -> None:
-    """Refuses a keeper that holds another study's trainings."""
-    if self.keeper.folder is None:
-      return
-    self.keeper.claim("study", self._identity)
-    if method is not None and method.schedule is not None:
-      # Methods whose names give one folder would take each other's models.
-      others = dataclasses.replace(method, schedule=None)
-      self.keeper.claim(
-        files.safe_name(method.spec),
-        files.digest([others, self.batches.sources(method)]),
-      )
-    if method is not None and method.needs_latents:
-      among = files.digest([self.groups.among_individuals])
-      self.keeper.claim("individual groups", among)
+  def _task(self, method: Method) -> Task:
+    """What keeps a method's training, told from all others."""
+    identity = ""
+    if self.keeper.folder is not None:
+      identity = identities.of_method(self._identity(), method, self.batches)
+    return self.keeper.task(method.spec, identity)
 
-  @functools.cached_property
+  def _global_task(self) -> Task:
+    """What keeps the phase on D_G."""
+    identity = ""
+    if self.keeper.folder is not None:
+      steps = self.batches.num_shared_steps
+      identity = files.digest([self._identity(), steps])
+    return self.keeper.task("global_phase", identity)
+
   def _identity(self) -> str:
     """What decides this study's numbers, as a digest."""
-    split = self.split
-    return files.digest(
-      [
-        self.settings,
-        self.trainer.learner.model,
-        self.eval_every,
-        self.population.fingerprint(),
-        *(getattr(split, field.name) for field in dataclasses.fields(split)),
-      ]
+    return identities.of_study(
+      self._data_identity,
+      self.settings,
+      self.trainer.learner,
+      self.population.sample_shape,
+      self.eval_every,
     )
+
+  @functools.cached_property
+  def _data_identity(self) -> str:
+    return identities.of_data(self.population.fingerprint(), self.split)

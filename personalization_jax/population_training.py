@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from personalization_jax import hosts
+from personalization_jax import files, hosts
 from personalization_jax.meshes import AXIS
 from personalization_jax.pace import Pace
 from personalization_jax.programs import Programs
@@ -107,6 +107,12 @@ class PopulationTrainer:
       self.images.shape[1:],
       self._source.layout,
     )
+
+  @functools.cached_property
+  def store_digest(self) -> str:
+    """Of the content of the store, `files.digest` of images and labels."""
+    arrays = (self.images, self.labels)
+    return files.digest([hosts.own_copy(array) for array in arrays])
 
   @property
   def chunk(self) -> int:

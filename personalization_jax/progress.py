@@ -7,8 +7,8 @@ done of each training, and what is to do, its `Task` knows.
 from __future__ import annotations
 
 import concurrent.futures
-import json
 import pathlib
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -56,33 +56,36 @@ class Keeper:
     self._writer = concurrent.futures.ThreadPoolExecutor(max_workers=1)
     self._writing: concurrent.futures.Future[None] | None = None
 
-  def task(self, name: str) -> Task:
-    """The training of one method, or of a model that several start from."""
-    folder = self.folder and self.folder / files.safe_name(name)
-    return Task(self, name, folder)
-
-  def claim(self, name: str, identity: str) -> None:
-    """Makes sure that what is kept of a training is of the same one.
+  def task(self, name: str, identity: str) -> Task:
+    """The training of one method, or of a model that several start from.
 
     Args:
-      name: of the training, or of what several of them share.
-      identity: what decides its numbers, as a digest.
+      name: of the training, and of its folder.
+      identity: the digest of all that decides it (see `identities`); without a
+        folder it doesn't matter.
 
-    Raises:
-      ValueError: if the folder keeps another one of that name.
+    Returns:
+      The task. What another training left in its folder is refused by
+      `Task.plan`.
     """
-    if self.folder is None:
-      return
-    path = self.folder / "identity.json"
-    known = _identities(path)
-    if known.setdefault(name, identity) != identity:
-      raise ValueError(
-        f"{self.folder} keeps {name!r} of other data, settings or seed: give"
-        " each study a Keeper with a folder of its own."
-      )
-    if hosts.is_first():
-      content = {"of": known, "sha256": files.digest(sorted(known.items()))}
-      files.write_atomically(path, json.dumps(content, indent=2))
+    return Task(self, name, identity, self._folder_of(name))
+
+  def forget(self, name: str) -> None:
+    """Removes what is kept of a training, whatever decided it.
+
+    Args:
+      name: of the training.
+    """
+    self.wait()
+    folder = self._folder_of(name)
+    if folder is not None and hosts.is_first():
+      shutil.rmtree(folder, ignore_errors=True)
+
+  def _folder_of(self, name: str) -> pathlib.Path | None:
+    """Where a training is kept: in the keeper's own folder, never outside."""
+    inside = files.safe_name(name)
+    assert pathlib.PurePath(inside).name == inside not in ("", ".."), name
+    return self.folder and self.folder / inside
 
   def check(self) -> None:
     """Where nothing needs saving: raises `Stopped` if asked to stop."""
@@ -138,10 +141,16 @@ class Keeper:
 class Task:
   """What is done of one training, and what is to do."""
 
-  def __init__(self, keeper: Keeper, name: str, folder: pathlib.Path | None):
+  def __init__(
+    self,
+    keeper: Keeper,
+    name: str,
+    identity: str,
+    folder: pathlib.Path | None,
+  ):
     """See `Keeper.task`."""
     self.keeper = keeper
-    self._saved = SavedPieces(folder, name, keeper.say)
+    self._saved = SavedPieces(folder, name, identity, keeper.say)
 
   def plan(self, count: int, chunk: int) -> list[Piece]:
     """What is finished, and what is to be trained together from which step.
@@ -152,13 +161,20 @@ class Task:
 
     Returns:
       Pieces that hold every individual once, in order; the same on all hosts.
+
+    Raises:
+      saved_pieces.AnotherTrainingError: if the folder keeps what isn't this
+        training's, which is left as it is.
     """
     table = np.full((count, 5), -1, np.int32)
+    known: list[Piece] | None = []
     if hosts.is_first():
       self.keeper.wait()
-      known = [*self._saved.intact_states(), *self._saved.intact_parts()]
-      for row, piece in enumerate(pieces.plan(known, count, chunk)):
-        table[row] = (piece.first, piece.last, piece.step, *piece.source)
+      known = self._saved.intact()
+    if hosts.highest(int(known is None)):
+      raise self._saved.another_s()
+    for row, piece in enumerate(pieces.plan(known or [], count, chunk)):
+      table[row] = (piece.first, piece.last, piece.step, *piece.source)
     rows = hosts.from_first(table).tolist()
     return [
       Piece(first, last, step, (source_first, source_last))
@@ -239,12 +255,13 @@ class Task:
     # The next block is given the states' memory: hence a copy.
     kept, rows = _own(hosts.copy(states), len(piece.indices))
     name = pieces.state_name(piece.first, piece.last, step)
+    path = self._saved.path(name)
     about = {
-      "piece": name,
+      **self._saved.about(path),
       "rows": rows,
       "history": {key: values.shape[1:] for key, values in history.items()},
     }
-    self.keeper.write(self._saved.path(name), (kept, dict(history)), about)
+    self.keeper.write(path, (kept, dict(history)), about)
 
   def finish(self, piece: Piece, arrays: Mapping[str, np.ndarray]) -> None:
     """Keeps what a piece gave, and drops its checkpoints.
@@ -261,11 +278,6 @@ class Task:
     hosts.wait_for_all("parts")
     return [self._saved.part(piece) for piece in done]
 
-  def discard(self) -> None:
-    """Removes everything: the training's result is kept elsewhere."""
-    self.keeper.wait()
-    self._saved.discard()
-
 
 def _own(states: Any, count: int) -> tuple[Any, int]:
   """States without fillers where they can be dropped, and how many remain."""
@@ -275,17 +287,3 @@ def _own(states: Any, count: int) -> tuple[Any, int]:
   states = jax.tree.map(lambda leaf: leaf[:count], states)
   # With several processes Orbax takes what is each one's for NumPy's.
   return (hosts.gather(states) if jax.process_count() > 1 else states), count
-
-
-def _identities(path: pathlib.Path) -> dict[str, str]:
-  """What a folder keeps; nothing if that isn't known, or was damaged.
-
-  Then the trainings kept there still have digests of their own.
-  """
-  try:
-    content = json.loads(path.read_text())
-    known = dict(content["of"])
-    intact = content["sha256"] == files.digest(sorted(known.items()))
-  except (OSError, ValueError, TypeError, KeyError):
-    return {}
-  return known if intact else {}

@@ -33,7 +33,7 @@ import io
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import numpy as np
@@ -61,6 +61,7 @@ def open_run(
   dataset_fingerprint: str,
   about: Mapping[str, Any],
   *,
+  inert: Collection[str] = (),
   growing: Mapping[str, Sequence[Any]] | None = None,
 ) -> dict[str, Any]:
   """Makes a run directory, or checks that one holds the same run.
@@ -71,6 +72,7 @@ def open_run(
     dataset_fingerprint: of the population; it must be the same as well.
     about: what else config.json tells (versions, device, ...). Once anything is
       finished it stays as it is there, for that was made with it.
+    inert: settings that nothing depends on, which an older run may hold.
     growing: lists, such as of methods: what is new comes behind what is there.
 
   Returns:
@@ -96,6 +98,8 @@ def open_run(
         " take another directory."
       ) from error
     for name in {**before, **settings}:
+      if name in inert:
+        continue
       if name not in before and not settings[name]:
         continue  # a setting that came later, and is off as it was
       if before.get(name) != settings.get(name):

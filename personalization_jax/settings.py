@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 import jax.numpy as jnp
-import optax
 from flax import linen as nn
 
 from personalization_jax import checks, models
@@ -62,4 +61,4 @@ def make_learner(
       width=settings.width,
       dtype=jnp.dtype(settings.precision),
     )
-  return Learner(model, optax.adam(settings.learning_rate))
+  return Learner.with_adam(model, settings.learning_rate)

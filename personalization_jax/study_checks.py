@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import numpy as np
 from flax import linen as nn
 
-from personalization_jax import models, own_model
+from personalization_jax import files, models, own_model
 from personalization_jax.batches import Batches
 from personalization_jax.datasets import Population
+from personalization_jax.groups import Groups
 from personalization_jax.methods import Method
 from personalization_jax.population_training import PopulationTrainer
 from personalization_jax.settings import Settings
@@ -25,7 +29,7 @@ def check_trainer(
   Args:
     trainer: of an earlier study.
     population: the store.
-    settings: how to train; a learning rate can't be compared.
+    settings: how to train; they don't decide about an optimiser of one's own.
     model: everybody's; None for the trainer's own.
 
   Raises:
@@ -36,19 +40,53 @@ def check_trainer(
       f"trainer is of a population of shape {list(trainer.images.shape)}, but"
       f" this one has shape {list(population.images.shape)}."
     )
+  if trainer.store_digest != files.digest(
+    [population.images, population.labels]
+  ):
+    raise ValueError(
+      "trainer is of a population with other samples or labels, so its models"
+      " would be trained on those: a trainer serves one population alone."
+    )
   its = trainer.learner.model
   if model is not None and repr(model) != repr(its):
     raise ValueError(f"trainer is of {its!r}, but model is {model!r}.")
+  has: dict[str, Any] = {}
   if model is None and isinstance(its, models.Classifier):
-    for name, wanted in (
-      ("width", settings.width),
-      ("dtype", np.dtype(settings.precision)),
-    ):
-      if getattr(its, name) != wanted:
-        raise ValueError(
-          f"trainer is of a network with {name} {getattr(its, name)}, but"
-          f" settings ask for {wanted}."
-        )
+    has = {"width": its.width, "precision": np.dtype(its.dtype).name}
+  if trainer.learner.learning_rate is not None:
+    has["learning_rate"] = trainer.learner.learning_rate
+  for name, value in has.items():
+    if value != getattr(settings, name):
+      raise ValueError(
+        f"trainer trains with {name} {value}, but settings ask for"
+        f" {getattr(settings, name)}."
+      )
+
+
+def check_groups(groups: Groups, population: Population, split: Split) -> None:
+  """Refuses groups of another split: their rows would be other people's.
+
+  Args:
+    groups: what data grouping enlarges D_I with.
+    population: the store.
+    split: its parts.
+
+  Raises:
+    ValueError: saying what they are not of.
+  """
+  its = groups.population
+  if its is not population and not all(
+    np.array_equal(getattr(its, name), getattr(population, name))
+    for name in ("labels", "individuals", "originals")
+  ):
+    raise ValueError("groups are of another population than the study's.")
+  if groups.split is not split and not all(
+    np.array_equal(
+      getattr(groups.split, field.name), getattr(split, field.name)
+    )
+    for field in dataclasses.fields(split)
+  ):
+    raise ValueError("groups are of another split than the study's.")
 
 
 def check_data(
@@ -73,6 +111,7 @@ def check_data(
       "labels hold one class alone; there must be at least two classes."
     )
   _check_split(population, split)
+  _check_finite(population)
   if eval_every < 0:
     raise ValueError(f"eval_every={eval_every} must be 0 or more.")
   if eval_every and not (
@@ -101,11 +140,6 @@ def check_method(
   Raises:
     ValueError: saying why.
   """
-  if method.spec in ("global_phase", "autoencoder"):
-    raise ValueError(
-      f"method {method.spec!r} needs another name: a training that methods"
-      " share is called so."
-    )
   if method.baseline and len(batches.split.individuals) < 2:
     raise ValueError(
       "method 'baseline' trains on another individual's data, so"
@@ -180,6 +214,23 @@ def _check_split(population: Population, split: Split) -> None:
     raise ValueError(
       f"individual {split.individuals[empty][0]} has nothing to train on."
     )
+
+
+def _check_finite(population: Population) -> None:
+  """Refuses float samples on which every model would diverge."""
+  images = population.images
+  with np.errstate(over="ignore"):  # models see them as float32
+    ends = np.array([images.min(), images.max()]).astype(np.float32)
+    if np.isfinite(ends).all():
+      return
+    samples = images.reshape(len(images), -1).astype(np.float32)
+  finite = np.isfinite(samples).all(axis=1)
+  row = int(np.argmin(finite))
+  raise ValueError(
+    f"samples must be finite, but row {row} of images, of individual"
+    f" {population.individuals[row]}, holds NaN, infinity or a number"
+    " too large for float32."
+  )
 
 
 def _check_images(population: Population) -> None:

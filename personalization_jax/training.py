@@ -44,10 +44,22 @@ class Learner:
     model: a Linen module of samples [B, ...] that gives logits [B, classes];
       `own_model` says how it is called.
     optimizer: an optax transformation.
+    learning_rate: of the Adam that `with_adam` gave it; None of any other
+      optimiser, one put in its place by `dataclasses.replace` too.
   """
 
   model: nn.Module
   optimizer: optax.GradientTransformation
+  learning_rate: float | None = dataclasses.field(
+    default=None, init=False, compare=False
+  )
+
+  @classmethod
+  def with_adam(cls, model: nn.Module, learning_rate: float) -> Learner:
+    """The model with Adam (section IV)."""
+    learner = cls(model, optax.adam(learning_rate))
+    object.__setattr__(learner, "learning_rate", learning_rate)
+    return learner
 
 
 def continue_as(state: TrainState, key: jax.Array) -> TrainState:

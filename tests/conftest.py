@@ -15,6 +15,7 @@ import pytest
 pytest.register_assert_rewrite("newcomers_served", "nist_files", "report_runs")
 
 jax.config.update("jax_num_cpu_devices", 4)
+jax.devices()  # from here on scripts that tests call don't change their number
 
 # It defines flags when it is first imported, and flagsaver would forget those
 # that come within its context.

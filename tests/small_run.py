@@ -22,7 +22,10 @@ SMALL = {
 def run(workdir, **changes):
   if not flags.FLAGS.is_parsed():
     flags.FLAGS(["table1"])
-  with flagsaver.flagsaver(workdir=str(workdir), **{**SMALL, **changes}):
+  settings = {**SMALL, **changes}
+  if "dataset" in changes and "synthetic_samples" not in changes:
+    del settings["synthetic_samples"]  # which can't act on other people
+  with flagsaver.flagsaver(workdir=str(workdir), **settings):
     table1.main(["table1"])
 
 

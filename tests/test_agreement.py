@@ -13,7 +13,7 @@ from experiments import table1_agreement
 from personalization_jax import agreement, figures, splits
 from personalization_jax.datasets import Population, synthetic
 from personalization_jax.groups import Groups
-from personalization_jax.methods import Group
+from personalization_jax.methods import Group, parse_method
 
 PARTS = ("style", "allographs", "forms", "all")
 NUM_WRITERS, NUM_INDIVIDUALS = 16, 5
@@ -363,8 +363,7 @@ def test_pixels_are_searched_for_as_many_as_is_affordable(
   study.trainer = Study()
   study.trainer.mesh = None
   methods = [
-    table1_agreement.Method(spec="", group=group)
-    for group in (None, Group("ig", 2), Group("sg", 9), Group("sg", 9, True))
+    parse_method(spec) for spec in ("global", "ig:2", "sg:9", "sg:9:only")
   ]
   everything = table1_agreement.compare(study, methods, factors)
   each = split.train.shape[1] * len(split.global_train) * 16

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from personalization_jax import splits
+from personalization_jax import models, splits
 from personalization_jax.datasets import Population
 from personalization_jax.groups import Groups
 from personalization_jax.meshes import make_mesh
@@ -218,3 +218,31 @@ def test_models_are_trained_on_d_i_enlarged_and_tested_on_d_i(
       assert not tested & set(rows.ravel())
   with pytest.raises(ValueError, match="'sg:5000' asks for 5000"):
     study.check(parse_method("sg:5000"))
+
+
+def test_a_latent_space_keeps_what_the_study_s_groups_were_given():
+  rng = np.random.default_rng(0)
+  people = Population.from_arrays(
+    rng.normal(size=(60, 3)), np.arange(60) % 3, np.arange(60) // 10
+  )
+  split = splits.split(people, [0, 1, 2], [3, 4, 5])
+  given = Groups(people, split, seed=9, among_individuals=True)
+  study = Study(
+    people,
+    split,
+    Settings(epochs=1, batch_size=8),
+    model=models.MLP(3),
+    groups=given,
+  )
+  for among, expected in ((None, True), (False, False)):
+    space = study.find_groups(among_individuals=among)
+    expected = Groups(
+      people,
+      split,
+      seed=9,
+      latents=space.latents,
+      among_individuals=expected,
+    )
+    for group in (Group("random", 7), Group("sg", 7), Group("ig", 2)):
+      for found, wanted in zip(study.groups.rows(group), expected.rows(group)):
+        np.testing.assert_array_equal(found, wanted)

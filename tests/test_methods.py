@@ -3,6 +3,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from personalization_jax import files
 from personalization_jax.methods import (
   GROUPING,
   SHAPING,
@@ -144,7 +145,7 @@ def test_a_schedule_of_one_s_own_is_no_known_method():
   assert not method.shares_global_phase
   assert not known_method("mine")
   assert known_method("tl:3") == parse_method("tl:3")
-  for spec in ("", "tl:300", "global"):
+  for spec in ("tl:300", "global"):
     with pytest.raises(ValueError, match=f"'{spec}' has a schedule .* a name"):
       Method(spec, schedule=own_schedule)
   for replaced in (
@@ -154,3 +155,71 @@ def test_a_schedule_of_one_s_own_is_no_known_method():
   ):
     with pytest.raises(ValueError, match=f"{next(iter(replaced))} can't be"):
       Method("mine", schedule=own_schedule, **replaced)
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    "", ".", "..", ".hidden", "-rf", "a/b", "../a", "my:a", "a\0b", "a\n", "a.",
+    "a ", " a", "x" * 81, "é", "a\\b", "tl:0", "tl:" + "1" * 80,
+  ],
+)  # fmt: skip
+def test_a_name_that_no_file_can_have_is_refused(name):
+  with pytest.raises(ValueError, match="needs another name, since files"):
+    Method(name, late=2)
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    "sw-2", "SW-2", "sw-1_2", "Baseline", "LOCAL", "local-30", "sg-9-only",
+    "es-40+sw-12+tl-10-last=2",
+  ],
+)  # fmt: skip
+def test_a_name_whose_files_a_spec_has_is_refused(name):
+  with pytest.raises(ValueError, match="has files of this one"):
+    Method(name, schedule=own_schedule)
+
+
+@pytest.mark.parametrize(
+  "name", ["global_phase", "Global_Phase", "autoencoder", "model.json"]
+)
+def test_names_of_what_methods_share_are_taken(name):
+  with pytest.raises(ValueError, match=f"'{name}' needs another name"):
+    Method(name, schedule=own_schedule)
+
+
+def test_no_method_of_a_name_of_its_own_has_another_s_files():
+  """Whatever may stand in a name stands in its file's; specs have theirs."""
+  names = [
+    "my way",
+    "a_b",
+    "a-b",
+    "a.b",
+    "sw-2-slowly",
+    "tl-300 (v2)",
+    "x" * 80,
+  ]
+  names += [f"es-4_{end}" for end in "+=@,"]
+  specs = [*SHAPING, *GROUPING, "sw:1/2", "tl:3:last=2", "sg:9:only", "local:3"]
+  methods = [Method(name, late=3) for name in names]
+  methods += [parse_method(spec) for spec in specs]
+  made = {files.safe_name(method.spec).lower() for method in methods}
+  assert len(made) == len(methods)
+  assert [files.safe_name(name) for name in names] == names
+
+
+@pytest.mark.parametrize(
+  ("spec", "fields"),
+  [
+    ("sw:2", {}),
+    ("sw:2", {"period": Fraction(2), "late": 1}),
+    ("tl:300", {"late": 10}),
+    ("sg:9", {"group": Group("sg", 9)}),
+    ("tl:10+es:40", {"early": 40, "late": 10}),  # which is es:40+tl:10
+    ("global", {"local": True}),
+  ],
+)
+def test_a_spec_names_no_other_method(spec, fields):
+  with pytest.raises(ValueError, match="isn't what that spec stands for: pars"):
+    Method(spec, **fields)

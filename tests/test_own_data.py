@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -83,6 +84,44 @@ def test_every_method_works_with_people_who_lack_classes(finished):
   assert all(float(row["global_mean"]) > 0.3 for row in table)
   config = json.loads((workdir / "config.json").read_text())["settings"]
   assert (config["model"], config["flips"]) == ("mlp", False)
+
+
+# What config.json held before only what can act stood in it.
+OF_OLD = {
+  "nist_config": "mnist", "synthetic_samples": 100, "image_size": 32,
+  "width": 0.5, "autoencoder_epochs": 20,
+}  # fmt: skip
+
+
+def test_what_determines_nothing_is_not_recorded_and_the_file_is(finished):
+  folder, workdir = finished
+  config = json.loads((workdir / "config.json").read_text())
+  assert not OF_OLD.keys() & config["settings"].keys()
+  assert {"precision", "group_candidates"} <= config["settings"].keys()
+  assert config["npz_path"] == str(folder / "people.npz")
+  assert "npz_path" not in config["settings"]
+
+
+def test_an_older_run_goes_on_and_its_file_may_have_moved(
+  finished, tmp_path, monkeypatch
+):
+  folder, workdir = finished
+  shutil.copytree(workdir, tmp_path / "run")
+  path = tmp_path / "run" / "config.json"
+  config = json.loads(path.read_text())
+  config["settings"] |= OF_OLD
+  path.write_text(json.dumps(config))
+
+  def refuse(*_, **__):
+    raise AssertionError("training began")
+
+  monkeypatch.setattr(table1.Study, "personalize", refuse)
+  shutil.copy(folder / "people.npz", tmp_path / "people.npz")
+  run(tmp_path, None)
+  # What is finished was made of the file where it was.
+  after = json.loads(path.read_text())
+  assert after["npz_path"] == str(folder / "people.npz")
+  assert not OF_OLD.keys() & after["settings"].keys()
 
 
 def test_figures_are_those_that_vectors_have(finished):
@@ -183,8 +222,8 @@ IMAGES = {
   "individuals": np.arange(40) // 4,
 }
 FEW = {
-  "num_individuals": 2, "num_global_individuals": 3, "width": 1 / 32,
-  "image_size": 16, "epochs": 1, "methods": "tl:2",
+  "num_individuals": 2, "num_global_individuals": 3, "image_size": 16,
+  "epochs": 1, "methods": "tl:2",
 }  # fmt: skip
 
 
@@ -192,10 +231,17 @@ FEW = {
   ("shape", "changes"),
   [
     # The paper's network is tried in test_own_model; it takes long to compile.
-    ((16, 16, 1), {"methods": "tl:2,sg:5", "autoencoder_epochs": 1}),
+    (
+      (16, 16, 1),
+      # The width is the auto-encoder's.
+      {"methods": "tl:2,sg:5", "autoencoder_epochs": 1, "width": 1 / 32},
+    ),
     ((20, 20, 2), {"flips": False}),
     ((9, 12, 3), {"image_size": 0}),
-    ((5, 4), {"model": "auto", "methods": "tl:2,sg:5,ig:1"}),
+    (
+      (5, 4),
+      {"model": "auto", "methods": "tl:2,sg:5,ig:1", "image_size": 32},
+    ),
   ],
 )
 def test_float_samples_of_many_shapes_run(tmp_path, shape, changes):
@@ -303,8 +349,30 @@ BROKEN = {
     {**FEW, "methods": "ig:1"},
     "with 1 channel or 3",
   ),
+  "width": (GOOD, {"width": 0.5}, "--width=0.5 can't act with --model=mlp"),
+  "image size": (
+    GOOD,
+    {"image_size": 16, "width": 0.25},
+    "--image_size=16 can't act with samples that are no images and"
+    " --width=0.25 can't act with --model=mlp: leave them out, or behind a"
+    " --flagfile that sets them add --image_size=32 --width=1.0.",
+  ),
+  "auto-encoder": (
+    GOOD,
+    {"autoencoder_epochs": 3, "methods": "ig:1"},
+    "--autoencoder_epochs=3 can't act with samples that are no",
+  ),
+  "width of images": (
+    IMAGES,
+    {**FEW, "model": "mlp", "width": 0.5},
+    "--width=0.5 can't act with --model=mlp: leave it out",
+  ),
   "unknown data": (GOOD, {"dataset": "mnist"}, "--dataset='mnist' must be"),
-  "no feature": (GOOD, {"dataset": "tfds:x"}, "needs --individual_feature"),
+  "no feature": (
+    GOOD,
+    {"dataset": "tfds:x", "npz_path": None},
+    "needs --individual_feature",
+  ),
 }  # fmt: skip
 
 

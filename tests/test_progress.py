@@ -77,6 +77,11 @@ def assert_same(result, whole):
     )
 
 
+def plan(study, count, chunk):
+  """What is done of METHOD, and what is to do."""
+  return study._task(METHOD).plan(count, chunk)
+
+
 def stop(study, method):
   with pytest.raises(Stopped):
     study.personalize(method)
@@ -112,7 +117,7 @@ def test_other_devices_go_on(
   """Chunks of two become chunks of one, three and four."""
   stop(new_study(keeper(tmp_path, 9)), METHOD)
   study = new_study(keeper(tmp_path), devices, individuals_per_device)
-  begun = study.keeper.task(METHOD.spec).plan(5, study.trainer.chunk)
+  begun = plan(study, 5, study.trainer.chunk)
   assert begun[0].step == -1  # finished
   assert begun[1].step > 0
   assert_same(study.personalize(METHOD), whole)
@@ -128,13 +133,13 @@ def test_what_is_saved_is_not_trained_again(new_study, tmp_path, monkeypatch):
 
   stop(new_study(keeper(tmp_path, 9)), METHOD)
   study = new_study(keeper(tmp_path))
-  plan = study.keeper.task(METHOD.spec).plan(5, 2)
-  assert [piece.step < 0 for piece in plan] == [True, False, False]
-  assert plan[1].step > 0
+  found = plan(study, 5, 2)
+  assert [piece.step < 0 for piece in found] == [True, False, False]
+  assert found[1].step > 0
   monkeypatch.setattr(PopulationTrainer, "train", counting)
   study.personalize(METHOD)
   length = len(study.batches.sources(METHOD))
-  assert sum(seen) == 2 * (length - plan[1].step) + length
+  assert sum(seen) == 2 * (length - found[1].step) + length
 
 
 def test_only_the_last_two_checkpoints_are_kept(new_study, tmp_path):
@@ -205,8 +210,8 @@ def test_a_damaged_checkpoint_is_said_aloud_and_the_one_before_is_used(
   largest.write_bytes(content)
   said = []
   study = new_study(keeper(tmp_path, said=said))
-  plan = study.keeper.task(METHOD.spec).plan(5, 2)
-  assert plan[1].step == int(older.name.split("-")[-1])
+  found = plan(study, 5, 2)
+  assert found[1].step == int(older.name.split("-")[-1])
   assert len(said) == 1
   assert str(largest) in said[0]
   assert "isn't as it was written" in said[0]
@@ -230,7 +235,7 @@ def test_a_full_disk_is_named_and_loses_nothing(
     new_study(keeper(tmp_path)).personalize(METHOD)
   assert raised.value.errno == errno.ENOSPC
   study = new_study(keeper(tmp_path))
-  assert study.keeper.task(METHOD.spec).plan(5, 2)[0].step != 0
+  assert plan(study, 5, 2)[0].step != 0
   assert_same(study.personalize(METHOD), whole)
 
 

@@ -319,6 +319,15 @@ def test_another_run_is_refused_by_the_flag_that_differs(tmp_path, flag):
   assert (tmp_path / "config.json").read_text() == before
 
 
+def test_what_an_older_run_holds_and_nothing_depends_on_may_differ(tmp_path):
+  results.open_run(tmp_path, {**SETTINGS, "nist_config": "mnist"}, "abc", {})
+  with pytest.raises(ValueError, match="--nist_config=mnist"):
+    results.open_run(tmp_path, SETTINGS, "abc", {})
+  results.open_run(tmp_path, SETTINGS, "abc", {}, inert=["nist_config"])
+  config = json.loads((tmp_path / "config.json").read_text())
+  assert config["settings"] == SETTINGS
+
+
 def test_other_data_are_refused(tmp_path):
   results.open_run(tmp_path, SETTINGS, "abc", {})
   with pytest.raises(ValueError, match="on other data"):

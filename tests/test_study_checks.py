@@ -1,15 +1,14 @@
-"""What a study refuses before it trains, and what its keeper won't mix up."""
+"""What a study refuses before it trains."""
 
 import dataclasses
-import json
 
 import numpy as np
+import optax
 import pytest
 
 from personalization_jax import evaluation, models, splits
-from personalization_jax.methods import Method, parse_method
+from personalization_jax.groups import Groups
 from personalization_jax.personalization import Study
-from personalization_jax.progress import Keeper
 from personalization_jax.settings import Settings
 
 SETTINGS = Settings(epochs=1, batch_size=16, width=1 / 32)
@@ -52,9 +51,6 @@ def test_a_trainer_serves_its_own_models_alone(people, split):
       trainer=study.trainer,
     )
   paper_s = Study(people, split, SETTINGS).trainer
-  wider = dataclasses.replace(SETTINGS, width=1 / 16)
-  with pytest.raises(ValueError, match=r"width 0.03125, .* ask for 0.0625"):
-    Study(people, split, wider, trainer=paper_s)
   some = people.take(np.arange(len(people) - 1))
   with pytest.raises(ValueError, match="trainer is of a population of shape"):
     Study(
@@ -65,59 +61,65 @@ def test_a_trainer_serves_its_own_models_alone(people, split):
     )
 
 
-@pytest.mark.parametrize("name", ["global_phase", "autoencoder"])
-def test_names_of_shared_trainings_are_taken(people, split, name):
-  method = Method(name, schedule=lambda individual, general: np.ones(2))
-  with pytest.raises(ValueError, match=f"'{name}' needs another name"):
-    Study(people, split, SETTINGS).check(method)
+def test_a_trainer_serves_its_own_samples_alone(people, split):
+  """Of the same shape, wherever the store is: those of others are seen."""
+  model = models.MLP(3, hidden=(4,))
+  for store in ("device", "host"):
+    trainer = Study(people, split, SETTINGS, model=model, store=store).trainer
+    Study(people, split, SETTINGS, trainer=trainer)
+    for name, array in (
+      ("images", people.images ^ 1),
+      ("labels", (people.labels + 1) % 3),
+    ):
+      other = dataclasses.replace(people, **{name: array})
+      with pytest.raises(ValueError, match="other samples or labels"):
+        Study(other, split, SETTINGS, trainer=trainer)
 
 
-def test_a_keeper_gives_no_other_study_s_models(people, split, tmp_path):
-  def personalize(spec="local:2", **changes):
-    settings = dataclasses.replace(SETTINGS, **changes)
-    keeper = Keeper(tmp_path)
-    model = models.MLP(3, hidden=(4,))
-    study = Study(people, split, settings, model=model, keeper=keeper)
-    return study.personalize(parse_method(spec))
-
-  first = personalize()
-  np.testing.assert_array_equal(personalize().losses, first.losses)
-  for changes in ({"seed": 1}, {"learning_rate": 0.5}, {"epochs": 2}):
-    with pytest.raises(ValueError, match="keeps 'study' of other data, sett"):
-      personalize(**changes)
-  # What is damaged tells nothing, and nothing is lost by it.
-  path = tmp_path / "identity.json"
-  kept = path.read_text()
-  assert list(json.loads(kept)["of"]) == ["study"]
-  place = kept.index('"study": "') + len('"study": "')
-  digit = "1" if kept[place] == "0" else "0"
-  flipped = kept[:place] + digit + kept[place + 1 :]
-  for damaged in ("{", "[]", '{"of": 3, "sha256": ""}', flipped):
-    path.write_text(damaged)
-    np.testing.assert_array_equal(personalize().losses, first.losses)
-    assert path.read_text() == kept
+def test_a_trainer_trains_as_the_settings_say(people, split):
+  paper_s = Study(people, split, SETTINGS).trainer
+  for changes, sentence in (
+    ({"learning_rate": 0.5}, "learning_rate 0.001, but settings ask for 0.5"),
+    ({"width": 1 / 16}, "width 0.03125, but settings ask for 0.0625"),
+    ({"precision": "bfloat16"}, "precision float32, but .* for bfloat16"),
+  ):
+    other = dataclasses.replace(SETTINGS, **changes)
+    with pytest.raises(ValueError, match=sentence):
+      Study(people, split, other, trainer=paper_s)
+  # An optimiser of one's own has no rate that settings could name.
+  learner = dataclasses.replace(paper_s.learner, optimizer=optax.sgd(0.1))
+  own = dataclasses.replace(paper_s, learner=learner)
+  faster = dataclasses.replace(SETTINGS, learning_rate=0.5)
+  assert Study(people, split, faster, trainer=own).trainer is own
 
 
-def test_methods_of_one_s_own_keep_their_models_apart(people, split, tmp_path):
-  study = Study(
-    people,
-    split,
-    SETTINGS,
-    model=models.MLP(3, hidden=(4,)),
-    keeper=Keeper(tmp_path),
-  )
-  methods = {
-    name: Method(
-      name, early=early, schedule=lambda epochs, each: np.ones(2, int)
-    )
-    for name, early in (("my:a", 0), ("my/a", 0), ("my-a", 1))
-  }
-  first = study.personalize(methods["my:a"])
-  again = study.personalize(methods["my:a"])
-  np.testing.assert_array_equal(again.losses, first.losses)
-  study.personalize(methods["my/a"])  # kept as my_a
-  with pytest.raises(ValueError, match="keeps 'my-a' of other data, settings"):
-    study.personalize(methods["my-a"])
+def test_groups_are_of_this_study(people, split):
+  study = Study(people, split, SETTINGS, model=models.MLP(3, hidden=(4,)))
+  study.groups = Groups(people, dataclasses.replace(split), seed=3)
+  other = splits.split(people, split.individuals, split.global_people, seed=9)
+  labels = (people.labels + 1) % 3
+  for groups, sentence in (
+    (Groups(people, other), "groups are of another split"),
+    (
+      Groups(dataclasses.replace(people, labels=labels), split),
+      "groups are of another population",
+    ),
+  ):
+    with pytest.raises(ValueError, match=sentence):
+      study.groups = groups
+    with pytest.raises(ValueError, match=sentence):
+      Study(people, split, SETTINGS, groups=groups)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e39])
+def test_samples_that_are_not_finite_are_refused(people, split, value):
+  """Whoever made them: `Population.from_arrays` sees no replaced ones."""
+  samples = people.images.reshape(len(people), -1).astype(np.float64)
+  samples[40, 7] = value
+  broken = dataclasses.replace(people, images=samples)
+  person = people.individuals[40]
+  with pytest.raises(ValueError, match=f"row 40 .* individual {person}, holds"):
+    Study(broken, split, SETTINGS, model=models.MLP(3, hidden=(4,)))
 
 
 def test_models_that_diverged_have_no_accuracy_on_the_way():

@@ -11,6 +11,7 @@ from small_run import run
 
 from experiments import table1
 from personalization_jax import results
+from personalization_jax.saved_pieces import AnotherTrainingError
 
 
 def bad_npz(folder, fault):
@@ -66,6 +67,27 @@ MISTAKES = [
   ({"seed": -1}, "seed=-1 must be 0 or more"),
   ({"class_concentration": 0.0}, "--class_concentration=0.0 must be"),
   ({"dataset": "npz"}, "--dataset=npz needs --npz_path"),
+  (
+    {"npz": "fine", "synthetic_samples": 80},
+    "--synthetic_samples=80 can't act with --dataset=npz: leave it out, or"
+    " behind a --flagfile that sets it add --synthetic_samples=100.",
+  ),
+  (
+    {"npz_path": "a.npz"},
+    "--npz_path=a.npz can't act with --dataset=synthetic: leave it out, or"
+    " behind a --flagfile that sets it add --npz_path=.",
+  ),
+  ({"nist_config": "xnist"}, "--nist_config=xnist can't act with --dataset=sy"),
+  ({"dataset": "npz", "data_dir": "a"}, "--data_dir=a can't act with --dat"),
+  ({"manual_dir": "a"}, "--manual_dir=a can't act with --dataset=synthetic"),
+  ({"individual_feature": "a"}, "--individual_feature=a can't act with --da"),
+  (
+    {"dataset": "nist_digits", "image_feature": "a", "label_feature": "b"},
+    "--image_feature=a can't act with --dataset=nist_digits and"
+    " --label_feature=b can't act with",
+  ),
+  ({"tfds_split": "train"}, "--tfds_split=train can't act with --dataset=syn"),
+  ({"model": "mlp"}, "--width=0.03125 can't act with --model=mlp"),
   ({"npz": "missing"}, "is no file"),
   ({"npz": "corrupt"}, "is no complete npz file"),
   (
@@ -110,7 +132,7 @@ def test_a_mistake_gets_one_sentence(
   workdir = tmp_path / "run"
   if fault := changes.pop("npz", None):
     changes |= {"dataset": "npz", "npz_path": bad_npz(tmp_path, fault)}
-  if changes.get("manual_dir"):
+  if changes.get("manual_dir") == "EMPTY":
     (tmp_path / "empty").mkdir()
     changes["manual_dir"] = str(tmp_path / "empty")
     changes["data_dir"] = str(tmp_path / "tfds")
@@ -189,3 +211,15 @@ def test_mistakes_end_the_process_without_a_traceback(arguments, tmp_path):
   assert "Traceback" not in process.stderr
   assert process.stderr.strip()
   assert not (tmp_path / "run").exists()
+
+
+def test_what_another_training_left_ends_the_run_in_a_sentence(
+  tmp_path, monkeypatch
+):
+  def refuse(*_, **__):
+    raise AnotherTrainingError(f"{tmp_path} keeps a training")
+
+  monkeypatch.setattr(table1.Study, "personalize", refuse)
+  with pytest.raises(SystemExit) as stopped:
+    run(tmp_path / "run")
+  assert stopped.value.code == f"error: {tmp_path} keeps a training"

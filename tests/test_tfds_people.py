@@ -177,6 +177,8 @@ def test_the_flags_name_it(data_dir, capsys, tmp_path):
     varied, *_ = study_flags.vary(population)
     determining = study_flags.determining(varied)
     assert type(study_flags.model(varied)).__name__ == "MLP"
+    with flagsaver.flagsaver(precision="bfloat16"):
+      assert study_flags.model(varied).dtype == np.dtype("bfloat16")
   config = json.loads((tmp_path / "run" / "config.json").read_text())
   assert config["label_names"] == ["a", "b"]
   assert factors is None
