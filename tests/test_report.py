@@ -351,3 +351,26 @@ def test_the_command_line(tmp_path):
   assert failed.returncode == 1
   assert failed.stderr.startswith("error: no run is given")
   assert failed.stderr.count("\n") == 1
+
+
+def test_results_of_several_versions_are_told_apart(tmp_path):
+  make_run(tmp_path / "one")
+  assert "Which results" not in report(tmp_path, tmp_path / "one").text
+  old, new = {"jax": "0.10.2", "numpy": "2.4"}, {"jax": "0.11", "numpy": "2.4"}
+  same = {"commit": "c0ffee", "command": ["table1.py", "--workdir=<i>"]}
+  made = [
+    {"results": {"baseline": [0]}, **same, "versions": old},
+    {"results": {"tl:10": [0], "random:9": [0]}, **same, "versions": new},
+  ]
+  make_run(tmp_path / "two", made_with=made)
+  found = report(tmp_path, tmp_path / "two")
+  about = found.cells("Made with")
+  assert about["jax"] == ["0.10.2, 0.11"]
+  assert (about["numpy"], about["commit"]) == (["2.4"], ["c0ffee"])
+  assert found.tables["Which results were made with what"] == [
+    [
+      ["Results", "jax", "command"],
+      ["baseline", "0.10.2", "table1.py --workdir=<i>"],
+      ["tl:10, random:9", "0.11", "table1.py --workdir=<i>"],
+    ]
+  ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -54,12 +54,35 @@ def differing(runs: Sequence[Run]) -> list[tuple[str, list[Any]]]:
 
 
 def environment(run: Run) -> dict[str, Any]:
-  """What a run was made with and of, beside its flags."""
-  about = run.about
+  """What a run was made with and of, beside its flags.
+
+  Args:
+    run: whose results may have been made by several commands.
+
+  Returns:
+    Name -> value; of several different ones all, with commas.
+  """
+  found: dict[str, list[Any]] = {
+    "seeds": [", ".join(run.results.seeds) if run.results else None],
+    "data": [run.about.get("dataset_fingerprint")],
+  }
+  for about in run.makers or (run.about,):
+    for name, value in made_with(about).items():
+      found.setdefault(name, []).append(value)
+  return {
+    name: values[0] if len(values) == 1 else ", ".join(map(str, values))
+    for name, values in (
+      (name, [x for x in dict.fromkeys(values) if x is not None])
+      for name, values in found.items()
+    )
+    if values
+  }
+
+
+def made_with(about: Mapping[str, Any]) -> dict[str, Any]:
+  """Commit, device and versions that config.json tells, by their names."""
   versions = about.get("versions")
-  found = {
-    "seeds": ", ".join(run.results.seeds) if run.results else None,
-    "data": about.get("dataset_fingerprint"),
+  return {
     "commit": about.get("commit"),
     "device": about.get("device"),
     "platform": about.get("platform"),
@@ -68,7 +91,6 @@ def environment(run: Run) -> dict[str, Any]:
     "Python": about.get("python"),
     **(versions if isinstance(versions, dict) else {}),
   }
-  return {name: value for name, value in found.items() if value is not None}
 
 
 def methods_in_common(runs: Sequence[Run]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from experiments.reports import comparison
 from experiments.reports.captions import CAPTIONS
@@ -156,11 +156,45 @@ def _settings(run: Run) -> Html:
   if isinstance(command, list):
     rows.append(("command", " ".join(map(str, command))))
   flags = [(f"--{name}", value(x)) for name, x in run.settings.items()]
-  return element(
+  columns = element(
     "div",
     table("Flags", ("Flag", "Value"), flags, text_columns=2),
     table("Made with", ("What", "Value"), rows, text_columns=2),
     class_="columns",
+  )
+  if len(run.makers) < 2:
+    return columns
+  return join([columns, _makers(run)])
+
+
+def _makers(run: Run) -> Html:
+  """Which results were made with what, by what isn't the same for all."""
+  made = [comparison.made_with(maker) for maker in run.makers]
+  names = [
+    name
+    for name in dict.fromkeys(name for one in made for name in one)
+    if any(one.get(name) != made[0].get(name) for one in made)
+  ]
+  several = len(run.seeds) > 1
+
+  def results(maker: dict[str, Any]) -> str:
+    return ", ".join(
+      f"{method} (seed {', '.join(map(str, seeds))})" if several else method
+      for method, seeds in maker["results"].items()
+    )
+
+  return table(
+    "Which results were made with what",
+    ("Results", *names, "command"),
+    [
+      (
+        results(maker),
+        *(value(one.get(name)) for name in names),
+        " ".join(map(str, maker.get("command") or ())),
+      )
+      for maker, one in zip(run.makers, made)
+    ],
+    text_columns=2 + len(names),
   )
 
 

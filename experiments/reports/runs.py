@@ -89,6 +89,18 @@ class Run:
   checkpoints: Sequence[tuple[str, str]]
 
   @property
+  def makers(self) -> list[dict[str, Any]]:
+    """What config.json says of who made which results, if it does."""
+    entries = self.about.get("made_with")
+    if not isinstance(entries, list):
+      return []
+    return [
+      entry
+      for entry in entries
+      if isinstance(entry, dict) and isinstance(entry.get("results"), dict)
+    ]
+
+  @property
   def methods(self) -> list[str]:
     """The methods asked for."""
     return list(dict.fromkeys(method for method, _ in self.asked))
