@@ -369,8 +369,8 @@ def test_results_of_several_versions_are_told_apart(tmp_path):
   assert (about["numpy"], about["commit"]) == (["2.4"], ["c0ffee"])
   assert found.tables["Which results were made with what"] == [
     [
-      ["Results", "jax", "command"],
-      ["baseline", "0.10.2", "table1.py --workdir=<i>"],
-      ["tl:10, random:9", "0.11", "table1.py --workdir=<i>"],
+      ["No.", "results", "jax", "command"],
+      ["1", "baseline", "0.10.2", "table1.py --workdir=<i>"],
+      ["2", "tl:10, random:9", "0.11", "table1.py --workdir=<i>"],
     ]
   ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -87,7 +88,7 @@ def _table(runs: Sequence[Run], methods: Sequence[str], of: Data) -> Html:
     found.append((tests, comparison.compare(first, run, methods, of)))
   rows = []
   for method in methods:
-    row = [method, _mean(accuracies[0], method)]
+    row = [method, _mean(accuracies[0], method, of)]
     for values, (tests, differences) in zip(accuracies[1:], found):
       if method not in differences:
         row += [NOTHING] * (2 + len(tests))
@@ -95,7 +96,7 @@ def _table(runs: Sequence[Run], methods: Sequence[str], of: Data) -> Html:
       one = differences[method]
       paired = "pairs" in tests
       row += [
-        _mean(values, method),
+        _mean(values, method, of),
         number(one.difference, "+.4f"),
         *([str(one.pairs)] if paired else []),
         p_value(one.t),
@@ -112,9 +113,10 @@ def _table(runs: Sequence[Run], methods: Sequence[str], of: Data) -> Html:
   )
 
 
-def _mean(accuracies: dict[str, np.ndarray], method: str) -> str:
+def _mean(accuracies: dict[str, np.ndarray], method: str, of: Data) -> str:
   spread = metrics.spread(accuracies[method])
-  return f"{number(spread.mean)} ({number(spread.sd)})"
+  sd = math.nan if comparison.one_model(method, of) else spread.sd
+  return f"{number(spread.mean)} ({number(sd)})"
 
 
 def _notes(runs: Sequence[Run], methods: Sequence[str]) -> Html:

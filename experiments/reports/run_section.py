@@ -185,16 +185,17 @@ def _makers(run: Run) -> Html:
 
   return table(
     "Which results were made with what",
-    ("Results", *names, "command"),
+    ("No.", "results", *names, "command"),
     [
       (
+        str(place),
         results(maker),
         *(value(one.get(name)) for name in names),
         " ".join(map(str, maker.get("command") or ())),
       )
-      for maker, one in zip(run.makers, made)
+      for place, (maker, one) in enumerate(zip(run.makers, made), 1)
     ],
-    text_columns=2 + len(names),
+    text_columns=3 + len(names),
   )
 
 
