@@ -219,8 +219,9 @@ def prepare(
     latent_space.check(population)
   resources.check_memory(studies[0], methods)
   trainer, memory = resources.fitting_trainer(
-    studies[0].trainer,
-    studies[0].settings.batch_size,
+    studies[0],
+    methods,
+    latents=study_flags.latent_settings(seeds[0]),
     memory_gib=_MEMORY_GIB.value,
     fewer=not _INDIVIDUALS_PER_DEVICE.value,
   )
@@ -253,8 +254,8 @@ def prepare(
   hosts.wait_for_all("prepared")
   if memory is not None:
     say(
-      f"Memory: training takes at most {resources.megabytes(memory)} of each"
-      f" device (individuals at once: {trainer.individuals_per_device})."
+      f"Memory: {memory} (individuals at once on a device:"
+      f" {trainer.individuals_per_device})."
     )
   say(f"Disk: at most {resources.megabytes(need.total)} in {workdir}.")
   return studies, factors, methods, workdir

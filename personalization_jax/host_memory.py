@@ -59,7 +59,7 @@ def peak() -> int:
 
 def _of_cgroups(root: pathlib.Path) -> Iterator[int]:
   """The limits of this process's cgroups and of all around them."""
-  own = {}  # controller -> path; "" is version 2's
+  own: dict[str, str] = {}  # controller -> path; "" is version 2's
   for line in _lines(root / "proc/self/cgroup"):
     _, controllers, path = line.split(":", 2)
     own |= dict.fromkeys(controllers.split(","), path)
