@@ -7,6 +7,7 @@ flag and nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -49,14 +50,15 @@ def install(patience: float = PATIENCE) -> Callable[[], bool]:
   def watch() -> None:
     while os.read(reading, 1)[0] not in (signal.SIGTERM, signal.SIGINT):
       pass
-    print("Asked to stop: saving first.", file=sys.stderr, flush=True)
+    tell("Asked to stop: saving first.")
     time.sleep(patience)
-    print(
-      "Stopped between two moments to save: the last checkpoint counts.",
-      file=sys.stderr,
-      flush=True,
-    )
+    tell("Stopped between two moments to save: the last checkpoint counts.")
     os._exit(EXIT_CODE)
+
+  def tell(text: str) -> None:
+    # A closed terminal or pipe must not keep the process from its end.
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+      print(text, file=sys.stderr, flush=True)
 
   signal.signal(signal.SIGTERM, handle)
   signal.signal(signal.SIGINT, handle)

@@ -17,6 +17,7 @@ seconds on a CPU.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import pathlib
@@ -34,6 +35,7 @@ from personalization_jax import (
   choice,
   files,
   newcomers,
+  resources,
   saved_models,
 )
 from personalization_jax.adaptation import Adapted
@@ -195,6 +197,11 @@ def train(job: Job) -> list[dict[str, Any]]:
       seed=_SEED.value,
       individuals_per_device=together,
       on_steps=bar.update,
+      check_programs=functools.partial(
+        resources.check_trainer,
+        batch_size=_BATCH_SIZE.value,
+        steps=_STEPS.value,
+      ),
     ):
       reports += _save(job, some, first=len(reports))
   return reports
@@ -244,18 +251,19 @@ def tell(job: Job, reports: Sequence[dict[str, Any]], seconds: float) -> None:
       f"{folder}: {report['train_size']} samples trained,"
       f" {report['held_out_size']} held out; {verdict}."
     )
-  if len(reports) > 1:
+  gone = [r["individual"] for r in reports if r["status"] != "ok"]
+  if len(reports) > 1 and len(gone) < len(reports):
     before, after = (
-      np.array([report[f"accuracy_{when}"] for report in reports])
+      np.array([r[f"accuracy_{when}"] for r in reports if r["status"] == "ok"])
       for when in ("before", "after")
     )
+    of_all = f" of {len(reports)}, whose models didn't diverge" if gone else ""
     print(
-      f"{len(reports)} people: mean accuracy {before.mean():.4f} before,"
+      f"{len(before)} people{of_all}: mean accuracy {before.mean():.4f} before,"
       f" {after.mean():.4f} after; {choice.hurt(after, before):.0%} worse than"
       " before."
     )
   print(f"Training and saving took {seconds:.1f} s.")
-  gone = [r["individual"] for r in reports if r["status"] != "ok"]
   if gone:
     raise ValueError(
       f"{len(gone)} of {len(reports)} models diverged (individual {gone[0]}"

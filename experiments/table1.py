@@ -170,8 +170,10 @@ def prepare(
   except ValueError as error:
     raise ValueError(f"--methods: {error}") from error
   for flag in (_CHECKPOINT_MINUTES, _MEMORY_GIB):
-    if math.isnan(flag.value):
-      raise ValueError(f"--{flag.name}=nan must be a number of 0 or more.")
+    if not math.isfinite(flag.value):
+      raise ValueError(
+        f"--{flag.name}={flag.value} must be a number of 0 or more."
+      )
   seeds = study_flags.seeds()
   for seed in seeds:
     study_flags.training_settings(seed)
@@ -324,7 +326,7 @@ def main(
       studies, factors, methods, workdir = prepare(should_stop)
       if hosts.is_first():
         stack.enter_context(results.alone_in(workdir))
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, MemoryError) as error:
       sys.exit(f"error: {console.as_flag(error, list(flags.FLAGS))}")
     run_or_say_why(studies, factors, methods, workdir)
 

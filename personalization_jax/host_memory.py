@@ -40,21 +40,25 @@ def taken() -> int:
 
   Where nobody says so, the most that it ever had, which is more.
   """
-  try:
-    status = pathlib.Path("/proc/self/status").read_text()
-    return sum(
-      1024 * int(size)
-      for size in re.findall(r"^Rss(?:Anon|Shmem):\s*(\d+)", status, re.M)
-    )
-  except OSError:
-    return peak()
+  return _status("RssAnon", "RssShmem") or peak()
 
 
 def peak() -> int:
   """The most bytes that this process ever had."""
-  # Linux counts in KiB, macOS in bytes.
+  # `getrusage` counts what the parent had when it started this process, on
+  # Linux in KiB, on macOS in bytes.
   unit = 1 if sys.platform == "darwin" else 1024
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+  return (
+    _status("VmHWM")
+    or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+  )
+
+
+def _status(*names: str) -> int:
+  """Bytes that Linux counts under these names together; 0 elsewhere."""
+  pattern = rf"(?:{'|'.join(names)}):\s*(\d+) kB"
+  found = map(re.compile(pattern).match, _lines(_ROOT / "proc/self/status"))
+  return sum(1024 * int(match[1]) for match in found if match)
 
 
 def _of_cgroups(root: pathlib.Path) -> Iterator[int]:

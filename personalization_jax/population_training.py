@@ -259,18 +259,21 @@ class PopulationTrainer:
     """
     return planned_bytes(self.lower_train(batch_size), on_cpu=self.on_cpu)
 
-  def lower_train(self, batch_size: int) -> jax.stages.Lowered:
+  def lower_train(
+    self, batch_size: int, frozen_layers: int = 0
+  ) -> jax.stages.Lowered:
     """The program that trains, before it is compiled.
 
     Args:
       batch_size: samples in a batch.
+      frozen_layers: so many first layers stay as they are.
 
     Returns:
       The very program that `train` calls for batches of this size.
     """
     shape = (self.chunk, self.block_steps, batch_size)
     rows, images, labels = self._block_like(shape)
-    train = self._programs.train(0)
+    train = self._programs.train(frozen_layers)
     return train.lower(self._states_like, rows, self._to_all(0), images, labels)
 
   def lower_predict(

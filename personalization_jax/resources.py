@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 import pathlib
 import shutil
@@ -19,6 +18,7 @@ from personalization_jax import (
   host_memory,
   hosts,
   latent_space,
+  saved_models,
 )
 from personalization_jax.latent_space import LatentSettings
 from personalization_jax.methods import Method
@@ -34,7 +34,6 @@ from personalization_jax.splits import PADDING
 _CHECKPOINTS = 3
 # Tables, figures, Orbax's own small files.
 _OTHER = 32 * 2**20
-_MODEL_FILES = 64 * 2**10  # of one saved model, beside its numbers
 # What a CPU's compiler takes for each line of StableHLO, and keeps: 58 to 91
 # KiB, measured on programs of 5,000 to 9,000 lines.
 _COMPILED_LINE = 92 * 2**10
@@ -102,6 +101,7 @@ def disk_need(
   if any(method.needs_latents for method in methods):
     shared += max(0, _autoencoder_bytes(study) - state)
   model = bytes_of((shapes.params, shapes.batch_stats)) // chunk
+  files = model + saved_models.OVERHEAD
   # A curve has two numbers, at every step at most.
   recorded = 4 * steps * (3 if study.eval_every else 1)
   one_method = people * (8 * tested + recorded + 16)
@@ -110,7 +110,7 @@ def disk_need(
     * _CHECKPOINTS
     * (min(chunk, people) * (state + 4 * steps) + shared),
     predictions=seeds * (len(methods) + 1) * one_method,
-    models=seeds * save_models * len(methods) * people * (model + _MODEL_FILES),
+    models=seeds * save_models * len(methods) * people * files,
   )
 
 
@@ -177,8 +177,8 @@ class Phase:
 
   Attributes:
     device: bytes of each device, the images on it among them.
-    host: bytes of this process beside what it has before; of what is on its
-      devices only where they are the host's cores.
+    host: bytes of this process beside what it has before, where its devices
+      are the host's cores.
   """
 
   device: int
@@ -251,7 +251,7 @@ def fitting_trainer(
   """
   trainer = study.trainer
   while True:
-    plan = _plan(study, trainer, methods, latents)
+    plan = _plan_of_study(study, trainer, methods, latents)
     if plan is None:
       return trainer, None
     count = trainer.individuals_per_device
@@ -264,7 +264,8 @@ def fitting_trainer(
     lower = "--individuals_per_device, " if count > 1 else ""
     raise ValueError(
       f"--individuals_per_device={count} would take {fault}: lower"
-      f" {lower}--batch_size or --width, or take --store=host."
+      f" {lower}--batch_size or --width, or take --store=host (and see"
+      " --memory_gib and --cpu_devices)."
     )
 
 
@@ -280,7 +281,6 @@ def _lack(
     )
     return (
       f"{megabytes(phase.device)} of each device for {name}, but may take {may}"
-      " (--memory_gib)"
     )
   if plan.process is None or plan.host is None:
     return None
@@ -290,73 +290,119 @@ def _lack(
   name = max(plan.phases, key=lambda name: plan.phases[name].host)
   return (
     f"{megabytes(plan.host)} of this host's memory for {name} on"
-    f" {len(trainer.mesh.local_devices)} devices (--cpu_devices;"
-    f" {megabytes(plan.process)} of it are the process's own),"
+    f" {len(trainer.mesh.local_devices)} devices"
+    f" ({megabytes(plan.process)} of it are the process's own),"
     f" {_but_may_take()}"
   )
 
 
+def check_trainer(
+  trainer: PopulationTrainer,
+  programs: Mapping[str, jax.stages.Lowered],
+  batch_size: int,
+  steps: int,
+) -> None:
+  """Refuses training that this host or its devices have no memory for.
+
+  Args:
+    trainer: of all people at once that it has room for.
+    programs: its own, by the phase that calls them; they are compiled.
+    batch_size: samples in a batch.
+    steps: of everybody's schedule.
+
+  Raises:
+    ValueError: naming batch_size or steps, the need and what there is.
+  """
+  check_fits(
+    schedule_bytes(steps, batch_size, trainer.chunk),
+    f"batch_size={batch_size} in steps={steps} for {trainer.chunk} people",
+  )
+  plan = _plan(trainer, programs, batch_size, steps)
+  if plan is not None and (fault := _lack(trainer, plan, 0.0)):
+    raise ValueError(f"batch_size={batch_size} would take {fault}: lower it.")
+
+
 def _plan(
+  trainer: PopulationTrainer,
+  programs: Mapping[str, jax.stages.Lowered],
+  batch_size: int,
+  steps: int,
+) -> MemoryPlan | None:
+  """What a trainer's programs take, which are compiled; None if unknown."""
+  if trainer.on_cpu:
+    _check_compiling(programs.values())
+  sizes = {
+    name: planned_bytes(program, on_cpu=trainer.on_cpu)
+    for name, program in programs.items()
+  }
+  # Rows, and states that are being saved.
+  beside = schedule_bytes(steps, batch_size, trainer.chunk) + 2 * bytes_of(
+    trainer.shapes
+  )
+  here = len(trainer.mesh.local_devices)
+  phases = {
+    name: Phase(size, here * (size - _stored(trainer)) + beside)
+    for name, size in sizes.items()
+    if size is not None
+  }
+  if len(phases) < len(sizes):
+    return None
+  process = host_memory.taken() + _REST if trainer.on_cpu else None
+  return MemoryPlan(phases, process)
+
+
+def _plan_of_study(
   study: Study,
   trainer: PopulationTrainer,
   methods: Sequence[Method],
   latents: LatentSettings | None,
 ) -> MemoryPlan | None:
-  """What each phase takes, as XLA plans its programs, which are compiled."""
+  """What each phase of a study takes, as XLA plans its programs."""
   split, batch = study.split, study.settings.batch_size
   tested = split.validation.shape[1] + split.test.shape[1]
   programs = {
-    "training": [trainer.lower_train(batch)],
-    "evaluation": [trainer.lower_predict(tested + len(split.global_test))],
+    "training": trainer.lower_train(batch),
+    "evaluation": trainer.lower_predict(tested + len(split.global_test)),
   }
-  grouped = any(method.needs_latents for method in methods)
-  if grouped:
-    settings = latents or LatentSettings.like(study.settings)
-    programs["the latent space"] = latent_space.lower(
-      study.population, settings
-    )
-  if trainer.on_cpu:
-    _check_compiling(itertools.chain(*programs.values()))
-  known = {
-    name: [planned_bytes(program, on_cpu=trainer.on_cpu) for program in some]
-    for name, some in programs.items()
-  }
-  if any(size is None for sizes in known.values() for size in sizes):
-    return None
-  sizes = {
-    name: max((size for size in some if size is not None), default=0)
-    for name, some in known.items()
-  }
-  stored = (trainer.images, trainer.labels)
-  store = bytes_of(stored) if trainer.store == "device" else 0
-  here = len(trainer.mesh.local_devices)
   steps = max((study.batches.length(method) for method in methods), default=0)
-  # Rows, and states that are being saved.
-  rows = schedule_bytes(steps, batch, trainer.chunk) + 2 * bytes_of(
-    trainer.shapes
+  plan = _plan(trainer, programs, batch, steps)
+  if plan is None or not any(method.needs_latents for method in methods):
+    return plan
+  of_space = latent_space.lower(
+    study.population, latents or LatentSettings.like(study.settings)
   )
-  phases = {
-    name: Phase(sizes[name], here * (sizes[name] - store) + rows)
-    for name in ("training", "evaluation")
-  }
-  if grouped:
-    # It has the images once more, on one device; errors are measured on the
-    # host, and what has no network is standardised there.
-    space, pixels = sizes["the latent space"], bytes_of(study.population.images)
-    phases["the latent space"] = Phase(store + space, space + _WIDER * pixels)
-    search = _grouping_bytes(study, methods, here)
-    phases["grouping"] = Phase(store + search, here * search)
-  if not trainer.on_cpu:
-    return MemoryPlan(
-      {name: Phase(phase.device) for name, phase in phases.items()}, None
-    )
-  rest = _REST + grouped * _REST_OF_GROUPS
-  return MemoryPlan(phases, host_memory.taken() + rest)
+  if trainer.on_cpu:
+    _check_compiling(of_space)
+  sizes = [planned_bytes(one, on_cpu=trainer.on_cpu) for one in of_space]
+  # The images once more, on one device; errors are measured on the host, and
+  # what has no network is standardised there.
+  space = max((size for size in sizes if size is not None), default=0)
+  pixels = bytes_of(study.population.images)
+  here = len(trainer.mesh.local_devices)
+  search = _grouping_bytes(study, methods, here)
+  store = _stored(trainer)
+  return MemoryPlan(
+    {
+      **plan.phases,
+      "the latent space": Phase(store + space, space + _WIDER * pixels),
+      "grouping": Phase(store + search, here * search),
+    },
+    plan.process and host_memory.taken() + _REST + _REST_OF_GROUPS,
+  )
+
+
+def _stored(trainer: PopulationTrainer) -> int:
+  """Bytes of the images and labels that are on each device already."""
+  if trainer.store != "device":
+    return 0
+  return bytes_of((trainer.images, trainer.labels))
 
 
 def _check_compiling(programs: Iterable[jax.stages.Lowered]) -> None:
   """Refuses what a CPU's compiler has no memory for; it would be killed."""
-  lines = max(len(program.as_text().splitlines()) for program in programs)
+  lines = max(
+    (len(program.as_text().splitlines()) for program in programs), default=0
+  )
   need = host_memory.taken() + lines * _COMPILED_LINE
   if hosts.highest(int(need > host_memory.limit())):
     raise ValueError(

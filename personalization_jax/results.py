@@ -71,7 +71,10 @@ def open_run(
   if config_path.exists():
     try:
       config = json.loads(config_path.read_text())
-      before, fingerprint = config["settings"], config["dataset_fingerprint"]
+      before, fingerprint = (
+        dict(config["settings"]),
+        config["dataset_fingerprint"],
+      )
     except (ValueError, KeyError, TypeError) as error:
       raise ValueError(
         f"workdir={workdir} holds a config.json that is no run's:"

@@ -36,6 +36,8 @@ from personalization_jax.training import TrainState
 
 DESCRIPTION = "model.json"
 DIGESTS = "sha256.json"
+# Bytes of a model's files beside its numbers.
+OVERHEAD = 64 * 2**10
 _FORMAT = 1
 
 
@@ -275,10 +277,17 @@ def path_of(folder: pathlib.Path, method: str, individual: int) -> pathlib.Path:
 
 
 def _write(path: pathlib.Path, variables: dict[str, Any]) -> None:
-  with ocp.StandardCheckpointer() as checkpointer:
-    # The format without a version is the one that Flax reads too.
-    checkpointer.save(path, variables, force=True)
-    checkpointer.wait_until_finished()
+  # Where a disk fills, each of Orbax's threads ends in a traceback of its own.
+  files.check_space(
+    path, OVERHEAD + sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
+  )
+  try:
+    with ocp.StandardCheckpointer() as checkpointer:
+      # The format without a version is the one that Flax reads too.
+      checkpointer.save(path, variables, force=True)
+      checkpointer.wait_until_finished()
+  except Exception as error:  # Orbax and TensorStore each raise their own
+    raise files.explained(error, path) from error
   if hosts.is_first():
     content = json.dumps(files.digests(path), indent=1)
     files.write_atomically(path / DIGESTS, content)
