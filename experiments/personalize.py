@@ -28,6 +28,7 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
+from jax.sharding import Mesh
 
 from experiments import console, people, processes, run_info
 from personalization_jax import (
@@ -130,6 +131,10 @@ def prepare() -> Job:
       population, split = newcomers.join(population, held_out)
     except ValueError as error:
       raise ValueError(f"--samples and --test_samples: {error}") from error
+  mesh, together = _places(len(split.individuals))
+  resources.check_schedules(
+    _STEPS.value, _BATCH_SIZE.value, mesh.size * together
+  )
   output = pathlib.Path(_OUTPUT.value or "")
   folders = [
     output / str(person) if several else output for person in split.individuals
@@ -152,7 +157,7 @@ def prepare() -> Job:
 def _hold_out(population: Population, several: bool, seed: int) -> Split:
   """The split of --samples; `several` if it says whose each sample is."""
   fraction = _VALIDATION_FRACTION.value
-  if not 0 < fraction < 1:
+  if not 0 < 1 - fraction < 1:
     raise ValueError(
       f"--validation_fraction={fraction} must lie between 0 and 1."
     )
@@ -168,6 +173,15 @@ def _hold_out(population: Population, several: bool, seed: int) -> Split:
     raise ValueError(f"--samples={_SAMPLES.value}: {error}") from error
 
 
+def _places(num_people: int) -> tuple[Mesh, int]:
+  """The devices, and how many people go on each: no more places than people."""
+  # Fillers would be trained for nothing.
+  mesh = make_mesh(jax.devices()[:num_people])
+  return mesh, min(
+    default_individuals_per_device(mesh), math.ceil(num_people / mesh.size)
+  )
+
+
 def train(job: Job) -> list[dict[str, Any]]:
   """Trains everybody's model and saves it.
 
@@ -178,11 +192,7 @@ def train(job: Job) -> list[dict[str, Any]]:
     What each person.json says; nothing is written for who diverged.
   """
   num_people = len(job.split.individuals)
-  # No more places than people: fillers would be trained for nothing.
-  mesh = make_mesh(jax.devices()[:num_people])
-  together = min(
-    default_individuals_per_device(mesh), math.ceil(num_people / mesh.size)
-  )
+  mesh, together = _places(num_people)
   reports: list[dict[str, Any]] = []
   with console.progress(_STEPS.value * num_people, "personalize") as bar:
     for some in adaptation.adapt(

@@ -219,11 +219,12 @@ def prepare(
       studies[-1].check(method)
   if any(method.needs_latents for method in methods):
     latent_space.check(population)
-  resources.check_memory(studies[0], methods)
+  latents = study_flags.latent_settings(seeds[0])
+  resources.check_memory(studies[0], methods, latents)
   trainer, memory = resources.fitting_trainer(
     studies[0],
     methods,
-    latents=study_flags.latent_settings(seeds[0]),
+    latents=latents,
     memory_gib=_MEMORY_GIB.value,
     fewer=not _INDIVIDUALS_PER_DEVICE.value,
   )

@@ -128,12 +128,17 @@ def _autoencoder_bytes(study: Study) -> int:
     return 0
 
 
-def check_memory(study: Study, methods: Sequence[Method]) -> None:
+def check_memory(
+  study: Study,
+  methods: Sequence[Method],
+  latents: LatentSettings | None = None,
+) -> None:
   """Refuses schedules and models that this host can't hold.
 
   Args:
     study: the population, its split and the network.
     methods: what is to be trained.
+    latents: of the auto-encoder; by default as `Study.find_groups` has it.
 
   Raises:
     ValueError: naming the flags, the need and what there is.
@@ -147,6 +152,14 @@ def check_memory(study: Study, methods: Sequence[Method]) -> None:
       f"the schedule of {method.spec!r} for {chunk} individuals at once"
       f" ({steps} steps: --epochs={study.settings.epochs},"
       f" --batch_size={batch})",
+    )
+  if any(method.needs_latents for method in methods):
+    latents = latents or LatentSettings.like(study.settings)
+    steps = latent_space.num_steps(study.split, latents)
+    check_fits(
+      schedule_bytes(steps, latents.batch_size, 1),
+      f"the auto-encoder's schedule ({steps} steps:"
+      f" --autoencoder_epochs={latents.epochs})",
     )
   if study.trainer.on_cpu:
     check_fits(
@@ -273,12 +286,12 @@ def _lack(
   trainer: PopulationTrainer, plan: MemoryPlan, memory_gib: float
 ) -> str | None:
   """What is too much, and what there may be; None if it fits."""
-  limit = int(memory_gib * 2**30) if memory_gib else _device_memory(trainer)
+  limit = memory_gib * 2**30 if memory_gib else _device_memory(trainer)
   name, phase = max(plan.phases.items(), key=lambda item: item[1].device)
   if limit is not None and phase.device > limit:
-    may = (
-      f"{memory_gib:g} GiB" if memory_gib else f"{megabytes(limit)}, all it has"
-    )
+    may = f"{memory_gib:g} GiB"
+    if not memory_gib:
+      may = f"{megabytes(int(limit))}, all it has"
     return (
       f"{megabytes(phase.device)} of each device for {name}, but may take {may}"
     )
@@ -293,6 +306,23 @@ def _lack(
     f" {len(trainer.mesh.local_devices)} devices"
     f" ({megabytes(plan.process)} of it are the process's own),"
     f" {_but_may_take()}"
+  )
+
+
+def check_schedules(steps: int, batch_size: int, people: int) -> None:
+  """Refuses schedules that this host can't hold.
+
+  Args:
+    steps: of each.
+    batch_size: samples in a batch.
+    people: how many are trained at once.
+
+  Raises:
+    ValueError: naming both numbers, the need and what there is.
+  """
+  check_fits(
+    schedule_bytes(steps, batch_size, people),
+    f"batch_size={batch_size} in steps={steps} for {people} people at once",
   )
 
 
@@ -311,12 +341,8 @@ def check_trainer(
     steps: of everybody's schedule.
 
   Raises:
-    ValueError: naming batch_size or steps, the need and what there is.
+    ValueError: naming batch_size, the need and what there is.
   """
-  check_fits(
-    schedule_bytes(steps, batch_size, trainer.chunk),
-    f"batch_size={batch_size} in steps={steps} for {trainer.chunk} people",
-  )
   plan = _plan(trainer, programs, batch_size, steps)
   if plan is not None and (fault := _lack(trainer, plan, 0.0)):
     raise ValueError(f"batch_size={batch_size} would take {fault}: lower it.")

@@ -73,10 +73,11 @@ class Description:
     shape = tuple(self.sample_shape)
     hidden = None if self.hidden is None else tuple(self.hidden)
     numbers = (self.num_classes, *shape, *(hidden or ()))
-    if any(type(n) is not int or n < 1 for n in numbers) or not shape:
+    known = all(type(n) is int and 1 <= n < 2**31 for n in numbers)
+    if not known or not shape:
       raise ValueError(
         f"num_classes={self.num_classes}, sample_shape={list(shape)} and"
-        f" hidden={hidden} must be whole numbers of at least 1."
+        f" hidden={hidden} must be whole numbers from 1 to 2**31 - 1."
       )
     if hidden is None:
       if len(shape) != 3 or shape[0] != shape[1]:

@@ -165,6 +165,7 @@ def test_a_model_that_nobody_describes_is_refused(copied):
     ({"width": "wide"}, "describes no saved model"),
     ({"precision": "int8"}, "precision='int8'"),
     ({"num_classes": 0}, "num_classes=0"),
+    ({"num_classes": 2**63}, "num_classes=9223372036854775808"),
     ({"num_classes": True}, "num_classes=True"),
     ({"sample_shape": [16, 16]}, r"sample_shape=\[16, 16\]"),
     ({"sample_shape": [16, 32, 1]}, "and square"),

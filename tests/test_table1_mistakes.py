@@ -38,6 +38,12 @@ MISTAKES = [
   ({"memory_gib": float("nan")}, "--memory_gib=nan must be a number of 0 or"),
   ({"memory_gib": float("inf")}, "--memory_gib=inf must be a number of 0 or"),
   ({"batch_size": 10**9}, "--batch_size=1000000000) would take"),
+  (
+    {"methods": "sg:9", "autoencoder_epochs": 10**12},
+    "--autoencoder_epochs=1000000000000) would take",
+  ),
+  ({"width": 1e308}, "error: --width=1e+308 must be below 8388608"),
+  ({"width": float(2**40)}, "error: --width=1099511627776.0 must be below"),
   ({"seed": 2**63}, "--seed=9223372036854775808 must be below 2**32"),
   ({"seeds": ["0", str(2**32)]}, "--seeds=4294967296 must be below 2**32"),
   ({"methods": "es:many"}, "unknown method 'es:many'"),
