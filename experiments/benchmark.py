@@ -26,9 +26,9 @@ from typing import Any
 from absl import app, flags, logging
 
 from experiments import run_info
-from experiments.benchmarks import processes, report
+from experiments.benchmarks import report
 from experiments.benchmarks.timing import Measurement
-from experiments.processes import use_cpu_cores
+from experiments.processes import cores, use_cpu_cores
 
 # What changes times and is no flag: recorded, and the same for all processes.
 _VARIABLES = (
@@ -116,7 +116,7 @@ def environment() -> dict[str, Any]:
       about["versions"][peer[1]] = None
   return {
     **about,
-    "cores": len(processes.cores()),
+    "cores": len(cores()),
     "variables": {
       name: value
       for name, value in sorted(os.environ.items())

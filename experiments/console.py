@@ -8,7 +8,7 @@ from collections.abc import Container
 
 import tqdm
 
-from personalization_jax import hosts
+from personalization_jax import checks, hosts
 
 
 def say(text: str) -> None:
@@ -25,9 +25,12 @@ def as_flag(error: Exception, names: Container[str]) -> str:
     names: of the flags there are.
 
   Returns:
-    Its text, with dashes in front if there is such a flag.
+    Its text, with dashes in front if there is such a flag; of NumPy's words
+    for too large an array, a sentence.
   """
   text = str(error)
+  if isinstance(error, MemoryError):
+    return f"this host's memory doesn't suffice ({checks.first_line(error)})."
   found = re.match(r"(\w+)(=| must )", text)
   return f"--{text}" if found and found[1] in names else text
 

@@ -7,6 +7,7 @@ flag and nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -53,12 +54,17 @@ def install(
   def watch() -> None:
     while os.read(reading, 1)[0] not in (signal.SIGTERM, signal.SIGINT):
       pass
-    print("Asked to stop: saving first.", file=sys.stderr, flush=True)
+    say("Asked to stop: saving first.")
     time.sleep(patience)
     why = "Stopped between two moments to save: the last checkpoint counts."
-    print(why, file=sys.stderr, flush=True)
+    say(why)
     tell(why, EXIT_CODE)
     os._exit(EXIT_CODE)
+
+  def say(text: str) -> None:
+    # A closed terminal or pipe must not keep the process from its end.
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+      print(text, file=sys.stderr, flush=True)
 
   signal.signal(signal.SIGTERM, handle)
   signal.signal(signal.SIGINT, handle)

@@ -49,7 +49,7 @@ def or_say_why(
     if len(argv) > 1:
       raise ValueError(f"unexpected argument {argv[1]!r}; flags begin with --.")
     act()
-  except (ValueError, OSError, ImportError) as error:
+  except (ValueError, OSError, ImportError, MemoryError) as error:
     sys.exit(f"error: {console.as_flag(error, list(own_flags))}")
 
 

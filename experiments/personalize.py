@@ -17,6 +17,7 @@ seconds on a CPU.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import pathlib
@@ -27,6 +28,7 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
+from jax.sharding import Mesh
 
 from experiments import console, people, processes, run_info
 from personalization_jax import (
@@ -34,6 +36,7 @@ from personalization_jax import (
   choice,
   files,
   newcomers,
+  resources,
   saved_models,
 )
 from personalization_jax.adaptation import Adapted
@@ -128,6 +131,10 @@ def prepare() -> Job:
       population, split = newcomers.join(population, held_out)
     except ValueError as error:
       raise ValueError(f"--samples and --test_samples: {error}") from error
+  mesh, together = _places(len(split.individuals))
+  resources.check_schedules(
+    _STEPS.value, _BATCH_SIZE.value, mesh.size * together
+  )
   output = pathlib.Path(_OUTPUT.value or "")
   folders = [
     output / str(person) if several else output for person in split.individuals
@@ -150,7 +157,7 @@ def prepare() -> Job:
 def _hold_out(population: Population, several: bool, seed: int) -> Split:
   """The split of --samples; `several` if it says whose each sample is."""
   fraction = _VALIDATION_FRACTION.value
-  if not 0 < fraction < 1:
+  if not 0 < 1 - fraction < 1:
     raise ValueError(
       f"--validation_fraction={fraction} must lie between 0 and 1."
     )
@@ -166,6 +173,15 @@ def _hold_out(population: Population, several: bool, seed: int) -> Split:
     raise ValueError(f"--samples={_SAMPLES.value}: {error}") from error
 
 
+def _places(num_people: int) -> tuple[Mesh, int]:
+  """The devices, and how many people go on each: no more places than people."""
+  # Fillers would be trained for nothing.
+  mesh = make_mesh(jax.devices()[:num_people])
+  return mesh, min(
+    default_individuals_per_device(mesh), math.ceil(num_people / mesh.size)
+  )
+
+
 def train(job: Job) -> list[dict[str, Any]]:
   """Trains everybody's model and saves it.
 
@@ -176,11 +192,7 @@ def train(job: Job) -> list[dict[str, Any]]:
     What each person.json says; nothing is written for who diverged.
   """
   num_people = len(job.split.individuals)
-  # No more places than people: fillers would be trained for nothing.
-  mesh = make_mesh(jax.devices()[:num_people])
-  together = min(
-    default_individuals_per_device(mesh), math.ceil(num_people / mesh.size)
-  )
+  mesh, together = _places(num_people)
   reports: list[dict[str, Any]] = []
   with console.progress(_STEPS.value * num_people, "personalize") as bar:
     for some in adaptation.adapt(
@@ -195,6 +207,11 @@ def train(job: Job) -> list[dict[str, Any]]:
       seed=_SEED.value,
       individuals_per_device=together,
       on_steps=bar.update,
+      check_programs=functools.partial(
+        resources.check_trainer,
+        batch_size=_BATCH_SIZE.value,
+        steps=_STEPS.value,
+      ),
     ):
       reports += _save(job, some, first=len(reports))
   return reports
@@ -244,18 +261,19 @@ def tell(job: Job, reports: Sequence[dict[str, Any]], seconds: float) -> None:
       f"{folder}: {report['train_size']} samples trained,"
       f" {report['held_out_size']} held out; {verdict}."
     )
-  if len(reports) > 1:
+  gone = [r["individual"] for r in reports if r["status"] != "ok"]
+  if len(reports) > 1 and len(gone) < len(reports):
     before, after = (
-      np.array([report[f"accuracy_{when}"] for report in reports])
+      np.array([r[f"accuracy_{when}"] for r in reports if r["status"] == "ok"])
       for when in ("before", "after")
     )
+    of_all = f" of {len(reports)}, whose models didn't diverge" if gone else ""
     print(
-      f"{len(reports)} people: mean accuracy {before.mean():.4f} before,"
+      f"{len(before)} people{of_all}: mean accuracy {before.mean():.4f} before,"
       f" {after.mean():.4f} after; {choice.hurt(after, before):.0%} worse than"
       " before."
     )
   print(f"Training and saving took {seconds:.1f} s.")
-  gone = [r["individual"] for r in reports if r["status"] != "ok"]
   if gone:
     raise ValueError(
       f"{len(gone)} of {len(reports)} models diverged (individual {gone[0]}"

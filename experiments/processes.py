@@ -274,6 +274,13 @@ def _has_port(address: str) -> bool:
   return bool(host) and port.isdecimal() and 0 < int(port) < 65536
 
 
+def cores() -> list[int]:
+  """The processor cores that this process may use."""
+  if hasattr(os, "sched_getaffinity"):  # not on macOS
+    return sorted(os.sched_getaffinity(0))
+  return list(range(os.cpu_count() or 1))
+
+
 def use_cpu_cores(devices: int) -> None:
   """Makes each core a device: many CPU operations run on one thread only.
 
@@ -284,11 +291,11 @@ def use_cpu_cores(devices: int) -> None:
   Args:
     devices: how many; 0 takes the cores there are.
   """
-  cores = len(os.sched_getaffinity(0))
-  os.environ.setdefault("NPROC", str(max(cores, 2)))
+  there = len(cores())
+  os.environ.setdefault("NPROC", str(max(there, 2)))
   # If JAX runs already, as in a notebook or a test, it keeps its devices.
   with contextlib.suppress(RuntimeError):
-    jax.config.update("jax_num_cpu_devices", devices or cores)
+    jax.config.update("jax_num_cpu_devices", devices or there)
 
 
 def use_compilation_cache() -> None:

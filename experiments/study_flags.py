@@ -265,9 +265,10 @@ def seeds() -> tuple[int, ...]:
   """The seeds to train with, those of --seeds or --seed alone.
 
   Raises:
-    ValueError: if --seeds are no distinct whole numbers of 0 or more.
+    ValueError: if --seeds are no distinct whole numbers of 0 .. 2**32 - 1.
   """
   given = _SEEDS.value
+  checks.seed(_SEED.value)
   if not given:
     return (_SEED.value,)
   if not all(text.isdecimal() for text in given):
@@ -276,6 +277,8 @@ def seeds() -> tuple[int, ...]:
       " by commas."
     )
   numbers = tuple(int(text) for text in given)
+  for number in numbers:
+    checks.seed(number, "seeds")
   if len(set(numbers)) < len(numbers):
     raise ValueError(f"--seeds={','.join(given)} names a seed twice.")
   return numbers

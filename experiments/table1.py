@@ -233,8 +233,10 @@ def check_flags() -> tuple[tuple[Method, ...], tuple[int, ...]]:
   except ValueError as error:
     raise ValueError(f"--methods: {error}") from error
   for flag in (_CHECKPOINT_MINUTES, _MEMORY_GIB):
-    if math.isnan(flag.value):
-      raise ValueError(f"--{flag.name}=nan must be a number of 0 or more.")
+    if not math.isfinite(flag.value):
+      raise ValueError(
+        f"--{flag.name}={flag.value} must be a number of 0 or more."
+      )
   seeds = study_flags.seeds()
   for seed in seeds:
     study_flags.training_settings(seed)
@@ -366,10 +368,12 @@ def prepare(
   if needs_latents:
     latent_space.check(population)
   first = studies[seeds[0]]
-  resources.check_memory(first, methods)
+  latents = study_flags.latent_settings(seeds[0])
+  resources.check_memory(first, methods, latents)
   trainer, memory = resources.fitting_trainer(
-    first.trainer,
-    first.settings.batch_size,
+    first,
+    methods,
+    latents=latents,
     memory_gib=_MEMORY_GIB.value,
     fewer=not _INDIVIDUALS_PER_DEVICE.value,
   )
@@ -426,8 +430,8 @@ def prepare(
   hosts.wait_for_all("prepared")
   if memory is not None:
     say(
-      f"Memory: training takes at most {resources.megabytes(memory)} of each"
-      f" device (individuals at once: {trainer.individuals_per_device})."
+      f"Memory: {memory} (individuals at once on a device:"
+      f" {trainer.individuals_per_device})."
     )
   say(f"Disk: at most {resources.megabytes(need.total)} in {workdir}.")
   return Prepared(

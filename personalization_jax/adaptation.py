@@ -97,6 +97,9 @@ def adapt(
   individuals_per_device: int = 1,
   side_by_side: int | None = None,
   on_steps: Callable[[int], None] = lambda steps: None,
+  check_programs: Callable[
+    [PopulationTrainer, Mapping[str, jax.stages.Lowered]], None
+  ] = lambda trainer, programs: None,
 ) -> Iterator[Adapted]:
   """Makes a model for every individual of a split from one base model.
 
@@ -117,6 +120,8 @@ def adapt(
     side_by_side: likewise.
     on_steps: called as training goes on with the number of training steps
       done since the last call, summed over individuals.
+    check_programs: called before training with the trainer and its programs,
+      not yet compiled; what it raises ends all.
 
   Yields:
     The individuals' models in the split's order, as many at a time as are
@@ -128,6 +133,7 @@ def adapt(
 
   Source: section III-C; Algorithm 1, line 10.
   """
+  checks.seed(seed)
   frozen_layers = check(learner, variables, steps, batch_size, last_layers)
   trainer = PopulationTrainer(
     learner,
@@ -136,6 +142,14 @@ def adapt(
     mesh,
     individuals_per_device,
     side_by_side,
+  )
+  predicted = min(256, max(1, split.test.shape[1]))
+  check_programs(
+    trainer,
+    {
+      "training": trainer.lower_train(batch_size, frozen_layers),
+      "evaluation": trainer.lower_predict(split.test.shape[1], predicted),
+    },
   )
   base = _base_state(trainer, variables)
   root = jax.random.key(seed)
@@ -159,7 +173,7 @@ def adapt(
     predict = functools.partial(
       trainer.predict,
       rows=held_out,
-      batch_size=min(256, max(1, held_out.shape[1])),
+      batch_size=predicted,
     )
     states = trainer.share(base, keys)
     before = predict(states)

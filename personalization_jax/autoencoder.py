@@ -29,6 +29,7 @@ from personalization_jax.training import Learner, TrainState
 _EVALUATION_BATCH = 256
 
 
+@functools.lru_cache(maxsize=32)
 def make_learner(
   *,
   width: float = 1.0,
@@ -43,7 +44,8 @@ def make_learner(
     precision: "float32" or "bfloat16", of activations.
 
   Returns:
-    The learner. Programs are compiled for it, so make one and keep it.
+    The learner, the same one for the same arguments: programs are compiled
+    for it.
 
   Raises:
     ValueError: if width isn't above 0.
@@ -198,6 +200,26 @@ def squared_error(images: jax.Array, reconstructed: jax.Array) -> jax.Array:
   Source: section IV ("L2-reconstruction loss").
   """
   return jnp.square(images - reconstructed).mean(axis=(1, 2, 3))
+
+
+def lower_evaluation(
+  learner: Learner, state: TrainState, images: Any
+) -> list[jax.stages.Lowered]:
+  """The programs that encode and that measure errors, before compilation.
+
+  Args:
+    learner: network and optimiser.
+    state: the shapes of its states, on the device.
+    images: likewise of the store.
+
+  Returns:
+    The very programs of `encode` and of `reconstruction_error`.
+  """
+  rows = np.zeros(_EVALUATION_BATCH, np.int32)
+  return [
+    _evaluate_batch.lower(function, learner, state, images, rows)
+    for function in (_encode_batch, _error_batch)
+  ]
 
 
 def on_one_device(tree: Any) -> Any:

@@ -17,6 +17,8 @@ from personalization_jax.pace import Pace
 from personalization_jax.splits import PADDING
 from personalization_jax.training import Learner, TrainState
 
+_BLOCK_STEPS = 50
+
 
 def loss_fn(
   params: Any,
@@ -92,7 +94,7 @@ def train(
   on_block: Callable[
     [int, TrainState, Callable[[], np.ndarray]], None
   ] = lambda steps, state, losses: None,
-  block_steps: int = 50,
+  block_steps: int = _BLOCK_STEPS,
 ) -> tuple[TrainState, np.ndarray]:
   """Trains through a schedule, on one device.
 
@@ -149,6 +151,30 @@ def train(
   if losses:
     wait(*losses[-1])
   return state, losses_so_far()
+
+
+def lower(
+  learner: Learner,
+  state: TrainState,
+  images: Any,
+  batch_size: int,
+  *,
+  block_steps: int = _BLOCK_STEPS,
+) -> jax.stages.Lowered:
+  """The program that trains, before it is compiled.
+
+  Args:
+    learner: network and optimiser.
+    state: the shapes of its states, on the device.
+    images: likewise of the store.
+    batch_size: samples in a batch.
+    block_steps: as `train`'s.
+
+  Returns:
+    The very program of `train`.
+  """
+  rows = jax.ShapeDtypeStruct((block_steps, batch_size), np.int32)
+  return _train_block.lower(learner, state, images, rows)
 
 
 @functools.partial(jax.jit, static_argnames="learner", donate_argnames="state")

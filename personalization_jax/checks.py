@@ -25,6 +25,24 @@ def whole_number(name: str, value: Any, at_least: int) -> None:
     raise ValueError(f"{name}={value} must be {wanted}.")
 
 
+def seed(value: Any, name: str = "seed") -> None:
+  """Refuses what is no seed: JAX's keys hold 32 bits of one.
+
+  Two seeds that are equal modulo 2**32 would have the same weights and dropout,
+  but other batches.
+
+  Args:
+    value: Python's or NumPy's integers of 0 .. 2**32 - 1 pass.
+    name: of the argument.
+
+  Raises:
+    ValueError: naming the argument.
+  """
+  whole_number(name, value, 0)
+  if value >= 2**32:
+    raise ValueError(f"{name}={value} must be below 2**32.")
+
+
 def positive(name: str, value: Any) -> None:
   """Refuses what isn't a finite number above 0.
 
@@ -56,7 +74,7 @@ def training(settings: Any) -> None:
     whole_number(name, getattr(settings, name), 1)
   for name in ("learning_rate", "width"):
     positive(name, getattr(settings, name))
-  whole_number("seed", settings.seed, 0)
+  seed(settings.seed)
 
 
 def first_line(error: BaseException) -> str:

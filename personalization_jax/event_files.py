@@ -12,6 +12,10 @@ import numpy as np
 from personalization_jax import files
 from personalization_jax.result import Result
 
+# Bytes at most: of a file, of a step's loss, of a point of the curves with its
+# histograms.
+_OVERHEAD, _SCALAR, _POINT = 4096, 128, 8192
+
 
 def check() -> None:
   """Says what is missing.
@@ -33,12 +37,22 @@ def write(folder: pathlib.Path, results: Iterable[Result]) -> None:
     folder: for `tensorboard --logdir`; what it held of these methods and seeds
       is replaced.
     results: finished methods.
+
+  Raises:
+    OSError: if the disk is full.
   """
   import tensorboardX  # the extra `tensorboard`
 
   for result in results:
     path = folder / f"{files.safe_name(result.method)}_seed_{result.seed}"
     shutil.rmtree(path, ignore_errors=True)
+    # Its writer is a thread, whose errors nobody hears of.
+    files.check_space(
+      path,
+      _OVERHEAD
+      + _SCALAR * result.losses.shape[1]
+      + _POINT * len(result.curve_steps),
+    )
     with tensorboardX.SummaryWriter(str(path)) as writer:
       for step, losses in enumerate(result.losses.T):
         trained = losses[np.isfinite(losses)]

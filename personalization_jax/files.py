@@ -7,6 +7,7 @@ import hashlib
 import os
 import pathlib
 import re
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -87,6 +88,23 @@ def explained(error: Exception, path: pathlib.Path) -> Exception:
   if full or "No space left" in str(error) or "quota exceeded" in str(error):
     return OSError(errno.ENOSPC, "the disk is full", str(path))
   return error
+
+
+def check_space(path: pathlib.Path, size: int) -> None:
+  """Refuses to write onto a disk that can't hold it.
+
+  Args:
+    path: of the file or folder that is to be made.
+    size: in bytes.
+
+  Raises:
+    OSError: as `explained` gives it.
+  """
+  folder = path.absolute()
+  while not folder.exists():
+    folder = folder.parent
+  if shutil.disk_usage(folder).free < size:
+    raise explained(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), path)
 
 
 def sha256(path: pathlib.Path) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from jax.sharding import Mesh
 
-from personalization_jax import grouping
+from personalization_jax import checks, grouping
 from personalization_jax.datasets import Population
 from personalization_jax.methods import Group
 from personalization_jax.randomness import Stream, generator
@@ -42,8 +42,9 @@ class Groups:
       mesh: where SG is computed; all devices by default.
 
     Raises:
-      ValueError: if there aren't as many latents as rows.
+      ValueError: if there aren't as many latents as rows, or the seed is none.
     """
+    checks.seed(seed)
     if latents is not None and len(latents) != len(population):
       raise ValueError(
         f"latents has {len(latents)} rows, but the population has"

@@ -146,6 +146,39 @@ def num_steps(split: Split, settings: LatentSettings) -> int:
   )
 
 
+def lower(
+  population: Population, settings: LatentSettings
+) -> list[jax.stages.Lowered]:
+  """The programs of `fit`, before they are compiled; none without a network.
+
+  Args:
+    population: the store.
+    settings: how to train.
+
+  Returns:
+    The very programs that `fit` calls, on one device each.
+  """
+  if not population.holds_images:
+    return []
+  learner = _learner(settings)
+  shape = population.images.shape
+  here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  state, images = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+    (
+      jax.eval_shape(
+        lambda key: autoencoder.create(learner, key, shape[1:]),
+        jax.random.key(0),
+      ),
+      jax.ShapeDtypeStruct(shape, population.images.dtype),
+    ),
+  )
+  return [
+    autoencoder_training.lower(learner, state, images, settings.batch_size),
+    *autoencoder.lower_evaluation(learner, state, images),
+  ]
+
+
 def fit(
   population: Population,
   split: Split,
@@ -177,9 +210,7 @@ def fit(
   check(population)
   if not population.holds_images:
     return standardised(population, split)
-  learner = autoencoder.make_learner(
-    width=settings.width, learning_rate=settings.learning_rate
-  )
+  learner = _learner(settings)
   key = individual_key(jax.random.key(settings.seed), SHARED)
   state: Any = autoencoder.create(learner, key, population.images.shape[1:])
   keeper = keeper or Keeper()
@@ -241,6 +272,12 @@ def fit(
       learner, state, population.images, np.arange(len(population))
     ),
     autoencoder=TrainedAutoEncoder(learner, state, error),
+  )
+
+
+def _learner(settings: LatentSettings) -> Learner:
+  return autoencoder.make_learner(
+    width=settings.width, learning_rate=settings.learning_rate
   )
 
 

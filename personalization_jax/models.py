@@ -168,16 +168,26 @@ def _channels(full: int, width: float) -> int:
   return int(full * width)
 
 
+# Numbers of channels have 31 bits.
+_MOST = 2**31
+
+
 def check_width(width: float) -> None:
-  """Refuses a width that leaves a layer without channels.
+  """Refuses a width that leaves a layer without channels, or with too many.
 
   Args:
     width: the multiplier.
 
   Raises:
-    ValueError: naming the smallest width that works.
+    ValueError: naming the smallest or the largest width that works.
   """
-  smallest = min(spec[1] for spec in FIG_4 if isinstance(spec, tuple))
+  channels = [spec[1] for spec in FIG_4 if isinstance(spec, tuple)]
+  if width * max(channels) >= _MOST:
+    raise ValueError(
+      f"width={width} must be below {_MOST // max(channels)}, or sizes of"
+      " arrays overflow."
+    )
+  smallest = min(channels)
   if not (width > 0 and _channels(smallest, width) >= 1):
     raise ValueError(
       f"width={width} gives the layer of {smallest} channels none; it must be"

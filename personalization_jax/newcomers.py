@@ -107,7 +107,8 @@ def hold_out(
     ValueError: if the fraction is out of range, or a person has one sample or
       copies of one alone.
   """
-  if not 0 < validation_fraction < 1:
+  # What is next to 0 leaves 1 in float64.
+  if not 0 < 1 - validation_fraction < 1:
     raise ValueError(
       f"validation_fraction={validation_fraction} must lie between 0 and 1."
     )

@@ -22,7 +22,7 @@ from jax.sharding import PartitionSpec as P
 from personalization_jax import files, hosts
 from personalization_jax.meshes import AXIS
 from personalization_jax.pace import Pace
-from personalization_jax.programs import Programs
+from personalization_jax.programs import Programs, planned_bytes
 from personalization_jax.splits import PADDING
 from personalization_jax.stores import DeviceStore, HostStore
 from personalization_jax.training import Learner, TrainState
@@ -30,9 +30,10 @@ from personalization_jax.training import Learner, TrainState
 # Called at each end of a block with the steps done, the states (donated to the
 # next block, so not to be kept), and a function that gives the losses so far.
 OnBlock = Callable[[int, TrainState, Callable[[], np.ndarray]], None]
-# What kernels take of a CPU device beside XLA's plan: 8 to 20 MiB, measured
-# from width 0.125 and batches of 32 to width 1 and batches of 128.
-_OF_CPU_KERNELS = 24 * 2**20
+# Steps in one compiled scan.
+BLOCK_STEPS = 50
+# Images classified at once.
+_PREDICTED = 256
 
 
 def individual_key(root: jax.Array, individual: int) -> jax.Array:
@@ -78,7 +79,7 @@ class PopulationTrainer:
   individuals_per_device: int = 1
   side_by_side: int | None = None
   store: str = "device"
-  block_steps: int = 50
+  block_steps: int = BLOCK_STEPS
   block_seconds: float = 3.0
 
   def __post_init__(self) -> None:
@@ -89,7 +90,7 @@ class PopulationTrainer:
         " least 1."
       )
     if self.side_by_side is None:
-      self.side_by_side = 1 if self._on_cpu else self.individuals_per_device
+      self.side_by_side = 1 if self.on_cpu else self.individuals_per_device
     self._source: DeviceStore | HostStore
     if self.store == "device":
       self._source = DeviceStore(self.mesh, self.images, self.labels)
@@ -254,39 +255,68 @@ class PopulationTrainer:
   def planned_bytes(self, batch_size: int) -> int | None:
     """Bytes that training takes at most of each device, as XLA plans it.
 
-    The program that trains is compiled for it, and is there when it is needed.
-
     Args:
       batch_size: samples in a batch.
 
     Returns:
       The states, a copy of them that is being saved, the store or what a block
-      needs of it, and all that a step makes on the way; on a CPU also what
-      its kernels take beside that. None where XLA tells nothing.
+      needs of it, and all that a step makes on the way; see
+      `programs.planned_bytes`.
     """
-    rows = np.full(
-      (self.chunk, self.block_steps, batch_size), PADDING, np.int32
+    return planned_bytes(self.lower_train(batch_size), on_cpu=self.on_cpu)
+
+  def lower_train(
+    self, batch_size: int, frozen_layers: int = 0
+  ) -> jax.stages.Lowered:
+    """The program that trains, before it is compiled.
+
+    Args:
+      batch_size: samples in a batch.
+      frozen_layers: so many first layers stay as they are.
+
+    Returns:
+      The very program that `train` calls for batches of this size.
+    """
+    shape = (self.chunk, self.block_steps, batch_size)
+    rows, images, labels = self._block_like(shape)
+    train = self._programs.train(frozen_layers)
+    return train.lower(self._states_like, rows, self._to_all(0), images, labels)
+
+  def lower_predict(
+    self, num_rows: int, batch_size: int = _PREDICTED
+  ) -> jax.stages.Lowered:
+    """The program that predicts, before it is compiled.
+
+    Args:
+      num_rows: of each individual.
+      batch_size: images classified at once.
+
+    Returns:
+      The very program that `predict` calls for so many rows.
+    """
+    batches = self._batches_together(math.ceil(num_rows / batch_size))
+    return self._programs.predict.lower(
+      self._states_like, *self._block_like((self.chunk, batches, batch_size))
     )
-    block, images, labels = self._source.block(rows)
-    states = jax.tree.map(
+
+  def _batches_together(self, batches: int) -> int:
+    """The whole store serves all batches at once, a part of it so many."""
+    return batches if self.store == "device" else self.block_steps
+
+  def _block_like(
+    self, shape: tuple[int, int, int]
+  ) -> tuple[jax.ShapeDtypeStruct, Any, Any]:
+    """A block's rows, images and labels, but for their content."""
+    rows = jax.ShapeDtypeStruct(shape, np.int32, sharding=self._by_individual)
+    return (rows, *self._source.block_like(shape))
+
+  @property
+  def _states_like(self) -> TrainState:
+    return jax.tree.map(
       lambda leaf: jax.ShapeDtypeStruct(
         leaf.shape, leaf.dtype, sharding=self._by_individual
       ),
       self.shapes,
-    )
-    train = self._programs.train(0)
-    plan = (
-      train.lower(states, self._put(block), self._to_all(0), images, labels)
-      .compile()
-      .memory_analysis()
-    )
-    if not plan:
-      return None
-    return (
-      plan.argument_size_in_bytes
-      + plan.output_size_in_bytes
-      + plan.temp_size_in_bytes
-      + (_OF_CPU_KERNELS if self._on_cpu else 0)
     )
 
   def finite(self, states: TrainState) -> np.ndarray:
@@ -303,7 +333,7 @@ class PopulationTrainer:
     )
 
   def predict(
-    self, states: TrainState, rows: np.ndarray, *, batch_size: int = 256
+    self, states: TrainState, rows: np.ndarray, *, batch_size: int = _PREDICTED
   ) -> np.ndarray:
     """Classifies each individual's rows with that individual's model.
 
@@ -319,8 +349,7 @@ class PopulationTrainer:
     self._check_count(len(rows))
     count, num_rows = rows.shape
     batches = math.ceil(num_rows / batch_size)
-    # The whole store serves all batches at once, a part of it so many.
-    together = batches if self.store == "device" else self.block_steps
+    together = self._batches_together(batches)
     flat = []
     for start in range(0, batches, max(1, together)):
       some = rows[:, start * batch_size : (start + together) * batch_size]
@@ -361,7 +390,8 @@ class PopulationTrainer:
     return hosts.put(scalar, scalar, NamedSharding(self.mesh, P()))
 
   @property
-  def _on_cpu(self) -> bool:
+  def on_cpu(self) -> bool:
+    """Whether its devices are a CPU's, and their memory the host's."""
     return bool(self.mesh.devices.flat[0].platform == "cpu")
 
   @property

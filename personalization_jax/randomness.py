@@ -10,6 +10,8 @@ import enum
 
 import numpy as np
 
+from personalization_jax import checks
+
 # The place of an individual's id in draws that belong to nobody: the phase on
 # D_G that all individuals share. Ids of people are int32, so none collides.
 SHARED = 2**32 - 1
@@ -31,11 +33,15 @@ def generator(seed: int, stream: Stream, *path: int) -> np.random.Generator:
   """The generator of one purpose.
 
   Args:
-    seed: the run's seed, 0 or more.
+    seed: the run's seed, 0 .. 2**32 - 1.
     stream: the purpose.
     *path: further integers of 0 or more, for instance an individual's id.
 
   Returns:
     A generator that these arguments alone determine.
+
+  Raises:
+    ValueError: if the seed is none.
   """
+  checks.seed(seed)
   return np.random.default_rng([seed, int(stream), *path])

@@ -4,28 +4,46 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import pathlib
-import resource
 import shutil
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
-from personalization_jax import autoencoder, hosts
+from personalization_jax import (
+  autoencoder,
+  grouping,
+  host_memory,
+  hosts,
+  latent_space,
+  saved_models,
+)
+from personalization_jax.latent_space import LatentSettings
 from personalization_jax.methods import Method
 from personalization_jax.personalization import Study
-from personalization_jax.population_training import PopulationTrainer
+from personalization_jax.population_training import (
+  BLOCK_STEPS,
+  PopulationTrainer,
+)
+from personalization_jax.programs import planned_bytes
+from personalization_jax.splits import PADDING
 
 # Two checkpoints are kept while a third is written.
 _CHECKPOINTS = 3
 # Tables, figures, Orbax's own small files.
 _OTHER = 32 * 2**20
-_MODEL_FILES = 64 * 2**10  # of one saved model, beside its numbers
+# What a CPU's compiler takes for each line of StableHLO, and keeps: 58 to 91
+# KiB, measured on programs of 5,000 to 9,000 lines.
+_COMPILED_LINE = 92 * 2**10
+# What tables, figures and small programs take of the host beside all else, and
+# further ones where there is a latent space: 80 and 135 MiB, measured on
+# quickstart.
+_REST = 96 * 2**20
+_REST_OF_GROUPS = 160 * 2**20
+# Bytes of a sample while it is standardised, to each of its own.
+_WIDER = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +101,7 @@ def disk_need(
   if any(method.needs_latents for method in methods):
     shared += max(0, _autoencoder_bytes(study) - state)
   model = bytes_of((shapes.params, shapes.batch_stats)) // chunk
+  files = model + saved_models.OVERHEAD
   # A curve has two numbers, at every step at most.
   recorded = 4 * steps * (3 if study.eval_every else 1)
   one_method = people * (8 * tested + recorded + 16)
@@ -91,7 +110,7 @@ def disk_need(
     * _CHECKPOINTS
     * (min(chunk, people) * (state + 4 * steps) + shared),
     predictions=seeds * (len(methods) + 1) * one_method,
-    models=seeds * save_models * len(methods) * people * (model + _MODEL_FILES),
+    models=seeds * save_models * len(methods) * people * files,
   )
 
 
@@ -109,12 +128,17 @@ def _autoencoder_bytes(study: Study) -> int:
     return 0
 
 
-def check_memory(study: Study, methods: Sequence[Method]) -> None:
+def check_memory(
+  study: Study,
+  methods: Sequence[Method],
+  latents: LatentSettings | None = None,
+) -> None:
   """Refuses schedules and models that this host can't hold.
 
   Args:
     study: the population, its split and the network.
     methods: what is to be trained.
+    latents: of the auto-encoder; by default as `Study.find_groups` has it.
 
   Raises:
     ValueError: naming the flags, the need and what there is.
@@ -122,77 +146,334 @@ def check_memory(study: Study, methods: Sequence[Method]) -> None:
   chunk = study.trainer.chunk
   batch = study.settings.batch_size
   for method in methods:
-    # Sources, rows, and rows while they are being drawn.
     steps = study.batches.length(method)
     check_fits(
-      4 * steps * (4 + chunk * (2 * batch + 1)),
+      schedule_bytes(steps, batch, chunk),
       f"the schedule of {method.spec!r} for {chunk} individuals at once"
       f" ({steps} steps: --epochs={study.settings.epochs},"
       f" --batch_size={batch})",
     )
-  if study.trainer.mesh.devices.flat[0].platform == "cpu":
+  if any(method.needs_latents for method in methods):
+    latents = latents or LatentSettings.like(study.settings)
+    steps = latent_space.num_steps(study.split, latents)
+    check_fits(
+      schedule_bytes(steps, latents.batch_size, 1),
+      f"the auto-encoder's schedule ({steps} steps:"
+      f" --autoencoder_epochs={latents.epochs})",
+    )
+  if study.trainer.on_cpu:
     check_fits(
       3 * bytes_of(study.trainer.shapes),
       f"{chunk} models at once (--individuals_per_device)",
     )
 
 
-def fitting_trainer(
-  trainer: PopulationTrainer,
-  batch_size: int,
-  *,
-  memory_gib: float = 0.0,
-  fewer: bool = True,
-) -> tuple[PopulationTrainer, int | None]:
-  """Holds training to the memory of its devices.
+def schedule_bytes(steps: int, batch_size: int, individuals: int) -> int:
+  """Bytes that schedules take of the host.
 
   Args:
-    trainer: whose program is compiled for this.
+    steps: of each.
     batch_size: samples in a batch.
+    individuals: how many schedules there are at once.
+
+  Returns:
+    Sources, rows, and rows while they are being drawn; a block of steps has
+    them once more, even where there are fewer steps.
+  """
+  drawn = 4 * steps * (4 + individuals * (2 * batch_size + 1))
+  return drawn + 8 * BLOCK_STEPS * individuals * batch_size
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+  """What one phase of a run takes at most; phases follow one another.
+
+  Attributes:
+    device: bytes of each device, the images on it among them.
+    host: bytes of this process beside what it has before, where its devices
+      are the host's cores.
+  """
+
+  device: int
+  host: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryPlan:
+  """What training and all that goes with it take at most.
+
+  Attributes:
+    phases: by name.
+    process: bytes that this process has when all is compiled, and takes for
+      small things later; None on devices with memory of their own, where the
+      host's isn't planned.
+  """
+
+  phases: Mapping[str, Phase]
+  process: int | None
+
+  @property
+  def host(self) -> int | None:
+    """Bytes of the host, all in all."""
+    if self.process is None:
+      return None
+    return self.process + max(phase.host for phase in self.phases.values())
+
+  def __str__(self) -> str:
+    """As it is told."""
+    first, *others = (
+      f"{name} {{}}{megabytes(phase.device)}{{}}"
+      for name, phase in self.phases.items()
+    )
+    text = first.format("takes at most ", " of each device")
+    for other in others:
+      text += ", " + other.format("", "")
+    if self.host is not None:
+      text += (
+        f"; all in all at most {megabytes(self.host)} of the host's"
+        f" {megabytes(host_memory.limit())}"
+      )
+    return text
+
+
+def fitting_trainer(
+  study: Study,
+  methods: Sequence[Method],
+  *,
+  latents: LatentSettings | None = None,
+  memory_gib: float = 0.0,
+  fewer: bool = True,
+) -> tuple[PopulationTrainer, MemoryPlan | None]:
+  """Holds a study to the memory of its devices, and of this host.
+
+  Args:
+    study: whose programs are compiled for this.
+    methods: what is to be trained.
+    latents: of the auto-encoder, where methods need one; by default as
+      `Study.find_groups` has it.
     memory_gib: of each device; 0 for all that there is.
     fewer: whether fewer individuals may go on a device at once, half as many
       each time, until they fit.
 
   Returns:
-    The trainer, or one of fewer individuals, and the bytes that it takes of
-    each device at most; None if they aren't known.
+    The study's trainer, or one of fewer individuals, and what it takes at most;
+    None if that isn't known.
 
   Raises:
     ValueError: if it doesn't fit, naming the flags, the need and what there is.
   """
-  limit = (
-    int(memory_gib * 2**30) if memory_gib else _device_memory(trainer.mesh)
-  )
-  need = trainer.planned_bytes(batch_size)
-  while need is not None and need > limit:
+  trainer = study.trainer
+  while True:
+    plan = _plan_of_study(study, trainer, methods, latents)
+    if plan is None:
+      return trainer, None
     count = trainer.individuals_per_device
+    fault = _lack(trainer, plan, memory_gib)
+    if fault is None:
+      return trainer, plan
     if fewer and count > 1:
       trainer = trainer.with_individuals_per_device(count // 2)
-      need = trainer.planned_bytes(batch_size)
       continue
-    may = (
-      f"{memory_gib:g} GiB" if memory_gib else f"{megabytes(limit)}, all it has"
-    )
     lower = "--individuals_per_device, " if count > 1 else ""
     raise ValueError(
-      f"--individuals_per_device={count} would take {megabytes(need)} of each"
-      f" device, but may take {may} (--memory_gib): lower"
-      f" {lower}--batch_size or --width, or take --store=host."
+      f"--individuals_per_device={count} would take {fault}: lower"
+      f" {lower}--batch_size or --width, or take --store=host (and see"
+      " --memory_gib and --cpu_devices)."
     )
-  return trainer, need
 
 
-def _device_memory(mesh: Mesh) -> int:
-  """Bytes of the smallest device of a mesh; on CPUs they share the host's."""
-  stats = [device.memory_stats() or {} for device in mesh.local_devices]
+def _lack(
+  trainer: PopulationTrainer, plan: MemoryPlan, memory_gib: float
+) -> str | None:
+  """What is too much, and what there may be; None if it fits."""
+  limit = memory_gib * 2**30 if memory_gib else _device_memory(trainer)
+  name, phase = max(plan.phases.items(), key=lambda item: item[1].device)
+  if limit is not None and phase.device > limit:
+    may = f"{memory_gib:g} GiB"
+    if not memory_gib:
+      may = f"{megabytes(int(limit))}, all it has"
+    return (
+      f"{megabytes(phase.device)} of each device for {name}, but may take {may}"
+    )
+  if plan.process is None or plan.host is None:
+    return None
+  # All processes must come to the same chunks.
+  if not hosts.highest(int(plan.host > host_memory.limit())):
+    return None
+  name = max(plan.phases, key=lambda name: plan.phases[name].host)
+  return (
+    f"{megabytes(plan.host)} of this host's memory for {name} on"
+    f" {len(trainer.mesh.local_devices)} devices"
+    f" ({megabytes(plan.process)} of it are the process's own),"
+    f" {_but_may_take()}"
+  )
+
+
+def check_schedules(steps: int, batch_size: int, people: int) -> None:
+  """Refuses schedules that this host can't hold.
+
+  Args:
+    steps: of each.
+    batch_size: samples in a batch.
+    people: how many are trained at once.
+
+  Raises:
+    ValueError: naming both numbers, the need and what there is.
+  """
+  check_fits(
+    schedule_bytes(steps, batch_size, people),
+    f"batch_size={batch_size} in steps={steps} for {people} people at once",
+  )
+
+
+def check_trainer(
+  trainer: PopulationTrainer,
+  programs: Mapping[str, jax.stages.Lowered],
+  batch_size: int,
+  steps: int,
+) -> None:
+  """Refuses training that this host or its devices have no memory for.
+
+  Args:
+    trainer: of all people at once that it has room for.
+    programs: its own, by the phase that calls them; they are compiled.
+    batch_size: samples in a batch.
+    steps: of everybody's schedule.
+
+  Raises:
+    ValueError: naming batch_size, the need and what there is.
+  """
+  plan = _plan(trainer, programs, batch_size, steps)
+  if plan is not None and (fault := _lack(trainer, plan, 0.0)):
+    raise ValueError(f"batch_size={batch_size} would take {fault}: lower it.")
+
+
+def _plan(
+  trainer: PopulationTrainer,
+  programs: Mapping[str, jax.stages.Lowered],
+  batch_size: int,
+  steps: int,
+) -> MemoryPlan | None:
+  """What a trainer's programs take, which are compiled; None if unknown."""
+  if trainer.on_cpu:
+    _check_compiling(programs.values())
+  sizes = {
+    name: planned_bytes(program, on_cpu=trainer.on_cpu)
+    for name, program in programs.items()
+  }
+  # Rows, and states that are being saved.
+  beside = schedule_bytes(steps, batch_size, trainer.chunk) + 2 * bytes_of(
+    trainer.shapes
+  )
+  here = len(trainer.mesh.local_devices)
+  phases = {
+    name: Phase(size, here * (size - _stored(trainer)) + beside)
+    for name, size in sizes.items()
+    if size is not None
+  }
+  if len(phases) < len(sizes):
+    return None
+  process = host_memory.taken() + _REST if trainer.on_cpu else None
+  return MemoryPlan(phases, process)
+
+
+def _plan_of_study(
+  study: Study,
+  trainer: PopulationTrainer,
+  methods: Sequence[Method],
+  latents: LatentSettings | None,
+) -> MemoryPlan | None:
+  """What each phase of a study takes, as XLA plans its programs."""
+  split, batch = study.split, study.settings.batch_size
+  tested = split.validation.shape[1] + split.test.shape[1]
+  programs = {
+    "training": trainer.lower_train(batch),
+    "evaluation": trainer.lower_predict(tested + len(split.global_test)),
+  }
+  steps = max((study.batches.length(method) for method in methods), default=0)
+  plan = _plan(trainer, programs, batch, steps)
+  if plan is None or not any(method.needs_latents for method in methods):
+    return plan
+  of_space = latent_space.lower(
+    study.population, latents or LatentSettings.like(study.settings)
+  )
+  if trainer.on_cpu:
+    _check_compiling(of_space)
+  sizes = [planned_bytes(one, on_cpu=trainer.on_cpu) for one in of_space]
+  # The images once more, on one device; errors are measured on the host, and
+  # what has no network is standardised there.
+  space = max((size for size in sizes if size is not None), default=0)
+  pixels = bytes_of(study.population.images)
+  here = len(trainer.mesh.local_devices)
+  search = _grouping_bytes(study, methods, here)
+  store = _stored(trainer)
+  return MemoryPlan(
+    {
+      **plan.phases,
+      "the latent space": Phase(store + space, space + _WIDER * pixels),
+      "grouping": Phase(store + search, here * search),
+    },
+    plan.process and host_memory.taken() + _REST + _REST_OF_GROUPS,
+  )
+
+
+def _stored(trainer: PopulationTrainer) -> int:
+  """Bytes of the images and labels that are on each device already."""
+  if trainer.store != "device":
+    return 0
+  return bytes_of((trainer.images, trainer.labels))
+
+
+def _check_compiling(programs: Iterable[jax.stages.Lowered]) -> None:
+  """Refuses what a CPU's compiler has no memory for; it would be killed."""
+  lines = max(
+    (len(program.as_text().splitlines()) for program in programs), default=0
+  )
+  need = host_memory.taken() + lines * _COMPILED_LINE
+  if hosts.highest(int(need > host_memory.limit())):
+    raise ValueError(
+      f"compiling takes up to {megabytes(need)} of this host's memory,"
+      f" {_but_may_take()}: give it more, or take a smaller model."
+    )
+
+
+def _grouping_bytes(
+  study: Study, methods: Sequence[Method], devices: int
+) -> int:
+  """Of a device, for the search of SG and IG; an upper bound by shapes."""
+  split = study.split
+  people, most = split.train.shape
+  width = autoencoder.NUM_LATENTS
+  if not study.population.holds_images:
+    width = math.prod(study.population.sample_shape)
+  candidates = max(people, len(study.groups.candidates))
+  means = 16 * (people + candidates) * study.population.num_classes * width
+  # Distances in float64, while they are being sorted.
+  sizes = [2 * means + 32 * people * candidates]
+  for method in methods:
+    if method.group is not None and method.group.kind == "sg":
+      sizes.append(
+        grouping.planned_bytes(
+          math.ceil(people / devices),
+          most,
+          int((split.train != PADDING).sum(axis=1).min()),
+          len(split.global_train),
+          width,
+          method.group.n,
+        )
+      )
+  return max(sizes)
+
+
+def _device_memory(trainer: PopulationTrainer) -> int | None:
+  """Bytes of the smallest device of a mesh; None if they share the host's."""
+  if trainer.on_cpu:
+    return None
+  stats = [device.memory_stats() or {} for device in trainer.mesh.local_devices]
   known = [one["bytes_limit"] for one in stats if "bytes_limit" in one]
-  here = min(known, default=_host_memory() // max(1, len(stats)))
+  here = min(known, default=host_memory.limit() // max(1, len(stats)))
   # All processes must come to the same chunks; MiB fit their 32 bits.
   return -hosts.highest(-(here // 2**20)) * 2**20
-
-
-def _host_memory() -> int:
-  return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def check_fits(size: int, what: str) -> None:
@@ -205,12 +486,15 @@ def check_fits(size: int, what: str) -> None:
   Raises:
     ValueError: saying what, the need and what there is.
   """
-  there = _host_memory()
-  if size > there:
-    raise ValueError(
-      f"{what} would take {megabytes(size)}, but this host's memory has"
-      f" {megabytes(there)}."
-    )
+  if size > host_memory.limit():
+    raise ValueError(f"{what} would take {megabytes(size)}, {_but_may_take()}.")
+
+
+def _but_may_take() -> str:
+  return (
+    f"but may take {megabytes(host_memory.limit())}, all that this host, its"
+    " container or its job has"
+  )
 
 
 def check_disk(workdir: pathlib.Path, need: DiskNeed) -> None:
@@ -241,10 +525,7 @@ def disk_used(folder: pathlib.Path) -> int:
 
 def peak_memory() -> str:
   """The most memory that this process had, of the host and of its devices."""
-  # Linux counts in KiB, macOS in bytes.
-  unit = 1 if sys.platform == "darwin" else 1024
-  host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-  text = f"{megabytes(host)} of the host"
+  text = f"{megabytes(host_memory.peak())} of the host"
   peaks = [
     stats["peak_bytes_in_use"]
     for device in jax.local_devices()

@@ -91,7 +91,8 @@ def open_run(
   if config_path.exists():
     try:
       old = json.loads(config_path.read_text())
-      before, fingerprint = old["settings"], old["dataset_fingerprint"]
+      before = dict(old["settings"])
+      fingerprint = old["dataset_fingerprint"]
     except (ValueError, KeyError, TypeError) as error:
       raise ValueError(
         f"workdir={workdir} holds a config.json that is no run's:"

@@ -36,6 +36,8 @@ from personalization_jax.training import TrainState
 
 DESCRIPTION = "model.json"
 DIGESTS = "sha256.json"
+# Bytes of a model's files beside its numbers.
+OVERHEAD = 64 * 2**10
 _FORMAT = 1
 
 
@@ -71,10 +73,11 @@ class Description:
     shape = tuple(self.sample_shape)
     hidden = None if self.hidden is None else tuple(self.hidden)
     numbers = (self.num_classes, *shape, *(hidden or ()))
-    if any(type(n) is not int or n < 1 for n in numbers) or not shape:
+    known = all(type(n) is int and 1 <= n < 2**31 for n in numbers)
+    if not known or not shape:
       raise ValueError(
         f"num_classes={self.num_classes}, sample_shape={list(shape)} and"
-        f" hidden={hidden} must be whole numbers of at least 1."
+        f" hidden={hidden} must be whole numbers from 1 to 2**31 - 1."
       )
     if hidden is None:
       if len(shape) != 3 or shape[0] != shape[1]:
@@ -275,10 +278,17 @@ def path_of(folder: pathlib.Path, method: str, individual: int) -> pathlib.Path:
 
 
 def _write(path: pathlib.Path, variables: dict[str, Any]) -> None:
-  with ocp.StandardCheckpointer() as checkpointer:
-    # The format without a version is the one that Flax reads too.
-    checkpointer.save(path, variables, force=True)
-    checkpointer.wait_until_finished()
+  # Where a disk fills, each of Orbax's threads ends in a traceback of its own.
+  files.check_space(
+    path, OVERHEAD + sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
+  )
+  try:
+    with ocp.StandardCheckpointer() as checkpointer:
+      # The format without a version is the one that Flax reads too.
+      checkpointer.save(path, variables, force=True)
+      checkpointer.wait_until_finished()
+  except Exception as error:  # Orbax and TensorStore each raise their own
+    raise files.explained(error, path) from error
   if hosts.is_first():
     content = json.dumps(files.digests(path), indent=1)
     files.write_atomically(path / DIGESTS, content)

@@ -5,6 +5,7 @@ Both give a block of batches as rows and the arrays that these rows are rows of.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -36,6 +37,12 @@ class DeviceStore:
   def block(self, rows: np.ndarray) -> tuple[np.ndarray, jax.Array, jax.Array]:
     """Rows as they are, images and labels."""
     return (rows, *self.arrays)
+
+  def block_like(
+    self, shape: tuple[int, int, int]
+  ) -> tuple[jax.Array, jax.Array]:
+    """Images and labels as `block` gives them for rows of a shape."""
+    return self.arrays
 
 
 class HostStore:
@@ -76,8 +83,7 @@ class HostStore:
       Its size depends on the shape of `rows` alone.
     """
     by_device = rows.reshape(self._devices, -1)
-    # Row 0 stands in for padding in either store.
-    size = min(by_device.shape[1] + 1, len(self._images))
+    size = self._size(rows.shape)
     needed = np.zeros((self._devices, size), np.int64)
     local = np.full_like(by_device, PADDING)
     for device, own in enumerate(by_device):
@@ -91,6 +97,24 @@ class HostStore:
       for array in (self._images, self._labels)
     )
     return local.reshape(rows.shape), images, labels
+
+  def block_like(
+    self, shape: tuple[int, int, int]
+  ) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    """Images and labels as `block` gives them, but for their content."""
+    rows = self._devices * self._size(shape)
+    images, labels = (
+      jax.ShapeDtypeStruct(
+        (rows, *array.shape[1:]), array.dtype, sharding=self._sharding
+      )
+      for array in (self._images, self._labels)
+    )
+    return images, labels
+
+  def _size(self, shape: tuple[int, ...]) -> int:
+    """Rows of a device's part of the store, for a block of rows."""
+    # Row 0 stands in for padding in either store.
+    return min(math.prod(shape) // self._devices + 1, len(self._images))
 
   def _send(self, array: np.ndarray, rows: np.ndarray) -> jax.Array:
     def part(index: Any) -> np.ndarray:

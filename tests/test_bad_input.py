@@ -35,6 +35,7 @@ SMALL = {
 }
 ODD_NUMBERS = [
   "0", "-1", "1", "2", "3", "17", "100000000", str(2**31), str(2**63), "1e3",
+  "1e308",
   "0.5", "nan", "inf", "-inf", "", " ", "x", "0x10", "1_0", "٣", "1/2",
 ]  # fmt: skip
 NUMERIC = [
@@ -42,7 +43,7 @@ NUMERIC = [
   "image_size", "train_fraction", "epochs", "batch_size", "learning_rate",
   "width", "seed", "class_concentration", "individuals_per_device",
   "cpu_devices", "autoencoder_epochs", "checkpoint_minutes", "num_processes",
-  "process_id",
+  "process_id", "memory_gib", "eval_every", "seeds",
 ]  # fmt: skip
 WORDS = {
   "dataset": ["synthetic", "npz", "mnist", "tfds:", "tfds:mnist", ""],

@@ -2,8 +2,17 @@ import math
 
 import numpy as np
 import pytest
+from tiny import TINY
 
-from personalization_jax import checks
+from personalization_jax import (
+  adaptation,
+  checks,
+  meshes,
+  newcomers,
+  splits,
+)
+from personalization_jax.datasets import variations
+from personalization_jax.groups import Groups
 from personalization_jax.latent_space import LatentSettings
 from personalization_jax.settings import Settings
 
@@ -27,12 +36,37 @@ from personalization_jax.settings import Settings
     ("width", None, "width=None must be a number"),
     ("seed", 1.5, r"seed=1.5 must be a whole number"),
     ("seed", -1, "seed=-1 must be 0 or more"),
+    ("seed", 2**32, r"seed=4294967296 must be below 2\*\*32"),
+    ("seed", 2**63, r"seed=9223372036854775808 must be below 2\*\*32"),
   ],
 )
 def test_both_settings_refuse_the_same_numbers(settings, name, value, wanted):
   with pytest.raises(ValueError, match=wanted) as error:
     settings(**{name: value})
   assert "\n" not in str(error.value)
+
+
+def test_no_two_seeds_share_their_keys(people):
+  """JAX's keys hold 32 bits: 1 and 2**32 + 1 would have the same weights."""
+  first, last = people.individuals[:1], people.individuals[-1:]
+  parts = splits.split(people, first, last)
+  for enters in (
+    lambda seed: splits.split(people, first, last, seed=seed),
+    lambda seed: splits.choose_people(people, 1, 1, seed),
+    lambda seed: Groups(people, parts, seed=seed),
+    lambda seed: variations.vary_class_counts(
+      people, first, concentration=1.0, seed=seed
+    ),
+    lambda seed: newcomers.hold_out(people, 0.5, seed=seed),
+    lambda seed: next(
+      adaptation.adapt(
+        TINY, {}, people, parts, 1, mesh=meshes.make_mesh(), seed=seed
+      )
+    ),
+  ):
+    for seed in (2**32, -1, 2**63, 0.5):
+      with pytest.raises(ValueError, match=rf"^seed={seed} must be"):
+        enters(seed)
 
 
 @pytest.mark.parametrize("settings", [Settings, LatentSettings])
@@ -42,7 +76,7 @@ def test_numpy_s_numbers_are_numbers(settings):
     batch_size=np.int32(4),
     learning_rate=np.float32(0.1),
     width=1,
-    seed=np.uint8(0),
+    seed=np.uint32(2**32 - 1),
   )
 
 

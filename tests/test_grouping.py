@@ -396,3 +396,43 @@ def test_a_million_rows_and_a_hundred_individuals_fit_in_4_gib():
   )
   kib = 1024 if sys.platform != "darwin" else 1
   assert int(done.stdout) * kib < 4 * 2**30
+
+
+@pytest.mark.parametrize("exactly", [False, True])
+@pytest.mark.parametrize(
+  ("people", "samples", "rows", "width", "total"),
+  [(5, 3, 500, 16, 400), (6, 17, 300, 40, 51)],
+)
+def test_the_search_takes_no_more_than_planned(
+  monkeypatch, exactly, people, samples, rows, width, total
+):
+  """By XLA's own plan of its program."""
+  taken = []
+  compiled = nearest_module._compiled
+
+  def spy(*arguments):
+    program = compiled(*arguments)
+
+    def run(*arrays):
+      plan = program.lower(*arrays).compile().memory_analysis()
+      taken.append(
+        plan.argument_size_in_bytes
+        + plan.output_size_in_bytes
+        + plan.temp_size_in_bytes
+      )
+      return program(*arrays)
+
+    return run
+
+  monkeypatch.setattr(nearest_module, "_compiled", spy)
+  make = huge if exactly else normal
+  rng = np.random.default_rng(0)
+  grouping.single_sample_groups(
+    make(rng, people, samples, width),
+    np.full(people, samples),
+    make(rng, rows, width),
+    total,
+    mesh=Mesh(np.asarray(jax.devices()[:1]), "individual"),
+  )
+  bound = grouping.planned_bytes(people, samples, samples, rows, width, total)
+  assert bound / 20 < max(taken) <= bound

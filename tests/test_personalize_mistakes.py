@@ -1,6 +1,7 @@
 """What the scripts for new people refuse, in a sentence."""
 
 import pickle
+import types
 import zipfile
 
 import numpy as np
@@ -46,6 +47,36 @@ def test_a_model_that_diverges_is_not_saved(base, writers, tmp_path, capsys):
   assert "1 of 1 models diverged (individual 4 first)" in message
   assert "no model is saved" in capsys.readouterr().out
   assert not list((tmp_path / "out").iterdir())
+
+
+def report_of(person, status, before, after):
+  return {
+    "individual": person,
+    "status": status,
+    "accuracy_before": before,
+    "accuracy_after": after,
+    "train_size": 8,
+    "held_out_size": 2,
+    "better_on_held_out": "personal",
+  }
+
+
+def test_means_are_of_those_whose_models_did_not_diverge(capsys):
+  reports = [
+    report_of(1, "ok", 0.5, 0.75),
+    report_of(2, "diverged", 0.0, float("nan")),
+    report_of(3, "ok", 0.25, 0.75),
+  ]
+  job = types.SimpleNamespace(folders=["a", "b", "c"])
+  with pytest.raises(ValueError, match="1 of 3 models diverged"):
+    personalize.tell(job, reports, 1.0)
+  said = capsys.readouterr().out
+  assert "2 people of 3, whose models didn't diverge: mean accu" in said
+  assert "0.3750 before, 0.7500 after; 0% worse" in said
+  assert "nan" not in said
+  with pytest.raises(ValueError, match="2 of 2 models diverged"):
+    personalize.tell(job, [reports[1]] * 2, 1.0)
+  assert "mean" not in capsys.readouterr().out
 
 
 ARRAYS = {
@@ -114,8 +145,12 @@ def test_pickles_and_empty_files_are_refused_unopened(base, tmp_path):
     ({"batch_size": 0}, "batch_size=0 must be at least 1"),
     ({"learning_rate": -1}, "learning_rate=-1.0 must be above 0"),
     ({"last_layers": 9}, "last_layers=9 must lie in 1..8"),
+    ({"batch_size": 10**9}, "--batch_size=1000000000 in steps=300 for 1 peo"),
+    ({"steps": 10**12}, "in steps=1000000000000 for 1 people at once w"),
+    ({"seed": 2**32}, "seed=4294967296 must be below 2**32"),
     ({"seed": -1}, "seed=-1 must be 0 or more"),
     ({"validation_fraction": 1}, "validation_fraction=1.0 must lie between"),
+    ({"validation_fraction": 1e-320}, "validation_fraction=1e-320 must lie b"),
     ({"test_samples": "/nowhere"}, "--test_samples=/nowhere is no file"),
     ({"output": "FILE"}, "thesis.tex is there already"),
     ({"output": "FILE/x"}, "thesis.tex/x can't be written to (Not a dir"),

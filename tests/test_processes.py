@@ -1,5 +1,6 @@
 """What the script does about signals, and about processes that aren't there."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -41,6 +42,22 @@ def test_who_never_looks_is_ended_with_the_code(number):
   assert process.returncode == 75
   assert "Asked to stop" in errors
   assert "the last checkpoint counts" in errors
+
+
+def test_who_never_looks_is_ended_even_if_nobody_reads_what_it_says():
+  """The terminal is closed, and the pipe of standard error with it."""
+  process = start(patience=0.5, looks=False)
+  process.stderr.close()
+  process.send_signal(signal.SIGTERM)
+  assert process.wait(timeout=20) == 75
+
+
+def test_cores_are_counted_where_nobody_says_which(monkeypatch):
+  """As on macOS."""
+  there = processes.cores()
+  assert there
+  monkeypatch.delattr(processes.os, "sched_getaffinity", raising=False)
+  assert len(processes.cores()) == os.cpu_count()
 
 
 def test_who_looks_ends_by_themselves():

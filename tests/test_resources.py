@@ -1,7 +1,9 @@
 """What a run needs is known before it starts."""
 
 import collections
+import contextlib
 import dataclasses
+import logging
 import re
 
 import jax
@@ -10,7 +12,12 @@ import pytest
 from test_personalization import make_study
 from tiny import TINY, Tiny
 
-from personalization_jax import progress, resources
+from personalization_jax import (
+  host_memory,
+  latent_space,
+  progress,
+  resources,
+)
 from personalization_jax.methods import parse_methods
 
 Usage = collections.namedtuple("Usage", "total used free")
@@ -73,26 +80,44 @@ def test_schedules_that_no_memory_holds_are_refused(people):
 
 
 @pytest.fixture
-def trainer(people):
-  return dataclasses.replace(
-    make_study(people).trainer, learner=TINY, individuals_per_device=4
+def study(people):
+  study = make_study(people)
+  study.trainer = dataclasses.replace(
+    study.trainer, learner=TINY, individuals_per_device=4
   )
+  return study
 
 
-def test_as_many_models_go_at_once_as_memory_holds(trainer, monkeypatch):
-  needs = {
-    count: trainer.with_individuals_per_device(count).planned_bytes(8)
-    for count in (1, 2, 4)
-  }
+@pytest.fixture
+def trainer(study):
+  return study.trainer
+
+
+METHODS = parse_methods("sw:2,tl:3")
+
+
+def fitting(study, **arguments):
+  return resources.fitting_trainer(study, METHODS, **arguments)
+
+
+def device_need(study, count):
+  """Bytes of each device with so many models there."""
+  study.trainer = study.trainer.with_individuals_per_device(count)
+  _, plan = fitting(study)
+  return max(phase.device for phase in plan.phases.values())
+
+
+def test_as_many_models_go_at_once_as_memory_holds(study):
+  needs = {count: device_need(study, count) for count in (1, 2, 4)}
   assert needs[1] < needs[2] < needs[4]
 
   def fit(need, **arguments):
-    limit = dict(memory_gib=need / 2**30) | arguments
-    fitting, planned = resources.fitting_trainer(trainer, 8, **limit)
-    assert planned == needs[fitting.individuals_per_device] <= need
-    return fitting.individuals_per_device
+    found, plan = fitting(study, memory_gib=need / 2**30, **arguments)
+    planned = max(phase.device for phase in plan.phases.values())
+    assert planned == needs[found.individuals_per_device] <= need
+    return found.individuals_per_device
 
-  assert fit(needs[4]) == 4
+  assert fit(2**1000 * 2**30) == fit(needs[4]) == 4
   assert fit(needs[4] - 1) == 2
   assert fit(needs[2] - 1) == 1
   with pytest.raises(
@@ -103,12 +128,42 @@ def test_as_many_models_go_at_once_as_memory_holds(trainer, monkeypatch):
     ValueError, match=r"device=4 .*: lower --individuals_per_d"
   ):
     fit(needs[4] - 1, fewer=False)
-  # Without a limit of the user's own it is the device's.
-  monkeypatch.setattr(
-    resources, "_host_memory", lambda: trainer.mesh.size * 2**20
+
+
+def test_evaluation_counts_where_it_takes_more_than_training(study):
+  """It classifies 256 images at once, however small a batch is."""
+  study.settings = dataclasses.replace(study.settings, batch_size=1)
+  _, plan = fitting(study)
+  training, evaluation = (
+    plan.phases[name].device for name in ("training", "evaluation")
   )
-  with pytest.raises(ValueError, match="but may take 1 MiB, all it has"):
-    resources.fitting_trainer(trainer, 4096)
+  assert evaluation > training
+  assert f"evaluation {resources.megabytes(evaluation)}" in str(plan)
+  with pytest.raises(ValueError, match="of each device for evaluation, but m"):
+    fitting(study, memory_gib=(evaluation - 1) / 2**30, fewer=False)
+
+
+def test_a_container_too_small_is_refused_before_compiling(study, monkeypatch):
+  """Who compiles there is killed, and can't say a word."""
+  small = host_memory.taken() + 2**20
+  monkeypatch.setattr(host_memory, "limit", lambda: small)
+  monkeypatch.setattr(resources, "planned_bytes", None)
+  with pytest.raises(ValueError, match=r"^compiling takes up to .* MiB, all"):
+    fitting(study)
+
+
+def test_models_that_a_container_cannot_hold_are_refused(study, monkeypatch):
+  """On a CPU every device takes from the host's memory."""
+  _, plan = fitting(study)
+  assert plan.host >= plan.process + study.trainer.mesh.size * (
+    resources.bytes_of(study.trainer.shapes) // study.trainer.mesh.size
+  )
+  monkeypatch.setattr(resources, "_check_compiling", lambda programs: None)
+  monkeypatch.setattr(host_memory, "limit", lambda: plan.process // 2)
+  with pytest.raises(
+    ValueError, match=r"device=1 would take .* for \w+ on 2 devices .*container"
+  ):
+    fitting(study)
 
 
 def test_memory_is_planned_for_all_that_a_block_holds(trainer):
@@ -121,8 +176,24 @@ def test_memory_is_planned_for_all_that_a_block_holds(trainer):
   assert trainer.planned_bytes(64) > small + 7 * rows
 
 
-def test_the_program_that_memory_is_planned_for_is_the_one_that_trains(
-  trainer,
+def test_a_batch_that_no_memory_holds_is_planned_without_taking_any(trainer):
+  lowered = trainer.lower_train(10**8)
+  assert f"{trainer.block_steps}x{10**8}x" in lowered.as_text()
+
+
+@contextlib.contextmanager
+def compiled(caplog):
+  """The names of the programs that are compiled meanwhile."""
+  names = []
+  with jax.log_compiles(), caplog.at_level(logging.WARNING):
+    caplog.clear()
+    yield names
+  names += re.findall(r"Finished XLA compilation of (\S+)", caplog.text)
+
+
+@pytest.mark.parametrize("store", ["device", "host"])
+def test_the_programs_that_memory_is_planned_for_are_those_that_run(
+  people, store, caplog
 ):
   traced = []
 
@@ -130,14 +201,46 @@ def test_the_program_that_memory_is_planned_for_is_the_one_that_trains(
     hook = staticmethod(lambda: traced.append(None))
 
   learner = dataclasses.replace(TINY, model=Counting())
-  trainer = dataclasses.replace(trainer, learner=learner)
+  trainer = dataclasses.replace(
+    make_study(people).trainer,
+    images=people.images,
+    labels=people.labels,
+    learner=learner,
+    store=store,
+  )
   keys = jax.random.split(jax.random.key(0), trainer.chunk)
-  trainer.planned_bytes(8)
   states = trainer.create(keys)
+  rows = np.zeros((trainer.chunk, 2, 8), np.int32)
+  with compiled(caplog) as planned:
+    trainer.lower_train(8).compile()
+    trainer.lower_predict(300).compile()
   before = len(traced)
-  assert before > 0
-  trainer.train(states, np.zeros((trainer.chunk, 2, 8), np.int32))
-  assert len(traced) == before
+  with compiled(caplog) as running:
+    states, _ = trainer.train(states, rows)
+    trainer.predict(states, np.zeros((trainer.chunk, 300), np.int32))
+  assert len(planned) == 2
+  assert not set(planned) & set(running)
+  assert len(traced) == before > 0
+
+
+def test_the_auto_encoder_is_planned_by_the_programs_that_run(people, caplog):
+  settings = latent_space.LatentSettings(epochs=1, batch_size=8, width=1 / 16)
+  with compiled(caplog) as planned:
+    for program in latent_space.lower(people, settings):
+      program.compile()
+  with compiled(caplog) as running:
+    latent_space.fit(people, make_study(people).split, settings)
+  assert len(planned) == 3
+  assert not set(planned) & set(running)
+
+
+def test_methods_that_group_plan_for_their_latent_space(study, monkeypatch):
+  monkeypatch.setattr(latent_space, "lower", lambda *_: [])
+  _, plan = resources.fitting_trainer(study, parse_methods("sg:5,ig:2"))
+  store = resources.bytes_of((study.trainer.images, study.trainer.labels))
+  assert plan.phases["grouping"].device > store
+  assert plan.phases["the latent space"].device >= store
+  assert list(fitting(study)[1].phases) == ["training", "evaluation"]
 
 
 def test_the_length_of_a_schedule_is_that_of_its_sources(people):

@@ -338,9 +338,18 @@ def test_a_directory_of_something_else_is_refused(tmp_path):
   (tmp_path / "thesis.tex").write_text("...")
   with pytest.raises(ValueError, match="is not empty and holds no run"):
     results.open_run(tmp_path, SETTINGS, "abc", {})
-  (tmp_path / "config.json").write_text('{"a": 1}')
-  with pytest.raises(ValueError, match=r"config\.json that is no run's"):
-    results.open_run(tmp_path, SETTINGS, "abc", {})
+  for content in (
+    '{"a": 1}',
+    "null",
+    "[]",
+    *(
+      f'{{"settings": {settings}, "dataset_fingerprint": "abc"}}'
+      for settings in ("null", "7", '"text"', "[1]")
+    ),
+  ):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"config\.json that is no run's"):
+      results.open_run(tmp_path, SETTINGS, "abc", {})
 
 
 def test_a_damaged_result_is_named(run, tmp_path):

@@ -1,7 +1,9 @@
 """What saved models say of themselves, and that faults are noticed."""
 
+import errno
 import json
 import shutil
+import types
 
 import flax.training.checkpoints
 import jax
@@ -9,7 +11,7 @@ import numpy as np
 import orbax.checkpoint
 import pytest
 
-from personalization_jax import models, saved_models
+from personalization_jax import files, models, saved_models
 from personalization_jax.saved_models import Description
 
 SMALL = Description(num_classes=3, sample_shape=(16, 16, 1), width=1 / 32)
@@ -163,6 +165,7 @@ def test_a_model_that_nobody_describes_is_refused(copied):
     ({"width": "wide"}, "describes no saved model"),
     ({"precision": "int8"}, "precision='int8'"),
     ({"num_classes": 0}, "num_classes=0"),
+    ({"num_classes": 2**63}, "num_classes=9223372036854775808"),
     ({"num_classes": True}, "num_classes=True"),
     ({"sample_shape": [16, 16]}, r"sample_shape=\[16, 16\]"),
     ({"sample_shape": [16, 32, 1]}, "and square"),
@@ -192,3 +195,38 @@ def test_a_model_that_diverged_is_refused(tmp_path):
   saved_models.save_one(tmp_path / "bob", variables, SMALL)
   with pytest.raises(ValueError, match="its training diverged"):
     saved_models.load(tmp_path / "bob")
+
+
+@pytest.mark.parametrize(
+  "words",
+  [
+    "RESOURCE_EXHAUSTED: Failed writing: [OS error 28: ENOSPC No space left]",
+    "[Errno 122] Disk quota exceeded",
+  ],
+)
+def test_a_disk_that_fills_meanwhile_is_called_full(
+  monkeypatch, tmp_path, words
+):
+  """TensorStore's own errors are no OSError."""
+
+  def fail(*_, **__):
+    raise ValueError(words)
+
+  monkeypatch.setattr(orbax.checkpoint.StandardCheckpointer, "save", fail)
+  with pytest.raises(OSError, match="the disk is full") as error:
+    saved_models.save_one(tmp_path / "bob", make_variables(), SMALL)
+  assert error.value.errno == errno.ENOSPC
+
+
+def test_nothing_is_begun_on_a_disk_without_room(monkeypatch, tmp_path):
+  """Orbax's threads would print a traceback each."""
+  size = sum(leaf.nbytes for leaf in jax.tree.leaves(make_variables()))
+  monkeypatch.setattr(
+    files.shutil,
+    "disk_usage",
+    lambda _: types.SimpleNamespace(free=size + saved_models.OVERHEAD - 1),
+  )
+  with pytest.raises(OSError, match="the disk is full") as error:
+    saved_models.save_one(tmp_path / "a" / "bob", make_variables(), SMALL)
+  assert error.value.filename == str(tmp_path / "a" / "bob")
+  assert not list(tmp_path.iterdir())

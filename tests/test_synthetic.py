@@ -269,8 +269,8 @@ def test_double_precision_mode_draws_the_same():
     (2, {"samples_per_writer": 1}, "samples_per_writer must be at least 2"),
     (2, {"samples_per_writer": "9"}, "samples_per_writer must be a whole"),
     (2, {"image_size": 4}, "image_size must be at least 8, but is 4"),
-    (2, {"seed": -1}, "seed must be at least 0, but is -1"),
-    (2, {"seed": 2**32}, "seed must be below"),
+    (2, {"seed": -1}, "seed=-1 must be 0 or more"),
+    (2, {"seed": 2**32}, "seed=4294967296 must be below"),
     (2, {"samples_per_writer": 4}, "cannot show all 10 digits"),
   ],
 )

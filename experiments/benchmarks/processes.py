@@ -111,25 +111,3 @@ def _serve(
     return  # The parent is gone.
   except Exception:
     connection.send((False, traceback.format_exc()))
-
-
-def cores() -> list[int]:
-  """The processor cores that this process may use."""
-  if hasattr(os, "sched_getaffinity"):
-    return sorted(os.sched_getaffinity(0))
-  return list(range(os.cpu_count() or 1))
-
-
-def peak_memory() -> int:
-  """The most bytes of memory that this process has held at once."""
-  # getrusage counts what the parent held when it started this process.
-  try:
-    with open("/proc/self/status") as status:
-      for line in status:
-        if line.startswith("VmHWM:"):
-          return 1024 * int(line.split()[1])
-  except OSError:
-    pass
-  import resource
-
-  return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

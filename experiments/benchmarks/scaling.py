@@ -17,9 +17,11 @@ from collections.abc import Callable, Iterator
 
 import jax
 
-from experiments.benchmarks.processes import Worker, cores, peak_memory
+from experiments.benchmarks.processes import Worker
 from experiments.benchmarks.timing import Measurement
 from experiments.benchmarks.work import Ours, Work, population
+from experiments.processes import cores
+from personalization_jax import host_memory
 from personalization_jax.meshes import make_mesh
 
 _WORK = Work(1 / 8, batch_size=32, individuals=8, steps=4, image_size=16)
@@ -221,7 +223,7 @@ def serve(
 def _peak_memory() -> int:
   """Of the accelerator, or of this process."""
   own = _peak_of_accelerator()
-  return peak_memory() if own is None else own
+  return host_memory.peak() if own is None else own
 
 
 def _planned_memory(ours: Ours) -> float:
@@ -236,7 +238,7 @@ def _planned_memory(ours: Ours) -> float:
     return math.nan
   if _peak_of_accelerator() is not None:
     return planned
-  return peak_memory() + planned * ours.mesh.size
+  return host_memory.peak() + planned * ours.mesh.size
 
 
 def _peak_of_accelerator() -> int | None:

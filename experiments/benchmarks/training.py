@@ -22,9 +22,10 @@ from experiments.benchmarks.peers import (
   torch_task,
   torch_worker,
 )
-from experiments.benchmarks.processes import Worker, cores
+from experiments.benchmarks.processes import Worker
 from experiments.benchmarks.timing import Measurement, compare
 from experiments.benchmarks.work import Ours, Work, population
+from experiments.processes import cores
 from personalization_jax.meshes import make_mesh
 
 # On a CPU: the work, and how many individuals plain `vmap` is measured with,

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from personalization_jax import checks
 from personalization_jax.datasets import digit_strokes
 from personalization_jax.datasets.population import Population
 
@@ -173,9 +174,8 @@ def make_population(
     "samples_per_writer", samples_per_writer, 2
   )
   image_size = _whole_number("image_size", image_size, 8)
-  seed = _whole_number("seed", seed, 0)
-  if seed >= 2**32:
-    raise ValueError(f"seed must be below 2**32, but is {seed}.")
+  checks.seed(seed)
+  seed = int(seed)
   if num_writers * samples_per_writer < NUM_DIGITS:
     raise ValueError(
       f"{num_writers} writers with {samples_per_writer} samples each cannot"

@@ -150,6 +150,34 @@ def single_sample_groups(
   return groups
 
 
+def planned_bytes(
+  people: int, samples: int, least: int, num_rows: int, width: int, total: int
+) -> int:
+  """Bytes that `single_sample_groups` takes of a device, an upper bound.
+
+  Args:
+    people: individuals on the device.
+    samples: S, the most that an individual has.
+    least: the fewest that an individual has.
+    num_rows: N, rows of D_G.
+    width: D, coordinates.
+    total: rows of each group.
+
+  Returns:
+    D_G in bins, the individuals that go at once with all that a step makes in
+    float64, and their groups.
+  """
+  nearest = math.ceil(total / least)
+  together = min(_individuals_per_block(num_rows, width, nearest), people)
+  # Coordinates are padded to whole parts of 16, rows to whole bins.
+  columns, rows = width + 16, num_rows + 32
+  global_latents = 4 * rows * (2 * columns + 2)
+  of_one = 8 * samples * (columns + nearest)
+  # The exact search has twice as many bytes in a number.
+  steps = 2 * _step_bytes(num_rows, width, nearest)
+  return global_latents + int(together * (of_one + steps))
+
+
 def random_group(
   num_rows: int, total: int, *, seed: int, individual: int
 ) -> np.ndarray:
@@ -176,12 +204,17 @@ def random_group(
 
 def _individuals_per_block(num_rows: int, width: int, nearest: int) -> int:
   """As many as keep a step's temporaries near `_BLOCK_BYTES`."""
+  return max(int(_BLOCK_BYTES / _step_bytes(num_rows, width, nearest)), 1)
+
+
+def _step_bytes(num_rows: int, width: int, nearest: int) -> float:
+  """What a step of one individual takes, besides D_G itself."""
   # A word and two minima for each bin, which holds at least two rows; and a
   # few copies of the candidates' coordinates.
   rows_of_bin = min(max(math.sqrt(num_rows / nearest), 2), 32)
   bins = num_rows / rows_of_bin * 4 * 3
   candidates = (nearest + 8) * rows_of_bin * (width + 4) * 4 * 2
-  return max(int(_BLOCK_BYTES / (bins + candidates)), 1)
+  return bins + candidates
 
 
 def _latents(name: str, values: Any, axes: str) -> np.ndarray:

@@ -1,0 +1,107 @@
+"""How much memory this process may take of its host, and has taken (host).
+
+A container or a job scheduler may give it less than the machine has; who takes
+more is killed without a word.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import resource
+import sys
+from collections.abc import Iterator, Mapping
+
+# A cgroup without a limit says "max", or a number near 2^63.
+_LIMITS = {"cgroup2": "memory.max", "cgroup": "memory.limit_in_bytes"}
+_ROOT = pathlib.Path("/")
+
+
+def limit(
+  root: pathlib.Path = _ROOT, environment: Mapping[str, str] = os.environ
+) -> int:
+  """Bytes that this process may take of its host's memory.
+
+  Args:
+    root: where the system's files are, /proc and the cgroups'.
+    environment: SLURM says there what a job may take.
+
+  Returns:
+    The least of the machine's memory, the limits of the process's cgroup and of
+    those around it (versions 1 and 2), and SLURM's.
+  """
+  machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+  return min([machine, *_of_cgroups(root), *_of_slurm(environment)])
+
+
+def taken() -> int:
+  """Bytes that this process has of its own, files in memory left out.
+
+  Where nobody says so, the most that it ever had, which is more.
+  """
+  return _status("RssAnon", "RssShmem") or peak()
+
+
+def peak() -> int:
+  """The most bytes that this process ever had."""
+  # `getrusage` counts what the parent had when it started this process, on
+  # Linux in KiB, on macOS in bytes.
+  unit = 1 if sys.platform == "darwin" else 1024
+  return (
+    _status("VmHWM")
+    or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+  )
+
+
+def _status(*names: str) -> int:
+  """Bytes that Linux counts under these names together; 0 elsewhere."""
+  pattern = rf"(?:{'|'.join(names)}):\s*(\d+) kB"
+  found = map(re.compile(pattern).match, _lines(_ROOT / "proc/self/status"))
+  return sum(1024 * int(match[1]) for match in found if match)
+
+
+def _of_cgroups(root: pathlib.Path) -> Iterator[int]:
+  """The limits of this process's cgroups and of all around them."""
+  own: dict[str, str] = {}  # controller -> path; "" is version 2's
+  for line in _lines(root / "proc/self/cgroup"):
+    _, controllers, path = line.split(":", 2)
+    own |= dict.fromkeys(controllers.split(","), path)
+  for line in _lines(root / "proc/self/mountinfo"):
+    mount, _, system = line.partition(" - ")
+    _, _, _, top, place, *_ = mount.split()
+    kind, _, options = system.split(" ", 2)
+    controller = "" if kind == "cgroup2" else "memory"
+    if kind not in _LIMITS or controller not in own:
+      continue
+    if controller and controller not in options.split(","):
+      continue
+    mounted = root / place.lstrip("/")
+    # Inside a container the mount may begin at the container's own cgroup.
+    below = os.path.relpath(own[controller], top)
+    folder = mounted if below.startswith("..") else mounted / below
+    while True:
+      for text in _lines(folder / _LIMITS[kind]):
+        if text.isdecimal():
+          yield int(text)
+      if folder == mounted:
+        break
+      folder = folder.parent
+
+
+def _of_slurm(environment: Mapping[str, str]) -> Iterator[int]:
+  """What SLURM lets a job take of this host, in MiB; 0 is all of it."""
+  of_node = environment.get("SLURM_MEM_PER_NODE", "")
+  of_core = environment.get("SLURM_MEM_PER_CPU", "")
+  cores = environment.get("SLURM_CPUS_ON_NODE", "")
+  if of_node.isdecimal() and int(of_node):
+    yield int(of_node) * 2**20
+  if of_core.isdecimal() and cores.isdecimal() and int(of_core) * int(cores):
+    yield int(of_core) * int(cores) * 2**20
+
+
+def _lines(path: pathlib.Path) -> list[str]:
+  try:
+    return path.read_text().splitlines()
+  except OSError:
+    return []
