@@ -353,10 +353,12 @@ def _plan(
   programs: Mapping[str, jax.stages.Lowered],
   batch_size: int,
   steps: int,
+  others: Sequence[jax.stages.Lowered] = (),
 ) -> MemoryPlan | None:
   """What a trainer's programs take, which are compiled; None if unknown."""
   if trainer.on_cpu:
-    _check_compiling(programs.values())
+    # What compiling one took, the next one has again.
+    _check_compiling([*programs.values(), *others])
   sizes = {
     name: planned_bytes(program, on_cpu=trainer.on_cpu)
     for name, program in programs.items()
@@ -391,14 +393,12 @@ def _plan_of_study(
     "evaluation": trainer.lower_predict(tested + len(split.global_test)),
   }
   steps = max((study.batches.length(method) for method in methods), default=0)
-  plan = _plan(trainer, programs, batch, steps)
-  if plan is None or not any(method.needs_latents for method in methods):
+  grouped = any(method.needs_latents for method in methods)
+  latents = latents or LatentSettings.like(study.settings)
+  of_space = latent_space.lower(study.population, latents) if grouped else []
+  plan = _plan(trainer, programs, batch, steps, of_space)
+  if plan is None or not grouped:
     return plan
-  of_space = latent_space.lower(
-    study.population, latents or LatentSettings.like(study.settings)
-  )
-  if trainer.on_cpu:
-    _check_compiling(of_space)
   sizes = [planned_bytes(one, on_cpu=trainer.on_cpu) for one in of_space]
   # The images once more, on one device; errors are measured on the host, and
   # what has no network is standardised there.
@@ -426,9 +426,7 @@ def _stored(trainer: PopulationTrainer) -> int:
 
 def _check_compiling(programs: Iterable[jax.stages.Lowered]) -> None:
   """Refuses what a CPU's compiler has no memory for; it would be killed."""
-  lines = max(
-    (len(program.as_text().splitlines()) for program in programs), default=0
-  )
+  lines = max(len(program.as_text().splitlines()) for program in programs)
   need = host_memory.taken() + lines * _COMPILED_LINE
   if hosts.highest(int(need > host_memory.limit())):
     raise ValueError(
