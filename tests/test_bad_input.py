@@ -120,7 +120,7 @@ def check(arguments):
 def settings(count):
   return hypothesis.settings(
     max_examples=count,
-    deadline=20_000,
+    deadline=None,  # a busy machine is no defect
     derandomize=True,
     database=None,
     suppress_health_check=list(hypothesis.HealthCheck),
