@@ -48,7 +48,7 @@ from personalization_jax import (
 from personalization_jax.datasets import Population
 from personalization_jax.datasets.synthetic import WriterFactors
 from personalization_jax.latent_space import LatentSpace
-from personalization_jax.methods import Method, parse_methods
+from personalization_jax.methods import Method, known_method, parse_methods
 from personalization_jax.personalization import Study
 from personalization_jax.progress import Keeper, Stopped
 from personalization_jax.result import Result
@@ -288,7 +288,8 @@ def check_alike(given: Mapping[str, Any]) -> None:
   mine = json.loads(json.dumps(given))
   firsts = json.loads(hosts.text_from_first(json.dumps(given)))
   for name in {**firsts, **mine}:
-    if firsts.get(name) == mine.get(name):
+    # NaN is NaN here.
+    if json.dumps(firsts.get(name)) == json.dumps(mine.get(name)):
       continue
     if name == _FINGERPRINT:
       raise ValueError("the processes of this run read different data.")
@@ -313,8 +314,7 @@ def prepare(
     should_stop: asked now and then whether to save and exit.
   """
   population, factors = study_flags.load_population()
-  needs_latents = any(method.needs_latents for method in methods)
-  study_flags.check_inert(population, needs_latents)
+  study_flags.check_inert(population, _needs_latents(methods, workdir))
   population, people, global_people = study_flags.vary(population)
   determining = {
     **study_flags.determining(population),
@@ -365,7 +365,7 @@ def prepare(
     studies[seed] = study_of(seed)
     for method in methods:
       studies[seed].check(method)
-  if needs_latents:
+  if any(method.needs_latents for method in methods):
     latent_space.check(population)
   first = studies[seeds[0]]
   latents = study_flags.latent_settings(seeds[0])
@@ -461,6 +461,14 @@ def sizes(rows: np.ndarray) -> str:
     return str(low)
   median = f"{np.median(counts):.1f}".removesuffix(".0")
   return f"{low} / {median} / {high}"
+
+
+def _needs_latents(methods: Sequence[Method], workdir: pathlib.Path) -> bool:
+  """Whether a method does that is asked for now, or was before."""
+  earlier = results.saved(workdir) if hosts.is_first() else []
+  known = [known_method(method) for method, _ in earlier]
+  every = [*methods, *(method for method in known if method)]
+  return bool(hosts.highest(int(any(method.needs_latents for method in every))))
 
 
 def load_earlier(

@@ -195,12 +195,17 @@ class Groups:
     """Distances of individuals from each other, by class means.
 
     Returns:
-      float64 [S, S], infinite for two without a common class.
+      float64 [S, S], infinite for two without a common class, 0 for two whose
+      means are the same but for rounding.
 
     Source: section II-A (3), individual fairness.
     """
-    means = self.class_means(self.split.individuals)
-    return grouping.individual_distances(*means, *means)
+    means, present = self.class_means(self.split.individuals)
+    distances = grouping.individual_distances(means, present, means, present)
+    # Means of the same samples differ by float32's rounding, if at all.
+    size = np.sqrt(np.square(means, dtype=np.float64).sum(axis=(1, 2)))
+    same = distances <= 1e-6 * np.maximum(size[:, None], size)
+    return np.where(same, 0.0, distances)
 
   @property
   def latents(self) -> np.ndarray:

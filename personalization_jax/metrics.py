@@ -344,8 +344,7 @@ def individual_fairness(
     return IndividualFairness(nan, nan, nan)
   distance = distance[compared]
   difference = np.abs(changes(accuracies[first], accuracies[second]))[compared]
-  # Latents of the same samples differ by float32's rounding, if at all.
-  apart = distance > 1e-6 * distance.max()
+  apart = distance > 0
   ratio = spread(difference[apart] / distance[apart])
   constant = len(set(difference)) == 1 or len(set(distance)) == 1
   return IndividualFairness(

@@ -104,10 +104,11 @@ def open_run(
       if name not in before and not settings[name]:
         continue  # a setting that came later, and is off as it was
       if before.get(name) != settings.get(name):
+        here = f"--{name}={settings[name]}" if name in settings else "not"
         raise ValueError(
           f"workdir={workdir} holds a run with --{name}={before.get(name)},"
-          f" but this one has --{name}={settings.get(name)}: take another"
-          " directory, or the same settings to go on."
+          f" but this one has {here}: take another directory, or the same"
+          " settings to go on."
         )
     if fingerprint != dataset_fingerprint:
       raise ValueError(
@@ -193,7 +194,8 @@ def _saved(
 def alone_in(workdir: pathlib.Path, token: str = "") -> Iterator[None]:
   """Keeps other runs out of a run directory, until this one ends or is killed.
 
-  The directory is made if there is none, and removed if nothing came into it.
+  The directory is made if there is none, and then removed if nothing came into
+  it.
   One that is refused stays as it is.
 
   Args:
@@ -209,6 +211,7 @@ def alone_in(workdir: pathlib.Path, token: str = "") -> Iterator[None]:
     OSError: if it can't be written to.
   """
   _check_place(workdir)
+  made_here = not workdir.exists()
   try:
     lock = _lock(workdir)
     lock.truncate(0)
@@ -221,7 +224,7 @@ def alone_in(workdir: pathlib.Path, token: str = "") -> Iterator[None]:
       yield
     finally:
       with contextlib.suppress(OSError):  # another start is at it
-        if os.listdir(workdir) == [_LOCK]:
+        if made_here and os.listdir(workdir) == [_LOCK]:
           (workdir / _LOCK).unlink()
           workdir.rmdir()
 
@@ -237,12 +240,14 @@ def holds_token(workdir: pathlib.Path, token: str) -> bool:
 def _lock(workdir: pathlib.Path) -> IO[str]:
   """The lock's file, held; a directory in use stays as it is."""
   path = workdir / _LOCK
+  why: OSError = OSError(errno.ESTALE, "it comes and goes")
   for _ in range(100):
     try:
       workdir.mkdir(parents=True, exist_ok=True)
       file = path.open("a")
-    except (FileExistsError, FileNotFoundError):
-      continue  # the directory was removed again
+    except (FileExistsError, FileNotFoundError) as error:
+      why = error  # the directory was removed again, or can't be made
+      continue
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -257,7 +262,7 @@ def _lock(workdir: pathlib.Path) -> IO[str]:
       if os.path.samestat(os.fstat(file.fileno()), path.stat()):
         return file
     file.close()  # of a directory that was removed again
-  raise OSError(errno.ESTALE, "it comes and goes", str(path))
+  raise why
 
 
 def _check_place(workdir: pathlib.Path) -> None:
@@ -405,7 +410,7 @@ def set_aside(workdir: pathlib.Path, method: str) -> None:
     method: its spec.
   """
   path = _result_path(workdir, method)
-  path.replace(path.with_name(path.name + ".damaged"))
+  path.replace(path.with_name(path.name + ".aside"))
 
 
 def _result_path(workdir: pathlib.Path, method: str) -> pathlib.Path:

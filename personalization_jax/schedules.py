@@ -186,8 +186,10 @@ def check_period(
   """
   if not (0 < period < math.inf):
     raise ValueError(f"n_I={period} must be above 0.")
-  exact = fractions.Fraction(period).limit_denominator(10**6)
-  if 1 not in (exact.numerator, exact.denominator):
+  exact = fractions.Fraction(period)
+  if isinstance(period, float):
+    exact = exact.limit_denominator(10**6)
+  if not exact or 1 not in (exact.numerator, exact.denominator):
     raise ValueError(
       f"n_I={period} is neither a whole number (every n_I-th batch from D_I)"
       " nor 1 over one (all but every 1/n_I-th)."

@@ -189,6 +189,29 @@ def test_distances_are_symmetric_and_zero_to_oneself(groups):
   assert (distances[~np.eye(3, dtype=bool)] > 0).all()
 
 
+def test_people_of_the_same_means_coincide_though_somebody_is_far_away():
+  """Whatever order their samples are in: float32's rounding is no distance."""
+  rng = np.random.default_rng(0)
+  own = rng.normal(size=(8, 3))
+  samples = np.concatenate(
+    [own, own[rng.permutation(8)], own + 1e-3, 1e6 + own]
+  )
+  people = Population.from_arrays(
+    samples, np.zeros(32, int), np.repeat(np.arange(4), 8)
+  )
+  everything = splits.pad(np.split(np.arange(32), 4))
+  nothing = np.empty(0, np.int32)
+  split = splits.Split(
+    np.arange(4), everything, everything[:, :0], everything,
+    nothing, nothing, nothing, nothing,
+  )  # fmt: skip
+  groups = Groups(people, split, latents=people.images)
+  distances = groups.distances()
+  assert distances[0, 1] == distances[1, 0] == 0
+  assert distances[0, 2] == pytest.approx(1e-3 * 3**0.5, rel=1e-3)
+  assert distances[0, 3] > 1e6
+
+
 def test_models_are_trained_on_d_i_enlarged_and_tested_on_d_i(
   people, split, groups
 ):

@@ -236,8 +236,7 @@ def test_individual_fairness_leaves_out_pairs_that_cannot_be_compared():
 
 
 def test_two_people_of_one_place_have_no_ratio_and_spoil_nobody_s():
-  """The second and the third; and, but for rounding, the fourth."""
-  places = np.array([0.0, 1, 1, 1 + 1e-8])
+  places = np.array([0.0, 1, 1, 1])
   distances = np.abs(np.subtract.outer(places, places))
   accuracies = np.array([0.5, 0.6, 0.8, 0.6])
   fairness = metrics.individual_fairness(accuracies, distances)
@@ -251,6 +250,13 @@ def test_two_people_of_one_place_have_no_ratio_and_spoil_nobody_s():
   everybody = metrics.individual_fairness(np.ones(3), np.zeros((3, 3)))
   assert np.isnan([everybody.max_ratio, everybody.mean_ratio]).all()
   assert everybody.coincide == 3
+
+
+def test_somebody_far_away_hides_no_pair():
+  distances = np.array([[0, 0.5, 1e6], [0.5, 0, 1e6], [1e6, 1e6, 0]])
+  fairness = metrics.individual_fairness(np.array([0.1, 0.9, 0.3]), distances)
+  assert fairness.max_ratio == pytest.approx(0.8 / 0.5)
+  assert fairness.coincide == 0
 
 
 def test_people_of_different_runs_are_compared_by_welch():

@@ -316,6 +316,9 @@ def test_another_run_is_refused_by_the_flag_that_differs(tmp_path, flag):
     ValueError, match=f"--{flag}={SETTINGS[flag]}.*--{flag}=7"
   ):
     results.open_run(tmp_path, {**SETTINGS, flag: 7}, "abc", {})
+  without = {name: value for name, value in SETTINGS.items() if name != flag}
+  with pytest.raises(ValueError, match=f"--{flag}=.*, but this one has not:"):
+    results.open_run(tmp_path, without, "abc", {})
   assert (tmp_path / "config.json").read_text() == before
 
 
@@ -502,6 +505,13 @@ def test_a_start_that_wrote_nothing_leaves_no_directory(tmp_path):
   with results.alone_in(tmp_path / "run"):
     results.open_run(tmp_path / "run", SETTINGS, "abc", {})
   assert (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_start_leaves_a_directory_that_was_there(tmp_path):
+  (tmp_path / "mine").mkdir()
+  with results.alone_in(tmp_path / "mine"):
+    pass
+  assert (tmp_path / "mine").is_dir()
 
 
 def test_of_many_starts_at_once_one_at_a_time_has_the_directory(tmp_path):

@@ -193,3 +193,13 @@ def test_a_schedule_of_one_s_own_takes_sample_weighing_s_place():
 def test_what_is_no_schedule_is_refused(faulty, message):
   with pytest.raises(ValueError, match=message):
     schedules.check_sources(faulty)
+
+
+def test_a_share_of_any_size_is_exact():
+  """No number that a float has no digits for becomes another one, or 0."""
+  for count in (3, 10**6 + 1, 10**19):
+    period = fractions.Fraction(1, count)
+    assert schedules.check_period(period) == period
+  assert schedules.check_period(0.1) == fractions.Fraction(1, 10)
+  with pytest.raises(ValueError, match="n_I=1e-09 is neither"):
+    schedules.check_period(1e-9)

@@ -127,7 +127,7 @@ def test_damaged_predictions_are_trained_again_aloud(
     finished / "results.csv"
   ).read_bytes()
   assert results.load_result(workdir, "sw:2")
-  assert (workdir / "predictions" / "sw-2.npz.damaged").exists()
+  assert (workdir / "predictions" / "sw-2.npz.aside").exists()
 
 
 def test_a_narrower_call_keeps_tables_and_figures_whole(

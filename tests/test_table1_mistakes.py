@@ -1,5 +1,6 @@
 """What the script says to mistakes: a sentence, before anything is trained."""
 
+import math
 import shutil
 import subprocess
 import sys
@@ -98,6 +99,7 @@ MISTAKES = [
   ),
   ({"tfds_split": "train"}, "--tfds_split=train can't act with --dataset=syn"),
   ({"model": "mlp"}, "--width=0.03125 can't act with --model=mlp"),
+  ({"train_fraction": math.nan}, "--train_fraction=nan must lie between 0 and"),
   ({"npz": "missing"}, "is no file"),
   ({"npz": "corrupt"}, "is no complete npz file"),
   (
