@@ -171,7 +171,9 @@ def train_all(
   # The others are told: they might find another state of the directory.
   for method in methods if hosts.is_first() else ():
     try:
-      result = results.load_result(home, method.spec, study.population)
+      result = results.load_result(
+        home, method.spec, study.population, study.settings.seed
+      )
     except ValueError as error:
       say(f"{error} It is trained again.")
       results.set_aside(home, method.spec)
@@ -488,7 +490,7 @@ def load_earlier(
   for method, seed in finished:
     home = study_flags.home(workdir, seed)
     try:
-      result = results.load_result(home, method, population)
+      result = results.load_result(home, method, population, seed)
     except ValueError as error:
       say(f"{error} It is left out of all tables.")
       continue

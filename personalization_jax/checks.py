@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import numbers
 from typing import Any
@@ -75,6 +76,20 @@ def training(settings: Any) -> None:
   for name in ("learning_rate", "width"):
     positive(name, getattr(settings, name))
   seed(settings.seed)
+
+
+def plain_numbers(fields: Any) -> None:
+  """Makes numbers Python's, so that equal ones are written alike.
+
+  Args:
+    fields: a dataclass, whose fields of type int and float are set; checked
+      already.
+  """
+  kinds = {"int": int, "int | None": int, "float": float}
+  for field in dataclasses.fields(fields):
+    kind, value = kinds.get(str(field.type)), getattr(fields, field.name)
+    if kind is not None and value is not None:
+      object.__setattr__(fields, field.name, kind(value))
 
 
 def first_line(error: BaseException) -> str:

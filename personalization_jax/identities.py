@@ -6,6 +6,7 @@ Digests are the same in every process, on whatever devices.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from personalization_jax import files, models, own_model
 from personalization_jax.batches import Batches
@@ -85,11 +87,44 @@ def of_learner(learner: Learner, sample_shape: tuple[int, ...]) -> str:
 
   Returns:
     A digest.
+
+  Raises:
+    ValueError: if one of them calls Python, which can do anything.
   """
-  model, optimizer = learner.model, learner.optimizer
-  samples = jax.ShapeDtypeStruct((_BATCH, *sample_shape), jnp.float32)
-  mask = jax.ShapeDtypeStruct((_BATCH,), bool)
-  key = jax.eval_shape(lambda: jax.random.key(0))
+  parts = _of_model(learner.model, sample_shape)
+  if learner.learning_rate is not None:
+    parts.append(learner.learning_rate)
+  else:
+    optimizer = learner.optimizer
+    params = _shapes(learner.model, sample_shape)[0]["params"]
+    state = jax.eval_shape(optimizer.init, params)
+    parts += _program("optimizer", optimizer.init, params)
+    parts += _program("optimizer", optimizer.update, params, state, params)
+  return files.digest(parts)
+
+
+def of_model(model: nn.Module, sample_shape: tuple[int, ...]) -> str:
+  """Of a network: its answers and, since rules may be its own, its gradients.
+
+  Args:
+    model: a Linen module.
+    sample_shape: of one sample.
+
+  Returns:
+    A digest.
+
+  Raises:
+    ValueError: if it calls Python, which can do anything.
+  """
+  return files.digest(_of_model(model, sample_shape))
+
+
+def _of_model(model: nn.Module, sample_shape: tuple[int, ...]) -> list[Any]:
+  """What `of_model` digests."""
+  parts: list[Any] = [_ADDRESS.sub("", repr(model))]
+  if type(model) in _PACKAGE_S_MODELS:
+    return parts
+  variables, samples, mask, key = _shapes(model, sample_shape)
 
   def init(key: Any, samples: Any) -> Any:
     return own_model.init(model, key, samples)
@@ -98,22 +133,29 @@ def of_learner(learner: Learner, sample_shape: tuple[int, ...]) -> str:
     return own_model.apply(model, variables, samples, key)
 
   def train(variables: Any, samples: Any, mask: Any, key: Any) -> Any:
-    return own_model.apply_in_training(model, variables, samples, mask, key, 0)
+    def total(params: Any) -> Any:
+      logits, batch_stats = own_model.apply_in_training(
+        model, {**variables, "params": params}, samples, mask, key, 0
+      )
+      return logits.sum(), (logits, batch_stats)
 
+    return jax.value_and_grad(total, has_aux=True)(variables["params"])
+
+  name = f"model {type(model).__name__}"
+  parts += _program(name, init, key, samples)
+  parts += _program(name, evaluate, variables, samples, key)
+  parts += _program(name, train, variables, samples, mask, key)
+  return parts
+
+
+def _shapes(model: nn.Module, sample_shape: tuple[int, ...]) -> tuple[Any, ...]:
+  """Of a model's variables, and of samples, their mask and a key."""
+  samples = jax.ShapeDtypeStruct((_BATCH, *sample_shape), jnp.float32)
+  mask = jax.ShapeDtypeStruct((_BATCH,), bool)
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  init = functools.partial(own_model.init, model)
   variables = {"batch_stats": {}, **jax.eval_shape(init, key, samples)}
-  parts: list[Any] = [_ADDRESS.sub("", repr(model))]
-  if type(model) not in _PACKAGE_S_MODELS:
-    parts += _program(init, key, samples)
-    parts += _program(evaluate, variables, samples, key)
-    parts += _program(train, variables, samples, mask, key)
-  if learner.learning_rate is not None:
-    parts.append(learner.learning_rate)
-  else:
-    params = variables["params"]
-    state = jax.eval_shape(optimizer.init, params)
-    parts += _program(optimizer.init, params)
-    parts += _program(optimizer.update, params, state, params)
-  return files.digest(parts)
+  return variables, samples, mask, key
 
 
 def of_method(study: str, method: Method, batches: Batches) -> str:
@@ -136,16 +178,32 @@ def of_method(study: str, method: Method, batches: Batches) -> str:
   return files.digest([study, fields, batches.sources(method), *rows])
 
 
-def _program(function: Callable[..., Any], *shapes: Any) -> list[Any]:
+def _program(
+  name: str, function: Callable[..., Any], *shapes: Any
+) -> list[Any]:
   """What a function computes, and the constants that it does so with."""
   closed = jax.make_jaxpr(function)(*shapes)
-  return [_ADDRESS.sub("", str(closed)), *_constants(closed)]
+  for jaxpr in _jaxprs(closed):
+    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+      # One without results, as for printing, decides nothing.
+      if "callback" in equation.primitive.name and equation.outvars:
+        raise ValueError(
+          f"{name} computes by {equation.primitive.name}, so it can't be told"
+          " from another one of its name: give the keeper no folder, and no"
+          " model beside a trainer."
+        )
+  constants = [
+    np.asarray(each)
+    for jaxpr in _jaxprs(closed)
+    for each in getattr(jaxpr, "consts", ())
+  ]
+  return [_ADDRESS.sub("", str(closed)), *constants]
 
 
-def _constants(program: Any) -> Iterator[np.ndarray]:
-  """Of a jaxpr and of those in it, which don't print theirs."""
-  yield from map(np.asarray, getattr(program, "consts", ()))
+def _jaxprs(program: Any) -> Iterator[Any]:
+  """A jaxpr and those in it, which don't print their constants."""
+  yield program
   for equation in getattr(program, "jaxpr", program).eqns:
     for part in jax.tree.leaves(list(equation.params.values())):
       if hasattr(part, "eqns") or hasattr(part, "jaxpr"):
-        yield from _constants(part)
+        yield from _jaxprs(part)

@@ -78,6 +78,7 @@ class LatentSettings:
   def __post_init__(self) -> None:
     """Refuses what can't be trained with, naming it."""
     checks.training(self)
+    checks.plain_numbers(self)
 
   @classmethod
   def like(cls, settings: Settings) -> LatentSettings:

@@ -7,7 +7,7 @@ import fractions
 import re
 from typing import Any
 
-from personalization_jax import schedules
+from personalization_jax import checks, schedules
 
 SHAPING = ("baseline", "es:40", "es:400", "sw:12", "sw:2", "tl:10", "tl:300")
 GROUPING = ("random:1500", "random:6500", "ig:5", "ig:21", "sg:1500", "sg:6500")
@@ -50,6 +50,11 @@ class Group:
   n: int
   only: bool = False
 
+  def __post_init__(self) -> None:
+    """Refuses what is no number of samples or individuals."""
+    checks.whole_number("n", self.n, 1)
+    checks.plain_numbers(self)
+
   @property
   def spec(self) -> str:
     """As on the command line."""
@@ -78,8 +83,8 @@ class Method:
       its own.
 
   Raises:
-    ValueError: if `spec` stands for another method, or names no file; or
-      `schedule` stands beside what it replaces.
+    ValueError: if `spec` stands for another method, or names no file; a count
+      is no whole number; or `schedule` stands beside what it replaces.
   """
 
   spec: str
@@ -94,6 +99,10 @@ class Method:
 
   def __post_init__(self) -> None:
     """Refuses what can't be told from another method, or from its files."""
+    for name, least in (("early", 0), ("late", 0), ("last_layers", 1)):
+      if getattr(self, name) is not None:
+        checks.whole_number(name, getattr(self, name), least)
+    checks.plain_numbers(self)
     for name in ("period", "baseline", "local"):
       if self.schedule is not None and getattr(self, name):
         raise ValueError(

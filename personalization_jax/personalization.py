@@ -94,7 +94,8 @@ class Study:
 
     Raises:
       ValueError: if split, groups or trainer aren't of this population, the
-        trainer isn't of these settings, or the samples don't suit the network.
+        trainer isn't of these settings, the samples don't suit the network, or
+        the keeper has a folder and couldn't tell the network from another one.
     """
     if trainer is not None:
       study_checks.check_trainer(trainer, population, settings, model)
@@ -119,8 +120,10 @@ class Study:
       groups = Groups(population, split, seed=settings.seed)
     study_checks.check_groups(groups, population, split)
     self.batches = Batches(split, settings, groups)
-    self.eval_every = eval_every
+    self.eval_every = int(eval_every)
     self.keeper = keeper or Keeper()
+    if self.keeper.folder is not None:  # or what nothing can be kept of
+      identities.of_learner(trainer.learner, population.sample_shape)
     self.models_dir = models_dir
     self._global_phase = GlobalPhase(
       population, self.batches, self._global_task, eval_every

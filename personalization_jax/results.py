@@ -185,9 +185,13 @@ def _saved(
           made_with = None
           if "made_with" in arrays.files:
             made_with = dict(json.loads(str(arrays["made_with"])))
-          yield str(arrays["method"]), int(arrays["seed"]), made_with
+          method, seed = str(arrays["method"]), int(arrays["seed"])
       except Exception:  # zip, zlib and NumPy each raise their own
         continue  # who needs it is told
+      # The first seed has no folder of its own.
+      home = workdir / "seeds" / str(seed)
+      if path == _result_path(home if home.exists() else workdir, method):
+        yield method, seed, made_with
 
 
 @contextlib.contextmanager
@@ -323,7 +327,10 @@ def save_result(
 
 
 def load_result(
-  workdir: pathlib.Path, method: str, population: Population | None = None
+  workdir: pathlib.Path,
+  method: str,
+  population: Population | None = None,
+  seed: int | None = None,
 ) -> Result | None:
   """A finished method's predictions and losses.
 
@@ -332,12 +339,14 @@ def load_result(
     method: its spec.
     population: what it was made of, to have its rows in the result; without it
       they are those of the user's file.
+    seed: that it has to be of; None for any.
 
   Returns:
     The result, or None if the method isn't finished.
 
   Raises:
-    ValueError: if the file can't be read, or was made of another population.
+    ValueError: if the file can't be read, is of another method or seed, or was
+      made of another population.
   """
   path = _result_path(workdir, method)
   if not path.exists():
@@ -348,6 +357,8 @@ def load_result(
     fields.pop("made_with", None)
     if str(fields["method"]) != method:
       raise ValueError(f"it holds {str(fields['method'])!r}")
+    if seed is not None and int(fields["seed"]) != seed:
+      raise ValueError(f"it holds seed {int(fields['seed'])}")
     known = known_method(method)
     # Files from before it was kept.
     fields.setdefault("one_model", known is not None and known.one_model)

@@ -39,6 +39,7 @@ class Settings:
         f"precision={self.precision!r} must be 'float32' or 'bfloat16'."
       )
     models.check_width(self.width)
+    checks.plain_numbers(self)
 
 
 def make_learner(

@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 from flax import linen as nn
 
-from personalization_jax import files, models, own_model
+from personalization_jax import (
+  checks,
+  files,
+  identities,
+  models,
+  own_model,
+)
 from personalization_jax.batches import Batches
 from personalization_jax.datasets import Population
 from personalization_jax.groups import Groups
@@ -48,8 +54,14 @@ def check_trainer(
       " would be trained on those: a trainer serves one population alone."
     )
   its = trainer.learner.model
-  if model is not None and repr(model) != repr(its):
-    raise ValueError(f"trainer is of {its!r}, but model is {model!r}.")
+  if model is not None and model is not its:
+    shape = population.sample_shape
+    own_model.check(model, shape, population.num_classes)
+    if identities.of_model(model, shape) != identities.of_model(its, shape):
+      raise ValueError(
+        f"trainer is of {its!r}, but model is {model!r}, which computes"
+        " otherwise."
+      )
   has: dict[str, Any] = {}
   if model is None and isinstance(its, models.Classifier):
     has = {"width": its.width, "precision": np.dtype(its.dtype).name}
@@ -112,8 +124,7 @@ def check_data(
     )
   _check_split(population, split)
   _check_finite(population)
-  if eval_every < 0:
-    raise ValueError(f"eval_every={eval_every} must be 0 or more.")
+  checks.whole_number("eval_every", eval_every, 0)
   if eval_every and not (
     split.validation.shape[1] and len(split.global_validation)
   ):

@@ -58,7 +58,7 @@ class Learner:
   def with_adam(cls, model: nn.Module, learning_rate: float) -> Learner:
     """The model with Adam (section IV)."""
     learner = cls(model, optax.adam(learning_rate))
-    object.__setattr__(learner, "learning_rate", learning_rate)
+    object.__setattr__(learner, "learning_rate", float(learning_rate))
     return learner
 
 

@@ -322,6 +322,34 @@ def edited(scale, rate, init):
   return Edited()
 
 
+def ruled(scale, rule):
+  """A model whose gradient alone is another one."""
+  if rule == "vjp":
+    same = jax.custom_vjp(lambda x: x)
+    same.defvjp(lambda x: (x, None), lambda _, c: (scale * c,))
+  else:
+    same = jax.custom_jvp(lambda x: x)
+    same.defjvp(lambda x, t: (x[0], scale * t[0]))
+  return Own(activation=same)
+
+
+def called_back(scale):
+  """A model that computes with what no program says."""
+
+  def call(x):
+    return scale * x
+
+  class CalledBack(nn.Module):
+    @nn.compact
+    def __call__(self, samples):
+      shape = jax.ShapeDtypeStruct(samples.shape, samples.dtype)
+      return nn.Dense(3)(
+        jax.pure_callback(call, shape, samples, vmap_method="sequential")
+      )
+
+  return CalledBack()
+
+
 def looked_up(rates):
   @jax.jit
   def rate(step):
@@ -370,6 +398,7 @@ def learners():
     edited(2.0, 0.2, init),
     edited(1.0, 0.5, init),
     edited(1.0, 0.2, nn.initializers.zeros),
+    *(ruled(scale, rule) for rule in ("vjp", "jvp") for scale in (1.0, -1.0)),
   ]
   return [
     *(training.Learner(MODEL, optimizer) for optimizer in optimizers()),
@@ -403,6 +432,63 @@ def test_a_learner_has_the_same_digest_in_every_process():
     check=True,
   )
   assert other.stdout.split() == digests() == digests()
+
+
+def test_a_model_that_calls_python_is_not_kept(people, split, tmp_path):
+  """Before anything is trained; what only prints decides nothing."""
+  samples = people.images.reshape(len(people), -1)
+  flat = dataclasses.replace(people, images=samples)
+  model = called_back(2.0)
+  with pytest.raises(ValueError, match=r"CalledBack computes by pure_callback"):
+    Study(flat, split, SETTINGS, model=model, keeper=Keeper(tmp_path))
+  Study(flat, split, SETTINGS, model=model)
+
+  class Printing(nn.Module):
+    @nn.compact
+    def __call__(self, samples):
+      jax.debug.print("{}", samples[0, 0])
+      return nn.Dense(3)(samples)
+
+  assert len({identities.of_model(Printing(), SHAPE) for _ in range(2)}) == 1
+
+
+def test_numbers_of_numpy_are_the_same_numbers(people, split):
+  """As are whole ones where others may stand."""
+  plain = Settings(1, 16, 1.0, 1.0, "float32", 3)
+  other = Settings(
+    np.int64(1), np.int32(16), 1, np.float64(1), "float32", np.uint32(3)
+  )
+  learners = [make_learner(each, 3) for each in (plain, other)]
+  assert (
+    len(
+      {
+        identities.of_study("", settings, learner, SHAPE, 0)
+        for settings, learner in zip((plain, other), learners)
+      }
+    )
+    == 1
+  )
+  for one, same in (
+    (plain, other),
+    (
+      LatentSettings(1, 16, 1.0, 1.0, 3),
+      LatentSettings(np.int64(1), np.int32(16), 1, np.int64(1), np.uint32(3)),
+    ),
+    (
+      Method("mine", 2, None, 3, 1, group=Group("random", 4)),
+      Method(
+        "mine",
+        np.int64(2),
+        None,
+        np.int32(3),
+        np.int64(1),
+        group=Group("random", np.int64(4)),
+      ),
+    ),
+  ):
+    assert repr(one) == repr(same)
+  study = Study(people, split, SETTINGS, model=MODEL, eval_every=np.int64(0))
+  assert type(study.eval_every) is int
 
 
 def test_fig_4_and_adam_are_known_by_their_numbers_alone(monkeypatch):

@@ -223,3 +223,18 @@ def test_no_method_of_a_name_of_its_own_has_another_s_files():
 def test_a_spec_names_no_other_method(spec, fields):
   with pytest.raises(ValueError, match="isn't what that spec stands for: pars"):
     Method(spec, **fields)
+
+
+@pytest.mark.parametrize(
+  "make",
+  [
+    lambda: Method("mine", early=2.5),
+    lambda: Method("mine", late=-1),
+    lambda: Method("mine", late=1, last_layers=0),
+    lambda: Group("random", 0),
+    lambda: Group("ig", 2.0),
+  ],
+)
+def test_counts_are_whole_numbers(make):
+  with pytest.raises(ValueError, match=r"=\S+ must be"):
+    make()

@@ -2,6 +2,7 @@ import concurrent.futures
 import csv
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -361,6 +362,30 @@ def test_a_damaged_result_is_named(run, tmp_path):
   path.write_bytes(b"PK\x03\x04 half a file")
   with pytest.raises(ValueError, match=r"sw-2\.npz can't be read"):
     results.load_result(tmp_path, "sw:2")
+
+
+def test_a_result_in_another_s_place_is_found_and_counted_once(tmp_path):
+  """Another seed's, the first one's too, and another method's."""
+  for seed in (0, 1):
+    home = tmp_path / "seeds" / "1" if seed else tmp_path
+    results.save_result(home, make_result("sw:2", seed), POPULATION)
+  first, second = (
+    home / "predictions" for home in (tmp_path, tmp_path / "seeds" / "1")
+  )
+  assert results.saved(tmp_path) == [("sw:2", 0), ("sw:2", 1)]
+  shutil.copy(first / "sw-2.npz", first / "sw-12.npz")
+  assert results.saved(tmp_path) == [("sw:2", 0), ("sw:2", 1)]
+  assert results.load_result(second.parent, "sw:2", POPULATION, 1).seed == 1
+  kept = (second / "sw-2.npz").read_bytes()
+  shutil.copy(first / "sw-2.npz", second)
+  assert results.saved(tmp_path) == [("sw:2", 0)]
+  with pytest.raises(ValueError, match=r"sw-2\.npz.*it holds seed 0.*delete"):
+    results.load_result(second.parent, "sw:2", POPULATION, 1)
+  (second / "sw-2.npz").write_bytes(kept)
+  shutil.copy(second / "sw-2.npz", first)
+  assert results.saved(tmp_path) == [("sw:2", 1)]
+  with pytest.raises(ValueError, match="it holds seed 1"):
+    results.load_result(tmp_path, "sw:2", POPULATION, 0)
 
 
 def test_files_are_whole_or_as_before(tmp_path):

@@ -4,6 +4,7 @@ import collections
 import csv
 import fractions
 import json
+import pathlib
 import shutil
 import struct
 
@@ -101,6 +102,30 @@ def test_a_call_with_fewer_seeds_keeps_the_tables_whole(
     assert (workdir / name).read_bytes() == (several / name).read_bytes()
   figures = {path.name for path in (several / "figures").iterdir()}
   assert {path.name for path in (workdir / "figures").iterdir()} == figures
+
+
+def test_another_seed_s_result_in_a_seed_s_folder_is_trained_again(
+  several, tmp_path, monkeypatch, capsys
+):
+  workdir = tmp_path / "run"
+  shutil.copytree(several, workdir)
+  second = pathlib.Path("seeds", "1", "predictions", "tl-2.npz")
+  shutil.copy(workdir / "predictions" / "tl-2.npz", workdir / second)
+  trained = []
+
+  def personalize(study, method, **_):
+    trained.append((method.spec, study.settings.seed))
+    return results.load_result(
+      several / "seeds" / "1", method.spec, study.population
+    )
+
+  monkeypatch.setattr(Study, "personalize", personalize)
+  run(workdir, **SEEDS)
+  assert trained == [("tl:2", 1)]
+  assert "it holds seed 0" in capsys.readouterr().out
+  for name in ("results.csv", "table1.csv"):
+    assert (workdir / name).read_bytes() == (several / name).read_bytes()
+  assert (workdir / second).read_bytes() == (several / second).read_bytes()
 
 
 def test_the_global_model_is_one_for_all_and_local_never_sees_d_g(several):

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 
 from personalization_jax import evaluation, models, splits
 from personalization_jax.groups import Groups
@@ -50,6 +51,19 @@ def test_a_trainer_serves_its_own_models_alone(people, split):
       model=models.MLP(3, hidden=(5,)),
       trainer=study.trainer,
     )
+
+  def scaled(by):
+    class Scaled(nn.Module):
+      @nn.compact
+      def __call__(self, samples):
+        return nn.Dense(3)(by * samples.reshape(len(samples), -1))
+
+    return Scaled()
+
+  trainer = Study(people, split, SETTINGS, model=scaled(1.0)).trainer
+  Study(people, split, SETTINGS, model=scaled(1.0), trainer=trainer)
+  with pytest.raises(ValueError, match="which computes otherwise"):
+    Study(people, split, SETTINGS, model=scaled(2.0), trainer=trainer)
   paper_s = Study(people, split, SETTINGS).trainer
   some = people.take(np.arange(len(people) - 1))
   with pytest.raises(ValueError, match="trainer is of a population of shape"):
