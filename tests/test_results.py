@@ -538,10 +538,15 @@ def test_what_was_asked_for_only_grows(tmp_path):
       SETTINGS,
       "abc",
       {},
-      growing={"methods": methods, "seeds": seeds},
+      growing={
+        "methods": methods,
+        "seeds": seeds,
+        "asked": dict.fromkeys(methods, seeds),
+      },
     )
   assert config["methods"] == ["a", "b", "c"]
   assert config["seeds"] == [0, 2]
+  assert config["asked"] == {"a": [0], "b": [0, 2], "c": [0]}
   assert config == json.loads((tmp_path / "config.json").read_text())
 
 
