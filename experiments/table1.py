@@ -389,6 +389,11 @@ def prepare(
   if hosts.is_first():
     resources.check_disk(workdir, need)
     finished = results.saved(workdir)
+    pairs = [(method.spec, seed) for method in methods for seed in seeds]
+    asked = set(pairs)
+    asked_for: dict[str, list[int]] = {}
+    for spec, seed in [*finished, *pairs]:
+      asked_for.setdefault(spec, []).append(seed)
     config = results.open_run(
       workdir,
       determining,
@@ -403,14 +408,11 @@ def prepare(
       },
       inert=study_flags.inert(population),
       growing={
-        "methods": [
-          *(method for method, _ in finished),
-          *(method.spec for method in methods),
-        ],
-        "seeds": [*(seed for _, seed in finished), *seeds],
+        "methods": list(asked_for),
+        "seeds": [seed for _, seed in [*finished, *pairs]],
+        "asked": asked_for,
       },
     )
-    asked = {(method.spec, seed) for method in methods for seed in seeds}
     earlier = load_earlier(
       workdir, [one for one in finished if one not in asked], population
     )
@@ -419,7 +421,6 @@ def prepare(
       config["seeds"],
       asked | set(earlier),
       [method.spec for method in methods],
-      seeds,
     )
   rows = Rows.from_json(hosts.text_from_first(rows.to_json()))
   for seed in seeds:

@@ -50,24 +50,21 @@ def choose(
   seeds: Sequence[int],
   finished: Collection[Finished],
   asked_methods: Sequence[str],
-  asked_seeds: Sequence[int],
 ) -> Rows:
-  """Everything that is finished, as far as it can be compared.
+  """What was asked for, and all else that can be compared with it.
 
   Args:
     methods: all that were ever asked for, in order.
     seeds: likewise.
-    finished: what there is, or will be.
-    asked_methods: of this start; every one of them is finished with each of
-      `asked_seeds`.
-    asked_seeds: likewise.
+    finished: what there is, or will be once this start ends.
+    asked_methods: of this start; they have the seeds asked for in common.
 
   Returns:
-    All finished methods, with the seeds that they have in common; what was
-    asked for alone if they have none.
+    The methods asked for with the seeds that they have in common, those of
+    earlier starts too, and every other finished method that has all of these.
   """
   notes = []
-  rows = []
+  there = []
   for method in methods:
     if not any((method, seed) in finished for seed in seeds):
       continue
@@ -77,18 +74,23 @@ def choose(
         " name: it is left out of all tables."
       )
       continue
-    rows.append(method)
+    there.append(method)
   common = [
-    seed for seed in seeds if all((method, seed) in finished for method in rows)
+    seed
+    for seed in seeds
+    if all((method, seed) in finished for method in asked_methods)
+  ]
+  rows = [
+    method
+    for method in there
+    if all((method, seed) in finished for seed in common)
   ]
   everything = [
     (method, seed)
     for seed in seeds
-    for method in rows
+    for method in there
     if (method, seed) in finished
   ]
-  if not common:
-    rows, common = list(asked_methods), list(asked_seeds)
   beside = [
     (method, seed)
     for method, seed in everything
@@ -96,9 +98,12 @@ def choose(
   ]
   if beside:
     left = ", ".join(f"{method} with seed {seed}" for method, seed in beside)
+    every = dict.fromkeys(seed for _, seed in everything)
     notes.append(
       "table1.csv and the figures compare methods that have the same seeds"
       f" ({', '.join(map(str, common))}); in results.csv alone: {left}."
+      f" --methods={','.join(there)} --seeds={','.join(map(str, every))} would"
+      " train what is missing and compare them all."
     )
   missing = [
     method

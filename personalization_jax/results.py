@@ -50,8 +50,8 @@ _ROWS = ("individual_rows", "validation_rows", "global_rows")
 _LOCK = ".lock"
 # What config.json tells beside what the run was made with.
 _NO_MAKERS = (
-  "settings", "dataset_fingerprint", "methods", "seeds", "label_names",
-  "made_with",
+  "settings", "dataset_fingerprint", "methods", "seeds", "asked",
+  "label_names", "made_with",
 )  # fmt: skip
 
 
@@ -62,7 +62,8 @@ def open_run(
   about: Mapping[str, Any],
   *,
   inert: Collection[str] = (),
-  growing: Mapping[str, Sequence[Any]] | None = None,
+  growing: Mapping[str, Sequence[Any] | Mapping[str, Sequence[Any]]]
+  | None = None,
 ) -> dict[str, Any]:
   """Makes a run directory, or checks that one holds the same run.
 
@@ -73,7 +74,8 @@ def open_run(
     about: what else config.json tells (versions, device, ...). Once anything is
       finished it stays as it is there, for that was made with it.
     inert: settings that nothing depends on, which an older run may hold.
-    growing: lists, such as of methods: what is new comes behind what is there.
+    growing: lists, such as of methods, or lists by name, such as of each
+      method's seeds: what is new comes behind what is there.
 
   Returns:
     What config.json holds now.
@@ -119,13 +121,28 @@ def open_run(
   first = {"settings": settings, "dataset_fingerprint": dataset_fingerprint}
   config = first | begun | first  # for people, settings come first
   for name, values in (growing or {}).items():
-    there = old.get(name)
-    there = there if isinstance(there, list) else []
-    config[name] = list(dict.fromkeys([*there, *values]))
+    config[name] = _grown(old.get(name), values)
   try:
     return _write_config(workdir, config)
   except OSError as error:
     raise _unwritable(workdir, error) from error
+
+
+def _grown(
+  there: Any, values: Sequence[Any] | Mapping[str, Sequence[Any]]
+) -> Any:
+  """What is there, which may be anything, and behind it what is new."""
+  if isinstance(values, Mapping):
+    there = there if isinstance(there, dict) else {}
+    return {
+      name: _grown(there.get(name), values.get(name, ()))
+      for name in {**there, **values}
+    }
+  # A hand may have changed the file: what is no name or seed isn't taken.
+  kinds = {type(value) for value in values} or {str, int}
+  there = there if isinstance(there, list) else []
+  there = [value for value in there if type(value) in kinds]
+  return list(dict.fromkeys([*there, *values]))
 
 
 def tell_origins(workdir: pathlib.Path) -> None:

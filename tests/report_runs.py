@@ -72,11 +72,13 @@ def make_run(
   methods=METHODS,
   shift=0.0,
   values=None,
+  table=None,
   **config,
 ):
   """A finished run; returns method -> individual -> seed -> accuracies.
 
   These are drawn by chance, or given as `values`, with None for who diverged.
+  table1.csv is of all methods and seeds, or of those given as `table`.
   """
   (folder / "figures").mkdir(parents=True)
   (folder / "config.json").write_text(
@@ -117,8 +119,9 @@ def make_run(
   )
   row = dict.fromkeys(table_files.TABLE_COLUMNS, 0.125)
   row |= {"p_individual_holm": 0.0123, "p_global_holm": 0.4, "diverged": 0}
-  row |= {"seeds": len(seeds), "individual_pairs": len(people)}
-  if len(seeds) < 2:
+  table_methods, table_seeds = table or (methods, seeds)
+  row |= {"seeds": len(table_seeds), "individual_pairs": len(people)}
+  if len(table_seeds) < 2:
     row |= dict.fromkeys(("individual_seed_sd", "global_seed_sd"), "nan")
   row |= {"individual_rank": 1, "global_rank": 2}
   write_csv(
@@ -126,7 +129,7 @@ def make_run(
     table_files.TABLE_COLUMNS,
     [
       list((row | {"method": method, "individual_mean": 0.5 + k}).values())
-      for k, method in enumerate(methods)
+      for k, method in enumerate(table_methods)
     ],
   )
   (folder / "table1.md").write_text("Shaping\n\n| a |\n\np: a <note>.\n")

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 
+import pytest
 from report_runs import PICTURE, Reader, make_run, report, write_csv
 
 from experiments import table1_agreement, table1_choice, table1_figures
@@ -244,6 +245,95 @@ def test_a_seed_that_was_added_is_not_finished_before_it_is_in_the_tables(
   path.write_text(json.dumps({k: config[k] for k in config if k != "seeds"}))
   assert runs.read(folder, "a").finished
   assert runs.read(folder, "a").trained == [(one, "3") for one in methods]
+
+
+ASKED = {"global": [0, 1], "local:3": [0, 1], "sw:2": [0]}
+
+
+def make_asked(folder, table, asked=ASKED, **options):
+  """A run of several calls, whose results.csv has what they asked for."""
+  values = {
+    method: {
+      person: {seed: (0.1 * k + 0.2 * seed, 0.5) for seed in seeds}
+      for person in ("8", "9")
+    }
+    for k, (method, seeds) in enumerate(asked.items(), 1)
+  }
+  options = {"asked": asked, "values": values, **options}
+  make_run(folder, methods=list(asked), seeds=(0, 1), table=table, **options)
+  return runs.read(folder, folder.name)
+
+
+@pytest.mark.parametrize(
+  ("asked", "table", "state"),
+  [
+    (
+      ASKED,
+      (["global", "local:3"], [0, 1]),
+      "Finished: 2 methods, 2 seeds. In results.csv alone: sw:2 (seed 0).",
+    ),
+    (
+      {"sw:2": [0], "global": [0, 1], "local:3": [0, 1]},
+      (["sw:2", "global", "local:3"], [0]),
+      "Finished: 3 methods. In results.csv alone: global, local:3 (seed 1).",
+    ),
+    (
+      {"tl:5": [1], "global": [0]},
+      (["tl:5"], [1]),
+      "Finished: 1 method. In results.csv alone: global (seed 0).",
+    ),
+  ],
+)
+def test_a_run_of_several_calls_is_finished_with_what_they_asked_for(
+  tmp_path, asked, table, state
+):
+  run = make_asked(tmp_path / "a", table, asked)
+  assert run.finished
+  assert state in report(tmp_path, tmp_path / "a").text
+
+
+@pytest.mark.parametrize(
+  ("asked", "table"),
+  [
+    # Another seed of all, or of one; another method; another alone.
+    ({"global": [0, 1], "tl:5": [0, 1]}, (["global", "tl:5"], [0])),
+    ({"global": [0], "tl:5": [0]}, (["global"], [0])),
+    ({"tl:5": [0, 1], "global": [0]}, (["global"], [0])),
+    ({"tl:5": [1], "global": [0]}, (["global"], [0])),
+  ],
+)
+def test_a_run_killed_between_its_two_tables_is_not_finished(
+  tmp_path, asked, table
+):
+  assert not make_asked(tmp_path / "a", table, asked).finished
+  predict(tmp_path / "a", *asked)
+  predict(tmp_path / "a" / "seeds" / "1", *asked)
+  text = report(tmp_path, tmp_path / "a").text
+  assert "Not finished:" in text
+  assert "All is trained: the same command writes the tables." in text
+
+
+def test_pairs_are_finished_once_they_are_in_results(tmp_path):
+  """Of an older run, which lists no pairs, every method with every seed."""
+  table = (["global", "local:3"], [0, 1])
+  more = {**ASKED, "sw:2": [0, 1]}
+  run = make_asked(tmp_path / "a", table)
+  assert not run.unfinished
+  path = tmp_path / "a" / "config.json"
+  config = json.loads(path.read_text())
+  for other in ({**config, "asked": more}, {**config, "asked": None}):
+    path.write_text(json.dumps(other))
+    assert runs.read(tmp_path / "a", "a").unfinished == [("sw:2", "1")]
+
+
+def test_who_is_hurt_says_how_several_seeds_count(tmp_path):
+  for name, seeds in (("a", (0, 1)), ("b", (0,))):
+    make_run(tmp_path / name, seeds=seeds)
+    line = ("tl:10", 0.25, 0.0, -0.0125, 0.02)
+    write_csv(tmp_path / name / "choice.csv", table1_choice.COLUMNS, [line])
+  said = "Of several seeds the choice is made for each"
+  assert said in report(tmp_path, tmp_path / "a").text
+  assert said not in report(tmp_path, tmp_path / "b").text
 
 
 def test_all_seeds_trained_without_tables_is_said_so(tmp_path):

@@ -154,6 +154,38 @@ def test_without_a_common_seed_people_s_means_are_paired_and_it_is_said(
   assert "They have no seed in common" in found.text
 
 
+def test_means_are_over_the_seeds_of_each_run_s_table(tmp_path):
+  seeds = {"global": (0, 1, 2), "tl:10": (0, 1), "sw:2": (2,)}
+  here = {method: draw((method,), seeds[method])[method] for method in seeds}
+  make_run(
+    tmp_path / "a",
+    methods=list(seeds),
+    seeds=(0, 1, 2),
+    values=here,
+    table=(["global", "tl:10"], (0, 1)),
+  )
+  there = make_run(tmp_path / "b", methods=list(seeds))
+  found = report(tmp_path, tmp_path / "a", tmp_path / "b")
+  for column, of in enumerate(CAPTIONS):
+    rows = found.cells(CAPTIONS[of])
+    for method, own in (("global", (0, 1)), ("tl:10", (0, 1)), ("sw:2", (2,))):
+      people = {
+        person: {seed: by_seed[seed] for seed in own}
+        for person, by_seed in here[method].items()
+      }
+      shown, expected = rows[method][0], spread_of(people, column)
+      assert shown.split()[0] == expected.split()[0]
+      if (method, of) != ("global", "global"):
+        assert shown == expected
+        assert rows[method][1] == spread_of(there[method], column)
+  assert "a: 2 seeds; an individual's accuracy is the mean" in found.text
+  assert "b: Table I" not in found.text
+  assert (
+    "a: Table I is of seed 0, 1; not in there, and so by their own seeds: sw:2"
+    " (seed 2)."
+  ) in found.text
+
+
 def test_of_partly_other_people_those_in_both_are_paired(tmp_path):
   others = ("10", "11", "12", "13", "14")
   here, there = draw(("tl:10",)), draw(("tl:10",), people=others, seed=1)

@@ -573,11 +573,27 @@ def test_what_was_asked_for_only_grows(tmp_path):
       SETTINGS,
       "abc",
       {},
-      growing={"methods": methods, "seeds": seeds},
+      growing={
+        "methods": methods,
+        "seeds": seeds,
+        "asked": dict.fromkeys(methods, seeds),
+      },
     )
   assert config["methods"] == ["a", "b", "c"]
   assert config["seeds"] == [0, 2]
+  assert config["asked"] == {"a": [0], "b": [0, 2], "c": [0]}
   assert config == json.loads((tmp_path / "config.json").read_text())
+
+
+def test_what_is_no_name_or_seed_in_a_config_is_not_taken(tmp_path):
+  content = {"settings": SETTINGS, "dataset_fingerprint": "abc"}
+  odd = {"methods": [1, ["a"], "b"], "seeds": [[1], "x", 2], "asked": [3]}
+  (tmp_path / "config.json").write_text(json.dumps(content | odd))
+  growing = {"methods": ["a"], "seeds": [0], "asked": {"a": [0]}}
+  config = results.open_run(tmp_path, SETTINGS, "abc", {}, growing=growing)
+  assert config["methods"] == ["b", "a"]
+  assert config["seeds"] == [2, 0]
+  assert config["asked"] == {"a": [0]}
 
 
 def test_finished_results_are_told_apart_by_what_made_them(tmp_path):

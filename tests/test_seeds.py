@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from small_run import read, run
 
+from experiments.reports import runs
 from personalization_jax import results, tables
 from personalization_jax.personalization import Study
 from personalization_jax.result import Result
@@ -126,6 +127,39 @@ def test_another_seed_s_result_in_a_seed_s_folder_is_trained_again(
   for name in ("results.csv", "table1.csv"):
     assert (workdir / name).read_bytes() == (several / name).read_bytes()
   assert (workdir / second).read_bytes() == (several / second).read_bytes()
+
+
+def test_every_call_on_a_directory_ends_finished(
+  several, tmp_path, monkeypatch, capsys
+):
+  """One method has fewer seeds, since nobody asked for more."""
+
+  def refuse(*_, **__):
+    raise AssertionError("trained again")
+
+  workdir = tmp_path / "run"
+  shutil.copytree(several, workdir)
+  (workdir / "seeds" / "1" / "predictions" / "tl-2.npz").unlink()
+  config = json.loads((workdir / "config.json").read_text())
+  methods = SEEDS["methods"].split(",")
+  assert config["asked"] == {method: [0, 1] for method in methods}
+  config["asked"]["tl:2"] = [0]
+  (workdir / "config.json").write_text(json.dumps(config))
+  monkeypatch.setattr(Study, "personalize", refuse)
+  whole = ["baseline", "global", "local:4"]
+  for methods, seeds, table in (
+    (",".join(whole), ["0", "1"], whole),
+    ("tl:2", ["0"], [*whole, "tl:2"]),
+  ):
+    run(workdir, **{**SEEDS, "methods": methods, "seeds": seeds})
+    assert "--methods=baseline,global,local:4,tl:2 --seeds=0,1 would" in (
+      capsys.readouterr().out
+    )
+    found = runs.read(workdir, "run")
+    assert found.finished
+    assert found.table_methods == table
+    assert found.table_seeds == tuple(seeds)
+  assert found.beside == [(method, "1") for method in whole]
 
 
 def test_the_global_model_is_one_for_all_and_local_never_sees_d_g(several):

@@ -110,13 +110,15 @@ def accuracies(run: Run, of: Data) -> dict[str, np.ndarray]:
     of: "individual" or "global" data.
 
   Returns:
-    method -> float [S] over individuals sorted by id, NaN for who diverged.
+    method -> float [S] over individuals sorted by id, NaN for who diverged:
+    means over the seeds of the run's table, or over all that a method has which
+    isn't in there.
   """
   if run.results is None:
     return {}
   return {
     method: metrics.mean_without_nan(
-      _by_seed(run, method, of, sorted(people), run.results.seeds)
+      _by_seed(run, method, of, sorted(people), _seeds(run, method))
     )
     for method, people in run.results.accuracies.items()
   }
@@ -215,12 +217,18 @@ def _paired(
 ) -> Significance:
   sides = {}
   for name, run in (("first", first), ("other", other)):
-    assert run.results is not None
-    seeds = both.seeds or run.results.seeds
+    seeds = both.seeds or _seeds(run, method)
     sides[name] = _by_seed(run, method, of, both.people, seeds)
     if not both.seeds:
       sides[name] = metrics.mean_without_nan(sides[name])
   return metrics.significance(sides, "first")["other"]
+
+
+def _seeds(run: Run, method: str) -> Sequence[str]:
+  """The seeds of which a method's accuracies are means."""
+  assert run.results is not None
+  there = run.table_seeds if method in run.table_methods else ()
+  return there or run.results.seeds
 
 
 def _by_seed(

@@ -135,11 +135,7 @@ def _notes(runs: Sequence[Run], methods: Sequence[str]) -> Html:
     )
   lines += [_paired_by(first, run, both) for run, both in zip(others, shared)]
   for run in runs:
-    if run.results and len(run.results.seeds) > 1:
-      lines.append(
-        f"{run.name}: {len(run.results.seeds)} seeds; an individual's accuracy"
-        " is the mean over them."
-      )
+    lines += _seeds(run)
   if any(comparison.one_model(method, "global") for method in methods):
     lines.append(ONE_MODEL)
   alone = [
@@ -156,6 +152,29 @@ def _notes(runs: Sequence[Run], methods: Sequence[str]) -> Html:
   if alone:
     lines.append(f"Not compared, for want of the other: {'; '.join(alone)}.")
   return join([element("p", line, class_="notes") for line in lines])
+
+
+def _seeds(run: Run) -> list[str]:
+  """What seeds a run's means are over, if there are several."""
+  assert run.results
+  seeds = run.table_seeds or run.results.seeds
+  lines = []
+  if len(seeds) > 1:
+    lines.append(
+      f"{run.name}: {len(seeds)} seeds; an individual's accuracy is the mean"
+      " over them."
+    )
+  own: dict[str, list[str]] = {}
+  for method, seed in run.beside:
+    if run.table_seeds and method not in run.table_methods:
+      own.setdefault(method, []).append(seed)
+  if own:
+    left = "; ".join(f"{x} (seed {', '.join(own[x])})" for x in own)
+    lines.append(
+      f"{run.name}: Table I is of seed {', '.join(seeds)}; not in there, and so"
+      f" by their own seeds: {left}."
+    )
+  return lines
 
 
 def _paired_by(first: Run, run: Run, both: comparison.Common) -> str:

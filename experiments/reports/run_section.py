@@ -99,7 +99,7 @@ def section(run: Run, anchor: str) -> Html:
   if run.results is not None:
     parts += [element("h3", "Who diverged"), _diverged(run)]
   if run.choice:
-    parts += [element("h3", "Who is hurt"), _choice(run.choice)]
+    parts += [element("h3", "Who is hurt"), _choice(run)]
   if run.agreement:
     parts += [element("h3", "Group agreement"), _agreement(run.agreement)]
   if run.figures or run.damaged:
@@ -109,8 +109,13 @@ def section(run: Run, anchor: str) -> Html:
 
 def _state(run: Run) -> Html:
   if run.table is not None and run.finished:
-    seeds = f", {len(run.seeds)} seeds" if len(run.seeds) > 1 else ""
-    return element("p", f"Finished: {_count(len(run.table), 'method')}{seeds}.")
+    count = len(run.table_seeds)
+    seeds = f", {count} seeds" if count > 1 else ""
+    return element(
+      "p",
+      f"Finished: {_count(len(run.table), 'method')}{seeds}.",
+      *_beside(run),
+    )
   # What is in the tables was trained, whatever became of its predictions.
   waiting = [one for one in run.unfinished if one not in run.trained]
   have = [
@@ -126,14 +131,24 @@ def _state(run: Run) -> Html:
     have.append(" All is trained: the same command writes the tables.")
   why = "there is no table1.csv yet"
   if run.table is not None:
-    why = f"the tables have no {_with_seeds(run, run.unfinished)} yet"
+    why = "table1.csv is older than results.csv"
+    if run.unfinished:
+      why = f"the tables have no {_with_seeds(run, run.unfinished)} yet"
   return element(
     "p",
     element("strong", "Not finished:"),
     f" {why}.",
     *have,
+    *([] if run.outdated else _beside(run)),
     class_="state",
   )
+
+
+def _beside(run: Run) -> list[str]:
+  """What a finished table leaves out, in a sentence, if it does."""
+  if run.table is None or not run.beside:
+    return []
+  return [f" In results.csv alone: {_with_seeds(run, run.beside)}."]
 
 
 def _with_seeds(run: Run, pairs: Sequence[tuple[str, str]]) -> str:
@@ -299,7 +314,11 @@ def _diverged(run: Run) -> Html:
   )
 
 
-def _choice(lines: Sequence[Line]) -> Html:
+def _choice(run: Run) -> Html:
+  several = (
+    " Of several seeds the choice is made for each, and an individual's means"
+    " over them are compared."
+  )
   return join(
     [
       table(
@@ -311,7 +330,7 @@ def _choice(lines: Sequence[Line]) -> Html:
             *(number(line[column], ".0%") for column in CHOICE[:2]),
             *(number(line[column], "+.4f") for column in CHOICE[2:]),
           )
-          for line in lines
+          for line in run.choice
         ],
       ),
       element(
@@ -319,7 +338,7 @@ def _choice(lines: Sequence[Line]) -> Html:
         "Hurt: share of individuals whose own model is worse on their test data"
         " than the global one; gain: mean difference in acc(D_I). Chosen: each"
         " individual has the better of the two on validation data, the global"
-        " one if they are equal.",
+        f" one if they are equal.{several if len(run.table_seeds) > 1 else ''}",
         class_="notes",
       ),
     ]

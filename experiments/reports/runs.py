@@ -64,7 +64,7 @@ class Run:
     name: what the report calls it.
     settings: flag -> value.
     about: what else config.json says.
-    asked: methods, each with every seed, that were asked for.
+    asked: methods and seeds that were asked for.
     table: lines of table1.csv; None until there are any.
     results: from results.csv; None until there are any.
     choice: lines of choice.csv; none without `global` and validation data.
@@ -111,24 +111,68 @@ class Run:
     return list(dict.fromkeys(seed for _, seed in self.asked))
 
   @property
+  def table_methods(self) -> list[str]:
+    """The methods of table1.csv."""
+    return [line["method"] for line in self.table or ()]
+
+  @property
+  def table_seeds(self) -> tuple[str, ...]:
+    """The seeds of table1.csv: those that all of its methods have."""
+    methods = self.table_methods
+    return tuple(
+      seed
+      for seed in (self.results.seeds if self.results and methods else ())
+      if all(seed in self._seeds(method) for method in methods)
+    )
+
+  @property
+  def beside(self) -> list[tuple[str, str]]:
+    """The methods and seeds that are in results.csv, but not in table1.csv."""
+    methods, seeds = self.table_methods, self.table_seeds
+    return [
+      (method, seed)
+      for method in (self.results.accuracies if self.results else ())
+      for seed in self._seeds(method)
+      if method not in methods or seed not in seeds
+    ]
+
+  @property
   def unfinished(self) -> list[tuple[str, str]]:
     """The methods and seeds that were asked for and aren't in the tables."""
-    table = {line["method"]: line.get("seeds") for line in self.table or ()}
-    results = self.results.accuracies if self.results else {}
+    methods, seeds = self.table_methods, self.table_seeds
 
     def shown(method: str, seed: str) -> bool:
-      seeds = {s for there in results.get(method, {}).values() for s in there}
-      # A run that was stopped between the two has an older table1.csv.
-      count = table.get(method) or len(seeds)
-      return method in table and seed in seeds and float(count) == len(seeds)
+      own = self._seeds(method)
+      # Without one of the table's seeds it belongs into results.csv alone.
+      return seed in own and (method in methods or not {*seeds} <= {*own})
 
     return [(method, seed) for method, seed in self.asked
             if not shown(method, seed)]  # fmt: skip
 
   @property
+  def outdated(self) -> bool:
+    """Whether the run was stopped after results.csv, before table1.csv."""
+    if self.table is None or self.results is None:
+      return False
+    count = len(self.table_seeds)
+    # The results of the table come first.
+    first = next(iter(self.results.accuracies), None)
+    return first not in self.table_methods or any(
+      float(line.get("seeds") or count) != count for line in self.table
+    )
+
+  @property
   def finished(self) -> bool:
     """Whether everything that was asked for is in the tables."""
-    return self.table is not None and not self.unfinished
+    return self.table is not None and not (self.unfinished or self.outdated)
+
+  def _seeds(self, method: str) -> list[str]:
+    """The seeds that results.csv has of a method, in the order of all."""
+    if self.results is None:
+      return []
+    people = self.results.accuracies.get(method, {}).values()
+    own = {seed for by_seed in people for seed in by_seed}
+    return [seed for seed in self.results.seeds if seed in own]
 
 
 def read_all(paths: Sequence[str]) -> list[Run]:
@@ -180,7 +224,16 @@ def read(folder: pathlib.Path, name: str) -> Run:
   homes = {
     seed: folder if seed == first else folder / "seeds" / seed for seed in seeds
   }
-  asked = [(method, seed) for seed in seeds for method in methods]
+  pairs = config.get("asked")
+  pairs = pairs if isinstance(pairs, dict) else {}
+  # Older runs don't say which pairs.
+  seeds_of = {method: _listed(pairs.get(method)) or seeds for method in methods}
+  asked = [
+    (method, seed)
+    for seed in seeds
+    for method in methods
+    if seed in seeds_of[method]
+  ]
   figures = {
     path.stem: path.read_bytes()
     for path in sorted((folder / "figures").glob("*.png"))
