@@ -228,7 +228,7 @@ def _refuse(found: list[tuple[Any, str]]) -> None:
   if not given:
     return
   what = " and ".join(
-    f"--{name}={flag.value} can't act with {beside}"
+    f"--{name}={_one_line(flag.value)} can't act with {beside}"
     for name, (flag, beside) in given.items()
   )
   unset = " ".join(
@@ -240,6 +240,11 @@ def _refuse(found: list[tuple[Any, str]]) -> None:
     f"{what}: leave {it} out, or behind a --flagfile that sets {it} add"
     f" {unset}."
   )
+
+
+def _one_line(value: Any) -> str:
+  """A value as it was given, if it is one line."""
+  return str(value) if str(value).isprintable() else repr(value)
 
 
 def model(population: Population) -> nn.Module | None:
@@ -333,7 +338,9 @@ def load_population() -> tuple[Population, WriterFactors | None]:
       f"--dataset={dataset!r} must be 'synthetic', 'nist_digits', 'npz' or"
       " 'tfds:NAME'."
     )
-  _refuse([(flag, f"--dataset={dataset}") for flag in _of_other_datasets()])
+  _refuse(
+    [(flag, f"--dataset={_one_line(dataset)}") for flag in _of_other_datasets()]
+  )
   if _IMAGE_SIZE.value or dataset == "synthetic":
     models.check_image_size(_IMAGE_SIZE.value)
   if dataset == "synthetic":
