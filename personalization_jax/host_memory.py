@@ -54,6 +54,14 @@ def peak() -> int:
   )
 
 
+def program_files() -> int:
+  """Bytes of files that this process has in memory, which anybody may drop.
+
+  They are in `peak`, and in no plan.
+  """
+  return _status("RssFile")
+
+
 def _status(*names: str) -> int:
   """Bytes that Linux counts under these names together; 0 elsewhere."""
   pattern = rf"(?:{'|'.join(names)}):\s*(\d+) kB"

@@ -231,7 +231,7 @@ class MemoryPlan:
     if self.host is not None:
       text += (
         f"; all in all at most {megabytes(self.host)} of the host's"
-        f" {megabytes(host_memory.limit())}"
+        f" {megabytes(host_memory.limit())}, program files aside"
       )
     return text
 
@@ -524,6 +524,8 @@ def disk_used(folder: pathlib.Path) -> int:
 def peak_memory() -> str:
   """The most memory that this process had, of the host and of its devices."""
   text = f"{megabytes(host_memory.peak())} of the host"
+  if files := host_memory.program_files():
+    text += f" ({megabytes(files)} of them program files)"
   peaks = [
     stats["peak_bytes_in_use"]
     for device in jax.local_devices()

@@ -251,5 +251,11 @@ def test_the_length_of_a_schedule_is_that_of_its_sources(people):
     assert study.batches.length(method) == len(study.batches.sources(method))
 
 
-def test_memory_is_told_in_a_phrase():
+def test_memory_is_told_in_a_phrase(monkeypatch):
+  """No plan counts program files, and a peak says how many are in it."""
+  monkeypatch.setattr(host_memory, "peak", lambda: 900 * 2**20)
+  monkeypatch.setattr(host_memory, "program_files", lambda: 200 * 2**20)
+  told = "900 MiB of the host (200 MiB of them program files)"
+  assert resources.peak_memory() == told
+  monkeypatch.undo()
   assert re.match(r"[\d,]+ MiB of the host", resources.peak_memory())

@@ -67,8 +67,8 @@ def trade_off(accuracies: Accuracies, axes: Axes | None = None) -> Axes:
   axes.set_ylabel(r"Mean accuracy on the individual's data, acc$(D_I)$")
   styles.caption(
     axes,
-    "Means over individuals; bars: ± 1 standard error of the mean, none where"
-    " all are the same"
+    "Means over individuals; bars: ± 1 standard error of the mean"
+    + (", none where all are the same" if np.isnan(errors).any() else "")
     + ("; dotted: baseline" if "baseline" in checked else ""),
   )
   styles.accuracy_ticks(axes, "x")
