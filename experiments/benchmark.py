@@ -25,10 +25,10 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from experiments import run_info
 from experiments.benchmarks import report
 from experiments.benchmarks.timing import Measurement
-from experiments.processes import cores, use_cpu_cores
+from experiments.runtime import run_info
+from experiments.runtime.processes import cores, use_cpu_cores
 
 # What changes times and is no flag: recorded, and the same for all processes.
 _VARIABLES = (

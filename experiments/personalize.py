@@ -30,22 +30,22 @@ import numpy as np
 from absl import flags
 from jax.sharding import Mesh
 
-from experiments import console, people, processes, run_info
-from personalization_jax import (
-  adaptation,
-  choice,
-  files,
-  newcomers,
-  resources,
-  saved_models,
+from experiments.flags import people_flags
+from experiments.runtime import console, processes, resources, run_info
+from personalization_jax.analysis import model_choice
+from personalization_jax.checkpoints import files
+from personalization_jax.datasets import Population, new_people
+from personalization_jax.datasets.splits import Split
+from personalization_jax.distributed import (
+  default_individuals_per_device,
+  make_mesh,
 )
-from personalization_jax.adaptation import Adapted
-from personalization_jax.datasets import Population
-from personalization_jax.meshes import default_individuals_per_device, make_mesh
-from personalization_jax.saved_models import Description
+from personalization_jax.runs import saved_models
+from personalization_jax.runs.saved_models import Description
 from personalization_jax.settings import Settings, make_learner
-from personalization_jax.splits import Split
-from personalization_jax.training import Learner
+from personalization_jax.training import adaptation
+from personalization_jax.training.adaptation import Adapted
+from personalization_jax.training.step import Learner
 
 PERSON = "person.json"
 FLAGS = flags.FlagValues()
@@ -112,8 +112,8 @@ class Job:
 
 def prepare() -> Job:
   """Everything that a user's mistake can break, before any training."""
-  people.require(_BASE, _SAMPLES, _OUTPUT)
-  description, variables = people.load_model(_BASE)
+  people_flags.require(_BASE, _SAMPLES, _OUTPUT)
+  description, variables = people_flags.load_model(_BASE)
   settings = Settings(learning_rate=_LEARNING_RATE.value, seed=_SEED.value)
   learner = make_learner(
     settings, description.num_classes, description.network()
@@ -121,14 +121,14 @@ def prepare() -> Job:
   adaptation.check(
     learner, variables, _STEPS.value, _BATCH_SIZE.value, _LAST_LAYERS.value
   )
-  population, arrays = people.load_people(_SAMPLES, description)
+  population, arrays = people_flags.load_people(_SAMPLES, description)
   several = "individuals" in arrays
   if _TEST_SAMPLES.value is None:
     split = _hold_out(population, several, settings.seed)
   else:
-    held_out, _ = people.load_people(_TEST_SAMPLES, description)
+    held_out, _ = people_flags.load_people(_TEST_SAMPLES, description)
     try:
-      population, split = newcomers.join(population, held_out)
+      population, split = new_people.join(population, held_out)
     except ValueError as error:
       raise ValueError(f"--samples and --test_samples: {error}") from error
   mesh, together = _places(len(split.individuals))
@@ -168,7 +168,7 @@ def _hold_out(population: Population, several: bool, seed: int) -> Split:
       " one to train on and one to hold out."
     )
   try:
-    return newcomers.hold_out(population, fraction, seed=seed)
+    return new_people.hold_out(population, fraction, seed=seed)
   except ValueError as error:
     raise ValueError(f"--samples={_SAMPLES.value}: {error}") from error
 
@@ -220,7 +220,7 @@ def train(job: Job) -> list[dict[str, Any]]:
 def _save(job: Job, some: Adapted, first: int) -> list[dict[str, Any]]:
   """Saves these people's models, of which one is the split's `first`."""
   before, after = some.accuracies(job.population.labels)
-  better = choice.choose(after, before)
+  better = model_choice.choose(after, before)
   reports = []
   for place, person in enumerate(some.individuals):
     own, _, held_out = job.split.parts(first + place)
@@ -270,8 +270,8 @@ def tell(job: Job, reports: Sequence[dict[str, Any]], seconds: float) -> None:
     of_all = f" of {len(reports)}, whose models didn't diverge" if gone else ""
     print(
       f"{len(before)} people{of_all}: mean accuracy {before.mean():.4f} before,"
-      f" {after.mean():.4f} after; {choice.hurt(after, before):.0%} worse than"
-      " before."
+      f" {after.mean():.4f} after; {model_choice.hurt(after, before):.0%} worse"
+      " than before."
     )
   print(f"Training and saving took {seconds:.1f} s.")
   if gone:
@@ -292,8 +292,8 @@ def personalize() -> None:
 
 def main(argv: Sequence[str]) -> None:
   """The script; what goes wrong is said in a sentence."""
-  people.or_say_why(personalize, argv, FLAGS)
+  people_flags.or_say_why(personalize, argv, FLAGS)
 
 
 if __name__ == "__main__":
-  people.run(main, FLAGS)
+  people_flags.run(main, FLAGS)

@@ -23,9 +23,11 @@ from collections.abc import Sequence
 import numpy as np
 from absl import flags
 
-from experiments import people, processes
-from personalization_jax import adaptation, files
+from experiments.flags import people_flags
+from experiments.runtime import processes
+from personalization_jax.checkpoints import files
 from personalization_jax.settings import Settings, make_learner
+from personalization_jax.training import adaptation
 
 FLAGS = flags.FlagValues()
 _MODEL = flags.DEFINE_string(
@@ -44,12 +46,14 @@ _OUTPUT = flags.DEFINE_string(
 def predict() -> None:
   """From the flags to the CSV file."""
   processes.use_cpu_cores(0)
-  people.require(_MODEL, _SAMPLES, _OUTPUT)
+  people_flags.require(_MODEL, _SAMPLES, _OUTPUT)
   output = pathlib.Path(_OUTPUT.value or "")
   if output.is_dir():
     raise ValueError(f"--output={output} is a folder, not a file.")
-  description, variables = people.load_model(_MODEL)
-  population, arrays = people.load_people(_SAMPLES, description, labelled=False)
+  description, variables = people_flags.load_model(_MODEL)
+  population, arrays = people_flags.load_people(
+    _SAMPLES, description, labelled=False
+  )
   if (people_there := len(np.unique(population.individuals))) > 1:
     print(
       f"--samples={_SAMPLES.value} has samples of {people_there} individuals:"
@@ -92,8 +96,8 @@ def predict() -> None:
 
 def main(argv: Sequence[str]) -> None:
   """The script; what goes wrong is said in a sentence."""
-  people.or_say_why(predict, argv, FLAGS)
+  people_flags.or_say_why(predict, argv, FLAGS)
 
 
 if __name__ == "__main__":
-  people.run(main, FLAGS)
+  people_flags.run(main, FLAGS)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
-from experiments.reports import page
+from experiments.outputs.report import page
 
 _OUTPUT = flags.DEFINE_string("output", "report.html", "The HTML file.")
 _TITLE = flags.DEFINE_string(

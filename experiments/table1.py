@@ -25,35 +25,32 @@ from typing import Any
 import numpy as np
 from absl import app, flags, logging
 
-from experiments import (
+from experiments.flags import study_flags
+from experiments.outputs import rows as table1_rows
+from experiments.outputs import summary
+from experiments.outputs.rows import Finished, Rows
+from experiments.runtime import (
   console,
   interruption,
   processes,
-  run_info,
-  study_flags,
-  table1_report,
-  table1_rows,
-)
-from experiments.console import say
-from experiments.table1_rows import Finished, Rows
-from personalization_jax import (
-  checks,
-  event_files,
-  files,
-  hosts,
-  latent_space,
   resources,
-  results,
+  run_info,
+  tensorboard,
 )
+from experiments.runtime.console import say
+from personalization_jax import checks, distributed
+from personalization_jax.analysis.result import Result
+from personalization_jax.checkpoints import files
+from personalization_jax.checkpoints.keeper import Keeper, Stopped
+from personalization_jax.checkpoints.saved_chunks import AnotherTrainingError
 from personalization_jax.datasets import Population
+from personalization_jax.datasets.splits import PADDING
 from personalization_jax.datasets.synthetic import WriterFactors
-from personalization_jax.latent_space import LatentSpace
 from personalization_jax.methods import Method, known_method, parse_methods
-from personalization_jax.personalization import Study
-from personalization_jax.progress import Keeper, Stopped
-from personalization_jax.result import Result
-from personalization_jax.saved_pieces import AnotherTrainingError
-from personalization_jax.splits import PADDING
+from personalization_jax.runs import directory
+from personalization_jax.study import Study
+from personalization_jax.training import latent_space
+from personalization_jax.training.latent_space import LatentSpace
 
 # Within so many seconds a shared disk shows what another host wrote.
 _SHARED_WITHIN = 20.0
@@ -169,18 +166,18 @@ def train_all(
   home = study_flags.home(workdir, study.settings.seed)
   finished: dict[Method, Result] = {}
   # The others are told: they might find another state of the directory.
-  for method in methods if hosts.is_first() else ():
+  for method in methods if distributed.is_first() else ():
     try:
-      result = results.load_result(
+      result = directory.load_result(
         home, method.spec, study.population, study.settings.seed
       )
     except ValueError as error:
       say(f"{error} It is trained again.")
-      results.set_aside(home, method.spec)
+      directory.set_aside(home, method.spec)
       continue
     if result is not None:
       finished[method] = result
-  found = hosts.from_first(np.array([m in finished for m in methods]))
+  found = distributed.from_first(np.array([m in finished for m in methods]))
   for method, there in zip(methods, found):
     if there:
       study.forget(method)
@@ -190,11 +187,11 @@ def train_all(
       for method in waiting:
         bar.set_description(method.spec)
         finished[method] = study.personalize(method, on_steps=bar.update)
-        if hosts.is_first():
-          results.save_result(
+        if distributed.is_first():
+          directory.save_result(
             home, finished[method], study.population, made_with
           )
-          results.tell_origins(workdir)
+          directory.tell_origins(workdir)
         study.forget(method)
   return [finished[method] for method in methods if method in finished]
 
@@ -244,7 +241,7 @@ def check_flags() -> tuple[tuple[Method, ...], tuple[int, ...]]:
     study_flags.training_settings(seed)
     study_flags.latent_settings(seed)
   if _TENSORBOARD.value:
-    event_files.check()
+    tensorboard.check()
   return methods, seeds
 
 
@@ -264,11 +261,11 @@ def alone(workdir: pathlib.Path) -> Iterator[None]:
   """
   with contextlib.ExitStack() as stack:
     token = secrets.token_hex(8)
-    if hosts.is_first():
-      stack.enter_context(results.alone_in(workdir, token))
-    token = hosts.text_from_first(token)
+    if distributed.is_first():
+      stack.enter_context(directory.alone_in(workdir, token))
+    token = distributed.text_from_first(token)
     end = time.monotonic() + _SHARED_WITHIN
-    while not (hosts.is_first() or results.holds_token(workdir, token)):
+    while not (distributed.is_first() or directory.holds_token(workdir, token)):
       if time.monotonic() > end:
         raise ValueError(
           f"--workdir={workdir} isn't the same directory for all processes: it"
@@ -288,7 +285,7 @@ def check_alike(given: Mapping[str, Any]) -> None:
     ValueError: on the processes that differ from the first, naming the flag.
   """
   mine = json.loads(json.dumps(given))
-  firsts = json.loads(hosts.text_from_first(json.dumps(given)))
+  firsts = json.loads(distributed.text_from_first(json.dumps(given)))
   for name in {**firsts, **mine}:
     # NaN is NaN here.
     if json.dumps(firsts.get(name)) == json.dumps(mine.get(name)):
@@ -386,15 +383,15 @@ def prepare(
   )
   made_with = {**study_flags.about(), **run_info.describe()}
   rows, earlier = Rows((), ()), {}
-  if hosts.is_first():
+  if distributed.is_first():
     resources.check_disk(workdir, need)
-    finished = results.saved(workdir)
+    finished = directory.saved(workdir)
     pairs = [(method.spec, seed) for method in methods for seed in seeds]
     asked = set(pairs)
     asked_for: dict[str, list[int]] = {}
     for spec, seed in [*finished, *pairs]:
       asked_for.setdefault(spec, []).append(seed)
-    config = results.open_run(
+    config = directory.open_run(
       workdir,
       determining,
       population.fingerprint(),
@@ -422,15 +419,15 @@ def prepare(
       asked | set(earlier),
       [method.spec for method in methods],
     )
-  rows = Rows.from_json(hosts.text_from_first(rows.to_json()))
+  rows = Rows.from_json(distributed.text_from_first(rows.to_json()))
   for seed in seeds:
     # Every process writes its part of a checkpoint.
     home = study_flags.home(workdir, seed)
     for folder in ("checkpoints", "predictions", "figures"):
-      if folder == "checkpoints" or hosts.is_first():
+      if folder == "checkpoints" or distributed.is_first():
         files.check_writable(home / folder)
   drawn = study_of(rows.seeds[0])
-  hosts.wait_for_all("prepared")
+  distributed.wait_for_all("prepared")
   if memory is not None:
     say(
       f"Memory: {memory} (individuals at once on a device:"
@@ -468,10 +465,12 @@ def sizes(rows: np.ndarray) -> str:
 
 def _needs_latents(methods: Sequence[Method], workdir: pathlib.Path) -> bool:
   """Whether a method does that is asked for now, or was before."""
-  earlier = results.saved(workdir) if hosts.is_first() else []
+  earlier = directory.saved(workdir) if distributed.is_first() else []
   known = [known_method(method) for method, _ in earlier]
   every = [*methods, *(method for method in known if method)]
-  return bool(hosts.highest(int(any(method.needs_latents for method in every))))
+  return bool(
+    distributed.highest(int(any(method.needs_latents for method in every)))
+  )
 
 
 def load_earlier(
@@ -491,7 +490,7 @@ def load_earlier(
   for method, seed in finished:
     home = study_flags.home(workdir, seed)
     try:
-      result = results.load_result(home, method, population, seed)
+      result = directory.load_result(home, method, population, seed)
     except ValueError as error:
       say(f"{error} It is left out of all tables.")
       continue
@@ -536,10 +535,10 @@ def run(prepared: Prepared) -> None:
   if prepared.drawn not in studies:
     space = find_groups(prepared.drawn, table.parsed)
     prepared.drawn.keeper.wait()
-  if hosts.is_first():
+  if distributed.is_first():
     every = {(result.method, result.seed): result for result in finished}
     every |= prepared.earlier
-    table1_report.write(
+    summary.write(
       prepared.drawn,
       prepared.factors,
       table.parsed,
@@ -551,9 +550,9 @@ def run(prepared: Prepared) -> None:
     for note in table.notes:
       say(note)
     if _TENSORBOARD.value:
-      event_files.write(workdir / "tensorboard", list(every.values()))
-  hosts.wait_for_all("reported")
-  if hosts.from_first(
+      tensorboard.write(workdir / "tensorboard", list(every.values()))
+  distributed.wait_for_all("reported")
+  if distributed.from_first(
     np.array(all(result.diverged.all() for result in finished))
   ):
     sys.exit(1)  # the report says so, and what to do

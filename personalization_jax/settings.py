@@ -7,8 +7,9 @@ import dataclasses
 import jax.numpy as jnp
 from flax import linen as nn
 
-from personalization_jax import checks, models
-from personalization_jax.training import Learner
+from personalization_jax import checks
+from personalization_jax.networks import classifier
+from personalization_jax.training.step import Learner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Settings:
       raise ValueError(
         f"precision={self.precision!r} must be 'float32' or 'bfloat16'."
       )
-    models.check_width(self.width)
+    classifier.check_width(self.width)
     checks.plain_numbers(self)
 
 
@@ -57,7 +58,7 @@ def make_learner(
     The model with Adam.
   """
   if model is None:
-    model = models.Classifier(
+    model = classifier.Classifier(
       num_classes=num_classes,
       width=settings.width,
       dtype=jnp.dtype(settings.precision),

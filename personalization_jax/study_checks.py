@@ -8,20 +8,17 @@ from typing import Any
 import numpy as np
 from flax import linen as nn
 
-from personalization_jax import (
-  checks,
-  files,
-  identities,
-  models,
-  own_model,
-)
-from personalization_jax.batches import Batches
+from personalization_jax import checks
+from personalization_jax.checkpoints import files
 from personalization_jax.datasets import Population
-from personalization_jax.groups import Groups
+from personalization_jax.datasets.splits import PADDING, Split
+from personalization_jax.grouping.groups import Groups
 from personalization_jax.methods import Method
-from personalization_jax.population_training import PopulationTrainer
+from personalization_jax.methods.batches import Batches
+from personalization_jax.networks import classifier, interface
 from personalization_jax.settings import Settings
-from personalization_jax.splits import PADDING, Split
+from personalization_jax.training import identities
+from personalization_jax.training.population import PopulationTrainer
 
 
 def check_trainer(
@@ -56,14 +53,14 @@ def check_trainer(
   its = trainer.learner.model
   if model is not None and model is not its:
     shape = population.sample_shape
-    own_model.check(model, shape, population.num_classes)
+    interface.check(model, shape, population.num_classes)
     if identities.of_model(model, shape) != identities.of_model(its, shape):
       raise ValueError(
         f"trainer is of {its!r}, but model is {model!r}, which computes"
         " otherwise."
       )
   has: dict[str, Any] = {}
-  if model is None and isinstance(its, models.Classifier):
+  if model is None and isinstance(its, classifier.Classifier):
     has = {"width": its.width, "precision": np.dtype(its.dtype).name}
   if trainer.learner.learning_rate is not None:
     has["learning_rate"] = trainer.learner.learning_rate
@@ -135,7 +132,7 @@ def check_data(
   if model is None:
     _check_images(population)
   else:
-    own_model.check(model, population.sample_shape, population.num_classes)
+    interface.check(model, population.sample_shape, population.num_classes)
 
 
 def check_method(
@@ -182,13 +179,13 @@ def frozen_layers(method: Method, trainer: PopulationTrainer) -> int:
   if not method.last_layers:
     return 0
   model = trainer.learner.model
-  if not own_model.takes_frozen_layers(model):
+  if not interface.takes_frozen_layers(model):
     raise ValueError(
       f"method {method.spec!r} trains the last layers alone, but model"
       f" {type(model).__name__} doesn't take frozen_layers."
     )
   try:
-    there = models.count_layers(trainer.shapes.params)
+    there = classifier.count_layers(trainer.shapes.params)
   except ValueError as error:
     raise ValueError(
       f"method {method.spec!r} with model {type(model).__name__}: {error}"
@@ -258,7 +255,7 @@ def _check_images(population: Population) -> None:
       f"images must be square for the paper's network, but are"
       f" {height}x{width}."
     )
-  models.check_image_size(height)
+  classifier.check_image_size(height)
 
 
 def _check_schedule(method: Method, batches: Batches) -> None:

@@ -71,7 +71,7 @@ def people() -> Population:
 def finished(tmp_path_factory) -> pathlib.Path:
   """The directory of a small run of the script, to be left as it is."""
   # Other tests need not know the script's flags.
-  from small_run import run
+  from helpers.small_run import run
 
   workdir = tmp_path_factory.mktemp("runs") / "small"
   run(workdir)
@@ -81,7 +81,7 @@ def finished(tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(scope="session")
 def writers():
   """Four of a run and three new ones."""
-  from newcomers_served import NEW
+  from helpers.newcomers_served import NEW
 
   from personalization_jax.datasets import synthetic
 
@@ -95,7 +95,7 @@ def base(tmp_path_factory):
   """A model of writers 0 to 3, saved by the run that trained it."""
   from absl import flags
   from absl.testing import flagsaver
-  from newcomers_served import NEW
+  from helpers.newcomers_served import NEW
 
   from experiments import table1
 
@@ -115,7 +115,7 @@ def base(tmp_path_factory):
 @pytest.fixture(scope="session")
 def anna(base, writers, tmp_path_factory):
   """The model of one new writer, made of the first 80 drawings."""
-  from newcomers_served import NEW, TRAIN, run, write_npz
+  from helpers.newcomers_served import NEW, TRAIN, run, write_npz
 
   from experiments import personalize
 

@@ -2,19 +2,14 @@ import math
 
 import numpy as np
 import pytest
-from tiny import TINY
+from helpers.tiny import TINY
 
-from personalization_jax import (
-  adaptation,
-  checks,
-  meshes,
-  newcomers,
-  splits,
-)
-from personalization_jax.datasets import variations
-from personalization_jax.groups import Groups
-from personalization_jax.latent_space import LatentSettings
+from personalization_jax import checks, distributed
+from personalization_jax.datasets import new_people, splits, variations
+from personalization_jax.grouping.groups import Groups
 from personalization_jax.settings import Settings
+from personalization_jax.training import adaptation
+from personalization_jax.training.latent_space import LatentSettings
 
 
 @pytest.mark.parametrize("settings", [Settings, LatentSettings])
@@ -57,10 +52,10 @@ def test_no_two_seeds_share_their_keys(people):
     lambda seed: variations.vary_class_counts(
       people, first, concentration=1.0, seed=seed
     ),
-    lambda seed: newcomers.hold_out(people, 0.5, seed=seed),
+    lambda seed: new_people.hold_out(people, 0.5, seed=seed),
     lambda seed: next(
       adaptation.adapt(
-        TINY, {}, people, parts, 1, mesh=meshes.make_mesh(), seed=seed
+        TINY, {}, people, parts, 1, mesh=distributed.make_mesh(), seed=seed
       )
     ),
   ):

@@ -8,7 +8,7 @@ how much of a chip's peak goes into the network, not how busy the chip is.
 
 from __future__ import annotations
 
-from personalization_jax import models
+from personalization_jax.networks import classifier
 
 # Dense peaks in TFLOP/s by the makers' data sheets: products of bfloat16, and
 # of float32 as JAX's and PyTorch's fast setting multiply them (TensorFloat-32).
@@ -40,7 +40,7 @@ def forward_macs(
   """
   macs = []
   side, inputs = image_size, channels
-  for spec in models.FIG_4:
+  for spec in classifier.FIG_4:
     if isinstance(spec, tuple):
       size, full = spec
       outputs = int(full * width)

@@ -17,7 +17,7 @@ import optax
 from flax import linen as nn
 
 from experiments.benchmarks.work import Work
-from personalization_jax import models
+from personalization_jax.networks import classifier
 
 
 class PlainClassifier(nn.Module):
@@ -37,9 +37,9 @@ class PlainClassifier(nn.Module):
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     """Logits float32 [B, num_classes] of images float [B, H, W, C]."""
     x = x.astype(self.dtype)
-    pools = models.FIG_4.count("pool")
+    pools = classifier.FIG_4.count("pool")
     layer = 0
-    for spec in models.FIG_4:
+    for spec in classifier.FIG_4:
       if spec == "pool":
         pools -= 1
         window = (2, 2) if pools else x.shape[1:3]

@@ -20,9 +20,9 @@ import jax
 from experiments.benchmarks.processes import Worker
 from experiments.benchmarks.timing import Measurement
 from experiments.benchmarks.work import Ours, Work, population
-from experiments.processes import cores
-from personalization_jax import host_memory
-from personalization_jax.meshes import make_mesh
+from experiments.runtime import host_memory
+from experiments.runtime.processes import cores
+from personalization_jax.distributed import make_mesh
 
 _WORK = Work(1 / 8, batch_size=32, individuals=8, steps=4, image_size=16)
 _QUICK_WORK = Work(1 / 32, batch_size=8, individuals=4, steps=2, image_size=16)

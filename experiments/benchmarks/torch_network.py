@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from personalization_jax import models
+from personalization_jax.networks import classifier
 
 
 class Network(nn.Module):
@@ -26,9 +26,9 @@ class Network(nn.Module):
   def __init__(self, params: Mapping[str, Any], batch_stats: Mapping[str, Any]):
     super().__init__()
     layers: list[nn.Module] = []
-    pools = models.FIG_4.count("pool")
+    pools = classifier.FIG_4.count("pool")
     layer = 0
-    for spec in models.FIG_4:
+    for spec in classifier.FIG_4:
       if spec == "pool":
         pools -= 1
         layers.append(nn.MaxPool2d(2) if pools else _GlobalMax())

@@ -25,8 +25,8 @@ from experiments.benchmarks.peers import (
 from experiments.benchmarks.processes import Worker
 from experiments.benchmarks.timing import Measurement, compare
 from experiments.benchmarks.work import Ours, Work, population
-from experiments.processes import cores
-from personalization_jax.meshes import make_mesh
+from experiments.runtime.processes import cores
+from personalization_jax.distributed import make_mesh
 
 # On a CPU: the work, and how many individuals plain `vmap` is measured with,
 # few enough that a step takes seconds. Steps: so that all ends in 12 minutes on

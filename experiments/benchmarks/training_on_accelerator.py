@@ -24,7 +24,7 @@ from experiments.benchmarks.peers import (
 )
 from experiments.benchmarks.timing import Measurement, compare, seconds
 from experiments.benchmarks.work import Ours, Work, population
-from personalization_jax.meshes import make_mesh
+from personalization_jax.distributed import make_mesh
 
 # PyTorch's variants one by one, and how many individuals `torch.func` stacks.
 _LOOPS = ("eager", "compiled", "graph", "compiled graph")

@@ -19,13 +19,14 @@ from jax.sharding import Mesh
 
 from experiments.benchmarks import flops
 from experiments.benchmarks.timing import Measurement
-from personalization_jax import schedules, settings, training
+from personalization_jax import schedules, settings
 from personalization_jax.datasets import Population, synthetic, variations
-from personalization_jax.population_training import (
+from personalization_jax.randomness import SHARED
+from personalization_jax.training import step as training_step
+from personalization_jax.training.population import (
   PopulationTrainer,
   individual_key,
 )
-from personalization_jax.randomness import SHARED
 
 _SEED = 0
 # 210 samples each after the flips, as the paper's D_I has for training. More
@@ -75,7 +76,7 @@ class Work:
       seed=_SEED,
     )
 
-  def learner(self, num_classes: int) -> training.Learner:
+  def learner(self, num_classes: int) -> training_step.Learner:
     """The library's network and optimiser."""
     return settings.make_learner(self.settings(), num_classes)
 
@@ -158,13 +159,13 @@ class Ours:
     self._root = jax.random.key(_SEED)
 
   @functools.cached_property
-  def shared(self) -> training.TrainState:
+  def shared(self) -> training_step.TrainState:
     """The model that everybody starts from, with a leading axis of 1."""
     one = self._trainer.one_per_device()
     states = one.create(individual_key(self._root, SHARED)[None])
     return jax.tree.map(lambda leaf: leaf[:1], states)
 
-  def untrained(self) -> training.TrainState:
+  def untrained(self) -> training_step.TrainState:
     """The first chunk's models before the first step."""
     return self._states(next(self._trainer.chunks(self.work.individuals)))
 
@@ -214,13 +215,13 @@ class Ours:
       utilisation=peak and achieved / (peak * devices.size),
     )
 
-  def _chunks(self) -> Iterator[tuple[training.TrainState, np.ndarray]]:
+  def _chunks(self) -> Iterator[tuple[training_step.TrainState, np.ndarray]]:
     for part in self._trainer.chunks(self.work.individuals):
       yield self._trainer.train(
         self._states(part), rows(self.work, self.store, part)
       )
 
-  def _states(self, part: slice) -> training.TrainState:
+  def _states(self, part: slice) -> training_step.TrainState:
     ids = range(self.work.individuals)[part]
     keys = jnp.stack([individual_key(self._root, index) for index in ids])
     return self._trainer.share(self.shared, keys)

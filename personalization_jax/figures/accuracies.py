@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from matplotlib.axes import Axes
 
-from personalization_jax import metrics
+from personalization_jax.analysis import metrics
 from personalization_jax.figures import labels, styles
 
 # For each method: its individual and its global accuracy, float [S] in 0..1.

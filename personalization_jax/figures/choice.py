@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib import ticker
 from matplotlib.axes import Axes
 
-from personalization_jax.choice import Choice
+from personalization_jax.analysis.model_choice import Choice
 from personalization_jax.figures import styles
 
 
@@ -21,7 +21,7 @@ def choice(choices: Mapping[str, Choice], axes: Axes | None = None) -> Axes:
   stand at the right. Of several seeds a person's means over them count.
 
   Args:
-    choices: method -> what `personalization_jax.choice.judge` found.
+    choices: method -> what `analysis.model_choice.judge` found.
     axes: where to draw; by default a new figure.
 
   Returns:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.axes import Axes
 
-from personalization_jax import metrics
+from personalization_jax.analysis import metrics
 from personalization_jax.figures import styles
 from personalization_jax.figures.accuracies import Data
 

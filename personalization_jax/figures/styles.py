@@ -17,7 +17,7 @@ from matplotlib import colors, ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from personalization_jax import files
+from personalization_jax.checkpoints import files
 
 DPI = 150
 

@@ -19,13 +19,15 @@ from personalization_jax.grouping.individuals import (
 from personalization_jax.grouping.individuals import (
   nearest_individuals_of_all as nearest_individuals_of_all,
 )
-from personalization_jax.grouping.samples import (
+from personalization_jax.grouping.single_sample import (
   planned_bytes as planned_bytes,
 )
-from personalization_jax.grouping.samples import random_group as random_group
-from personalization_jax.grouping.samples import (
+from personalization_jax.grouping.single_sample import (
+  random_group as random_group,
+)
+from personalization_jax.grouping.single_sample import (
   single_sample_group as single_sample_group,
 )
-from personalization_jax.grouping.samples import (
+from personalization_jax.grouping.single_sample import (
   single_sample_groups as single_sample_groups,
 )

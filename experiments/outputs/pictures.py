@@ -1,0 +1,177 @@
+"""The figures of a run of `experiments.table1`."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from personalization_jax import figures
+from personalization_jax.analysis import tables
+from personalization_jax.analysis.result import Result
+from personalization_jax.datasets import Population
+from personalization_jax.methods import Method
+from personalization_jax.study import Study
+from personalization_jax.training import autoencoder
+from personalization_jax.training.latent_space import LatentSpace
+
+
+def draw(
+  study: Study,
+  methods: Sequence[Method],
+  finished: Sequence[Result],
+  space: LatentSpace | None,
+  folder: pathlib.Path,
+) -> list[pathlib.Path]:
+  """Draws everything that a run can show.
+
+  Samples are shown if they are images of one channel or three.
+
+  Args:
+    study: the population and its split.
+    methods: what was trained.
+    finished: its results, of all seeds.
+    space: the latent space, if one was needed.
+    folder: where the figures go.
+
+  Returns:
+    The files written.
+  """
+  pages = _of_results(study, methods, finished)
+  pictures = _pictures(study.population)
+  if pictures is not None:
+    pages["handwriting"] = figures.handwriting(
+      pictures,
+      study.population.labels,
+      study.population.individuals,
+      study.split.individuals[:8],
+      classes=min(10, study.population.num_classes),
+    )
+  if space is not None:
+    pages |= _of_latent_space(study, methods, space, pictures)
+  return [
+    figures.save(page, folder / f"{name}.png") for name, page in pages.items()
+  ]
+
+
+def _of_results(
+  study: Study, methods: Sequence[Method], finished: Sequence[Result]
+) -> dict[str, Any]:
+  # Who diverged in one method is shown in none: figures compare people.
+  shown = ~np.any([result.diverged for result in finished], axis=0)
+  # Curves are one seed's.
+  firsts = {result.method: result for result in reversed(finished)}
+  if not shown.any():
+    return {}
+  accuracies = {
+    method: (own[shown], general[shown])
+    for method, (own, general) in tables.accuracies(
+      finished, study.population.labels
+    ).items()
+  }
+  batches = study.batches
+  sources = {method.spec: batches.sources(method) for method in methods}
+  # Behind the end of an individual's own schedule there is padding.
+  people = np.flatnonzero(shown).tolist()
+  lengths = {
+    method.spec: np.array(
+      [len(batches.sources(method, index)) for index in people]
+    )
+    for method in methods
+  }
+  losses = {
+    method.spec: firsts[method.spec].losses[shown] for method in methods
+  }
+  drawn = {
+    "trade_off": figures.trade_off(accuracies),
+    "distribution_individual": figures.distribution(accuracies),
+    "distribution_global": figures.distribution(accuracies, of="global"),
+    "schedules": figures.schedules(sources),
+    "training_curves": figures.training_curves(losses, lengths=lengths),
+  }
+  curves = {
+    method: (
+      result.curve_steps,
+      result.individual_curve[shown],
+      result.global_curve[shown],
+    )
+    for method, result in reversed(firsts.items())
+    if len(result.curve_steps)
+  }
+  for name, half in tables.halves(accuracies).items():
+    baseline = tables.baseline_of(half)
+    if baseline is not None and len(half) > 1:
+      file = "gains" if name == tables.SHAPING else "gains_grouping"
+      drawn[file] = figures.gains({m: accuracies[m] for m in half}, baseline)
+  pages = {name: axes.figure for name, axes in drawn.items()}
+  if curves:
+    pages["validation_curves"] = figures.validation_curves(curves, sources)
+  return pages
+
+
+def _pictures(population: Population) -> np.ndarray | None:
+  """Samples as uint8 [N, H, W, 1 or 3]; None if they are no such images."""
+  images = population.images
+  if not population.holds_images or images.shape[3] not in (1, 3):
+    return None
+  if images.dtype == np.uint8:
+    return images
+  # From the least number of all to the largest.
+  low, high = float(images.min()), float(images.max())
+  shares = (images.astype(np.float64) - low) / max(high - low, 1e-30)
+  return np.rint(255 * shares).astype(np.uint8)
+
+
+def _of_latent_space(
+  study: Study,
+  methods: Sequence[Method],
+  space: LatentSpace,
+  pictures: np.ndarray | None,
+) -> dict[str, Any]:
+  population, split, groups = study.population, study.split, study.groups
+  shown = split.global_test[:32]
+  people = np.concatenate([split.individuals, split.global_people])
+  means, present = groups.class_means(people)
+  # The mean over the classes that a person has.
+  places = means.sum(axis=1) / present.sum(axis=1, keepdims=True)
+  pages: dict[str, Any] = {}
+  if space.autoencoder:
+    pages["reconstructions"] = figures.reconstructions(
+      population.images[shown],
+      autoencoder.reconstruct(
+        space.autoencoder.learner,
+        space.autoencoder.state,
+        population.images,
+        shown,
+      ),
+    )
+  # A map has two axes, and says nothing of fewer people.
+  if len(people) > 2 and places.shape[1] > 1:
+    pages["latent_map"] = figures.latent_map(
+      places, np.arange(len(people)) < len(split.individuals)
+    ).figure
+  if pictures is None:
+    return pages
+  ranked = groups.candidates[groups.nearest(groups.num_candidates)[0]]
+  # Of few candidates nobody is both near and far.
+  near = min(3, -(-len(ranked) // 2))
+  pages["neighbours"] = figures.neighbours(
+    pictures,
+    population.labels,
+    population.individuals,
+    int(split.individuals[0]),
+    ranked[:near],
+    ranked[near:][-3:],
+    classes=min(10, population.num_classes),
+  )
+  for method in methods:
+    if method.group is not None and method.group.kind == "sg":
+      own, chosen = groups.by_sample(method.group, 0)
+      picked = np.linspace(0, len(own) - 1, 8).astype(int)
+      pages["chosen_samples"] = figures.chosen_samples(
+        pictures, own[picked], chosen[picked][:, :12]
+      )
+      break
+  return pages

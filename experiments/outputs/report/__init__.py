@@ -1,0 +1,1 @@
+"""What experiments.report makes of run directories."""

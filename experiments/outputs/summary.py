@@ -1,0 +1,112 @@
+"""What a run of `experiments.table1` says and draws once all is trained."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from experiments.outputs import agreement, choice, pictures
+from experiments.outputs.report.captions import CAPTIONS
+from experiments.runtime import resources
+from personalization_jax.analysis.result import Result
+from personalization_jax.datasets.synthetic import WriterFactors
+from personalization_jax.methods import Method
+from personalization_jax.runs import table_files
+from personalization_jax.study import Study
+from personalization_jax.training.latent_space import LatentSpace
+
+
+def write(
+  study: Study,
+  factors: WriterFactors | None,
+  methods: Sequence[Method],
+  finished: Sequence[Result],
+  space: LatentSpace | None,
+  workdir: pathlib.Path,
+  beside: Sequence[Result] = (),
+) -> None:
+  """Writes the tables, draws the figures, says what it took.
+
+  What was drawn before is removed first: figures are of the tables beside them.
+
+  Args:
+    study: of the table's first seed, whose split and groups are drawn.
+    factors: what is known of how synthetic people write.
+    methods: of the table.
+    finished: their results, of all its seeds.
+    space: the first seed's latent space, if one was needed.
+    workdir: the run directory.
+    beside: see `table_files.write_tables`.
+  """
+  remove_drawn(workdir)
+  rows = table_files.write_tables(
+    workdir,
+    finished,
+    study.population.labels,
+    study.groups.distances() if space else None,
+    beside,
+  )
+  drawn = pictures.draw(study, methods, finished, space, workdir / "figures")
+  print(table_files.markdown(rows, of_run=True))
+  written = "results.csv, table1.csv, table1.md"
+  chosen = choice.compare(finished, study.population.labels)
+  if chosen and study.split.validation.shape[1]:
+    text, pages = choice.write(chosen, workdir)
+    drawn += pages
+    print(text)
+    written += ", choice.csv"
+  if space and factors:
+    # Who truly writes like whom is known: are the groups of such people?
+    found = agreement.compare(study, methods, factors)
+    drawn.append(agreement.write(found, workdir))
+    print(agreement.markdown(found))
+    written += ", group_agreement.csv"
+  print(
+    f"Peak memory: {resources.peak_memory()}; disk:"
+    f" {resources.megabytes(resources.disk_used(workdir))}."
+  )
+  print(f"Tables: {workdir}/{written}")
+  if drawn:
+    print(
+      f"Figures: {', '.join(path.name for path in drawn)} in {workdir}/figures"
+    )
+  if lost := divergence(finished):
+    print(lost, file=sys.stderr, flush=True)
+
+
+def remove_drawn(workdir: pathlib.Path) -> None:
+  """Removes the figures and further tables that a run made before.
+
+  Args:
+    workdir: the run directory.
+  """
+  for name in CAPTIONS:
+    (workdir / "figures" / f"{name}.png").unlink(missing_ok=True)
+  for name in ("choice.csv", "group_agreement.csv"):
+    (workdir / name).unlink(missing_ok=True)
+
+
+def divergence(finished: Sequence[Result]) -> str | None:
+  """What to say of models that diverged.
+
+  Args:
+    finished: a run's results, of all seeds.
+
+  Returns:
+    A sentence; None if there are none.
+  """
+  gone: dict[str, int] = {}
+  for result in finished:
+    if result.diverged.any():
+      before = gone.get(result.method, 0)
+      gone[result.method] = before + int(result.diverged.sum())
+  if not gone:
+    return None
+  every = sum(len(result.diverged) for result in finished)
+  of = ", ".join(f"{method}: {count}" for method, count in gone.items())
+  return (
+    f"{sum(gone.values())} of {every} models diverged ({of}): their loss or"
+    " parameters stopped being finite numbers, and they are left out of all"
+    " else; a lower --learning_rate may help, in another --workdir."
+  )

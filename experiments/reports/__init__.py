@@ -1,1 +1,0 @@
-"""What `experiments.report` makes of run directories."""

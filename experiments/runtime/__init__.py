@@ -1,0 +1,1 @@
+"""What a script does with its process: signals, console, memory, devices."""

@@ -1,0 +1,71 @@
+"""Losses and curves for TensorBoard, without TensorFlow (host)."""
+
+from __future__ import annotations
+
+import importlib.util
+import pathlib
+import shutil
+from collections.abc import Iterable
+
+import numpy as np
+
+from personalization_jax.analysis.result import Result
+from personalization_jax.checkpoints import files
+
+# Bytes at most: of a file, of a step's loss, of a point of the curves with its
+# histograms.
+_OVERHEAD, _SCALAR, _POINT = 4096, 128, 8192
+
+
+def check() -> None:
+  """Says what is missing.
+
+  Raises:
+    ValueError: if the package that writes event files isn't installed.
+  """
+  if importlib.util.find_spec("tensorboardX") is None:
+    raise ValueError(
+      "event files (--tensorboard) need the extra `tensorboard`: pip install"
+      " 'personalization_jax[tensorboard]'."
+    )
+
+
+def write(folder: pathlib.Path, results: Iterable[Result]) -> None:
+  """Writes event files, one folder for each method and seed.
+
+  Args:
+    folder: for `tensorboard --logdir`; what it held of these methods and seeds
+      is replaced.
+    results: finished methods.
+
+  Raises:
+    OSError: if the disk is full.
+  """
+  import tensorboardX  # the extra `tensorboard`
+
+  for result in results:
+    path = folder / f"{files.safe_name(result.method)}_seed_{result.seed}"
+    shutil.rmtree(path, ignore_errors=True)
+    # Its writer is a thread, whose errors nobody hears of.
+    files.check_space(
+      path,
+      _OVERHEAD
+      + _SCALAR * result.losses.shape[1]
+      + _POINT * len(result.curve_steps),
+    )
+    with tensorboardX.SummaryWriter(str(path)) as writer:
+      for step, losses in enumerate(result.losses.T):
+        trained = losses[np.isfinite(losses)]
+        if trained.size:
+          writer.add_scalar("loss/mean", trained.mean(), step + 1)
+      for place, step in enumerate(result.curve_steps.tolist()):
+        for name, curve in (
+          ("individual", result.individual_curve[:, place]),
+          ("global", result.global_curve[:, place]),
+        ):
+          known = curve[~np.isnan(curve)]
+          if known.size:
+            title = f"{name}_validation_accuracy"
+            writer.add_scalar(f"{title}/mean", known.mean(), step)
+            writer.add_scalar(f"{title}/min", known.min(), step)
+            writer.add_histogram(title, known, step)

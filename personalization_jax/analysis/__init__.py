@@ -1,0 +1,1 @@
+"""Results, metrics and tables (NumPy, SciPy; no disk, no JAX)."""

@@ -1,0 +1,293 @@
+"""Whether groups are of those who truly write alike (NumPy, host).
+
+The hidden factors of synthetic writers are known, and so is who should be in a
+group. A person's id is the place of that person's factors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+
+import numpy as np
+from scipy import stats
+
+from personalization_jax.datasets import synthetic
+from personalization_jax.datasets.splits import PADDING
+from personalization_jax.datasets.synthetic import WriterFactors
+from personalization_jax.grouping.groups import Groups
+from personalization_jax.methods import Group
+
+ALL = "all"
+# What is compared beside the factors: whether a sample is of the same class.
+OWN_CLASS = "own class"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Agreement:
+  """How well groups agree with the truth in one respect; more is better.
+
+  Attributes:
+    group: "ig" for the order of all candidates, "ig:5" for the first five,
+      "sg:1500" for samples.
+    measure: "rank correlation", "recall", "nearness" or "share of samples".
+    part: which factors: "style", "allographs", "forms" or "all"; or
+      "own class".
+    values: float64 [S], each individual's; NaN where there is none.
+    random: float64 [S], what random choice gives on average.
+  """
+
+  group: str
+  measure: str
+  part: str
+  values: np.ndarray
+  random: np.ndarray
+
+  @property
+  def count(self) -> int:
+    """How many individuals have a value: mean and sd are over them."""
+    return int((~np.isnan(self.values)).sum())
+
+  @property
+  def mean(self) -> float:
+    """Over the individuals that have a value; NaN if nobody has one."""
+    values = self.values[~np.isnan(self.values)]
+    return float(values.mean()) if values.size else math.nan
+
+  @property
+  def sd(self) -> float:
+    """Standard deviation over them (ddof 1); NaN for fewer than two."""
+    values = self.values[~np.isnan(self.values)]
+    return float(values.std(ddof=1)) if values.size > 1 else math.nan
+
+
+def true_distances(
+  factors: WriterFactors,
+  people: np.ndarray,
+  writers: np.ndarray,
+  digit: int | None = None,
+) -> dict[str, np.ndarray]:
+  """How far apart people are in their hidden factors, part by part.
+
+  The parts are those of `WriterFactors.vector`: the style (six scalars in
+  standard deviations), the allographs (one-hot, so the squared distance is
+  twice the number of digits written in another way) and the forms (amplitudes
+  in standard deviations). "all" joins them: the squared distances, each
+  divided by its standard deviation over the writers whom a person is compared
+  with, are added. So every part moves that person's order of writers about
+  equally; in the vector's own norm the forms, 80 of its 126 numbers, would
+  outweigh the style, which is in every drawing.
+
+  Args:
+    factors: of all writers.
+    people: integers [S], ids.
+    writers: integers [M], ids of those whom they are compared with.
+    digit: compares the way of writing one digit: the style, and this digit's
+      allograph and form; by default all ten.
+
+  Returns:
+    "style", "allographs", "forms" and "all" -> float64 [S, M]. Those of "all"
+    can be compared within a row alone.
+
+  Raises:
+    ValueError: if somebody's factors are missing.
+  """
+  people, writers = np.asarray(people), np.asarray(writers)
+  parts = _parts(factors, digit)
+  known = len(parts["style"])
+  asked = np.concatenate([people, writers])
+  if asked.size and not 0 <= asked.min() <= asked.max() < known:
+    stranger = asked[(asked < 0) | (asked >= known)][0]
+    raise ValueError(
+      f"person {int(stranger)} has no hidden factors: they are known of"
+      f" writers 0..{known - 1}."
+    )
+  squares = {
+    part: np.stack(
+      [((values[writers] - values[person]) ** 2).sum(1) for person in people]
+    )
+    for part, values in parts.items()
+  }
+  others = writers != people[:, None]
+  total = np.zeros(others.shape)
+  for square in squares.values():
+    # Nobody else has a say in somebody's order.
+    spread = np.std(square, axis=1, where=others, keepdims=True)
+    total += np.divide(
+      square, spread, out=np.zeros_like(total), where=spread > 0
+    )
+  return {part: np.sqrt(s) for part, s in {**squares, ALL: total}.items()}
+
+
+def recall(truth: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+  """How many of the first n are truly among the n nearest.
+
+  Candidates that tie with the nth nearest all count as near: what is as good as
+  the truth has a recall of 1. Random choice then gives more than n/M.
+
+  Args:
+    truth: float [S, M], true distances of each individual's candidates in the
+      order in which a method found them, nearest first.
+    n: how many are chosen.
+
+  Returns:
+    Recall float64 [S] in 0..1, and its expectation for n candidates chosen at
+    random [S]: n/M where there are no ties.
+
+  Raises:
+    ValueError: if n isn't in 1..M.
+  """
+  if not 1 <= n <= truth.shape[1]:
+    raise ValueError(
+      f"n={n} must lie in 1..{truth.shape[1]}, the number of candidates."
+    )
+  near = truth <= np.sort(truth, axis=1)[:, n - 1 : n]
+  return near[:, :n].mean(axis=1), near.mean(axis=1)
+
+
+def rank_correlation(truth: np.ndarray) -> np.ndarray:
+  """Spearman's correlation of the order found with true distances.
+
+  Args:
+    truth: float [S, M], as `recall`.
+
+  Returns:
+    float64 [S]: 1 for the true order, 0 on average for random order; NaN where
+    all candidates are equally far.
+  """
+  order = np.arange(truth.shape[1])
+  return np.array(
+    [
+      stats.spearmanr(order, row).statistic if len(set(row)) > 1 else math.nan
+      for row in truth.tolist()
+    ]
+  )
+
+
+def nearness(distances: np.ndarray, counts: np.ndarray) -> np.ndarray:
+  """How near each writer is among the samples that can be chosen.
+
+  Args:
+    distances: float [M], true distances from one person.
+    counts: integers [M], how many samples of each writer there are.
+
+  Returns:
+    float64 [M], the share of samples whose writers are farther away, those of
+    equally far ones by half. Its mean over all samples is 1/2.
+  """
+  _, place = np.unique(distances, return_inverse=True)
+  at = np.bincount(place, weights=counts)
+  farther = at[::-1].cumsum()[::-1] - at
+  return (farther + at / 2)[place] / at.sum()
+
+
+def of_individuals(
+  groups: Groups, factors: WriterFactors, sizes: Iterable[int]
+) -> list[Agreement]:
+  """Whether the writers whom IG finds nearest truly write alike.
+
+  All ten digits are compared.
+
+  Args:
+    groups: with the latents to judge.
+    factors: of all writers.
+    sizes: the n of IG, each in 1..M.
+
+  Returns:
+    The rank correlation over all candidates, then the recall of each n; part
+    by part.
+
+  Source: Algorithm 1, lines 16-20.
+  """
+  people = groups.split.individuals
+  found = groups.nearest(groups.num_candidates)
+  truth = {
+    part: np.take_along_axis(distances, found, axis=1)
+    for part, distances in true_distances(
+      factors, people, groups.candidates
+    ).items()
+  }
+  nothing = np.zeros(len(people))
+  agreements = [
+    Agreement("ig", "rank correlation", part, rank_correlation(rows), nothing)
+    for part, rows in truth.items()
+  ]
+  for n in sizes:
+    agreements += [
+      Agreement(f"ig:{n}", "recall", part, *recall(rows, n))
+      for part, rows in truth.items()
+    ]
+  return agreements
+
+
+def of_samples(
+  groups: Groups, factors: WriterFactors, total: int, count: int
+) -> list[Agreement]:
+  """Whether SG's samples are of the same class, by writers who write it alike.
+
+  A sample and what was chosen for it are compared by how their writers write
+  the sample's digit: what else they write can't be seen in a drawing.
+
+  Args:
+    groups: with the latents to judge, of a population whose class modulo ten is
+      the digit (flips keep that).
+    factors: of all writers.
+    total: n of SG.
+    count: how many individuals, the first ones.
+
+  Returns:
+    The share of chosen samples that have the class of the sample that chose
+    them, then the mean `nearness` of their writers among D_G's training
+    samples, part by part.
+
+  Source: Algorithm 1, lines 11-15.
+  """
+  labels = groups.population.labels
+  owners = groups.population.individuals
+  available = groups.split.global_train
+  writers, counts = np.unique(owners[available], return_counts=True)
+  shares = np.bincount(labels[available], minlength=labels.max() + 1)
+  people = groups.split.individuals[:count]
+  by_digit = [
+    true_distances(factors, people, writers, digit)
+    for digit in range(synthetic.NUM_DIGITS)
+  ]
+  own_class, random = np.zeros(count), np.zeros(count)
+  near = {part: np.zeros(count) for part in by_digit[0]}
+  for index in range(count):
+    own, chosen = groups.by_sample(Group("sg", total), index)
+    sample, column = np.nonzero(chosen != PADDING)
+    asking, given = own[sample], chosen[sample, column]
+    own_class[index] = (labels[asking] == labels[given]).mean()
+    random[index] = shares[labels[asking]].mean() / len(available)
+    digits = labels[asking] % synthetic.NUM_DIGITS
+    places = np.searchsorted(writers, owners[given])
+    for part, values in near.items():
+      of_writers = [nearness(truth[part][index], counts) for truth in by_digit]
+      values[index] = np.stack(of_writers)[digits, places].mean()
+  spec, half = f"sg:{total}", np.full(count, 0.5)
+  return [
+    Agreement(spec, "share of samples", OWN_CLASS, own_class, random),
+    *(Agreement(spec, "nearness", part, v, half) for part, v in near.items()),
+  ]
+
+
+def _parts(factors: WriterFactors, digit: int | None) -> dict[str, np.ndarray]:
+  """The parts of everybody's vector of factors, float64 [M, ...] each."""
+  vectors = factors.vector().astype(np.float64)
+  num_writers, size = vectors.shape
+  widths = {
+    "allographs": synthetic.NUM_ALLOGRAPHS,
+    "forms": 2 * synthetic.NUM_MODES,
+  }
+  start = size - synthetic.NUM_DIGITS * sum(widths.values())
+  parts = {"style": vectors[:, :start]}
+  for part, width in widths.items():
+    stop = start + synthetic.NUM_DIGITS * width
+    by_digit = vectors[:, start:stop].reshape(num_writers, -1, width)
+    if digit is not None:
+      by_digit = by_digit[:, digit]
+    parts[part] = by_digit.reshape(num_writers, -1)
+    start = stop
+  return parts

@@ -1,0 +1,177 @@
+"""People who were in no run: their samples, and what is held out (NumPy)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from personalization_jax.datasets import Population, splits, variations
+from personalization_jax.datasets.splits import Split
+
+
+def population_of(
+  arrays: Mapping[str, np.ndarray],
+  num_classes: int,
+  sample_shape: Sequence[int],
+  *,
+  is_fig_4: bool = True,
+  dtype: str | None = None,
+) -> Population:
+  """People's samples as a base model takes them.
+
+  Args:
+    arrays: images uint8 or float32 [N, H, W, C], or [N, H, W] for one channel,
+      or other samples [N, ...] of the model's shape; labels integers [N],
+      individuals integers [N] and originals integers [N] where there are any.
+      Without them labels and individuals are 0, and every row is its own
+      original.
+    num_classes: of the model.
+    sample_shape: of what the model takes, (H, W, C) for images.
+    is_fig_4: whether the model is the paper's, which sees images resized.
+    dtype: of the samples that the model was trained on, "uint8" or "float32";
+      None if nobody knows.
+
+  Returns:
+    The population. Samples of the model's shape are as they were; square images
+    of any other size are brought to the model's. Classes without a sample are
+    fine.
+
+  Raises:
+    ValueError: naming what is wrong with the arrays.
+  """
+  images = np.asarray(arrays["images"])
+  shape = tuple(sample_shape)
+  if images.ndim == 3 and len(shape) == 3 and shape[2] == 1:
+    images = images[..., None]
+  # What isn't there can't be faulty; `from_arrays` judges the shape.
+  nothing = np.zeros(np.shape(images)[:1], np.int32)
+  population = Population.from_arrays(
+    images,
+    arrays.get("labels", nothing),
+    arrays.get("individuals", nothing),
+    originals=arrays.get("originals"),
+    num_classes=num_classes,
+    complete=False,
+  )
+  if dtype == "uint8":
+    _check_range(population.images)
+  if population.sample_shape == shape:
+    return population
+  differ = f"samples have shape {list(population.sample_shape)}, but the model"
+  if len(shape) != 3:
+    raise ValueError(f"{differ} takes {list(shape)}.")
+  if not population.holds_images:
+    raise ValueError(f"{differ} takes images {list(shape)}.")
+  channels = population.images.shape[3]
+  if channels != shape[2]:
+    raise ValueError(
+      f"images have {channels} channels, but the model takes {shape[2]}."
+    )
+  # Pictures for an MLP are resized as they were in its run; floats for a model
+  # of one's own may be anything, which nobody resized.
+  is_picture = is_fig_4 or population.images.dtype == np.uint8
+  if not is_picture or shape[0] != shape[1] or shape[0] & (shape[0] - 1):
+    raise ValueError(f"{differ} takes {list(shape)}.")
+  return variations.resize(population, shape[0])
+
+
+def _check_range(images: np.ndarray) -> None:
+  """Refuses floats that a model of uint8 images would see as too bright."""
+  if images.dtype != np.uint8 and not 0 <= images.min() <= images.max() <= 1:
+    raise ValueError(
+      "the model was trained on uint8 images, seen as 0..1, but these floats"
+      f" reach from {images.min():.6g} to {images.max():.6g}: give uint8"
+      " images, or floats in 0..1."
+    )
+
+
+def hold_out(
+  population: Population, validation_fraction: float, *, seed: int = 0
+) -> Split:
+  """Everybody an individual, with a part of each person's samples held out.
+
+  Args:
+    population: the new people.
+    validation_fraction: part of a person's samples that is held out; at least
+      one sample is, and one trains. Copies of one original stay together and
+      count once.
+    seed: of the choice.
+
+  Returns:
+    A split without D_G; what is held out is `test`.
+
+  Raises:
+    ValueError: if the fraction is out of range, or a person has one sample or
+      copies of one alone.
+  """
+  # What is next to 0 leaves 1 in float64.
+  if not 0 < 1 - validation_fraction < 1:
+    raise ValueError(
+      f"validation_fraction={validation_fraction} must lie between 0 and 1."
+    )
+  return splits.split(
+    population,
+    np.unique(population.individuals),
+    np.empty(0, np.int32),
+    train_fraction=1 - validation_fraction,
+    seed=seed,
+  )
+
+
+def join(
+  population: Population, held_out: Population
+) -> tuple[Population, Split]:
+  """Everybody an individual, with samples held out that lie elsewhere.
+
+  Args:
+    population: the new people's samples to train on.
+    held_out: samples of the same people.
+
+  Returns:
+    One store of both, and the split without D_G; what is held out is `test`.
+
+  Raises:
+    ValueError: if somebody is in one of the two alone, or one holds images and
+      the other floats.
+  """
+  kinds = population.images.dtype, held_out.images.dtype
+  if kinds[0] != kinds[1]:
+    raise ValueError(
+      f"samples are {kinds[0]} to train on, but {kinds[1]} to test on; both"
+      " must be of one kind."
+    )
+  people = np.unique(population.individuals)
+  alone = np.setxor1d(people, held_out.individuals)
+  if alone.size:
+    raise ValueError(
+      f"individual {alone[0]} has samples to train on or to test on alone; both"
+      " are needed."
+    )
+  count = len(population)
+  # Each file numbers its own originals, however high.
+  train_originals, test_originals = (
+    np.unique(part.originals, return_inverse=True)[1].astype(np.int32)
+    for part in (population, held_out)
+  )
+  both = dataclasses.replace(
+    population,
+    images=np.concatenate([population.images, held_out.images]),
+    labels=np.concatenate([population.labels, held_out.labels]),
+    individuals=np.concatenate([population.individuals, held_out.individuals]),
+    originals=np.concatenate([train_originals, count + test_originals]),
+    file_rows=np.arange(count + len(held_out), dtype=np.int32),
+  )
+  rows = [np.flatnonzero(both.individuals == person) for person in people]
+  nothing = np.empty(0, np.int32)
+  return both, Split(
+    individuals=people,
+    train=splits.pad([own[own < count] for own in rows]),
+    validation=splits.pad([nothing] * len(people)),
+    test=splits.pad([own[own >= count] for own in rows]),
+    global_people=nothing,
+    global_train=nothing,
+    global_validation=nothing,
+    global_test=nothing,
+  )

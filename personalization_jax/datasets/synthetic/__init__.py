@@ -1,0 +1,344 @@
+"""Rendered handwriting of any number of writers (drawn in JAX, kept in NumPy).
+
+People differ by hidden factors that are known here: slant, rotation, aspect,
+size, pen, roundness, which allograph of a digit they use, and their own form
+of every digit. Everyone is mostly consistent, so what is ambiguous between
+writers is clear within one: the setting of the paper's section I, with as
+many individuals as wanted and nothing to download.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from personalization_jax import checks
+from personalization_jax.datasets.population import Population
+from personalization_jax.datasets.synthetic import strokes
+
+# Own allograph with this probability, any of the digit's otherwise.
+CONSISTENCY = 0.9
+# A form is this many cosines along the pen's path, for x and for y.
+NUM_MODES = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class _Spread:
+  """How one factor varies.
+
+  Attributes:
+    mean: of all people.
+    between: standard deviation between people.
+    within: standard deviation between the drawings of one person.
+  """
+
+  mean: float
+  between: float
+  within: float
+
+
+# Normal and cut off at two standard deviations, which keeps drawings legible.
+_SPREADS = {
+  "slant": _Spread(0.22, 0.16, 0.05),
+  "rotation": _Spread(0.0, 0.06, 0.03),
+  "aspect": _Spread(1.0, 0.15, 0.05),
+  "size": _Spread(0.72, 0.06, 0.03),
+  "stroke_width": _Spread(0.085, 0.018, 0.006),
+  "curvature": _Spread(0.9, 0.25, 0.1),
+}
+# The same for the first cosine of a form, in digit heights.
+_FORM = _Spread(0.0, 0.04, 0.02)
+_POSITION_JITTER = 0.02  # Standard deviation, in sides of the image.
+_MARGIN = 0.47  # A drawing's ink stays this close to the centre.
+_FACTOR_BLOCK = 64  # Writers whose factors are drawn by one call.
+_BLOCK = 512  # Images drawn by one call.
+_RENDER_BATCH = 64  # Those drawn at once, which bounds the memory.
+
+_SKELETONS = strokes.skeletons()
+NUM_DIGITS, NUM_ALLOGRAPHS = _SKELETONS.chords.shape[:2]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class WriterFactors:
+  """What makes M writers write as they do.
+
+  Attributes:
+    slant: float32 [M], lean of uprights to the right, in radians.
+    rotation: float32 [M], clockwise turn of the whole digit, in radians.
+    aspect: float32 [M], factor on the width.
+    size: float32 [M], height of an upright digit, in sides of the image.
+    stroke_width: float32 [M], in sides of the image.
+    curvature: float32 [M], 0 draws chords, 1 smooth curves, more exaggerates.
+    allographs: int32 [M, 10], which way of writing each digit.
+    forms: float32 [M, 10, 2 * NUM_MODES], personal departure of each digit
+      from its allograph: amplitudes, in their own standard deviations, of
+      cosines along the pen's path, first those of x, then those of y.
+  """
+
+  slant: Any
+  rotation: Any
+  aspect: Any
+  size: Any
+  stroke_width: Any
+  curvature: Any
+  allographs: Any
+  forms: Any
+
+  def vector(self) -> np.ndarray:
+    """All factors as one vector for each writer, to compare writers with.
+
+    Returns:
+      float32 [M, F]: the six scalars and the forms, each less its mean and
+      divided by its standard deviation before the cut-off at two of them, and
+      allographs one-hot.
+    """
+    scalars = [
+      (np.asarray(getattr(self, name)) - spread.mean) / spread.between
+      for name, spread in _SPREADS.items()
+    ]
+    one_hot = np.eye(NUM_ALLOGRAPHS)[np.asarray(self.allographs)]
+    num_writers = len(one_hot)
+    return np.concatenate(
+      [
+        np.stack(scalars, axis=1),
+        one_hot.reshape(num_writers, -1),
+        np.asarray(self.forms).reshape(num_writers, -1),
+      ],
+      axis=1,
+    ).astype(np.float32)
+
+
+def sample_factors(key: jax.Array, num_writers: int) -> WriterFactors:
+  """Draws the hidden factors of writers 0 .. num_writers - 1.
+
+  A writer's factors depend on the key and the writer's id alone.
+
+  Args:
+    key: typed key; the key is consumed.
+    num_writers: M.
+
+  Returns:
+    The factors, NumPy arrays.
+
+  Raises:
+    ValueError: if num_writers is no positive whole number.
+  """
+  num_writers = _whole_number("num_writers", num_writers, 1)
+  # Blocks of one size, so that every count of writers runs the same compiled
+  # code and rounds alike to the last bit.
+  blocks = [
+    jax.device_get(_factor_block(key, np.uint32(first)))
+    for first in range(0, num_writers, _FACTOR_BLOCK)
+  ]
+  return jax.tree.map(lambda *b: np.concatenate(b)[:num_writers], *blocks)
+
+
+def make_population(
+  num_writers: int,
+  *,
+  samples_per_writer: int = 100,
+  image_size: int = 32,
+  seed: int = 0,
+) -> tuple[Population, WriterFactors]:
+  """Draws the handwriting of a population, white ink on black.
+
+  A writer's drawings depend on the other arguments and the writer's id alone,
+  not on the number of writers: on one device, to the last bit. The digits run
+  on from one writer to the next, so that everyone has nearly as many of each,
+  and are then shuffled.
+
+  Args:
+    num_writers: M; ids are 0 .. M - 1.
+    samples_per_writer: drawings of each writer, at least 2.
+    image_size: side of the images in pixels, at least 8.
+    seed: chooses the population.
+
+  Returns:
+    The population, uint8 [M * samples_per_writer, image_size, image_size, 1]
+    of ten classes, writer after writer, and its writers' hidden factors.
+
+  Raises:
+    ValueError: if an argument is too small, or if there are fewer than ten
+      drawings in all, which cannot show every digit.
+  """
+  num_writers = _whole_number("num_writers", num_writers, 1)
+  samples_per_writer = _whole_number(
+    "samples_per_writer", samples_per_writer, 2
+  )
+  image_size = _whole_number("image_size", image_size, 8)
+  checks.seed(seed)
+  seed = int(seed)
+  if num_writers * samples_per_writer < NUM_DIGITS:
+    raise ValueError(
+      f"{num_writers} writers with {samples_per_writer} samples each cannot"
+      f" show all {NUM_DIGITS} digits; ask for {NUM_DIGITS} drawings or more"
+      " in all."
+    )
+  factor_key, order_key, drawing_key = jax.random.split(jax.random.key(seed), 3)
+  factors = sample_factors(factor_key, num_writers)
+  writers = np.repeat(
+    np.arange(num_writers, dtype=np.int32), samples_per_writer
+  )
+  labels = np.asarray(
+    _shuffled_digits(order_key, num_writers, samples_per_writer)
+  ).ravel()
+  samples = np.tile(np.arange(samples_per_writer, dtype=np.int32), num_writers)
+  # As with the factors: blocks of one size, the last one filled up by row 0.
+  rows = np.zeros(-(-len(labels) // _BLOCK) * _BLOCK, np.int32)
+  rows[: len(labels)] = np.arange(len(labels))
+  images = []
+  for block in rows.reshape(-1, _BLOCK):
+    writer = writers[block]
+    own = jax.tree.map(lambda x, w=writer: x[w], factors)
+    drawing = (writer, samples[block], labels[block], own)
+    images.append(np.asarray(_draw_block(drawing_key, drawing, image_size)))
+  population = Population.from_arrays(
+    np.concatenate(images)[: len(labels), ..., None],
+    labels,
+    writers,
+    num_classes=NUM_DIGITS,
+  )
+  return population, factors
+
+
+@jax.jit
+def _factor_block(key: jax.Array, first_writer: jax.Array) -> WriterFactors:
+  """Factors of the _FACTOR_BLOCK writers from first_writer on."""
+
+  def draw(writer):
+    normal_key, allograph_key = jax.random.split(
+      jax.random.fold_in(key, writer)
+    )
+    # One draw for all: random bits are most of the compilation's time.
+    num_scalars, form_shape = len(_SPREADS), (NUM_DIGITS, 2 * NUM_MODES)
+    normals = _cut_normal(normal_key, num_scalars + math.prod(form_shape))
+    return WriterFactors(
+      **{
+        name: spread.mean + spread.between * scalar
+        for (name, spread), scalar in zip(_SPREADS.items(), normals)
+      },
+      allographs=_any_allograph(allograph_key, NUM_DIGITS),
+      forms=normals[num_scalars:].reshape(form_shape),
+    )
+
+  ids = first_writer + jnp.arange(_FACTOR_BLOCK, dtype=jnp.uint32)
+  return jax.vmap(draw)(ids)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _shuffled_digits(
+  key: jax.Array, num_writers: int, num_samples: int
+) -> jax.Array:
+  """Digits int32 [M, S]: 0 to 9 over and over, shuffled within writers."""
+  writers = jnp.arange(num_writers, dtype=jnp.int32)
+
+  def draw(writer):
+    # The remainder first, lest the product leaves int32.
+    first = writer % NUM_DIGITS * (num_samples % NUM_DIGITS)
+    digits = first + jnp.arange(num_samples, dtype=jnp.int32)
+    own_key = jax.random.fold_in(key, writer)
+    return jax.random.permutation(own_key, digits % NUM_DIGITS)
+
+  return jax.vmap(draw)(writers)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _draw_block(key: jax.Array, drawings: Any, image_size: int) -> jax.Array:
+  """Draws uint8 [_BLOCK, H, W].
+
+  Args:
+    key: of all drawings.
+    drawings: writer, number of the sample and digit, int32 [_BLOCK] each, and
+      the writers' factors, [_BLOCK, ...].
+    image_size: H and W.
+  """
+
+  def draw(drawing):
+    writer, sample, digit, factors = drawing
+    own_key = jax.random.fold_in(jax.random.fold_in(key, writer), sample)
+    return _draw_digit(own_key, factors, digit, image_size)
+
+  return jax.lax.map(draw, drawings, batch_size=_RENDER_BATCH)
+
+
+def _draw_digit(
+  key: jax.Array, factors: WriterFactors, digit: jax.Array, image_size: int
+) -> jax.Array:
+  """Draws a digit once, as one writer (factors without M) would: uint8."""
+  normal_key, own_key, stray_key = jax.random.split(key, 3)
+  num_scalars, num_amplitudes = len(_SPREADS), 2 * NUM_MODES
+  normals = _cut_normal(normal_key, num_scalars + num_amplitudes + 2)
+  jitter, form_jitter, shift = jnp.split(
+    normals, [num_scalars, num_scalars + num_amplitudes]
+  )
+  drawn = {
+    name: getattr(factors, name) + spread.within * z
+    for (name, spread), z in zip(_SPREADS.items(), jitter)
+  }
+  allograph = jnp.where(
+    jax.random.bernoulli(own_key, jnp.float32(CONSISTENCY)),
+    factors.allographs[digit],
+    _any_allograph(stray_key),
+  )
+  chords = jnp.asarray(_SKELETONS.chords)[digit, allograph]
+  curves = jnp.asarray(_SKELETONS.curves)[digit, allograph]
+  pen_down = jnp.asarray(_SKELETONS.pen_down)[digit, allograph]
+
+  points = chords + drawn["curvature"] * (curves - chords)
+  form = _FORM.between * factors.forms[digit] + _FORM.within * form_jitter
+  points = strokes.place(
+    points + _deform(form, len(points)),
+    drawn["aspect"],
+    drawn["slant"],
+    drawn["rotation"],
+    drawn["size"],
+  )
+  radius = drawn["stroke_width"] / 2
+  shift *= _POSITION_JITTER
+  points = strokes.fit(points, shift, _MARGIN - radius)
+  ink = strokes.render(points, pen_down, radius, image_size)
+  return jnp.round(255 * ink).astype(jnp.uint8)
+
+
+def _any_allograph(key: jax.Array, *shape: int) -> jax.Array:
+  return jax.random.randint(key, shape, 0, NUM_ALLOGRAPHS, jnp.int32)
+
+
+def _cut_normal(key: jax.Array, count: int) -> jax.Array:
+  """Standard normals [count], cut off at two standard deviations."""
+  return jax.random.truncated_normal(key, -2, 2, (count,), jnp.float32)
+
+
+def _deform(amplitudes: jax.Array, num_points: int) -> jax.Array:
+  """Displacements [P, 2] along the pen's path, of amplitudes [2 * NUM_MODES].
+
+  As functions of the path and not of the place, they open and close gaps and
+  loops, which is how one person's 4 comes to look like another's 9.
+  """
+  path = jnp.linspace(0.0, 1.0, num_points, dtype=jnp.float32)
+  orders = jnp.arange(1, NUM_MODES + 1, dtype=jnp.float32)
+  modes = jnp.cos(jnp.pi * orders * path[:, None]) / orders  # [P, K]
+  # Written out as a sum: too small for a matrix product, whose precision would
+  # differ between devices.
+  x, y = amplitudes.reshape(2, NUM_MODES)
+  return jnp.stack([(modes * x).sum(1), (modes * y).sum(1)], axis=1)
+
+
+def _whole_number(name: str, value: Any, least: int) -> int:
+  try:
+    number = operator.index(value)
+  except TypeError:
+    raise ValueError(
+      f"{name} must be a whole number, but is {value!r}."
+    ) from None
+  if number < least:
+    raise ValueError(f"{name} must be at least {least}, but is {number}.")
+  return number

@@ -1,0 +1,168 @@
+"""Devices and processes: the mesh, who is first, what all agree on (JAX).
+
+With a single process nothing here costs anything.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, Sharding
+
+AXIS = "individual"
+
+
+def make_mesh(devices: Any = None) -> Mesh:
+  """A mesh of one axis, `individual`, over all devices.
+
+  Args:
+    devices: the devices; all there are by default.
+
+  Returns:
+    The mesh.
+  """
+  return Mesh(np.asarray(jax.devices() if devices is None else devices), AXIS)
+
+
+def default_individuals_per_device(mesh: Mesh) -> int:
+  """How many models a device trains at once, if nobody says otherwise.
+
+  Args:
+    mesh: of the devices.
+
+  Returns:
+    1 on a CPU, where more bring nothing and delay checkpoints; 8 elsewhere.
+  """
+  return 1 if mesh.devices.flat[0].platform == "cpu" else 8
+
+
+def is_first() -> bool:
+  """Whether this process writes what is written once."""
+  return jax.process_index() == 0
+
+
+def from_first(values: Any) -> np.ndarray:
+  """The first process's numbers, on all of them; all must call it.
+
+  Args:
+    values: numbers of 32 bits, of the same shape and dtype everywhere.
+
+  Returns:
+    The first process's.
+  """
+  if jax.process_count() == 1:
+    return np.asarray(values)
+  return np.asarray(multihost_utils.broadcast_one_to_all(np.asarray(values)))
+
+
+def text_from_first(text: str) -> str:
+  """The first process's text, on all of them; all must call it.
+
+  Args:
+    text: the others' is ignored.
+
+  Returns:
+    The first process's.
+  """
+  if jax.process_count() == 1:
+    return text
+  letters = np.frombuffer(text.encode("utf-32-le"), np.int32)
+  count = int(from_first(np.int32(len(letters))))
+  given = letters if is_first() else np.zeros(count, np.int32)
+  return from_first(given).astype(np.int32).tobytes().decode("utf-32-le")
+
+
+def highest(value: int) -> int:
+  """The highest of all processes' numbers; all must call it."""
+  if jax.process_count() == 1:
+    return value
+  return int(multihost_utils.process_allgather(np.int32(value)).max())
+
+
+def wait_for_all(name: str) -> None:
+  """Returns when all processes are here; all must call it."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(name)
+
+
+def gather(tree: Any) -> Any:
+  """Arrays in this process's memory, wherever their parts are.
+
+  Args:
+    tree: arrays, typed keys among them; all processes must call it.
+
+  Returns:
+    The tree as NumPy arrays of its own; keys as their numbers, uint32 [..., 2].
+  """
+
+  def one(leaf: Any) -> np.ndarray:
+    leaf = _numbers(leaf)
+    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+      return np.array(jax.device_get(leaf))
+    return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+
+  return jax.tree.map(one, tree)
+
+
+def own_copy(array: Any) -> np.ndarray:
+  """An array of which every device has the whole, or of this memory."""
+  if isinstance(array, jax.Array):
+    array = array.addressable_data(0)
+  return np.asarray(array)
+
+
+def put(tree: Any, like: Any, sharding: Sharding) -> Any:
+  """Arrays of this process's memory onto the devices of all.
+
+  Args:
+    tree: NumPy or JAX arrays, the same on every process; keys typed or as
+      `gather` gives them.
+    like: a tree of the same structure, which tells the keys.
+    sharding: where every leaf goes.
+
+  Returns:
+    The tree; keys are typed.
+  """
+
+  def one(leaf: Any, like: Any) -> jax.Array:
+    if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
+      return leaf
+    numbers = _numbers(leaf)
+    if sharding.is_fully_addressable:
+      there = jax.device_put(numbers, sharding)
+    else:
+      local = np.asarray(numbers)
+      there = jax.make_array_from_callback(
+        local.shape, sharding, lambda index: local[index]
+      )
+    return _wrap(there) if _is_key(like) else there
+
+  return jax.tree.map(one, tree, like)
+
+
+def numbers_of_keys(tree: Any) -> Any:
+  """The tree with typed keys as their numbers, uint32 [..., 2]."""
+  return jax.tree.map(_numbers, tree)
+
+
+@jax.jit
+def copy(tree: Any) -> Any:
+  """A copy on the same devices, which outlives a donation; keys as numbers."""
+  return jax.tree.map(lambda leaf: jnp.copy(_numbers(leaf)), tree)
+
+
+def _is_key(leaf: Any) -> bool:
+  return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _numbers(leaf: Any) -> Any:
+  return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+@jax.jit
+def _wrap(numbers: jax.Array) -> jax.Array:
+  return jax.random.wrap_key_data(numbers)

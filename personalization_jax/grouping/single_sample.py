@@ -1,0 +1,250 @@
+"""Single sample grouping, and its random baseline."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from personalization_jax.datasets.splits import PADDING
+from personalization_jax.grouping.search import Search
+from personalization_jax.randomness import Stream, generator
+
+_ROWS_PER_BLOCK = 2**15
+# What a step of all individuals of a block may take, besides D_G itself.
+_BLOCK_BYTES = 2**28
+# Float32 squares of larger latents could overflow.
+_LARGE = 1e16
+
+
+def single_sample_group(
+  individual_latents: Any, global_latents: Any, total: int
+) -> np.ndarray:
+  """SG: each sample in turn takes its nearest rows that are still free.
+
+  Of the `total` rows each of the S samples takes `total // S`, the first
+  `total % S` samples one more. Nearest is by the L2 norm, of equally near
+  rows the lower one. Float64 latents are rounded to float32 first.
+
+  Args:
+    individual_latents: [S, D], D_I's samples in order.
+    global_latents: [N, D], D_G's samples.
+    total: rows of the group.
+
+  Returns:
+    int32 [total], rows of `global_latents`, none twice: the first sample's,
+    nearest first, then the second's, and so on.
+
+  Raises:
+    ValueError: if shapes don't fit, a latent isn't finite, or the group would
+      be larger than D_G.
+
+  Source: Algorithm 1, lines 11-15; section III, data grouping.
+  """
+  individual_latents = _latents("individual_latents", individual_latents, "SD")
+  return single_sample_groups(
+    individual_latents[None],
+    np.array([len(individual_latents)]),
+    global_latents,
+    total,
+    mesh=Mesh(np.asarray(jax.local_devices()[:1]), "individual"),
+  )[0]
+
+
+def single_sample_groups(
+  individual_latents: Any,
+  num_samples: Any,
+  global_latents: Any,
+  total: int,
+  *,
+  mesh: Mesh | None = None,
+  individuals_per_block: int | None = None,
+  rows_per_block: int = _ROWS_PER_BLOCK,
+) -> np.ndarray:
+  """`single_sample_group` of every individual.
+
+  Nobody's group depends on who else is asked for, on the blocks or on the
+  devices.
+
+  Args:
+    individual_latents: [P, S, D]; an individual's samples first, then padding
+      of any finite value.
+    num_samples: integers [P], how many of the S are samples, at least 1.
+    global_latents: [N, D], D_G's samples.
+    total: rows of each group.
+    mesh: a mesh of one axis, over which individuals are spread; by default
+      all devices.
+    individuals_per_block: how many go at once on a device; by default as many
+      as keep temporary memory near 256 MiB.
+    rows_per_block: rows of D_G whose distances are in memory at once.
+
+  Returns:
+    int32 [P, total], rows of `global_latents`.
+
+  Raises:
+    ValueError: as `single_sample_group`.
+
+  Source: Algorithm 1, lines 11-15.
+  """
+  individual_latents = _latents("individual_latents", individual_latents, "PSD")
+  global_latents = _latents("global_latents", global_latents, "ND")
+  people, most_samples, width = individual_latents.shape
+  if global_latents.shape[1] != width:
+    raise ValueError(
+      f"individual_latents have {width} coordinates, but global_latents have"
+      f" {global_latents.shape[1]}."
+    )
+  num_samples = np.asarray(num_samples)
+  if num_samples.shape != (people,):
+    raise ValueError(
+      f"num_samples must have shape ({people},), one for each individual, but"
+      f" has shape {num_samples.shape}."
+    )
+  wrong = (num_samples < 1) | (num_samples > most_samples)
+  if wrong.any():
+    raise ValueError(
+      f"num_samples must lie in 1..{most_samples}, but individual"
+      f" {int(np.argmax(wrong))} has {int(num_samples[np.argmax(wrong)])}."
+    )
+  _check_total(total, len(global_latents))
+  _check_positive("rows_per_block", rows_per_block)
+  if mesh is None:
+    mesh = Mesh(np.asarray(jax.devices()), "individual")
+  groups = np.empty((people, total), np.int32)
+  if total == 0:
+    return groups
+  nearest = math.ceil(total / int(num_samples.min()))
+  if individuals_per_block is None:
+    individuals_per_block = _individuals_per_block(
+      len(global_latents), width, nearest
+    )
+  _check_positive("individuals_per_block", individuals_per_block)
+
+  search = Search(global_latents, nearest, mesh, rows_per_block)
+  # Not more fillers than the devices need.
+  on_device = min(individuals_per_block, math.ceil(people / mesh.size))
+  size = on_device * mesh.size
+
+  def group(individuals: np.ndarray, *, exactly: bool) -> np.ndarray:
+    """Fills in groups; returns for whom they are proven."""
+    proven = np.empty(len(individuals), bool)
+    for start in range(0, len(individuals), size):
+      block = individuals[start : start + size]
+      samples = np.zeros((size, most_samples, width), np.float32)
+      samples[: len(block)] = individual_latents[block]
+      counts = np.zeros(size, np.int32)
+      counts[: len(block)] = num_samples[block]
+      rows, certain = search.groups(samples, counts, total, exactly=exactly)
+      groups[block] = rows[rows != PADDING].reshape(-1, total)
+      proven[start : start + size] = certain[: len(block)]
+    return proven
+
+  # Neighbours in this order have about as many samples: nobody waits long.
+  order = np.argsort(num_samples, kind="stable")
+  fits = max(map(_magnitude, (individual_latents, global_latents))) < _LARGE
+  proven = fits and group(order, exactly=False)
+  group(order[~np.broadcast_to(proven, people)], exactly=True)
+  return groups
+
+
+def planned_bytes(
+  people: int, samples: int, least: int, num_rows: int, width: int, total: int
+) -> int:
+  """Bytes that `single_sample_groups` takes of a device, an upper bound.
+
+  Args:
+    people: individuals on the device.
+    samples: S, the most that an individual has.
+    least: the fewest that an individual has.
+    num_rows: N, rows of D_G.
+    width: D, coordinates.
+    total: rows of each group.
+
+  Returns:
+    D_G in bins, the individuals that go at once with all that a step makes in
+    float64, and their groups.
+  """
+  nearest = math.ceil(total / least)
+  together = min(_individuals_per_block(num_rows, width, nearest), people)
+  # Coordinates are padded to whole parts of 16, rows to whole bins.
+  columns, rows = width + 16, num_rows + 32
+  global_latents = 4 * rows * (2 * columns + 2)
+  of_one = 8 * samples * (columns + nearest)
+  # The exact search has twice as many bytes in a number.
+  steps = 2 * _step_bytes(num_rows, width, nearest)
+  return global_latents + int(together * (of_one + steps))
+
+
+def random_group(
+  num_rows: int, total: int, *, seed: int, individual: int
+) -> np.ndarray:
+  """The baseline of data grouping: rows of D_G drawn at random.
+
+  Args:
+    num_rows: N, the size of D_G.
+    total: rows of the group.
+    seed: the run's seed.
+    individual: whose group; each draws its own.
+
+  Returns:
+    int32 [total], rows 0 .. N - 1, none twice.
+
+  Raises:
+    ValueError: if the group would be larger than D_G.
+
+  Source: section IV (BaseLine n=1500, n=6500).
+  """
+  _check_total(total, num_rows)
+  rng = generator(seed, Stream.GROUP, individual)
+  return rng.permutation(num_rows)[:total].astype(np.int32)
+
+
+def _individuals_per_block(num_rows: int, width: int, nearest: int) -> int:
+  """As many as keep a step's temporaries near `_BLOCK_BYTES`."""
+  return max(int(_BLOCK_BYTES / _step_bytes(num_rows, width, nearest)), 1)
+
+
+def _step_bytes(num_rows: int, width: int, nearest: int) -> float:
+  """What a step of one individual takes, besides D_G itself."""
+  # A word and two minima for each bin, which holds at least two rows; and a
+  # few copies of the candidates' coordinates.
+  rows_of_bin = min(max(math.sqrt(num_rows / nearest), 2), 32)
+  bins = num_rows / rows_of_bin * 4 * 3
+  candidates = (nearest + 8) * rows_of_bin * (width + 4) * 4 * 2
+  return bins + candidates
+
+
+def _latents(name: str, values: Any, axes: str) -> np.ndarray:
+  values = np.asarray(values, np.float32)
+  if values.ndim != len(axes) or 0 in values.shape:
+    raise ValueError(
+      f"{name} must have shape [{', '.join(axes)}], none of them 0, but have"
+      f" shape {values.shape}."
+    )
+  if not np.isfinite(values).all():
+    place = tuple(map(int, np.argwhere(~np.isfinite(values))[0]))
+    raise ValueError(
+      f"{name} must be finite, but hold {values[place]} at {place}."
+    )
+  return values
+
+
+def _magnitude(latents: np.ndarray) -> float:
+  return max(float(latents.max()), -float(latents.min()))
+
+
+def _check_total(total: int, num_rows: int) -> None:
+  if total < 0:
+    raise ValueError(f"total={total} must be 0 or more.")
+  if total > num_rows:
+    raise ValueError(
+      f"total={total} asks for more rows than the {num_rows} of D_G."
+    )
+
+
+def _check_positive(name: str, value: int) -> None:
+  if value < 1:
+    raise ValueError(f"{name}={value} must be at least 1.")

@@ -1,0 +1,1 @@
+"""Networks, and how any model is called (JAX alone)."""

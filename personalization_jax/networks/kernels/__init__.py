@@ -1,0 +1,1 @@
+"""Convolution, batch normalisation and pooling (JAX alone)."""

@@ -1,0 +1,311 @@
+"""Batch normalisation after ReLU, and max-pooling with it, in few passes (JAX).
+
+What Flax's `BatchNorm` computes, with a derivative rule of its own that keeps
+the input alone, and what pooling picked of it. Rows that are padding have
+weight 0 instead of a mask of the full shape. On a CPU sums run over blocks of
+images that stay in its cache: the input comes from memory once for all of them.
+
+Where a max-pooling follows, it comes first: normalisation rises or falls with
+its input, by the sign of its scale, so the largest output is that of the
+largest or of the smallest input. All but the statistics is then computed at the
+pooled size, and the sums of the backward pass too.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from personalization_jax.networks.kernels import image_blocks, pooling
+
+EPSILON = 1e-5
+# Sums over pixels run along rows of about so many numbers, whatever the number
+# of channels: short rows leave a CPU's vector units idle.
+_ROW = 256
+# On a CPU, arrays of more numbers than the first are gone through in blocks of
+# about so many as the second: a quarter of a core's cache of 1 MiB.
+_MANY, _BLOCK = 2**19, 2**16
+
+
+class ReluBatchNorm(nn.Module):
+  """relu(x + shift), normalised over a batch, scaled and biased by channel.
+
+  Parameters and statistics have the names of `flax.linen.BatchNorm`.
+
+  Attributes:
+    momentum: of the running mean and variance.
+    window: of the max-pooling that follows; 1 for none.
+    dtype: of the result; sums are float32.
+  """
+
+  momentum: float = 0.9
+  window: int = 1
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,
+    shift: jax.Array,
+    weights: jax.Array | None,
+    *,
+    use_running_average: bool,
+  ) -> jax.Array:
+    """Normalises, and pools.
+
+    Args:
+      x: [B, H, W, C], H and W multiples of the window.
+      shift: float32 [C], added before ReLU: the convolution's bias.
+      weights: float32 [B], what each image counts in the batch's statistics,
+        their sum 1 (or 0: no image at all); None if all count alike.
+      use_running_average: as in evaluation.
+
+    Returns:
+      [B, H / window, W / window, C] of `dtype`.
+    """
+    channels = x.shape[-1]
+    mean = self.variable(
+      "batch_stats", "mean", jnp.zeros, (channels,), jnp.float32
+    )
+    variance = self.variable(
+      "batch_stats", "var", jnp.ones, (channels,), jnp.float32
+    )
+    scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+    bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+    if use_running_average:
+      peaks = _peaks(x, scale, self.window)
+      out = _normalised(peaks, shift, scale, bias, mean.value, variance.value)
+      return out.astype(self.dtype)
+    if weights is None:
+      weights = jnp.full(len(x), 1 / len(x), jnp.float32)
+    out, batch_mean, batch_variance = relu_batch_norm(
+      x, shift, weights, scale, bias, self.window
+    )
+    if not self.is_initializing():
+      keep = self.momentum
+      mean.value = keep * mean.value + (1 - keep) * batch_mean
+      variance.value = keep * variance.value + (1 - keep) * batch_variance
+    return out.astype(self.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def relu_batch_norm(
+  x: jax.Array,
+  shift: jax.Array,
+  weights: jax.Array,
+  scale: jax.Array,
+  bias: jax.Array,
+  window: int = 1,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """relu(x + shift), normalised by its mean and variance in each channel.
+
+  Args:
+    x: [B, H, W, C].
+    shift: float32 [C].
+    weights: float32 [B], see `ReluBatchNorm`; no gradient flows to them.
+    scale: float32 [C].
+    bias: float32 [C].
+    window: of the max-pooling that follows; 1 for none. Inputs that tie share
+      the gradient evenly.
+
+  Returns:
+    [B, H / window, W / window, C] of x's dtype; mean and (biased) variance of
+    all pixels float32 [C], through which no gradient flows.
+  """
+  return _forward(x, shift, weights, scale, bias, window)[0]
+
+
+def _forward(
+  x: jax.Array,
+  shift: jax.Array,
+  weights: jax.Array,
+  scale: jax.Array,
+  bias: jax.Array,
+  window: int,
+) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[jax.Array, ...]]:
+  if x.dtype != jnp.float32:
+    # What is kept is what is compared: no rounding of their own in each place.
+    x = jax.lax.optimization_barrier(x)
+  of_pixel = weights / (x.shape[1] * x.shape[2])
+  channels = len(shift)
+
+  def moments(x: jax.Array) -> tuple[jax.Array, ...]:
+    rows = _rows(x)
+    active = _active(rows, _tiled(shift, rows))
+    return _sum(active, channels), _sum(active * active, channels)
+
+  mean, square = (
+    (of_pixel[:, None] * sums).sum(axis=0) for sums in _in_blocks(moments, x)
+  )
+  # As Flax's: the difference of float32 means, never below 0.
+  variance = jnp.maximum(square - mean * mean, 0)
+  peaks = _peaks(x, scale, window)
+  out = _apart(weights, _normalised, peaks, shift, scale, bias, mean, variance)
+  saved = (x, peaks, shift, weights, scale, mean, variance)
+  return (out.astype(x.dtype), mean, variance), saved
+
+
+def _backward(
+  window: int,
+  saved: tuple[jax.Array, ...],
+  cotangents: tuple[jax.Array, ...],
+) -> tuple[jax.Array | None, ...]:
+  x, peaks, shift, weights, scale, mean, variance = saved
+  cotangent = cotangents[0].astype(jnp.float32)
+  channels = len(shift)
+
+  def products(cotangent: jax.Array, peaks: jax.Array) -> tuple[jax.Array, ...]:
+    cotangent, peaks = _rows(cotangent), _rows(peaks)
+    active = _active(peaks, _tiled(shift, peaks))
+    return _sum(cotangent, channels), _sum(cotangent * active, channels)
+
+  to_bias, by_active = (
+    sums.sum(axis=0) for sums in _in_blocks(products, cotangent, peaks)
+  )
+  inverse = jax.lax.rsqrt(variance + EPSILON)
+  to_scale = inverse * (by_active - mean * to_bias)
+  # d/dx of the mean and of the variance, for a pixel of weight 1.
+  slope = inverse * to_scale
+  constant = to_bias - mean * slope
+
+  def to_input(
+    x: jax.Array,
+    cotangent: jax.Array,
+    peaks: jax.Array,
+    of_pixel: jax.Array,
+  ) -> tuple[jax.Array, jax.Array]:
+    through = of_pixel[:, None, None, None] * (
+      constant + slope * _active(x, shift)
+    )
+    gradient = scale * inverse * (_to_peaks(cotangent, x, peaks) - through)
+    # Of what is before ReLU, as XLA would have it: one form, the same bits.
+    positive = x.astype(jnp.float32) + shift > 0
+    gradient = jnp.where(positive, gradient, 0)
+    return gradient.astype(x.dtype), _sum(_rows(gradient), channels)
+
+  of_pixel = weights / (x.shape[1] * x.shape[2])
+  gradient, sums = _apart(weights, to_input, x, cotangent, peaks, of_pixel)
+  return gradient, sums.sum(axis=0), None, to_scale, to_bias
+
+
+relu_batch_norm.defvjp(_forward, _backward)
+
+
+def _active(x: jax.Array, shift: jax.Array) -> jax.Array:
+  return jax.nn.relu(x.astype(jnp.float32) + shift)
+
+
+def _normalised(
+  x: jax.Array,
+  shift: jax.Array,
+  scale: jax.Array,
+  bias: jax.Array,
+  mean: jax.Array,
+  variance: jax.Array,
+) -> jax.Array:
+  factor = scale * jax.lax.rsqrt(variance + EPSILON)
+  return _active(x, shift) * factor + (bias - mean * factor)
+
+
+def _peaks(x: jax.Array, scale: jax.Array, window: int) -> jax.Array:
+  """Each window's largest input, its smallest where the scale is negative."""
+  if window == 1:
+    return x
+  largest = pooling.reduce_windows(x, window, jnp.maximum)
+  smallest = pooling.reduce_windows(x, window, jnp.minimum)
+  return jnp.where(scale < 0, smallest, largest)
+
+
+def _to_peaks(
+  cotangent: jax.Array, x: jax.Array, peaks: jax.Array
+) -> jax.Array:
+  """Max-pooling's gradient: [B, h, w, C] where x is its window's peak."""
+  if x.shape == peaks.shape:
+    return cotangent
+  batch, rows, columns, channels = peaks.shape
+  height, width = x.shape[1] // rows, x.shape[2] // columns
+  windows = x.reshape(batch, rows, height, columns, width, channels)
+  is_peak = windows == peaks[:, :, None, :, None]
+  share = cotangent / sum(
+    jnp.where(is_peak[:, :, i, :, j], 1.0, 0.0)
+    for i in range(height)
+    for j in range(width)
+  )
+  return jnp.where(is_peak, share[:, :, None, :, None], 0).reshape(x.shape)
+
+
+def _rows(images: jax.Array) -> jax.Array:
+  """[B, H, W, C] -> [B, H * W / n, n * C], about `_ROW` numbers a row."""
+  batch, height, width, channels = images.shape
+  pixels = height * width
+  together = 1
+  while 2 * together * channels <= _ROW and pixels % (2 * together) == 0:
+    together *= 2
+  return images.reshape(batch, -1, together * channels)
+
+
+def _tiled(of_channel: jax.Array, rows: jax.Array) -> jax.Array:
+  return jnp.tile(of_channel, rows.shape[-1] // len(of_channel))
+
+
+def _sum(rows: jax.Array, channels: int) -> jax.Array:
+  """Sums rows [B, R, n * C] over an image's pixels; float32 [B, C]."""
+  sums = rows.astype(jnp.float32).sum(axis=1)
+  # Without the barrier XLA makes one sum of both, over short rows again.
+  sums = jax.lax.optimization_barrier(sums)
+  return sums.reshape(len(rows), -1, channels).sum(axis=1)
+
+
+def _apart(
+  weights: jax.Array, function: Callable[..., Any], *arrays: jax.Array
+) -> Any:
+  """Calls a function whose results are to be computed once.
+
+  On a CPU, XLA computes elementwise results anew within whatever reads them,
+  such as the padding before a convolution, which is slow. It doesn't look into
+  a branch.
+
+  Args:
+    weights: float32 [B], 0 or more, which XLA doesn't know.
+    function: what to call.
+    *arrays: its arguments.
+
+  Returns:
+    The function's.
+  """
+  if jax.default_backend() != "cpu":
+    return function(*arrays)
+  return jax.lax.cond(
+    weights.sum() >= 0,
+    function,
+    lambda *arrays: jax.tree.map(jnp.zeros_like, function(*arrays)),
+    *arrays,
+  )
+
+
+def _in_blocks(
+  function: Callable[..., tuple[jax.Array, ...]], *arrays: jax.Array
+) -> tuple[jax.Array, ...]:
+  """Calls a function of images, on a CPU with so many as its cache holds.
+
+  Args:
+    function: from arrays [b, ...] to arrays [b, ...], image by image.
+    *arrays: [B, ...], of the same size.
+
+  Returns:
+    The function's, [B, ...].
+  """
+  batch = len(arrays[0])
+  if jax.default_backend() != "cpu" or arrays[0].size <= _MANY:
+    return function(*arrays)
+  size = max(1, _BLOCK * batch // arrays[0].size)
+  blocks = tuple(image_blocks.split(array, size) for array in arrays)
+  results = jax.lax.map(lambda block: function(*block), blocks)
+  return tuple(
+    result.reshape(-1, *result.shape[2:])[:batch] for result in results
+  )

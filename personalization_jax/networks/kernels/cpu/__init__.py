@@ -1,0 +1,1 @@
+"""Formulations that only a CPU wants."""

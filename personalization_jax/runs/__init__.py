@@ -1,0 +1,1 @@
+"""The run directory: results, tables and saved models as files."""

@@ -1,0 +1,3 @@
+"""Schedules: which dataset each training batch comes from (NumPy)."""
+
+from personalization_jax.schedules.shaping import *  # noqa: F403

@@ -1,0 +1,1 @@
+"""From schedules to trained models, on devices."""

@@ -1,0 +1,210 @@
+"""What decides a training, as digests: what is kept of another one isn't taken.
+
+Digests are the same in every process, on whatever devices.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from personalization_jax.checkpoints import files
+from personalization_jax.datasets.splits import Split
+from personalization_jax.methods import Method
+from personalization_jax.methods.batches import Batches
+from personalization_jax.networks import classifier, interface
+from personalization_jax.settings import Settings
+from personalization_jax.training.step import Learner
+
+# What a function is called differs from process to process.
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+# These of `Settings` decide through the learner, or not at all.
+_OF_THE_LEARNER = ("learning_rate", "width", "precision")
+# Whose fields say all that they compute.
+_PACKAGE_S_MODELS = (classifier.Classifier, classifier.MLP)
+_BATCH = 3
+
+
+def of_data(fingerprint: str, split: Split) -> str:
+  """Of the samples and what each of them is for.
+
+  Args:
+    fingerprint: of the population.
+    split: its parts.
+
+  Returns:
+    A digest.
+  """
+  parts = [getattr(split, field.name) for field in dataclasses.fields(split)]
+  return files.digest([fingerprint, *parts])
+
+
+def of_study(
+  data: str,
+  settings: Settings,
+  learner: Learner,
+  sample_shape: tuple[int, ...],
+  eval_every: int,
+) -> str:
+  """Of all that decides the numbers of every method.
+
+  Args:
+    data: from `of_data`.
+    settings: how models are trained.
+    learner: network and optimiser.
+    sample_shape: of one sample.
+    eval_every: steps between two evaluations on validation data.
+
+  Returns:
+    A digest.
+  """
+  own = {
+    field.name: getattr(settings, field.name)
+    for field in dataclasses.fields(settings)
+    if field.name not in _OF_THE_LEARNER
+  }
+  return files.digest(
+    [data, own, of_learner(learner, sample_shape), eval_every]
+  )
+
+
+def of_learner(learner: Learner, sample_shape: tuple[int, ...]) -> str:
+  """Of a network and its optimiser.
+
+  What isn't this package's is known by what it computes, step by step, with
+  all its constants; so another version of JAX may make it another one.
+
+  Args:
+    learner: network and optimiser.
+    sample_shape: of one sample.
+
+  Returns:
+    A digest.
+
+  Raises:
+    ValueError: if one of them calls Python, which can do anything.
+  """
+  parts = _of_model(learner.model, sample_shape)
+  if learner.learning_rate is not None:
+    parts.append(learner.learning_rate)
+  else:
+    optimizer = learner.optimizer
+    params = _shapes(learner.model, sample_shape)[0]["params"]
+    state = jax.eval_shape(optimizer.init, params)
+    parts += _program("optimizer", optimizer.init, params)
+    parts += _program("optimizer", optimizer.update, params, state, params)
+  return files.digest(parts)
+
+
+def of_model(model: nn.Module, sample_shape: tuple[int, ...]) -> str:
+  """Of a network: its answers and, since rules may be its own, its gradients.
+
+  Args:
+    model: a Linen module.
+    sample_shape: of one sample.
+
+  Returns:
+    A digest.
+
+  Raises:
+    ValueError: if it calls Python, which can do anything.
+  """
+  return files.digest(_of_model(model, sample_shape))
+
+
+def _of_model(model: nn.Module, sample_shape: tuple[int, ...]) -> list[Any]:
+  """What `of_model` digests."""
+  parts: list[Any] = [_ADDRESS.sub("", repr(model))]
+  if type(model) in _PACKAGE_S_MODELS:
+    return parts
+  variables, samples, mask, key = _shapes(model, sample_shape)
+
+  def init(key: Any, samples: Any) -> Any:
+    return interface.init(model, key, samples)
+
+  def evaluate(variables: Any, samples: Any, key: Any) -> Any:
+    return interface.apply(model, variables, samples, key)
+
+  def train(variables: Any, samples: Any, mask: Any, key: Any) -> Any:
+    def total(params: Any) -> Any:
+      logits, batch_stats = interface.apply_in_training(
+        model, {**variables, "params": params}, samples, mask, key, 0
+      )
+      return logits.sum(), (logits, batch_stats)
+
+    return jax.value_and_grad(total, has_aux=True)(variables["params"])
+
+  name = f"model {type(model).__name__}"
+  parts += _program(name, init, key, samples)
+  parts += _program(name, evaluate, variables, samples, key)
+  parts += _program(name, train, variables, samples, mask, key)
+  return parts
+
+
+def _shapes(model: nn.Module, sample_shape: tuple[int, ...]) -> tuple[Any, ...]:
+  """Of a model's variables, and of samples, their mask and a key."""
+  samples = jax.ShapeDtypeStruct((_BATCH, *sample_shape), jnp.float32)
+  mask = jax.ShapeDtypeStruct((_BATCH,), bool)
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  init = functools.partial(interface.init, model)
+  variables = {"batch_stats": {}, **jax.eval_shape(init, key, samples)}
+  return variables, samples, mask, key
+
+
+def of_method(study: str, method: Method, batches: Batches) -> str:
+  """Of one method's training: its fields, its schedule and its groups.
+
+  Args:
+    study: from `of_study`.
+    method: the method; its group must be there to be found.
+    batches: of the study.
+
+  Returns:
+    A digest.
+  """
+  fields = {
+    field.name: getattr(method, field.name)
+    for field in dataclasses.fields(method)
+    if field.name != "schedule"  # its sources are what it is
+  }
+  rows = [] if method.group is None else batches.groups.rows(method.group)
+  return files.digest([study, fields, batches.sources(method), *rows])
+
+
+def _program(
+  name: str, function: Callable[..., Any], *shapes: Any
+) -> list[Any]:
+  """What a function computes, and the constants that it does so with."""
+  closed = jax.make_jaxpr(function)(*shapes)
+  for jaxpr in _jaxprs(closed):
+    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+      # One without results, as for printing, decides nothing.
+      if "callback" in equation.primitive.name and equation.outvars:
+        raise ValueError(
+          f"{name} computes by {equation.primitive.name}, so it can't be told"
+          " from another one of its name: give the keeper no folder, and no"
+          " model beside a trainer."
+        )
+  constants = [
+    np.asarray(each)
+    for jaxpr in _jaxprs(closed)
+    for each in getattr(jaxpr, "consts", ())
+  ]
+  return [_ADDRESS.sub("", str(closed)), *constants]
+
+
+def _jaxprs(program: Any) -> Iterator[Any]:
+  """A jaxpr and those in it, which don't print their constants."""
+  yield program
+  for equation in getattr(program, "jaxpr", program).eqns:
+    for part in jax.tree.leaves(list(equation.params.values())):
+      if hasattr(part, "eqns") or hasattr(part, "jaxpr"):
+        yield from _jaxprs(part)

@@ -1,0 +1,211 @@
+"""NIST digits: downloads, records that are kept, and what is imported."""
+
+import concurrent.futures
+import os
+import pathlib
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from helpers.nist_files import (
+  assert_equal,
+  assert_one_sentence,
+  cut,
+  flip_stored,
+  tiny_set,
+  with_file,
+  write,
+)
+
+from personalization_jax.datasets import nist_digits
+from personalization_jax.datasets.nist_digits import builder
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def run_python(code, *arguments, path=()):
+  environment = dict(os.environ)
+  environment["PYTHONPATH"] = os.pathsep.join(map(str, (*path, ROOT)))
+  return subprocess.run(
+    [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+    env=environment,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+def test_records_are_kept_by_writer_and_need_no_files_again(tmp_path):
+  digit_set, _, labels = tiny_set(tmp_path / "files", suffix=".xz")
+  first = nist_digits.load(
+    digit_set, data_dir=tmp_path / "tfds", manual_dir=tmp_path / "files"
+  )
+  again = nist_digits.load(
+    digit_set, data_dir=tmp_path / "tfds", manual_dir=tmp_path / "nowhere"
+  )
+  assert_equal(first, again)
+  prepared = builder.prepare(digit_set, data_dir=tmp_path / "tfds")
+  records = list(prepared.as_data_source("writers"))
+  assert sorted(record["writer"] for record in records) == [3, 7, 2101]
+  for record in records:
+    own = labels[labels[:, 2] == record["writer"]]
+    assert record["series"] == own[0, 1]
+    assert record["images"].shape == (len(own), 28, 28, 1)
+    np.testing.assert_array_equal(record["labels"], own[:, 0])
+    np.testing.assert_array_equal(record["digit_ids"], own[:, 5])
+
+
+def test_mirrors_are_tried_in_turn_and_bad_copies_are_thrown_away(tmp_path):
+  digit_set, images, labels = tiny_set(tmp_path / "good")
+  (part,) = digit_set.parts
+  write(tmp_path / "bad", part.images, images[:39])
+  for kind in ("images", "labels"):
+    name = getattr(part, kind).name
+    urls = tuple(
+      (tmp_path / place / name).as_uri() for place in ("none", "bad", "good")
+    )
+    digit_set = with_file(digit_set, kind, urls=urls)
+  data_dir = tmp_path / "tfds"
+  population = nist_digits.load(digit_set, data_dir=data_dir)
+  np.testing.assert_array_equal(
+    population.individuals, np.sort(labels[:, 2], kind="stable")
+  )
+  downloaded = data_dir / "downloads" / "manual"
+  assert sorted(os.listdir(downloaded)) == [part.images.name, part.labels.name]
+  for name in os.listdir(downloaded):
+    good = tmp_path / "good" / name
+    assert (downloaded / name).read_bytes() == good.read_bytes()
+
+
+def test_a_failed_download_names_all_places_and_the_way_round(tmp_path):
+  digit_set, images, _ = tiny_set(tmp_path / "good")
+  (part,) = digit_set.parts
+  bad = write(tmp_path / "bad", part.images, images[:39])
+  urls = ((tmp_path / "none" / part.images.name).as_uri(), bad.as_uri())
+  digit_set = with_file(digit_set, "images", urls=urls)
+  with pytest.raises(nist_digits.DataError) as caught:
+    nist_digits.load(digit_set, data_dir=tmp_path / "tfds")
+  assert_one_sentence(
+    str(caught.value), part.images.name, *urls, "--manual_dir", "(39, 28, 28)"
+  )
+  assert not list((tmp_path / "tfds" / "downloads" / "manual").iterdir())
+
+
+def test_an_interrupted_preparation_is_done_again(tmp_path):
+  digit_set, _, _ = tiny_set(tmp_path)
+  result = run_python(
+    """
+    import os, sys
+    sys.path.insert(0, sys.argv[2])
+    import pathlib
+    from nist_files import tiny_set
+    from personalization_jax.datasets import nist_digits
+    from personalization_jax.datasets.nist_digits import builder
+    digit_set, _, _ = tiny_set(pathlib.Path(sys.argv[1]))
+    whole = builder.NistDigits._generate_examples
+    def dies(self, digits):
+      yield next(whole(self, digits))
+      os._exit(9)
+    builder.NistDigits._generate_examples = dies
+    nist_digits.load(
+        digit_set, data_dir=sys.argv[1] + "/tfds", manual_dir=sys.argv[1])
+    """,
+    tmp_path,
+    pathlib.Path(__file__).parents[1] / "helpers",
+  )
+  assert result.returncode == 9, result.stderr
+  left = list((tmp_path / "tfds" / "nist_digits" / "tiny").iterdir())
+  assert [path.name.startswith("incomplete.") for path in left] == [True]
+  resumed = nist_digits.load(
+    digit_set, data_dir=tmp_path / "tfds", manual_dir=tmp_path
+  )
+  fresh = nist_digits.load(
+    digit_set, data_dir=tmp_path / "other", manual_dir=tmp_path
+  )
+  assert_equal(resumed, fresh)
+
+
+def test_several_may_prepare_at_once(tmp_path):
+  digit_set, _, _ = tiny_set(tmp_path)
+  with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    populations = list(
+      pool.map(
+        lambda _: nist_digits.load(
+          digit_set, data_dir=tmp_path / "tfds", manual_dir=tmp_path
+        ),
+        range(4),
+      )
+    )
+  for population in populations[1:]:
+    assert_equal(population, populations[0])
+
+
+def delete(path):
+  path.unlink()
+
+
+@pytest.mark.parametrize(
+  ("pattern", "damage"),
+  [
+    ("*.array_record*", cut),
+    ("*.array_record*", flip_stored),
+    ("*.array_record*", delete),
+    ("dataset_info.json", cut),
+    ("dataset_info.json", delete),
+  ],
+)
+def test_damaged_records_say_what_to_delete(tmp_path, pattern, damage):
+  digit_set, _, _ = tiny_set(tmp_path)
+  data_dir = tmp_path / "tfds"
+  nist_digits.load(digit_set, data_dir=data_dir, manual_dir=tmp_path)
+  (path,) = data_dir.rglob(pattern)
+  damage(path)
+  with pytest.raises(nist_digits.DataError, match="delete that folder") as info:
+    nist_digits.load(digit_set, data_dir=data_dir, manual_dir=tmp_path)
+  assert_one_sentence(str(info.value), data_dir / "nist_digits" / "tiny")
+
+
+def test_tensorflow_is_never_imported(tmp_path):
+  tiny_set(tmp_path)
+  (tmp_path / "tensorflow").mkdir()
+  (tmp_path / "tensorflow" / "__init__.py").write_text(
+    "raise SystemExit('TensorFlow was imported')\n"
+  )
+  result = run_python(
+    """
+    import pathlib, sys
+    sys.path.insert(1, sys.argv[2])
+    from nist_files import tiny_set
+    from personalization_jax.datasets import nist_digits
+    digit_set, _, _ = tiny_set(pathlib.Path(sys.argv[1]))
+    for _ in range(2):
+      nist_digits.load(
+          digit_set, data_dir=sys.argv[1] + "/tfds", manual_dir=sys.argv[1])
+    assert "tensorflow_datasets" in sys.modules
+    assert "tensorflow" not in sys.modules
+    """,
+    tmp_path,
+    pathlib.Path(__file__).parents[1] / "helpers",
+    path=[tmp_path],
+  )
+  assert result.returncode == 0, result.stderr
+
+
+def test_imports_without_tensorflow_datasets(tmp_path):
+  (tmp_path / "tensorflow_datasets.py").write_text(
+    "raise ImportError('not installed')\n"
+  )
+  result = run_python(
+    """
+    from personalization_jax.datasets import nist_digits
+    try:
+      nist_digits.load("mnist")
+    except ImportError as error:
+      print(error)
+    """,
+    path=[tmp_path],
+  )
+  assert result.returncode == 0, result.stderr
+  assert "needs tensorflow-datasets" in result.stdout

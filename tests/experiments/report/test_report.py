@@ -1,0 +1,466 @@
+"""The report: what it says of hand-made runs, and how."""
+
+import base64
+import inspect
+import itertools
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+from helpers.report_runs import PICTURE, Reader, make_run, report, write_csv
+
+from experiments.outputs import agreement as table1_agreement
+from experiments.outputs import choice, pictures
+from experiments.outputs.report import captions, page, runs
+from personalization_jax.checkpoints import files
+
+
+def test_a_run_is_told_whole(tmp_path):
+  make_run(tmp_path / "a")
+  write_csv(
+    tmp_path / "a" / "group_agreement.csv",
+    runs._AGREEMENT,
+    [
+      ("ig:5", "recall", "style", "auto-encoder", 0.42, 0.274, 0.125, 6),
+      ("ig:5", "recall", "style", "raw pixels", 0.38, "", 0.125, 6),
+    ],
+  )
+  found = report(tmp_path, tmp_path / "a", title="A & <B>")
+  flags = found.cells("Flags")
+  assert flags["--epochs"] == ["3"]
+  assert flags["--dataset"] == ["npz"]
+  assert flags["--class_concentration"] == ["–"]
+  about = found.cells("Made with")
+  assert about["data"] == ["f00d"]
+  assert about["commit"] == ["c0ffee"]
+  assert about["jax"] == ["0.10.2"]
+  assert about["command"] == ["table1.py --workdir=<i>"]
+  shaping, grouping = found.cells("Shaping"), found.cells("Data grouping")
+  assert list(shaping) == ["", "Method", "baseline", "tl:10"]
+  assert list(grouping)[2:] == ["random:9"]
+  assert list(found.cells("Other methods"))[2:] == ["<b>&co"]
+  fair = ["0.1250"] * 3
+  assert shaping["tl:10"] == [
+    "1.5000", "1", "0.1250", "0.1250", "0.1250", "0.0123*",
+    "0.1250", "2", "0.1250", "0.1250", "0.1250", "0.4000", *fair,
+  ]  # fmt: skip
+  agreement = found.cells(
+    "Groups against the writers' hidden factors: mean (sd)"
+  )
+  assert agreement["ig:5"][:2] == ["recall", "style"]
+  assert agreement["ig:5"][2:] == ["0.420 (0.274)", "0.380 (–)", "0.125", "6"]
+  assert "Finished: 4 methods." in found.text
+  assert "Nobody: every model has an accuracy." in found.text
+  assert ("title", {}) in found.elements
+  assert found.headings[0] == (1, "A & <B>")
+
+
+def test_who_is_hurt_is_told(tmp_path):
+  make_run(tmp_path / "a")
+  write_csv(
+    tmp_path / "a" / "choice.csv",
+    choice.COLUMNS,
+    [
+      ("tl:10", 0.25, 0.0, -0.0125, 0.02),
+      ("local", 1.0, 0.0, float("nan"), 0.0),
+    ],
+  )
+  found = report(tmp_path, tmp_path / "a")
+  rows = found.cells("Against the model of D_G alone (global)")
+  assert rows["tl:10"] == ["25%", "0%", "\N{MINUS SIGN}0.0125", "+0.0200"]
+  assert rows["local"] == ["100%", "0%", "\N{EN DASH}", "+0.0000"]
+  assert (3, "Who is hurt") in found.headings
+
+
+def test_figures_of_a_run_have_captions():
+  text = " ".join(
+    inspect.getsource(module) for module in (pictures, choice, table1_agreement)
+  )
+  drawn = set(re.findall(r'pages\["(\w+)"\]|/ "(\w+)\.png"', text))
+  names = {name for pair in drawn for name in pair if name}
+  assert {"choice", "validation_curves", "latent_map"} <= names
+  assert names <= set(captions.CAPTIONS)
+  # Feature vectors have no auto-encoder.
+  assert "standardised features" in captions.CAPTIONS["latent_map"][1]
+
+
+def test_significance_is_marked_by_more_than_colour(tmp_path):
+  make_run(tmp_path / "a", methods=("baseline",))
+  found = report(tmp_path, tmp_path / "a")
+  assert [tag for tag, _ in found.elements].count("strong") == 1
+
+
+def test_the_page_needs_nothing_else_and_can_be_heard(tmp_path):
+  make_run(tmp_path / "a")
+  make_run(tmp_path / "b", shift=0.05)
+  found = report(tmp_path, tmp_path / "a", tmp_path / "b")
+  text = (tmp_path / "out" / "report.html").read_text()
+  assert text.startswith("<!DOCTYPE html>\n<html lang=")
+  assert "http" not in text
+  assert "url(" not in text
+  tags = {tag for tag, _ in found.elements}
+  assert not tags & {"script", "link", "iframe", "object"}
+  links = [of["href"] for tag, of in found.elements if tag == "a"]
+  ids = {of.get("id") for _, of in found.elements}
+  assert len(links) == 3
+  assert {link[1:] for link in links} <= ids
+  images = [of for tag, of in found.elements if tag == "img"]
+  assert len(images) == 5  # two of each run, and the comparison
+  assert len({image["alt"] for image in images}) == 3
+  own = [
+    image
+    for image in images
+    if base64.b64decode(image["src"].removeprefix("data:image/png;base64,"))
+    == PICTURE
+  ]
+  assert len(own) == 4
+  assert (own[0]["width"], own[0]["height"]) == ("60", "30")
+  assert "hollow points are hurt" in own[0]["alt"]
+  assert "odd <name>.png" in own[1]["alt"]
+  levels = [level for level, _ in found.headings]
+  assert levels[0] == 1
+  assert levels.count(1) == 1
+  assert all(b <= a + 1 for a, b in itertools.pairwise(levels))
+  assert re.search(r"\.scroll {[^}]*overflow-x: auto", text)
+
+
+def test_what_files_say_is_never_markup(tmp_path):
+  evil = "<script>x</script>"
+  folder = tmp_path / 'a"><u>'
+  make_run(
+    folder,
+    methods=("baseline", evil),
+    settings={evil: evil},
+    device=evil,
+    versions={evil: evil},
+  )
+  make_run(tmp_path / "b", methods=("baseline", evil))
+  found = report(tmp_path, folder, tmp_path / "b", title=evil)
+  assert not {"script", "u", "b", "i"} & {tag for tag, _ in found.elements}
+  assert (2, 'a"><u>') in found.headings
+  assert found.text.count(evil) >= 9
+
+
+def test_the_same_runs_make_the_same_bytes(tmp_path):
+  for name in ("a", "b"):
+    make_run(tmp_path / name)
+  both = runs.read_all([str(tmp_path / "a"), str(tmp_path / "b")])
+  assert page.page(both) == page.page(both)
+
+
+def test_who_diverged_is_named(tmp_path):
+  make_run(tmp_path / "a", seeds=(0, 1))
+  path = tmp_path / "a" / "results.csv"
+  first = path.read_text().splitlines()[1].split(",")
+  assert first[:3] == ["baseline", "8", "0"]
+  gone = ",".join([*first[:3], "", "", "20", "30", "diverged"])
+  path.write_text(path.read_text().replace(",".join(first), gone))
+  table = tmp_path / "a" / "table1.csv"
+  lines = runs.parsing.csv_lines(table, ())
+  lines[0]["diverged"] = 1
+  write_csv(table, lines[0], [line.values() for line in lines])
+  found = report(tmp_path, tmp_path / "a")
+  (rows,) = (
+    found.cells(caption) for caption in found.tables if "finite" in caption
+  )
+  assert rows["baseline"] == ["1", "8 (seed 0)"]
+  assert found.cells("Shaping")["Method"][-2:] == ["diverged", "pairs"]
+  assert found.cells("Shaping")["baseline"][-2:] == ["1", "6"]
+  assert found.cells("Shaping")["tl:10"][-2:] == ["0", "6"]
+  assert "Nobody" not in found.text
+
+
+def test_an_unfinished_run_is_named_as_such(tmp_path):
+  folder = tmp_path / "a"
+  make_run(folder)
+  for name in ("table1.csv", "table1.md", "results.csv"):
+    (folder / name).unlink()
+  (folder / "predictions").mkdir()
+  (folder / "predictions" / "tl-10.npz").touch()
+  (folder / "checkpoints" / "global_phase").mkdir(parents=True)
+  make_run(tmp_path / "b")
+  found = report(tmp_path, folder, tmp_path / "b")
+  assert (
+    "Not finished: there is no table1.csv yet. Trained: tl:10." in found.text
+  )
+  assert "Checkpoints: global_phase." in found.text
+  assert "Not trained yet: baseline, random:9, <b>&co." in found.text
+  assert "No results.csv yet: a." in found.text
+  assert len(found.tables["Shaping"]) == 1
+  assert len(found.tables["Flags"]) == 2
+
+
+def test_a_run_that_grows_is_not_finished(tmp_path):
+  make_run(tmp_path / "a", methods=("baseline",))
+  config = json.loads((tmp_path / "a" / "config.json").read_text())
+  config["methods"].append("es:40")
+  (tmp_path / "a" / "config.json").write_text(json.dumps(config))
+  found = report(tmp_path, tmp_path / "a")
+  assert "Not finished: the tables have no es:40 yet." in found.text
+  assert "Shaping" in found.tables
+
+
+def predict(home, *methods):
+  (home / "predictions").mkdir(parents=True, exist_ok=True)
+  for method in methods:
+    (home / "predictions" / f"{files.safe_name(method)}.npz").touch()
+
+
+def test_a_seed_that_was_added_is_not_finished_before_it_is_in_the_tables(
+  tmp_path,
+):
+  folder, methods = tmp_path / "a", ("baseline", "tl:10")
+  make_run(folder, methods=methods, seeds=(3,), settings={"seed": 3})
+  path = folder / "config.json"
+  config = json.loads(path.read_text())
+  assert runs.read(folder, "a").finished
+  path.write_text(json.dumps(config | {"seeds": [3, 4]}))
+  predict(folder, *methods)
+  predict(folder / "seeds" / "4", "tl:10")
+  (folder / "seeds" / "4" / "checkpoints" / "baseline").mkdir(parents=True)
+  assert not runs.read(folder, "a").finished
+  assert (
+    "Not finished: the tables have no baseline, tl:10 (seed 4) yet. Trained:"
+    " baseline, tl:10 (seed 3); tl:10 (seed 4). Checkpoints: baseline (seed"
+    " 4). Not trained yet: baseline (seed 4)."
+  ) in report(tmp_path, folder).text
+  predict(folder / "seeds" / "4", "baseline")
+  assert (
+    "Not finished: the tables have no baseline, tl:10 (seed 4) yet. Trained:"
+    " baseline, tl:10 (seed 3); baseline, tl:10 (seed 4). Checkpoints: baseline"
+    " (seed 4). All is trained: the same command writes the tables."
+  ) in report(tmp_path, folder).text
+  # A run that was stopped between its two tables.
+  make_run(tmp_path / "b", methods=methods, seeds=(3, 4), settings={"seed": 3})
+  both = runs.read(tmp_path / "b", "b")
+  assert both.finished
+  (tmp_path / "b" / "table1.csv").write_bytes(
+    (folder / "table1.csv").read_bytes()
+  )
+  assert not runs.read(tmp_path / "b", "b").finished
+  # Before there were several seeds, config.json had no list of them.
+  path.write_text(json.dumps({k: config[k] for k in config if k != "seeds"}))
+  assert runs.read(folder, "a").finished
+  assert runs.read(folder, "a").trained == [(one, "3") for one in methods]
+
+
+ASKED = {"global": [0, 1], "local:3": [0, 1], "sw:2": [0]}
+
+
+def make_asked(folder, table, asked=ASKED, **options):
+  """A run of several calls, whose results.csv has what they asked for."""
+  values = {
+    method: {
+      person: {seed: (0.1 * k + 0.2 * seed, 0.5) for seed in seeds}
+      for person in ("8", "9")
+    }
+    for k, (method, seeds) in enumerate(asked.items(), 1)
+  }
+  options = {"asked": asked, "values": values, **options}
+  make_run(folder, methods=list(asked), seeds=(0, 1), table=table, **options)
+  return runs.read(folder, folder.name)
+
+
+@pytest.mark.parametrize(
+  ("asked", "table", "state"),
+  [
+    (
+      ASKED,
+      (["global", "local:3"], [0, 1]),
+      "Finished: 2 methods, 2 seeds. In results.csv alone: sw:2 (seed 0).",
+    ),
+    (
+      {"sw:2": [0], "global": [0, 1], "local:3": [0, 1]},
+      (["sw:2", "global", "local:3"], [0]),
+      "Finished: 3 methods. In results.csv alone: global, local:3 (seed 1).",
+    ),
+    (
+      {"tl:5": [1], "global": [0]},
+      (["tl:5"], [1]),
+      "Finished: 1 method. In results.csv alone: global (seed 0).",
+    ),
+  ],
+)
+def test_a_run_of_several_calls_is_finished_with_what_they_asked_for(
+  tmp_path, asked, table, state
+):
+  run = make_asked(tmp_path / "a", table, asked)
+  assert run.finished
+  assert state in report(tmp_path, tmp_path / "a").text
+
+
+@pytest.mark.parametrize(
+  ("asked", "table"),
+  [
+    # Another seed of all, or of one; another method; another alone.
+    ({"global": [0, 1], "tl:5": [0, 1]}, (["global", "tl:5"], [0])),
+    ({"global": [0], "tl:5": [0]}, (["global"], [0])),
+    ({"tl:5": [0, 1], "global": [0]}, (["global"], [0])),
+    ({"tl:5": [1], "global": [0]}, (["global"], [0])),
+  ],
+)
+def test_a_run_killed_between_its_two_tables_is_not_finished(
+  tmp_path, asked, table
+):
+  assert not make_asked(tmp_path / "a", table, asked).finished
+  predict(tmp_path / "a", *asked)
+  predict(tmp_path / "a" / "seeds" / "1", *asked)
+  text = report(tmp_path, tmp_path / "a").text
+  assert "Not finished:" in text
+  assert "All is trained: the same command writes the tables." in text
+
+
+def test_pairs_are_finished_once_they_are_in_results(tmp_path):
+  """Of an older run, which lists no pairs, every method with every seed."""
+  table = (["global", "local:3"], [0, 1])
+  more = {**ASKED, "sw:2": [0, 1]}
+  run = make_asked(tmp_path / "a", table)
+  assert not run.unfinished
+  path = tmp_path / "a" / "config.json"
+  config = json.loads(path.read_text())
+  for other in ({**config, "asked": more}, {**config, "asked": None}):
+    path.write_text(json.dumps(other))
+    assert runs.read(tmp_path / "a", "a").unfinished == [("sw:2", "1")]
+
+
+def test_who_is_hurt_says_how_several_seeds_count(tmp_path):
+  for name, seeds in (("a", (0, 1)), ("b", (0,))):
+    make_run(tmp_path / name, seeds=seeds)
+    line = ("tl:10", 0.25, 0.0, -0.0125, 0.02)
+    write_csv(tmp_path / name / "choice.csv", choice.COLUMNS, [line])
+  said = "Of several seeds the choice is made for each"
+  assert said in report(tmp_path, tmp_path / "a").text
+  assert said not in report(tmp_path, tmp_path / "b").text
+
+
+def test_all_seeds_trained_without_tables_is_said_so(tmp_path):
+  """None of them is that of the directory itself."""
+  folder = tmp_path / "a"
+  make_run(folder, methods=("tl:10",), seeds=(1, 2))
+  for name in ("table1.csv", "table1.md", "results.csv"):
+    (folder / name).unlink()
+  for seed in "12":
+    predict(folder / "seeds" / seed, "tl:10")
+  found = report(tmp_path, folder)
+  assert (
+    "Not finished: there is no table1.csv yet. Trained: tl:10 (seed 1); tl:10"
+    " (seed 2). All is trained: the same command writes the tables."
+  ) in found.text
+
+
+def test_notes_explain_the_columns_that_are_shown_and_no_others(tmp_path):
+  explanations = {
+    "fair max:": False, "fair rho:": False, "seed sd:": False,
+    "diverged:": False, "pairs:": False, "p:": True,
+  }  # fmt: skip
+
+  def check(folder, **shown):
+    found = report(tmp_path, folder)
+    groups, header = found.tables["Shaping"][0][:2]
+    for note, usual in explanations.items():
+      expected = shown.get(note.split()[-1].rstrip(":"), usual)
+      assert (f" {note}" in found.text) == expected, note
+    assert ("seed sd" in groups) == shown.get("sd", False)
+    assert ("rho" in header) == shown.get("rho", False)
+    assert ("pairs" in header) == shown.get("pairs", False)
+
+  def rewrite(folder, **columns):
+    path = folder / "table1.csv"
+    lines = [line | columns for line in runs.parsing.csv_lines(path, ())]
+    write_csv(path, lines[0], [line.values() for line in lines])
+
+  nothing = dict.fromkeys(runs.FAIRNESS, "")
+  make_run(tmp_path / "a")
+  check(tmp_path / "a", max=True, rho=True)
+  rewrite(tmp_path / "a", **nothing)
+  check(tmp_path / "a")
+  rewrite(tmp_path / "a", diverged=2)
+  check(tmp_path / "a", diverged=True, pairs=True)
+  # What an older run lacks isn't explained.
+  rewrite(tmp_path / "a", individual_pairs="")
+  check(tmp_path / "a", diverged=True)
+  make_run(tmp_path / "b", seeds=(0, 1))
+  rewrite(tmp_path / "b", **nothing)
+  check(tmp_path / "b", sd=True)
+
+
+def test_measures_of_agreement_are_explained_where_they_are(tmp_path):
+  make_run(tmp_path / "a")
+  path = tmp_path / "a" / "group_agreement.csv"
+  line = ("style", "auto-encoder", 0.42, 0.274, 0.125, 6)
+  write_csv(path, runs._AGREEMENT, [("ig:5", "recall", *line)])
+  text = report(tmp_path, tmp_path / "a").text
+  assert "Recall: the share" in text
+  assert "Nearness:" not in text
+  write_csv(path, runs._AGREEMENT, [("sg:9", "nearness", *line)])
+  text = report(tmp_path, tmp_path / "a").text
+  assert "Recall:" not in text
+  assert "Nearness: the chance" in text
+
+
+def test_one_model_for_all_has_no_test_on_global_data(tmp_path):
+  """Not in tables that were written before this was so, either."""
+  make_run(tmp_path / "a", methods=("baseline", "global", "tl:10"))
+  found = report(tmp_path, tmp_path / "a")
+  rows = found.cells("Shaping")
+  assert rows["global"][5] == "0.0123*"  # people's own data are many
+  assert rows["global"][11] == "–"
+  assert rows["tl:10"][11] == "0.4000"
+  assert "global is one model that all individuals share" in found.text
+  make_run(tmp_path / "b", methods=("baseline", "tl:10"))
+  assert "one model that all" not in report(tmp_path, tmp_path / "b").text
+
+
+def test_runs_are_called_by_what_tells_them_apart(tmp_path):
+  for name in ("x/run", "y/run", "z"):
+    make_run(tmp_path / name)
+  found = runs.read_all([str(tmp_path / n) for n in ("x/run", "y/run/", "z")])
+  assert [run.name for run in found] == ["x/run", "y/run", "z"]
+
+
+def test_the_command_line(tmp_path):
+  make_run(tmp_path / "a")
+
+  def call(*arguments):
+    return subprocess.run(
+      [sys.executable, "-m", "experiments.report", *arguments],
+      cwd=pathlib.Path(__file__).parents[3],
+      capture_output=True,
+      text=True,
+    )
+
+  output = tmp_path / "x.html"
+  done = call(str(tmp_path / "a"), f"--output={output}", "--title=Mine")
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.splitlines() == ["a: finished", f"Report: {output}"]
+  assert Reader(output).headings[0] == (1, "Mine")
+  failed = call(f"--output={output}")
+  assert failed.returncode == 1
+  assert failed.stderr.startswith("error: no run is given")
+  assert failed.stderr.count("\n") == 1
+
+
+def test_results_of_several_versions_are_told_apart(tmp_path):
+  make_run(tmp_path / "one")
+  assert "Which results" not in report(tmp_path, tmp_path / "one").text
+  old, new = {"jax": "0.10.2", "numpy": "2.4"}, {"jax": "0.11", "numpy": "2.4"}
+  same = {"commit": "c0ffee", "command": ["table1.py", "--workdir=<i>"]}
+  made = [
+    {"results": {"baseline": [0]}, **same, "versions": old},
+    {"results": {"tl:10": [0], "random:9": [0]}, **same, "versions": new},
+  ]
+  make_run(tmp_path / "two", made_with=made)
+  found = report(tmp_path, tmp_path / "two")
+  about = found.cells("Made with")
+  assert about["jax"] == ["0.10.2, 0.11"]
+  assert (about["numpy"], about["commit"]) == (["2.4"], ["c0ffee"])
+  assert found.tables["Which results were made with what"] == [
+    [
+      ["No.", "results", "jax", "command"],
+      ["1", "baseline", "0.10.2", "table1.py --workdir=<i>"],
+      ["2", "tl:10, random:9", "0.11", "table1.py --workdir=<i>"],
+    ]
+  ]

@@ -1,0 +1,248 @@
+"""GUIDE.md: its blocks run, and its flags, files and columns are there."""
+
+import contextlib
+import importlib
+import io
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from personalization_jax.runs import saved_models, table_files
+from personalization_jax.schedules import INDIVIDUAL
+
+ROOT = pathlib.Path(__file__).parents[2]
+GUIDE = ROOT / "experiments" / "GUIDE.md"
+README = ROOT / "README.md"
+# Where each script's flags are defined.
+SCRIPTS = {
+  "table1": ("table1", "study_flags"),
+  "personalize": ("personalize",),
+  "predict": ("predict",),
+  "report": ("report",),
+  "benchmark": ("benchmark",),
+}
+
+_RUN = re.compile(r"<!-- run -->\n```(python|sh)\n(.*?)```", re.DOTALL)
+_FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+_COMMAND = re.compile(r"python -m experiments\.(\w+)(.*)")
+_FLAG = re.compile(r"(?<![\w-])--([a-z]\w*)(?![\w-])")
+_DEFINED = re.compile(r'flags\.DEFINE_(\w+)\(\s*"(\w+)"')
+_CODE = re.compile(r"`([^`]+)`")
+
+
+def flags_of(script):
+  """The names that a script takes, of switches with `no` before them too.
+
+  Read in its source: two scripts that have a flag of one name can't both be
+  imported.
+  """
+  names = {"flagfile"}  # absl's
+  for module in SCRIPTS[script]:
+    source = (ROOT / "experiments" / f"{module}.py").read_text()
+    for kind, name in _DEFINED.findall(source):
+      names |= {name, f"no{name}"} if kind == "bool" else {name}
+  return names
+
+
+def commands(text):
+  """(script, what follows) of every command line, continued lines joined."""
+  return _COMMAND.findall(text.replace("\\\n", " "))
+
+
+def run_command(script, arguments):
+  """One command line of the guide, in this process where it can be."""
+  argv = [script, *shlex.split(arguments)]
+  if script == "report":
+    subprocess.run(
+      [sys.executable, "-m", f"experiments.{script}", *argv[1:]],
+      env={**os.environ, "PYTHONPATH": str(ROOT)},
+      check=True,
+    )
+    return
+  module = importlib.import_module(f"experiments.{script}")
+  if script == "table1":
+    with flagsaver.flagsaver():
+      module.main(flags.FLAGS(argv))
+    return
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS(["guide"])
+  module.FLAGS.unparse_flags()
+  for name in module.FLAGS:
+    module.FLAGS[name].unparse()
+  module.main(module.FLAGS(argv))
+
+
+@pytest.fixture(scope="module")
+def guide():
+  return GUIDE.read_text()
+
+
+@pytest.fixture(scope="module")
+def ran(guide, tmp_path_factory):
+  """The folder the blocks ran in, the names they left, and what they said."""
+  folder = tmp_path_factory.mktemp("guide")
+  names = {"__name__": "guide"}
+  said = io.StringIO()
+  blocks = _RUN.findall(guide)
+  assert len(blocks) == guide.count("\n<!-- run -->\n") == 8
+  with contextlib.chdir(folder), contextlib.redirect_stdout(said):
+    for language, block in blocks:
+      if language == "python":
+        exec(compile(block, str(GUIDE), "exec"), names)
+        continue
+      if "/ID " in block:
+        anyone = next(pathlib.Path("runs/own/models/global").iterdir())
+        block = block.replace("/ID ", f"/{anyone.name} ")
+      found = commands(block)
+      assert found
+      for script, arguments in found:
+        run_command(script, arguments)
+  return folder, names, said.getvalue()
+
+
+def test_own_data_are_trained_on(ran):
+  folder, _, said = ran
+  lines = (folder / "runs/own/results.csv").read_text().splitlines()
+  assert len(lines) == 1 + 4 * 10
+  assert "Latent space: 8 features" in said
+  # What the guide has new people's models start from is the same for all.
+  models = [
+    saved_models.load(path)[1]
+    for path in sorted((folder / "runs/own/models/global").iterdir())
+  ]
+  assert len(models) == 10
+  jax.tree.map(np.testing.assert_array_equal, models[0], models[-1])
+
+
+def test_own_model_has_learned(ran):
+  _, names, _ = ran
+  results = {result.method: result for result in names["results"]}
+  assert [*results] == ["global", "tl:20", "sw:2"]
+  for result in results.values():
+    own, _ = result.individual_accuracy(names["people"].labels)
+    assert own.mean() > 0.5  # of three classes
+
+
+def test_own_features_are_scaled_though_some_are_constant(guide):
+  """Whatever the constant: 0.1 has a spread, of its mean's rounding."""
+  lines = guide.split("training = people.images[parts.global_train]\n")[1]
+  recipe = lines.split("\n\n")[0].split("people =")[0]
+  rng = np.random.default_rng(0)
+  training = rng.normal(7, 3, (3001, 4)).astype(np.float32)
+  training[:, 1], training[:, 2] = 0.1, 1e6
+  names = {"training": training}
+  exec(recipe, names)
+  scaled = (training - names["mean"]) / names["spread"]
+  np.testing.assert_allclose(scaled[:, [0, 3]].std(axis=0), 1, rtol=1e-3)
+  assert (names["spread"][1:3] == 1).all()
+  assert np.isfinite(scaled).all()
+
+
+def test_a_new_person_gets_predictions(ran):
+  folder, _, said = ran
+  assert (folder / "models/anna/person.json").exists()
+  assert "10 predictions: predictions.csv" in said
+  lines = (folder / "predictions.csv").read_text().splitlines()
+  assert len(lines) == 11
+
+
+def test_the_new_method_s_share_grows_from_0_to_1(ran, guide):
+  folder, names, said = ran
+  sources = names["study"].batches.sources(names["curriculum"])
+  quarters = [
+    (part == INDIVIDUAL).mean() for part in np.array_split(sources, 4)
+  ]
+  np.testing.assert_allclose(quarters, [1 / 8, 3 / 8, 5 / 8, 7 / 8], atol=0.08)
+  assert len(sources) == names["found"][2].losses.shape[1]  # sw:2's
+  assert names["found"][-1].method == "curriculum"
+  assert np.isfinite(names["found"][-1].losses).all()
+  assert "| curriculum |" in said
+  table = (folder / "runs/curriculum/table1.csv").read_text()
+  assert "\ncurriculum," in table
+  (block,) = (code for _, code in _RUN.findall(guide) if "def growing" in code)
+  assert block.count("\n") < 40
+
+
+def test_the_report_shows_both_runs(ran):
+  folder, _, _ = ran
+  page = (folder / "report.html").read_text()
+  assert "own" in page
+  assert "curves" in page
+
+
+def section(guide, title):
+  return guide.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def test_what_a_run_s_directory_holds_is_there(ran, guide):
+  folder, _, _ = ran
+  table = section(guide, "A run's directory").split("Columns of")[0]
+  paths = [
+    path
+    for line in table.splitlines()
+    if line.startswith("| `")
+    for path in _CODE.findall(line.split("|")[1])
+  ]
+  assert len(paths) == 12
+  for path in [*paths, *(f"seeds/K/{path}" for path in paths[7:10])]:
+    pattern = re.sub(r"\b[A-Z]+\b", "*", path)
+    assert list((folder / "runs/curves").glob(pattern)), path
+  trained = (folder / "runs/curves/metrics.jsonl").read_text()
+  assert '"individual_validation_accuracy"' in trained
+
+
+def test_columns_are_those_of_the_files(guide):
+  _, results, table = section(guide, "A run's directory").split("Columns of ")
+  known = {*table_files.RESULT_COLUMNS, "results.csv", "ok", "diverged"}
+  assert set(_CODE.findall(results)) == known
+  named = [
+    column
+    for line in table.splitlines()
+    if line.startswith("| `")
+    for column in _CODE.findall(line.split("|")[1])
+  ]
+  assert sorted(named) == sorted(table_files.TABLE_COLUMNS)
+
+
+@pytest.mark.parametrize("path", [GUIDE, README], ids=lambda path: path.name)
+def test_every_flag_that_is_named_is_a_script_s(path):
+  text = path.read_text()
+  found = commands(text)
+  assert found
+  for script, arguments in found:
+    assert script in SCRIPTS
+    for name in _FLAG.findall(arguments):
+      assert name in flags_of(script), f"{script} has no --{name}"
+  # In sentences, where no script is named; other programs' are in blocks.
+  prose = _FENCED.sub("", text)
+  named = set(_FLAG.findall(prose))
+  assert len(named) > 5
+  assert not named - set.union(*map(flags_of, SCRIPTS))
+
+
+def test_links_and_named_files_are_there(guide):
+  text = _FENCED.sub("", guide)
+  titles = re.findall(r"^## (.*)$", text, re.MULTILINE)
+  anchors = {
+    re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles
+  }
+  linked = set()
+  for target in re.findall(r"\]\(([^)]+)\)", text):
+    if target.startswith("#"):
+      linked.add(target[1:])
+    else:
+      assert (GUIDE.parent / target).exists(), target
+  assert linked == anchors
+  package = ROOT / "personalization_jax"
+  for name in _CODE.findall(text):
+    if name.endswith(".py"):
+      assert (ROOT / name).exists() or (package / name).exists(), name

@@ -1,0 +1,157 @@
+"""The scripts for new people: from a saved model to predictions in a file."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import orbax.checkpoint
+from helpers.newcomers_served import NEW, TRAIN, run, write_npz
+
+from experiments import personalize, predict
+from personalization_jax.runs import saved_models
+
+
+def read(path):
+  with path.open() as file:
+    return list(csv.DictReader(file))
+
+
+def test_a_new_person_is_served_better_than_before(
+  base, anna, writers, tmp_path, capsys
+):
+  """From a base that never saw this writer to a CSV file of predictions."""
+  report = json.loads((anna / "person.json").read_text())
+  assert (report["train_size"], report["held_out_size"]) == (64, 16)
+  assert report["accuracy_after"] > report["accuracy_before"]
+  assert report["settings"]["base"] == str(base)
+  # The drawings that nobody saw: 80 more of the same writer.
+  unseen = np.flatnonzero(writers.individuals == NEW)[80:]
+  arrays = {
+    "images": writers.images[unseen],
+    "labels": writers.labels[unseen],
+  }
+  np.savez(tmp_path / "new.npz", **arrays)
+  accuracies = []
+  for model in (base, anna):
+    output = tmp_path / "predictions.csv"
+    run(
+      predict,
+      f"--model={model}",
+      f"--samples={tmp_path / 'new.npz'}",
+      f"--output={output}",
+    )
+    rows = read(output)
+    assert [int(row["row"]) for row in rows] == list(range(80))
+    assert [int(row["label"]) for row in rows] == arrays["labels"].tolist()
+    assert all(0.1 <= float(row["probability"]) <= 1 for row in rows)
+    for row in rows:
+      assert row["correct"] == str(int(row["label"] == row["predicted"]))
+    accuracies.append(np.mean([int(row["correct"]) for row in rows]))
+    assert f"Accuracy: {accuracies[-1]:.4f}" in capsys.readouterr().out
+  assert accuracies[1] > accuracies[0] + 0.05
+
+
+def test_the_model_says_what_it_is_and_orbax_reads_it(base, anna):
+  description, params, batch_stats = saved_models.load(anna)
+  assert description == saved_models.load(base)[0]
+  read_alone = orbax.checkpoint.StandardCheckpointer().restore(anna)
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    read_alone,
+    {"params": params, "batch_stats": batch_stats},
+  )
+
+
+def test_several_people_get_the_models_that_each_gets_alone(
+  base, writers, tmp_path, capsys
+):
+  several = [NEW, NEW + 2]
+  for name, people in (("both", several), ("one", several[1:])):
+    samples = write_npz(tmp_path / f"{name}.npz", writers, people)
+    run(
+      personalize,
+      f"--base={base}",
+      f"--samples={samples}",
+      f"--output={tmp_path / name}",
+      "--last_layers=3",
+      *TRAIN,
+    )
+  text = capsys.readouterr().out
+  assert "2 people: mean accuracy" in text
+  together = saved_models.load(tmp_path / "both" / str(NEW + 2))
+  alone = saved_models.load(tmp_path / "one" / str(NEW + 2))
+  jax.tree.map(np.testing.assert_array_equal, together[1:], alone[1:])
+  reports = [
+    json.loads((tmp_path / name / str(NEW + 2) / "person.json").read_text())
+    for name in ("both", "one")
+  ]
+  assert reports[0]["accuracy_after"] == reports[1]["accuracy_after"]
+  first = saved_models.load(base)[1]["layer_0"]["kernel"]
+  np.testing.assert_array_equal(together[1]["layer_0"]["kernel"], first)
+
+
+def test_test_samples_of_their_own_and_an_unlabelled_file(
+  base, writers, tmp_path, capsys
+):
+  """Two samples of one class are enough to train on."""
+  both = write_npz(tmp_path / "two.npz", writers, [NEW], count=2)
+  rest = write_npz(tmp_path / "rest.npz", writers, [NEW], count=30)
+  run(
+    personalize,
+    f"--base={base}",
+    f"--samples={both}",
+    f"--test_samples={rest}",
+    f"--output={tmp_path / 'few'}",
+    "--steps=1",
+  )
+  assert "2 samples trained, 30 held out" in capsys.readouterr().out
+  unlabelled = write_npz(
+    tmp_path / "x.npz", writers, [NEW], leave_out=["labels"], count=5
+  )
+  run(
+    predict,
+    f"--model={tmp_path / 'few' / str(NEW)}",
+    f"--samples={unlabelled}",
+    f"--output={tmp_path / 'new' / 'p.csv'}",
+  )
+  rows = read(tmp_path / "new" / "p.csv")
+  assert list(rows[0]) == ["row", "predicted", "probability"]
+  assert len(rows) == 5
+  assert "Accuracy" not in capsys.readouterr().out
+
+
+def test_predictions_are_named_if_classes_are(described, writers, tmp_path):
+  names = [f"digit {digit}" for digit in range(10)]
+  model = described(label_names=names)
+  samples = write_npz(tmp_path / "a.npz", writers, [NEW], count=5)
+  output = tmp_path / "p.csv"
+  run(predict, f"--model={model}", f"--samples={samples}", f"--output={output}")
+  for row in read(output):
+    assert row["predicted_name"] == names[int(row["predicted"])]
+
+
+def test_a_process_of_its_own(anna, writers, tmp_path):
+  """The flags are known there, help too, and nothing else is said."""
+  samples = write_npz(tmp_path / "a.npz", writers, [NEW], count=5)
+  output = tmp_path / "p.csv"
+
+  def process(*arguments):
+    return subprocess.run(
+      [sys.executable, "-m", "experiments.predict", *arguments],
+      capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+  done = process(
+    f"--model={anna}", f"--samples={samples}", f"--output={output}"
+  )
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.startswith("5 predictions: ")
+  assert len(read(output)) == 5
+  failed = process("--model=/nowhere", "--samples=x", f"--output={output}")
+  assert failed.returncode == 1
+  assert failed.stderr.strip().splitlines()[-1].startswith("error: --model")
+  assert "Traceback" not in failed.stderr
+  assert "--samples:" in process("--helpshort").stdout

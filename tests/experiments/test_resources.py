@@ -1,0 +1,258 @@
+"""What a run needs is known before it starts."""
+
+import collections
+import contextlib
+import dataclasses
+import logging
+import re
+
+import jax
+import numpy as np
+import pytest
+from helpers.small_study import make_study
+from helpers.tiny import TINY, Tiny
+
+from experiments.runtime import host_memory, resources
+from personalization_jax.checkpoints import keeper as progress
+from personalization_jax.methods import parse_methods
+from personalization_jax.training import latent_space
+
+Usage = collections.namedtuple("Usage", "total used free")
+
+
+def test_bytes_of_a_tree_are_those_of_its_arrays():
+  tree = {
+    "a": np.zeros((3, 5), np.float32),
+    "key": jax.random.split(jax.random.key(0), 3),
+  }
+  assert resources.bytes_of(tree) == 60 + 24
+
+
+def test_a_run_takes_no_more_disk_than_predicted(people, tmp_path):
+  """With every checkpoint kept as long as it ever is."""
+  largest = 0
+  keeper = progress.Keeper(tmp_path / "checkpoints", seconds=0.0)
+  study = make_study(people, keeper=keeper, models_dir=tmp_path / "models")
+  study.trainer = dataclasses.replace(
+    study.trainer, learner=TINY, block_steps=4
+  )
+  methods = parse_methods("sw:2,tl:3")
+
+  def look(_):
+    nonlocal largest
+    keeper.wait()
+    largest = max(largest, resources.disk_used(tmp_path))
+
+  for method in methods:
+    study.personalize(method, on_steps=look)
+    look(0)
+  need = resources.disk_need(study, methods, save_models=True)
+  without = resources.disk_need(study, methods)
+  assert largest <= need.total - need.other
+  assert largest > 0.2 * (need.total - need.other)
+  assert need.models > 0
+  assert without.models == 0
+
+
+def test_too_little_disk_is_refused(people, tmp_path, monkeypatch):
+  need = resources.DiskNeed(10 * 2**20, 2**20, 0, other=0)
+  free = Usage(10**9, 0, 5 * 2**20)
+  monkeypatch.setattr(resources.shutil, "disk_usage", lambda path: free)
+  with pytest.raises(
+    ValueError,
+    match=re.escape("needs 11 MiB more, but its disk has 5 MiB free"),
+  ):
+    resources.check_disk(tmp_path / "a" / "run", need)
+  # What is there already needn't be free.
+  (tmp_path / "checkpoint").write_bytes(b"x" * (7 * 2**20))
+  resources.check_disk(tmp_path, need)
+
+
+def test_schedules_that_no_memory_holds_are_refused(people):
+  study = make_study(people)
+  methods = parse_methods("sw:2,tl:99999999999")
+  with pytest.raises(ValueError, match=r"schedule of 'tl:99999999999'.*MiB"):
+    resources.check_memory(study, methods)
+  resources.check_memory(study, methods[:1])
+
+
+@pytest.fixture
+def study(people):
+  study = make_study(people)
+  study.trainer = dataclasses.replace(
+    study.trainer, learner=TINY, individuals_per_device=4
+  )
+  return study
+
+
+@pytest.fixture
+def trainer(study):
+  return study.trainer
+
+
+METHODS = parse_methods("sw:2,tl:3")
+
+
+def fitting(study, **arguments):
+  return resources.fitting_trainer(study, METHODS, **arguments)
+
+
+def device_need(study, count):
+  """Bytes of each device with so many models there."""
+  study.trainer = study.trainer.with_individuals_per_device(count)
+  _, plan = fitting(study)
+  return max(phase.device for phase in plan.phases.values())
+
+
+def test_as_many_models_go_at_once_as_memory_holds(study):
+  needs = {count: device_need(study, count) for count in (1, 2, 4)}
+  assert needs[1] < needs[2] < needs[4]
+
+  def fit(need, **arguments):
+    found, plan = fitting(study, memory_gib=need / 2**30, **arguments)
+    planned = max(phase.device for phase in plan.phases.values())
+    assert planned == needs[found.individuals_per_device] <= need
+    return found.individuals_per_device
+
+  assert fit(2**1000 * 2**30) == fit(needs[4]) == 4
+  assert fit(needs[4] - 1) == 2
+  assert fit(needs[2] - 1) == 1
+  with pytest.raises(
+    ValueError, match=r"device=1 would take \d+ MiB .*--memory"
+  ):
+    fit(needs[1] - 1)
+  with pytest.raises(
+    ValueError, match=r"device=4 .*: lower --individuals_per_d"
+  ):
+    fit(needs[4] - 1, fewer=False)
+
+
+def test_evaluation_counts_where_it_takes_more_than_training(study):
+  """It classifies 256 images at once, however small a batch is."""
+  study.settings = dataclasses.replace(study.settings, batch_size=1)
+  _, plan = fitting(study)
+  training, evaluation = (
+    plan.phases[name].device for name in ("training", "evaluation")
+  )
+  assert evaluation > training
+  assert f"evaluation {resources.megabytes(evaluation)}" in str(plan)
+  with pytest.raises(ValueError, match="of each device for evaluation, but m"):
+    fitting(study, memory_gib=(evaluation - 1) / 2**30, fewer=False)
+
+
+def test_a_container_too_small_is_refused_before_compiling(study, monkeypatch):
+  """Who compiles there is killed, and can't say a word."""
+  small = host_memory.taken() + 2**20
+  monkeypatch.setattr(host_memory, "limit", lambda: small)
+  monkeypatch.setattr(resources, "planned_bytes", None)
+  with pytest.raises(ValueError, match=r"^compiling takes up to .* MiB, all"):
+    fitting(study)
+
+
+def test_models_that_a_container_cannot_hold_are_refused(study, monkeypatch):
+  """On a CPU every device takes from the host's memory."""
+  _, plan = fitting(study)
+  assert plan.host >= plan.process + study.trainer.mesh.size * (
+    resources.bytes_of(study.trainer.shapes) // study.trainer.mesh.size
+  )
+  monkeypatch.setattr(resources, "_check_compiling", lambda programs: None)
+  monkeypatch.setattr(host_memory, "limit", lambda: plan.process // 2)
+  with pytest.raises(
+    ValueError, match=r"device=1 would take .* for \w+ on 2 devices .*container"
+  ):
+    fitting(study)
+
+
+def test_memory_is_planned_for_all_that_a_block_holds(trainer):
+  states = resources.bytes_of(trainer.shapes) // trainer.mesh.size
+  store = resources.bytes_of((trainer.images, trainer.labels))
+  rows = 4 * trainer.individuals_per_device * trainer.block_steps * 8
+  small = trainer.planned_bytes(8)
+  assert small > 2 * states + store + rows
+  # Activations grow with the batch, and models with the memory they take.
+  assert trainer.planned_bytes(64) > small + 7 * rows
+
+
+def test_a_batch_that_no_memory_holds_is_planned_without_taking_any(trainer):
+  lowered = trainer.lower_train(10**8)
+  assert f"{trainer.block_steps}x{10**8}x" in lowered.as_text()
+
+
+@contextlib.contextmanager
+def compiled(caplog):
+  """The names of the programs that are compiled meanwhile."""
+  names = []
+  with jax.log_compiles(), caplog.at_level(logging.WARNING):
+    caplog.clear()
+    yield names
+  names += re.findall(r"Finished XLA compilation of (\S+)", caplog.text)
+
+
+@pytest.mark.parametrize("store", ["device", "host"])
+def test_the_programs_that_memory_is_planned_for_are_those_that_run(
+  people, store, caplog
+):
+  traced = []
+
+  class Counting(Tiny):
+    hook = staticmethod(lambda: traced.append(None))
+
+  learner = dataclasses.replace(TINY, model=Counting())
+  trainer = dataclasses.replace(
+    make_study(people).trainer,
+    images=people.images,
+    labels=people.labels,
+    learner=learner,
+    store=store,
+  )
+  keys = jax.random.split(jax.random.key(0), trainer.chunk)
+  states = trainer.create(keys)
+  rows = np.zeros((trainer.chunk, 2, 8), np.int32)
+  with compiled(caplog) as planned:
+    trainer.lower_train(8).compile()
+    trainer.lower_predict(300).compile()
+  before = len(traced)
+  with compiled(caplog) as running:
+    states, _ = trainer.train(states, rows)
+    trainer.predict(states, np.zeros((trainer.chunk, 300), np.int32))
+  assert len(planned) == 2
+  assert not set(planned) & set(running)
+  assert len(traced) == before > 0
+
+
+def test_the_auto_encoder_is_planned_by_the_programs_that_run(people, caplog):
+  # Of a width that no other test has compiled.
+  settings = latent_space.LatentSettings(epochs=1, batch_size=8, width=5 / 64)
+  with compiled(caplog) as planned:
+    for program in latent_space.lower(people, settings):
+      program.compile()
+  with compiled(caplog) as running:
+    latent_space.fit(people, make_study(people).split, settings)
+  programs = ["jit(_evaluate_batch)"] * 2 + ["jit(_train_block)"]
+  assert sorted(name for name in planned if name in programs) == programs
+  assert not set(programs) & set(running)
+
+
+def test_methods_that_group_plan_for_their_latent_space(study, monkeypatch):
+  monkeypatch.setattr(latent_space, "lower", lambda *_: [])
+  _, plan = resources.fitting_trainer(study, parse_methods("sg:5,ig:2"))
+  store = resources.bytes_of((study.trainer.images, study.trainer.labels))
+  assert plan.phases["grouping"].device > store
+  assert plan.phases["the latent space"].device >= store
+  assert list(fitting(study)[1].phases) == ["training", "evaluation"]
+
+
+def test_the_length_of_a_schedule_is_that_of_its_sources(people):
+  study = make_study(people)
+  for method in parse_methods("shaping,es:3+sw:1/2+tl:4"):
+    assert study.batches.length(method) == len(study.batches.sources(method))
+
+
+def test_memory_is_told_in_a_phrase(monkeypatch):
+  """No plan counts program files, and a peak says how many are in it."""
+  monkeypatch.setattr(host_memory, "peak", lambda: 900 * 2**20)
+  monkeypatch.setattr(host_memory, "program_files", lambda: 200 * 2**20)
+  told = "900 MiB of the host (200 MiB of them program files)"
+  assert resources.peak_memory() == told
+  monkeypatch.undo()
+  assert re.match(r"[\d,]+ MiB of the host", resources.peak_memory())

@@ -1,0 +1,319 @@
+"""The script: from flags to a run directory."""
+
+import contextlib
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+from helpers.small_run import SMALL, read, run
+
+from experiments import table1
+from experiments.flags import study_flags
+from personalization_jax.runs import directory
+
+FIGURES = {
+  "trade_off.png",
+  "distribution_individual.png",
+  "distribution_global.png",
+  "gains.png",
+  "schedules.png",
+  "handwriting.png",
+  "training_curves.png",
+}
+
+
+def test_a_run_leaves_all_that_the_contract_names(finished):
+  config = json.loads((finished / "config.json").read_text())
+  assert config["settings"]["width"] == SMALL["width"]
+  assert config["versions"]["jax"]
+  rows = read(finished / "results.csv")
+  assert len(rows) == 9
+  assert {row["method"] for row in rows} == {"baseline", "sw:2", "tl:2"}
+  assert len(read(finished / "table1.csv")) == 3
+  assert "| tl:2" in (finished / "table1.md").read_text()
+  assert (finished / "metrics.jsonl").stat().st_size
+  figures = {path.name for path in (finished / "figures").iterdir()}
+  assert figures == FIGURES
+
+
+def test_every_row_can_be_computed_again_from_saved_predictions(finished):
+  """With the data made anew from the flags in config.json."""
+  settings = json.loads((finished / "config.json").read_text())["settings"]
+  with flagsaver.flagsaver(**settings):
+    population, _ = study_flags.load_population()
+    population, *_ = study_flags.vary(population)
+  for row in read(finished / "results.csv"):
+    saved = directory.load_result(finished, row["method"], population)
+    index = list(saved.individuals).index(int(row["individual"]))
+    tested = saved.individual_rows[index]
+    tested = tested[tested >= 0]
+    owners = population.individuals[tested]
+    assert (owners == int(row["individual"])).all()
+    right = (
+      saved.individual_predictions[index][: len(tested)]
+      == population.labels[tested]
+    )
+    assert float(row["individual_accuracy"]) == right.sum() / len(tested)
+    right = (
+      saved.global_predictions[index] == population.labels[saved.global_rows]
+    )
+    assert float(row["global_accuracy"]) == right.sum() / len(right)
+
+
+def test_the_same_command_trains_nothing_again(finished, monkeypatch):
+  def refuse(*_, **__):
+    raise AssertionError("trained again")
+
+  before = (finished / "results.csv").read_bytes()
+  monkeypatch.setattr(table1.Study, "personalize", refuse)
+  run(finished)
+  assert (finished / "results.csv").read_bytes() == before
+
+
+def test_a_run_cut_short_goes_on_to_the_same_bytes(
+  finished, tmp_path, monkeypatch
+):
+  personalize = table1.Study.personalize
+
+  def cut(self, method, **arguments):
+    if method.spec == "tl:2":
+      raise KeyboardInterrupt
+    return personalize(self, method, **arguments)
+
+  with monkeypatch.context() as patched:
+    patched.setattr(table1.Study, "personalize", cut)
+    with pytest.raises(KeyboardInterrupt):
+      run(tmp_path / "cut")
+  assert not (tmp_path / "cut" / "results.csv").exists()
+  run(tmp_path / "cut", individuals_per_device=2)
+  for name in ("results.csv", "table1.csv", "metrics.jsonl"):
+    assert (tmp_path / "cut" / name).read_bytes() == (
+      finished / name
+    ).read_bytes()
+
+
+def answer_from(finished, monkeypatch, change=lambda result: result):
+  """Instead of training, what the finished run gave."""
+  monkeypatch.setattr(
+    table1.Study,
+    "personalize",
+    lambda self, method, **_: change(
+      directory.load_result(finished, method.spec, self.population)
+    ),
+  )
+
+
+def test_damaged_predictions_are_trained_again_aloud(
+  finished, tmp_path, monkeypatch, capsys
+):
+  workdir = tmp_path / "run"
+  shutil.copytree(finished, workdir)
+  path = workdir / "predictions" / "sw-2.npz"
+  content = bytearray(path.read_bytes())
+  with zipfile.ZipFile(path) as archive:
+    losses = archive.getinfo("losses.npy")
+  content[losses.header_offset + losses.compress_size // 2 + 60] ^= 8
+  path.write_bytes(content)
+  answer_from(finished, monkeypatch)
+  run(workdir)
+  assert "sw-2.npz can't be read" in capsys.readouterr().out
+  assert (workdir / "results.csv").read_bytes() == (
+    finished / "results.csv"
+  ).read_bytes()
+  assert directory.load_result(workdir, "sw:2")
+  assert (workdir / "predictions" / "sw-2.npz.aside").exists()
+
+
+def test_a_narrower_call_keeps_tables_and_figures_whole(
+  finished, tmp_path, monkeypatch
+):
+  """And what isn't drawn any more isn't shown any more."""
+  workdir = tmp_path / "run"
+  shutil.copytree(finished, workdir)
+  for name in ("figures/latent_map.png", "choice.csv", "figures/mine.png"):
+    (workdir / name).write_bytes(b"of before")
+  answer_from(finished, monkeypatch)
+  run(workdir, methods="tl:2")
+  for name in ("results.csv", "table1.csv", "table1.md", "metrics.jsonl"):
+    assert (workdir / name).read_bytes() == (finished / name).read_bytes()
+  figures = {path.name for path in (workdir / "figures").iterdir()}
+  assert figures == FIGURES | {"mine.png"}
+  assert not (workdir / "choice.csv").exists()
+  config = json.loads((workdir / "config.json").read_text())
+  assert config["methods"] == SMALL["methods"].split(",")
+
+
+def test_another_version_relabels_nothing(finished, tmp_path, monkeypatch):
+  workdir = tmp_path / "run"
+  shutil.copytree(finished, workdir)
+  (workdir / "predictions" / "tl-2.npz").unlink()
+  answer_from(finished, monkeypatch)
+  describe = table1.run_info.describe
+  monkeypatch.setattr(
+    table1.run_info, "describe", lambda: {**describe(), "python": "4.0.0"}
+  )
+  run(workdir)
+  config = json.loads((workdir / "config.json").read_text())
+  old = json.loads((finished / "config.json").read_text())["python"]
+  assert config["python"] == old
+  made = {one["python"]: one["results"] for one in config["made_with"]}
+  assert made == {old: {"baseline": [0], "sw:2": [0]}, "4.0.0": {"tl:2": [0]}}
+
+
+@pytest.mark.parametrize("gone", [[False, True, False], [True, True, True]])
+def test_who_diverged_is_in_the_table_and_in_no_figure(
+  finished, tmp_path, monkeypatch, capsys, gone
+):
+  def diverge(result):
+    return dataclasses.replace(result, diverged=np.array(gone))
+
+  answer_from(finished, monkeypatch, diverge)
+  none = pytest.raises(SystemExit, match="1")
+  with none if all(gone) else contextlib.nullcontext():
+    run(tmp_path / "run", methods="baseline,sw:2")
+  rows = read(tmp_path / "run" / "results.csv")
+  statuses = [row["status"] for row in rows]
+  assert statuses == 2 * ["diverged" if one else "ok" for one in gone]
+  text = capsys.readouterr().out
+  assert "diverged" in text
+  drawn = (tmp_path / "run" / "figures" / "trade_off.png").exists()
+  assert drawn != all(gone)
+  before = {
+    (row["method"], row["individual"]): row
+    for row in read(finished / "results.csv")
+  }
+  for row in rows:
+    if row["status"] == "ok":
+      assert row == before[row["method"], row["individual"]]
+
+
+def test_data_grouping_trains_one_auto_encoder_for_the_run(
+  tmp_path, monkeypatch
+):
+  grouping = {
+    "methods": "baseline,tl:2,random:40,ig:2,sg:40,sg:30:only+tl:2",
+    "autoencoder_epochs": 2,
+  }
+  run(tmp_path / "run", **grouping)
+  rows = read(tmp_path / "run" / "table1.csv")
+  assert [row["method"] for row in rows] == grouping["methods"].split(",")
+  # Each half has its own ranks and its own baseline.
+  assert sorted(row["individual_rank"] for row in rows[:2])[0] == "1"
+  assert sorted(row["individual_rank"] for row in rows[2:])[0] == "1"
+  no_p = [row["method"] for row in rows if not row["p_individual"]]
+  assert no_p == ["baseline", "random:40"]
+  assert all(float(row["fairness_mean_ratio"]) >= 0 for row in rows)
+  text = (tmp_path / "run" / "table1.md").read_text()
+  assert text.index("Shaping") < text.index("Data grouping")
+  figures = {path.name for path in (tmp_path / "run" / "figures").iterdir()}
+  assert figures == FIGURES | {
+    "gains_grouping.png",
+    "reconstructions.png",
+    "latent_map.png",
+    "neighbours.png",
+    "chosen_samples.png",
+    "group_agreement.png",
+  }
+  judged = read(tmp_path / "run" / "group_agreement.csv")
+  assert {row["latent_space"] for row in judged} == {
+    "auto-encoder",
+    "raw pixels",
+  }
+  assert {row["group"] for row in judged} == {"ig", "ig:2", "sg:40", "sg:30"}
+  for row in judged:
+    assert row["individuals"] == "3"
+    assert -1 <= float(row["mean"]) <= 1
+    if row["group"] == "ig:2" and row["part"] in ("style", "forms", "all"):
+      assert float(row["random"]) == pytest.approx(2 / 3)
+
+  def refuse(*_, **__):
+    raise AssertionError("trained again")
+
+  before = (tmp_path / "run" / "table1.csv").read_bytes()
+  monkeypatch.setattr(table1.Study, "personalize", refuse)
+  monkeypatch.setattr(table1.latent_space.autoencoder_training, "train", refuse)
+  run(tmp_path / "run", **grouping)
+  assert (tmp_path / "run" / "table1.csv").read_bytes() == before
+  # With a method that needs no groups: the table still has those that do.
+  run(tmp_path / "run", **{**grouping, "methods": "tl:2"})
+  assert (tmp_path / "run" / "table1.csv").read_bytes() == before
+  assert read(tmp_path / "run" / "group_agreement.csv") == judged
+  again = {path.name for path in (tmp_path / "run" / "figures").iterdir()}
+  assert again == figures
+
+
+def test_people_keep_the_ids_of_their_hidden_factors():
+  """After flips, class counts and the choice of people."""
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS(["table1"])
+  with flagsaver.flagsaver(
+    **{**SMALL, "num_global_individuals": 2}, class_concentration=0.5
+  ):
+    drawn, factors = study_flags.load_population()
+    varied, *chosen = study_flags.vary(drawn)
+    split = study_flags.split(varied, *chosen, seed=0)
+  assert len(factors.slant) == 5
+  people = [*split.individuals, *split.global_people]
+  assert sorted(people) == sorted(set(varied.individuals)) == [0, 1, 2, 3, 4]
+  for person in people:
+    own = {
+      image.tobytes() for image in drawn.images[drawn.individuals == person]
+    }
+    mine = (varied.individuals == person) & (varied.labels < 10)
+    assert mine.any()
+    assert {image.tobytes() for image in varied.images[mine]} <= own
+  # agreement.of_samples takes the digit from the class.
+  digits = drawn.labels[varied.originals]
+  np.testing.assert_array_equal(varied.labels % 10, digits)
+
+
+def test_npz_with_varied_class_counts(tmp_path, people):
+  path = tmp_path / "people.npz"
+  np.savez(
+    path,
+    images=people.images,
+    labels=people.labels,
+    individuals=people.individuals,
+  )
+  run(
+    tmp_path / "run",
+    dataset="npz",
+    npz_path=str(path),
+    class_concentration=0.5,
+    methods="tl:2",
+  )
+  rows = read(tmp_path / "run" / "results.csv")
+  assert len(rows) == 3
+  config = json.loads((tmp_path / "run" / "config.json").read_text())
+  assert config["settings"]["class_concentration"] == 0.5
+
+
+@pytest.mark.parametrize("preset", ["quickstart", "nist_small", "paper"])
+def test_presets_name_flags_there_are(preset):
+  path = f"{table1.__file__.rsplit('/', 1)[0]}/presets/{preset}.flags"
+  values = flags.FLAGS.read_flags_from_files([f"--flagfile={path}"])
+  names = {value.lstrip("-").split("=")[0] for value in values}
+  assert names <= set(flags.FLAGS)
+  assert "workdir" in names
+
+
+@pytest.mark.slow
+def test_processes_with_one_and_four_devices_write_the_same_bytes(tmp_path):
+  written = []
+  for devices in (1, 4):
+    workdir = tmp_path / str(devices)
+    command = [sys.executable, "-m", "experiments.table1"]
+    command += [f"--{name}={value}" for name, value in SMALL.items()]
+    command += [f"--cpu_devices={devices}", f"--workdir={workdir}"]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    written.append((workdir / "results.csv").read_bytes())
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["num_devices"] == devices
+  assert written[0] == written[1]

@@ -1,0 +1,51 @@
+"""A network with all that Fig. 4's has, but quick to compile."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import optax
+
+from personalization_jax.networks import classifier
+from personalization_jax.networks.kernels import linen_convolution, pooling
+from personalization_jax.training import step as training_step
+
+
+class Tiny(nn.Module):
+  """Convolution, ReLU, batch normalisation, pooling, dropout, dense."""
+
+  num_classes: int = 3
+  hook = staticmethod(lambda: None)
+
+  @nn.compact
+  def __call__(self, images, mask=None, *, train=False, frozen_layers=0):
+    self.hook()
+    training_layer = train and frozen_layers == 0
+    x = nn.Conv(
+      3,
+      (3, 3),
+      conv_general_dilated_cls=lambda: linen_convolution.conv_general_dilated,
+      name="layer_0",
+    )(images)
+    x = nn.BatchNorm(
+      use_running_average=not training_layer, momentum=0.9, name="norm_0"
+    )(nn.relu(x), mask=None if mask is None else mask[:, None, None, None])
+    x = nn.Dropout(0.2, deterministic=not training_layer)(pooling.max_pool(x))
+    if frozen_layers:
+      x = jax.lax.stop_gradient(x)
+    return nn.Dense(self.num_classes, name="layer_1")(x.max(axis=(1, 2)))
+
+
+TINY = training_step.Learner(Tiny(), optax.adam(1e-2))
+FIG_4 = training_step.Learner(
+  classifier.Classifier(3, width=1 / 32), optax.adam(1e-2)
+)
+
+
+@functools.cache
+def compiled(function, learner, **static):
+  """One of `training`'s functions for a learner, compiled once for all tests.
+
+  Operation by operation, as JAX runs what isn't compiled, each takes seconds.
+  """
+  return jax.jit(functools.partial(function, learner, **static))

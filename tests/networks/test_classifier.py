@@ -1,0 +1,145 @@
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from personalization_jax.networks import classifier
+
+
+def shapes(image_size, width=1.0, num_classes=30):
+  model = classifier.Classifier(num_classes, width=width)
+  images = jnp.zeros((1, image_size, image_size, 1))
+  variables = jax.eval_shape(model.init, jax.random.key(0), images)
+  return {
+    "/".join(path): leaf.shape
+    for path, leaf in flax.traverse_util.flatten_dict(
+      variables["params"]
+    ).items()
+  }
+
+
+@pytest.mark.parametrize("image_size", classifier.IMAGE_SIZES)
+def test_kernels_are_fig_4_s(image_size):
+  kernels = [
+    shape for name, shape in shapes(image_size).items() if "kernel" in name
+  ]
+  assert kernels == [
+    (3, 3, 1, 32),
+    (3, 3, 32, 64),
+    (3, 3, 64, 128),
+    (3, 3, 128, 128),
+    (3, 3, 128, 128),
+    (1, 1, 128, 128),
+    (1, 1, 128, 256),
+    (256, 30),
+  ]
+  assert classifier.NUM_LAYERS == 8
+
+
+def test_width_multiplies_channels():
+  full, quarter = shapes(16), shapes(16, width=0.25)
+  assert full.keys() == quarter.keys()
+  for name, shape in full.items():
+    if name.startswith("norm"):
+      assert quarter[name] == (shape[0] // 4,)
+
+
+@pytest.mark.parametrize("width", [0.0, -1.0, 0.03, float("nan")])
+def test_width_without_channels_is_refused(width):
+  with pytest.raises(ValueError, match=r"width=.*at least 0\.03125"):
+    classifier.check_width(width)
+  classifier.check_width(1 / 32)
+
+
+@pytest.mark.parametrize("image_size", [8, 20, 28, 128, 0])
+def test_other_image_sizes_are_refused(image_size):
+  with pytest.raises(ValueError, match=f"image_size={image_size} must be one"):
+    classifier.check_image_size(image_size)
+
+
+@pytest.fixture(scope="module")
+def small():
+  model = classifier.Classifier(5, width=1 / 16)
+  images = jax.random.uniform(jax.random.key(1), (6, 16, 16, 1))
+  return model, jax.jit(model.init)(jax.random.key(0), images), images
+
+
+def test_padding_does_not_enter_batch_statistics(small):
+  model, variables, images = small
+
+  @jax.jit
+  def run(images, mask):
+    return model.apply(
+      variables,
+      images,
+      mask,
+      train=True,
+      mutable=["batch_stats"],
+      rngs={"dropout": jax.random.key(7)},
+    )
+
+  logits, stats = run(images[:4], jnp.ones(4, bool))
+  padded_logits, padded_stats = run(images, jnp.arange(6) < 4)
+  np.testing.assert_allclose(padded_logits[:4], logits, rtol=1e-5, atol=1e-5)
+  jax.tree.map(
+    lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5),
+    padded_stats,
+    stats,
+  )
+  _, unmasked = run(images, jnp.ones(6, bool))
+  first = "norm_0"
+  assert not np.allclose(
+    unmasked["batch_stats"][first]["mean"],
+    stats["batch_stats"][first]["mean"],
+    rtol=1e-3,
+  )
+
+
+def test_evaluation_is_row_by_row(small):
+  model, variables, images = small
+  apply = jax.jit(model.apply)
+  together = apply(variables, images)
+  alone = jnp.concatenate([apply(variables, i[None]) for i in images])
+  np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-6)
+
+
+def test_bfloat16_gives_float32_logits_near_those_of_float32(small):
+  model, variables, images = small
+  half = jax.jit(model.clone(dtype=jnp.bfloat16).apply)(variables, images)
+  assert half.dtype == jnp.float32
+  full = jax.jit(model.apply)(variables, images)
+  np.testing.assert_allclose(half, full, atol=0.05 * np.abs(full).max())
+
+
+@pytest.mark.parametrize("frozen", [0, 3, 7])
+def test_frozen_layers_get_no_gradient_and_keep_statistics(small, frozen):
+  model, variables, images = small
+
+  def loss(params):
+    logits, updates = model.apply(
+      {**variables, "params": params},
+      images,
+      train=True,
+      frozen_layers=frozen,
+      mutable=["batch_stats"],
+      rngs={"dropout": jax.random.key(7)},
+    )
+    return (logits**2).sum(), updates["batch_stats"]
+
+  gradients, stats = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
+  moves = classifier.trainable(gradients, frozen)
+  flat = flax.traverse_util.flatten_dict(moves)
+  assert {path[0] for path, moved in flat.items() if not moved} == {
+    f"{kind}_{layer}" for layer in range(frozen) for kind in ("layer", "norm")
+  }
+  for path, gradient in flax.traverse_util.flatten_dict(gradients).items():
+    if not flat[path]:
+      assert not np.any(gradient), path
+  assert np.any(gradients["layer_7"]["kernel"])
+  for layer in range(7):
+    same = np.array_equal(
+      stats[f"norm_{layer}"]["mean"],
+      variables["batch_stats"][f"norm_{layer}"]["mean"],
+    )
+    assert same == (layer < frozen)

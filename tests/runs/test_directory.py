@@ -1,0 +1,653 @@
+import concurrent.futures
+import csv
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import personalization_jax as pj
+from personalization_jax.analysis import metrics, tables
+from personalization_jax.analysis.result import Result
+from personalization_jax.checkpoints import files
+from personalization_jax.datasets import Population
+from personalization_jax.runs import directory, table_files
+
+LABELS = np.random.default_rng(0).integers(0, 4, 80).astype(np.int32)
+# Every third sample of a file: the others are people that a run left out.
+POPULATION = dataclasses.replace(
+  Population.from_arrays(np.zeros((80, 1)), LABELS, np.arange(80) // 8),
+  file_rows=np.arange(2, 242, 3, dtype=np.int32),
+)
+
+
+def make_result(method, seed=0, skill=0.7):
+  """Five people, ragged test rows, right with probability `skill`."""
+  split = np.random.default_rng(seed)  # the same for all methods
+  rows = split.permutation(60)[: 5 * 9].reshape(5, 9).astype(np.int32)
+  rows[1, 6:] = -1
+  general = np.arange(60, 80, dtype=np.int32)
+  rng = np.random.default_rng([len(method), seed])
+
+  def predict(rows):
+    right = rng.random(rows.shape) < skill
+    guess = np.where(right, LABELS[rows], (LABELS[rows] + 1) % 4)
+    return np.where(rows < 0, -1, guess).astype(np.int32)
+
+  losses = rng.random((5, 3)).astype(np.float32)
+  losses[2, 2] = np.nan
+  return Result(
+    method=method,
+    seed=seed,
+    individuals=np.arange(5, dtype=np.int32) * 10,
+    individual_rows=rows,
+    individual_predictions=predict(rows),
+    global_rows=general,
+    global_predictions=predict(np.tile(general, (5, 1))),
+    losses=losses,
+    individual_labels=np.where(rows < 0, -1, LABELS[rows]),
+    global_labels=LABELS[general],
+  )
+
+
+FINISHED = [
+  make_result("baseline", skill=0.6),
+  make_result("sw:1/2", skill=0.9),
+  make_result("tl:10:last=2", skill=0.7),
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("run")
+  for result in FINISHED:
+    directory.save_result(workdir, result, POPULATION)
+  table_files.write_tables(workdir, FINISHED, LABELS)
+  return workdir
+
+
+def read(path):
+  with path.open() as file:
+    return list(csv.DictReader(file))
+
+
+def test_results_survive_the_disk(run):
+  for result in FINISHED:
+    loaded = directory.load_result(run, result.method, POPULATION)
+    for name, value in vars(result).items():
+      np.testing.assert_array_equal(getattr(loaded, name), value)
+  assert directory.load_result(run, "es:40") is None
+
+
+@pytest.mark.parametrize(
+  ("method", "one_model"),
+  [("global", True), ("tl:3", False), ("baseline", False), ("mine", False)],
+)
+def test_whether_all_share_one_model_is_kept(tmp_path, method, one_model):
+  """Under any name; in files from before it was, the name says so."""
+  for kept in (True, False):
+    result = dataclasses.replace(make_result(method), one_model=kept)
+    directory.save_result(tmp_path, result, POPULATION)
+    assert directory.load_result(tmp_path, method).one_model is kept
+  (path,) = (tmp_path / "predictions").iterdir()
+  with np.load(path) as arrays:
+    before = {k: arrays[k] for k in arrays if k != "one_model"}
+  np.savez_compressed(path, **before)
+  assert directory.load_result(tmp_path, method).one_model is one_model
+
+
+def test_every_csv_row_is_what_the_saved_predictions_say(run):
+  rows = read(run / "results.csv")
+  assert list(rows[0]) == list(table_files.RESULT_COLUMNS)
+  assert len(rows) == 15
+  for row in rows:
+    saved = directory.load_result(run, row["method"], POPULATION)
+    index = list(saved.individuals).index(int(row["individual"]))
+    own = saved.individual_rows[index]
+    hits = [
+      int(p == LABELS[r])
+      for p, r in zip(saved.individual_predictions[index], own)
+      if r >= 0
+    ]
+    assert float(row["individual_accuracy"]) == sum(hits) / len(hits)
+    assert int(row["individual_test_size"]) == len(hits) == (own >= 0).sum()
+    hits = saved.global_predictions[index] == LABELS[saved.global_rows]
+    assert float(row["global_accuracy"]) == pytest.approx(
+      hits.mean(), rel=1e-15
+    )
+    assert int(row["global_test_size"]) == 20
+
+
+def test_saved_predictions_are_of_rows_of_the_user_s_file(run):
+  in_file = np.full(242, 99, np.int32)
+  in_file[POPULATION.file_rows] = LABELS
+  for result in FINISHED:
+    loaded = directory.load_result(run, result.method)
+    own = result.individual_rows
+    np.testing.assert_array_equal(
+      loaded.individual_rows, np.where(own < 0, -1, 3 * own + 2)
+    )
+    for labels in (None, in_file):
+      for got, expected in (
+        (loaded.individual_accuracy(labels), result.individual_accuracy()),
+        (loaded.global_accuracy(labels), result.global_accuracy()),
+      ):
+        np.testing.assert_array_equal(got, expected)
+    # The run's own store has others in these rows.
+    with pytest.raises(ValueError, match="the one that it was made of"):
+      loaded.individual_accuracy(LABELS)
+
+
+def test_predictions_of_another_population_are_refused(run):
+  others = dataclasses.replace(POPULATION, labels=(LABELS + 1) % 4)
+  with pytest.raises(ValueError, match=r"tl-10.*made of another population"):
+    directory.load_result(run, "tl:10:last=2", others)
+  with pytest.raises(ValueError, match="samples of other classes"):
+    pj.compare(FINISHED, others)
+  assert str(pj.compare(FINISHED)) == str(pj.compare(FINISHED, POPULATION))
+
+
+def test_predictions_of_older_runs_get_their_labels(run, tmp_path):
+  old = make_old(run / "predictions" / "baseline.npz", tmp_path, "baseline")
+  with pytest.raises(ValueError, match=r"older version.*give the population"):
+    directory.load_result(old, "baseline")
+  loaded = directory.load_result(old, "baseline", POPULATION)
+  np.testing.assert_array_equal(
+    loaded.individual_accuracy(), FINISHED[0].individual_accuracy()
+  )
+  # What SG chose then depended on the order of the file.
+  old = make_old(run / "predictions" / "baseline.npz", tmp_path, "sg:4")
+  with pytest.raises(ValueError, match="SG took D_I in the order of its file"):
+    directory.load_result(old, "sg:4", POPULATION)
+
+
+def make_old(path, folder, method):
+  """A copy as versions wrote it that kept no labels."""
+  with np.load(path) as file:
+    arrays = {
+      name.removeprefix("store_"): array
+      for name, array in sorted(file.items())
+      if not name.endswith("_labels") and name != "fingerprint"
+    }
+  (folder / "predictions").mkdir(exist_ok=True)
+  name = f"{files.safe_name(method)}.npz"
+  np.savez(folder / "predictions" / name, **{**arrays, "method": method})
+  return folder
+
+
+def test_table_has_the_contract_s_columns(run):
+  rows = read(run / "table1.csv")
+  spread = ("mean", "rank", "sd", "min", "max")
+  contract = [
+    "method",
+    *(f"individual_{column}" for column in spread),
+    *(f"global_{column}" for column in spread),
+    "p_individual",
+    "p_global",
+  ]
+  assert list(rows[0])[: len(contract)] == contract
+  assert [row["method"] for row in rows] == [r.method for r in FINISHED]
+
+
+def test_table_is_computed_from_the_results(run):
+  table = {row["method"]: row for row in read(run / "table1.csv")}
+  rows = read(run / "results.csv")
+  values = {
+    (row["method"], column): np.array(
+      [
+        float(other[column])
+        for other in rows
+        if other["method"] == row["method"]
+      ]
+    )
+    for row in rows
+    for column in ("individual_accuracy", "global_accuracy")
+  }
+  for method in table:
+    own = values[method, "individual_accuracy"]
+    assert float(table[method]["individual_mean"]) == pytest.approx(own.mean())
+    assert float(table[method]["individual_sd"]) == pytest.approx(
+      own.std(ddof=1)
+    )
+    assert float(table[method]["individual_min"]) == own.min()
+    general = values[method, "global_accuracy"]
+    assert float(table[method]["global_max"]) == general.max()
+    means = [values[m, "global_accuracy"].mean() for m in table]
+    rank = 1 + sum(m > general.mean() + 1e-12 for m in means)
+    assert int(table[method]["global_rank"]) == rank
+  assert table["baseline"]["p_individual"] == ""
+  expected = metrics.significance(
+    {m: values[m, "individual_accuracy"] for m in table}, "baseline"
+  )["sw:1/2"]
+  assert float(table["sw:1/2"]["p_individual"]) == expected.t
+  assert float(table["sw:1/2"]["p_individual_holm"]) == expected.t_holm
+
+
+def test_markdown_has_a_line_for_each_method(run):
+  lines = (run / "table1.md").read_text().splitlines()
+  table = [line for line in lines if line.startswith("|")]
+  assert len(table) == 2 + len(FINISHED)
+  assert len({len(line) for line in table}) == 1
+  assert table[2].startswith("| baseline")
+  mean = FINISHED[1].individual_accuracy(LABELS)[0].mean()
+  assert f"{mean:.4f}" in table[3]
+
+
+def test_what_a_table_lacks_is_nan_in_records_and_empty_in_csv():
+  rows = tables.table(tables.accuracies(FINISHED, LABELS))
+  records = table_files.records(rows)
+  assert list(records[0]) == list(table_files.TABLE_COLUMNS)
+  for column in ("p_individual", "fairness_max_ratio", "individual_seed_sd"):
+    assert np.isnan(records[0][column])
+  # Numbers, so that means and comparisons of a column work.
+  assert all(
+    isinstance(value, int | float)
+    for record in records
+    for name, value in record.items()
+    if name != "method"
+  )
+
+
+def test_metrics_are_json_where_d_g_has_no_validation_data(tmp_path):
+  curve = np.array([[0.5]] * 5, np.float32)
+  result = dataclasses.replace(
+    FINISHED[0],
+    curve_steps=np.array([2]),
+    individual_curve=curve,
+    global_curve=curve * np.nan,
+  )
+  table_files.write_tables(tmp_path, [result], LABELS)
+  *_, line = (tmp_path / "metrics.jsonl").read_text().splitlines()
+  assert json.loads(line, parse_constant=pytest.fail) == {
+    "method": "baseline",
+    "seed": 0,
+    "step": 2,
+    "individual": 40,
+    "individual_validation_accuracy": 0.5,
+    "global_validation_accuracy": None,
+  }
+
+
+def test_metrics_leave_padded_steps_out(run):
+  lines = [
+    json.loads(line)
+    for line in (run / "metrics.jsonl").read_text().splitlines()
+  ]
+  assert len(lines) == 9
+  assert [line["individuals"] for line in lines[:3]] == [5, 5, 4]
+  assert lines[0]["loss_mean"] == pytest.approx(FINISHED[0].losses[:, 0].mean())
+
+
+def test_the_mean_loss_lies_between_the_smallest_and_the_largest(tmp_path):
+  losses = np.full((5, 1), np.float32(0.1))
+  result = dataclasses.replace(FINISHED[0], losses=losses)
+  table_files.write_tables(tmp_path, [result], LABELS)
+  line = json.loads((tmp_path / "metrics.jsonl").read_text())
+  assert line["loss_min"] <= line["loss_mean"] <= line["loss_max"]
+
+
+def test_every_column_of_a_table_has_a_rule_of_markdown():
+  text = table_files.aligned([["M", "p"], ["a", "-"]])
+  rule = text.splitlines()[1]
+  assert rule == "| --- | --: |"
+  assert len({len(line) for line in text.splitlines()}) == 1
+
+
+def test_without_a_baseline_there_are_no_p_values():
+  rows = tables.table(tables.accuracies(FINISHED[1:], LABELS))
+  assert all(row.individual_p is None for row in rows)
+
+
+SETTINGS = {"epochs": 5, "width": 0.25, "dataset": "synthetic"}
+
+
+def test_the_same_run_goes_on(tmp_path):
+  for _ in range(2):
+    directory.open_run(tmp_path / "run", SETTINGS, "abc", {"device": "cpu"})
+  config = json.loads((tmp_path / "run" / "config.json").read_text())
+  assert config["settings"] == SETTINGS
+  assert config["dataset_fingerprint"] == "abc"
+  assert config["device"] == "cpu"
+
+
+@pytest.mark.parametrize("flag", list(SETTINGS))
+def test_another_run_is_refused_by_the_flag_that_differs(tmp_path, flag):
+  directory.open_run(tmp_path, SETTINGS, "abc", {})
+  before = (tmp_path / "config.json").read_text()
+  with pytest.raises(
+    ValueError, match=f"--{flag}={SETTINGS[flag]}.*--{flag}=7"
+  ):
+    directory.open_run(tmp_path, {**SETTINGS, flag: 7}, "abc", {})
+  without = {name: value for name, value in SETTINGS.items() if name != flag}
+  with pytest.raises(ValueError, match=f"--{flag}=.*, but this one has not:"):
+    directory.open_run(tmp_path, without, "abc", {})
+  assert (tmp_path / "config.json").read_text() == before
+
+
+def test_what_an_older_run_holds_and_nothing_depends_on_may_differ(tmp_path):
+  directory.open_run(tmp_path, {**SETTINGS, "nist_config": "mnist"}, "abc", {})
+  with pytest.raises(ValueError, match="--nist_config=mnist"):
+    directory.open_run(tmp_path, SETTINGS, "abc", {})
+  directory.open_run(tmp_path, SETTINGS, "abc", {}, inert=["nist_config"])
+  config = json.loads((tmp_path / "config.json").read_text())
+  assert config["settings"] == SETTINGS
+
+
+def test_other_data_are_refused(tmp_path):
+  directory.open_run(tmp_path, SETTINGS, "abc", {})
+  with pytest.raises(ValueError, match="on other data"):
+    directory.open_run(tmp_path, SETTINGS, "abd", {})
+
+
+def test_a_directory_of_something_else_is_refused(tmp_path):
+  (tmp_path / "thesis.tex").write_text("...")
+  with pytest.raises(ValueError, match="is not empty and holds no run"):
+    directory.open_run(tmp_path, SETTINGS, "abc", {})
+  for content in (
+    '{"a": 1}',
+    "null",
+    "[]",
+    *(
+      f'{{"settings": {settings}, "dataset_fingerprint": "abc"}}'
+      for settings in ("null", "7", '"text"', "[1]")
+    ),
+  ):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"config\.json that is no run's"):
+      directory.open_run(tmp_path, SETTINGS, "abc", {})
+
+
+def test_a_damaged_result_is_named(run, tmp_path):
+  path = tmp_path / "predictions" / "sw-2.npz"
+  path.parent.mkdir()
+  path.write_bytes(b"PK\x03\x04 half a file")
+  with pytest.raises(ValueError, match=r"sw-2\.npz can't be read"):
+    directory.load_result(tmp_path, "sw:2")
+
+
+def test_a_result_in_another_s_place_is_found_and_counted_once(tmp_path):
+  """Another seed's, the first one's too, and another method's."""
+  for seed in (0, 1):
+    home = tmp_path / "seeds" / "1" if seed else tmp_path
+    directory.save_result(home, make_result("sw:2", seed), POPULATION)
+  first, second = (
+    home / "predictions" for home in (tmp_path, tmp_path / "seeds" / "1")
+  )
+  assert directory.saved(tmp_path) == [("sw:2", 0), ("sw:2", 1)]
+  shutil.copy(first / "sw-2.npz", first / "sw-12.npz")
+  assert directory.saved(tmp_path) == [("sw:2", 0), ("sw:2", 1)]
+  assert directory.load_result(second.parent, "sw:2", POPULATION, 1).seed == 1
+  kept = (second / "sw-2.npz").read_bytes()
+  shutil.copy(first / "sw-2.npz", second)
+  assert directory.saved(tmp_path) == [("sw:2", 0)]
+  with pytest.raises(ValueError, match=r"sw-2\.npz.*it holds seed 0.*delete"):
+    directory.load_result(second.parent, "sw:2", POPULATION, 1)
+  (second / "sw-2.npz").write_bytes(kept)
+  shutil.copy(second / "sw-2.npz", first)
+  assert directory.saved(tmp_path) == [("sw:2", 1)]
+  with pytest.raises(ValueError, match="it holds seed 1"):
+    directory.load_result(tmp_path, "sw:2", POPULATION, 0)
+
+
+def test_files_are_whole_or_as_before(tmp_path):
+  path = tmp_path / "table.csv"
+  files.write_atomically(path, "before")
+
+  class Unwritable:
+    pass
+
+  with pytest.raises(TypeError):
+    files.write_atomically(path, Unwritable())
+  assert path.read_text() == "before"
+  assert list(tmp_path.iterdir()) == [path]
+
+
+def test_who_diverged_is_named_and_kept_out_of_means(tmp_path):
+  gone = np.array([False, True, False, False, False])
+  first, *others = FINISHED
+  finished = [dataclasses.replace(first, diverged=gone), *others]
+  rows = table_files.write_tables(tmp_path, finished, LABELS, np.ones((5, 5)))
+  lines = read(tmp_path / "results.csv")
+  assert [line["status"] for line in lines[:5]] == [
+    "diverged" if one else "ok" for one in gone
+  ]
+  assert lines[1]["individual_accuracy"] == lines[1]["global_accuracy"] == ""
+  own = first.individual_accuracy(LABELS)[0][~gone]
+  table = read(tmp_path / "table1.csv")
+  assert float(table[0]["individual_mean"]) == pytest.approx(own.mean())
+  assert float(table[0]["individual_sd"]) == pytest.approx(own.std(ddof=1))
+  assert [row["diverged"] for row in table] == ["1", "0", "0"]
+  # Pairs of which one diverged are no pairs.
+  values = {
+    method: pair[0][~gone]
+    for method, pair in tables.accuracies(FINISHED, LABELS).items()
+  }
+  expected = metrics.significance(values, "baseline")
+  assert rows[1].individual_p == expected["sw:1/2"]
+  text = (tmp_path / "table1.md").read_text()
+  assert "| diverged |" in text
+  assert "diverged: models whose loss" in text
+
+
+def test_if_everybody_diverged_there_is_still_a_table(tmp_path):
+  finished = [
+    dataclasses.replace(result, diverged=np.ones(5, bool))
+    for result in FINISHED[:2]
+  ]
+  rows = table_files.write_tables(tmp_path, finished, LABELS, np.ones((5, 5)))
+  assert [row.diverged for row in rows] == [5, 5]
+  assert all(np.isnan(row.individual.mean) for row in rows)
+  text = (tmp_path / "table1.md").read_text()
+  assert "nan" not in text
+  line = next(line for line in text.splitlines() if "| sw:1/2" in line)
+  assert set(line.split("|")[2].split()) == {"-"}
+  assert line.split("|")[3].split() == ["-"]  # no mean, no rank
+  table = read(tmp_path / "table1.csv")
+  assert [line["individual_rank"] for line in table] == ["", ""]
+
+
+def test_people_who_cannot_be_compared_leave_fairness_out(tmp_path):
+  """Such as two without a common class: everything else is still written."""
+  apart = np.where(np.eye(5), 0.0, np.inf)
+  rows = table_files.write_tables(tmp_path, FINISHED, LABELS, apart)
+  without = tables.of_results(FINISHED, LABELS)
+  for row, line, plain in zip(rows, read(tmp_path / "table1.csv"), without):
+    assert line["fairness_mean_ratio"] == "nan"
+    assert dataclasses.replace(row, fairness=None, seeds=None) == (
+      dataclasses.replace(plain, seeds=None)
+    )
+  assert len(read(tmp_path / "results.csv")) == 15
+  assert "| sw:1/2" in (tmp_path / "table1.md").read_text()
+
+
+def test_a_method_whose_models_all_diverged_ranks_last(tmp_path):
+  finished = [
+    dataclasses.replace(FINISHED[0], diverged=np.ones(5, bool)),
+    FINISHED[1],
+  ]
+  rows = table_files.write_tables(tmp_path, finished, LABELS)
+  assert [row.individual_rank for row in rows] == [2, 1]
+  assert np.isnan(rows[1].individual_p.t)
+
+
+def test_a_run_killed_in_its_first_write_goes_on(tmp_path):
+  (tmp_path / ".config.json.4711.part").write_text('{"sett')
+  directory.open_run(tmp_path, SETTINGS, "abc", {})
+  assert (tmp_path / "config.json").exists()
+
+
+def test_two_runs_are_not_in_one_directory(tmp_path):
+  with (
+    directory.alone_in(tmp_path),
+    pytest.raises(ValueError, match="is in use by another process"),
+    directory.alone_in(tmp_path),
+  ):
+    pass
+  with directory.alone_in(tmp_path):
+    pass
+
+
+def test_methods_of_one_s_own_stand_with_shaping():
+  halves = tables.halves(["mine", "random:5", "baseline", "sg:3"])
+  assert halves == {
+    tables.SHAPING: ["mine", "baseline"],
+    tables.GROUPING: ["random:5", "sg:3"],
+  }
+  assert tables.baseline_of(halves[tables.SHAPING]) == "baseline"
+  assert tables.baseline_of(["mine"]) is None
+
+
+def state(folder):
+  """Every file's content and time of change, and the folders'."""
+  return {
+    path: (path.stat().st_mtime_ns, path.is_file() and path.read_bytes())
+    for path in [folder, *folder.rglob("*")]
+  }
+
+
+def test_a_directory_that_is_refused_stays_as_it_is(tmp_path):
+  used, foreign = tmp_path / "used", tmp_path / "foreign"
+  foreign.mkdir()
+  (foreign / "thesis.tex").write_text("...")
+  with directory.alone_in(used, "mine"):
+    directory.open_run(used, SETTINGS, "abc", {})
+    before = state(tmp_path)
+    for folder, words in (
+      (used, "is in use by another process"),
+      (foreign, "is not empty and holds no run"),
+    ):
+      with (
+        pytest.raises(ValueError, match=words),
+        directory.alone_in(folder, "another's"),
+      ):
+        pytest.fail("it was taken")
+    assert state(tmp_path) == before
+
+
+def test_a_start_that_wrote_nothing_leaves_no_directory(tmp_path):
+  with pytest.raises(KeyError), directory.alone_in(tmp_path / "run"):
+    raise KeyError
+  assert not (tmp_path / "run").exists()
+  with directory.alone_in(tmp_path / "run"):
+    directory.open_run(tmp_path / "run", SETTINGS, "abc", {})
+  assert (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_start_leaves_a_directory_that_was_there(tmp_path):
+  (tmp_path / "mine").mkdir()
+  with directory.alone_in(tmp_path / "mine"):
+    pass
+  assert (tmp_path / "mine").is_dir()
+
+
+def test_of_many_starts_at_once_one_at_a_time_has_the_directory(tmp_path):
+  """Though each makes it, and removes it again."""
+  inside, most, refused = [], [], []
+
+  def start(number):
+    for _ in range(40):
+      try:
+        with directory.alone_in(tmp_path / "run"):
+          inside.append(number)
+          most.append(len(inside))
+          inside.remove(number)
+      except ValueError as error:
+        refused.append(str(error))
+
+  with concurrent.futures.ThreadPoolExecutor(8) as pool:
+    list(pool.map(start, range(8)))
+  assert set(most) == {1}
+  assert all("is in use" in text for text in refused)
+
+
+def test_the_directory_is_known_by_its_token(tmp_path):
+  with (
+    directory.alone_in(tmp_path / "a", "7f"),
+    directory.alone_in(tmp_path / "b"),
+  ):
+    assert directory.holds_token(tmp_path / "a", "7f")
+    assert not directory.holds_token(tmp_path / "b", "7f")
+    assert not directory.holds_token(tmp_path / "c", "7f")
+
+
+def test_what_was_asked_for_only_grows(tmp_path):
+  for methods, seeds in ((["a", "b"], [0]), (["c", "a"], [0]), (["b"], [2])):
+    config = directory.open_run(
+      tmp_path,
+      SETTINGS,
+      "abc",
+      {},
+      growing={
+        "methods": methods,
+        "seeds": seeds,
+        "asked": dict.fromkeys(methods, seeds),
+      },
+    )
+  assert config["methods"] == ["a", "b", "c"]
+  assert config["seeds"] == [0, 2]
+  assert config["asked"] == {"a": [0], "b": [0, 2], "c": [0]}
+  assert config == json.loads((tmp_path / "config.json").read_text())
+
+
+def test_what_is_no_name_or_seed_in_a_config_is_not_taken(tmp_path):
+  content = {"settings": SETTINGS, "dataset_fingerprint": "abc"}
+  odd = {"methods": [1, ["a"], "b"], "seeds": [[1], "x", 2], "asked": [3]}
+  (tmp_path / "config.json").write_text(json.dumps(content | odd))
+  growing = {"methods": ["a"], "seeds": [0], "asked": {"a": [0]}}
+  config = directory.open_run(tmp_path, SETTINGS, "abc", {}, growing=growing)
+  assert config["methods"] == ["b", "a"]
+  assert config["seeds"] == [2, 0]
+  assert config["asked"] == {"a": [0]}
+
+
+def test_finished_results_are_told_apart_by_what_made_them(tmp_path):
+  def start(jax, **growing):
+    about = {"versions": {"jax": jax}, "command": [jax]}
+    directory.open_run(tmp_path, SETTINGS, "abc", about, growing=growing)
+    return about
+
+  start("0.9")  # killed before anything was finished
+  first = start("1.0", methods=["baseline", "sw:1/2"])
+  directory.save_result(tmp_path, FINISHED[0], POPULATION, first)
+  second = start("2.0", methods=["baseline", "sw:1/2", "tl:10:last=2"])
+  for result in FINISHED[1:]:
+    directory.save_result(tmp_path, result, POPULATION, second)
+  seeded = make_result("baseline", seed=4)
+  directory.save_result(tmp_path / "seeds" / "4", seeded, POPULATION, first)
+  directory.tell_origins(tmp_path)
+  config = json.loads((tmp_path / "config.json").read_text())
+  assert config["versions"] == {"jax": "1.0"}
+  made = {one["versions"]["jax"]: one["results"] for one in config["made_with"]}
+  assert made == {
+    "1.0": {"baseline": [0, 4]},
+    "2.0": {"sw:1/2": [0], "tl:10:last=2": [0]},
+  }
+  assert directory.load_result(tmp_path, "baseline").method == "baseline"
+
+
+def test_results_of_older_versions_are_their_config_s(tmp_path):
+  """Which didn't keep what made each, and had one config.json for all."""
+  directory.save_result(tmp_path, FINISHED[0], POPULATION)
+  old = {"settings": SETTINGS, "dataset_fingerprint": "abc", "commit": "c0ffee"}
+  (tmp_path / "config.json").write_text(json.dumps({**old, "methods": ["x"]}))
+  config = directory.open_run(
+    tmp_path, SETTINGS, "abc", {"commit": "new"}, growing={"methods": ["y"]}
+  )
+  assert config["commit"] == "c0ffee"
+  assert config["methods"] == ["x", "y"]
+  assert config["made_with"] == [
+    {"results": {"baseline": [0]}, "commit": "c0ffee"}
+  ]
+
+
+def test_what_is_finished_with_other_seeds_is_in_results_alone(tmp_path):
+  rows = table_files.write_tables(
+    tmp_path, FINISHED, LABELS, beside=[make_result("es:4", seed=1)]
+  )
+  assert [row.method for row in rows] == [r.method for r in FINISHED]
+  found = {
+    (row["method"], row["seed"]) for row in read(tmp_path / "results.csv")
+  }
+  assert ("es:4", "1") in found
+  assert len(found) == 4

@@ -1,0 +1,259 @@
+import functools
+
+import flax.training.checkpoints
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint
+import pytest
+from helpers.small_study import SETTINGS, make_study
+from helpers.tiny import compiled
+
+from personalization_jax import schedules
+from personalization_jax.checkpoints.keeper import Keeper
+from personalization_jax.datasets import variations
+from personalization_jax.methods import Method, parse_method, parse_methods
+from personalization_jax.networks import classifier
+from personalization_jax.randomness import SHARED
+from personalization_jax.runs import saved_models
+from personalization_jax.study import Settings, make_learner
+from personalization_jax.training import step as training_step
+from personalization_jax.training.population import individual_key
+
+
+@pytest.fixture(scope="module")
+def study(people):
+  return make_study(variations.flips(people))
+
+
+def own_rows(study, index):
+  return set(study.split.parts(index)[0].tolist())
+
+
+def test_models_are_trained_on_training_rows_alone(study):
+  """No leakage: every row of every batch belongs where it may come from."""
+  general = set(study.split.global_train.tolist())
+  for spec in ("es:4", "sw:2", "sw:1/2", "tl:5", "es:4+sw:2+tl:5"):
+    method = parse_method(spec)
+    for index in range(3):
+      rows = study.batches.rows(method, index)
+      for source, batch in zip(study.batches.sources(method), rows):
+        allowed = own_rows(study, index) if source else general | {-1}
+        assert set(batch.tolist()) <= allowed
+
+
+def test_no_drawing_is_trained_on_and_tested(study):
+  originals = study.population.originals
+  tested = set(originals[study.split.global_test])
+  for index in range(3):
+    tested_here = tested | set(originals[study.split.parts(index)[2]])
+    for method in parse_methods("shaping"):
+      rows = study.batches.rows(method, index)
+      assert not tested_here & set(originals[rows[rows >= 0]])
+
+
+def test_the_baseline_is_trained_on_another_individual(study):
+  """Section IV: on the union of D_G and D_I', with I' != I."""
+  method = parse_method("baseline")
+  general = set(study.split.global_train.tolist())
+  pairs = []
+  for index in range(3):
+    rows = study.batches.rows(method, index)
+    seen = set(rows[rows >= 0].tolist())
+    others = [k for k in range(3) if own_rows(study, k) & seen]
+    assert others != [index]
+    assert len(others) == 1
+    assert seen == general | own_rows(study, others[0])
+    # Every sample of the union once an epoch.
+    counts = np.unique(rows[rows >= 0], return_counts=True)[1]
+    assert (counts == SETTINGS.epochs).all()
+    pairs.append(others[0])
+  assert sorted(pairs) == [0, 1, 2]
+
+
+def test_transfer_learning_s_first_phase_is_everyone_s(study):
+  method = parse_method("tl:5")
+  first, second = (study.batches.rows(method, index) for index in range(2))
+  np.testing.assert_array_equal(first[:-5], second[:-5])
+  assert not np.array_equal(first[-5:], second[-5:])
+
+
+def by_hand(study, method, index):
+  """A model trained by a Python loop of steps, and its test predictions."""
+  learner = make_learner(study.settings, study.population.num_classes)
+  store = (
+    jnp.asarray(study.population.images),
+    jnp.asarray(study.population.labels),
+  )
+  root = jax.random.key(study.settings.seed)
+  person = individual_key(root, int(study.split.individuals[index]))
+  shape = store[0].shape[1:]
+  create = compiled(training_step.create_state, learner, image_shape=shape)
+  state = create(
+    individual_key(root, SHARED) if method.shares_global_phase else person
+  )
+  rows = study.batches.rows(method, index)
+  late = len(rows) - method.late
+  for number, batch in enumerate(rows):
+    if number == late and method.shares_global_phase:
+      state = state.replace(key=create(person).key)
+    frozen = 0
+    if method.last_layers and number >= late:
+      frozen = classifier.NUM_LAYERS - method.last_layers
+    step = compiled(training_step.train_step, learner, frozen_layers=frozen)
+    state, _ = step(state, *training_step.gather(*store, batch))
+  predict = compiled(training_step.predict_rows, learner)
+  return [
+    np.asarray(predict(state, rows[None], *store))[0]
+    for rows in (study.split.test[index], study.split.global_test)
+  ]
+
+
+@pytest.mark.parametrize("spec", ["baseline", "es:3+sw:2+tl:2:last=3", "tl:6"])
+def test_a_method_is_what_its_schedule_says(study, spec):
+  method = parse_method(spec)
+  result = study.personalize(method)
+  assert result.method == spec
+  own, general = by_hand(study, method, 1)
+  np.testing.assert_array_equal(result.individual_predictions[1], own)
+  agreement = (result.global_predictions[1] == general).mean()
+  assert agreement > 0.97
+
+
+def test_d_g_s_phase_is_trained_once(people, tmp_path):
+  methods = parse_methods("tl:2,tl:4,tl:2:last=1")
+  steps = []
+  study = make_study(people, keeper=Keeper(tmp_path))
+  expected = study.num_steps(methods)
+  shared = SETTINGS.epochs * schedules.steps_per_epoch(
+    len(study.split.global_train), SETTINGS.batch_size
+  )
+  assert expected == shared + 3 * (2 + 4 + 2)
+  first = [study.personalize(m, on_steps=steps.append) for m in methods]
+  assert sum(steps) == expected
+  # Another process takes it from disk.
+  later = make_study(people, keeper=Keeper(tmp_path), devices=1)
+  assert later.num_steps(methods) == 3 * (2 + 4 + 2)
+  steps.clear()
+  second = [later.personalize(m, on_steps=steps.append) for m in methods]
+  assert sum(steps) == 3 * (2 + 4 + 2)
+  for one, other in zip(first, second):
+    np.testing.assert_array_equal(one.losses, other.losses)
+    np.testing.assert_array_equal(
+      one.global_predictions, other.global_predictions
+    )
+
+
+@pytest.mark.parametrize("spec", ["sw:2", "tl:3"])
+def test_more_individuals_change_nobody_s_result(people, spec):
+  few = make_study(people, 2, devices=1).personalize(parse_method(spec))
+  many = make_study(people, 5, devices=4, individuals_per_device=2).personalize(
+    parse_method(spec)
+  )
+  np.testing.assert_array_equal(few.individuals, many.individuals[:2])
+  np.testing.assert_array_equal(few.losses, many.losses[:2])
+  np.testing.assert_array_equal(
+    few.global_predictions, many.global_predictions[:2]
+  )
+
+
+def test_every_test_row_is_scored(study):
+  result = study.personalize(parse_method("tl:1"))
+  rows = result.individual_rows
+  assert (result.individual_predictions[rows >= 0] >= 0).all()
+  assert (result.individual_predictions[rows < 0] == -1).all()
+  assert (result.global_predictions >= 0).all()
+  labels = study.population.labels
+  _, sizes = result.individual_accuracy(labels)
+  assert list(sizes) == [len(study.split.parts(k)[2]) for k in range(3)]
+  _, sizes = result.global_accuracy(labels)
+  assert (sizes == len(study.split.global_test)).all()
+
+
+def test_what_cannot_be_trained_is_refused(people):
+  study = make_study(people, 1)
+  with pytest.raises(ValueError, match="num_individuals must be at least 2"):
+    study.check(parse_method("baseline"))
+  with pytest.raises(ValueError, match="last 9 layers, but the network has 8"):
+    study.check(parse_method("tl:3:last=9"))
+
+
+def test_a_schedule_of_one_s_own_trains_as_the_same_one_of_the_paper(people):
+  """Bit for bit, with batches of D_I before and after it too."""
+  study = make_study(people)
+  spec = "es:2+sw:2+tl:3"
+  own = Method(
+    "mine",
+    early=2,
+    late=3,
+    schedule=functools.partial(schedules.sample_weighing, 2),
+  )
+  assert study.num_steps([own]) == study.num_steps([parse_method(spec)])
+  mine, its = study.personalize(own), study.personalize(spec)
+  assert mine.method == "mine"
+  np.testing.assert_array_equal(mine.losses, its.losses)
+  np.testing.assert_array_equal(
+    mine.individual_predictions, its.individual_predictions
+  )
+
+
+def test_faulty_schedules_of_one_s_own_are_refused_before_training(people):
+  study = make_study(people)
+  wrong = Method("wrong", schedule=lambda epochs, steps: np.full(epochs, 7))
+  with pytest.raises(ValueError, match=r"method 'wrong': .*step 0 holds 7"):
+    study.personalize(wrong)
+  random = np.random.default_rng(0)
+  moody = Method(
+    "moody", schedule=lambda epochs, steps: random.integers(0, 2, 50)
+  )
+  with pytest.raises(ValueError, match="'moody' has a schedule that differs"):
+    study.personalize(moody)
+
+
+@pytest.mark.parametrize(
+  ("setting", "value"),
+  [
+    ("epochs", 0),
+    ("batch_size", 0),
+    ("learning_rate", 0.0),
+    ("learning_rate", float("nan")),
+    ("width", 0.01),
+    ("precision", "float16"),
+    ("seed", -1),
+  ],
+)
+def test_settings_are_checked(setting, value):
+  with pytest.raises(ValueError, match=f"{setting}='?{value}"):
+    Settings(**{setting: value})
+
+
+def test_saved_models_are_read_by_orbax_and_flax_alone(
+  study, tmp_path, monkeypatch
+):
+  """And give the run's predictions, with Fig. 4's network and nothing else."""
+  monkeypatch.setattr(study, "models_dir", tmp_path)
+  images, num_classes = study.population.images, study.population.num_classes
+  result = study.personalize(parse_method("tl:2"))
+  network = classifier.Classifier(num_classes, width=SETTINGS.width)
+  for index, person in enumerate(result.individuals):
+    folder = tmp_path / "tl-2" / str(person)
+    by_orbax = orbax.checkpoint.StandardCheckpointer().restore(folder)
+    by_flax = flax.training.checkpoints.restore_checkpoint(folder, target=None)
+    jax.tree.map(np.testing.assert_array_equal, by_orbax, by_flax)
+    description, params, batch_stats = saved_models.load(folder)
+    assert description.num_classes == num_classes
+    assert description.sample_shape == images.shape[1:]
+    assert description.width == SETTINGS.width
+    by_load = {"params": params, "batch_stats": batch_stats}
+    jax.tree.map(np.testing.assert_array_equal, by_orbax, by_load)
+    rows = result.global_rows
+    logits = network.apply(by_orbax, images[rows] / np.float32(255))
+    predictions = result.global_predictions[index]
+    assert (np.argmax(logits, axis=-1) == predictions).mean() > 0.97
+  kernels = [
+    orbax.checkpoint.StandardCheckpointer().restore(
+      tmp_path / "tl-2" / str(person)
+    )["params"]["layer_0"]["kernel"]
+    for person in result.individuals
+  ]
+  assert not np.array_equal(kernels[0], kernels[1])

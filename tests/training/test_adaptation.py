@@ -1,0 +1,270 @@
+"""New people's models: what TL gives from a saved model with a fresh Adam."""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers.tiny import FIG_4, TINY, compiled
+
+from personalization_jax import schedules
+from personalization_jax.datasets import new_people
+from personalization_jax.datasets.splits import split as split_people
+from personalization_jax.distributed import make_mesh
+from personalization_jax.methods import parse_method
+from personalization_jax.networks import classifier
+from personalization_jax.study import Settings, Study
+from personalization_jax.training import adaptation
+from personalization_jax.training import step as training_step
+from personalization_jax.training.population import individual_key
+
+STEPS, BATCH, SEED = 5, 4, 6
+
+
+def base_of(learner, shape=(16, 16, 1)):
+  create = compiled(training_step.create_state, learner, image_shape=shape)
+  state = create(jax.random.key(9))
+  return {"params": state.params, "batch_stats": state.batch_stats}
+
+
+def adapt(people, learner=TINY, *, which=None, base=None, devices=1, **kw):
+  """Some people's models, joined over chunks."""
+  people = (
+    people
+    if which is None
+    else people.take(np.flatnonzero(np.isin(people.individuals, which)))
+  )
+  split = new_people.hold_out(people, 0.3, seed=2)
+  chunks = adaptation.adapt(
+    learner,
+    base or base_of(learner),
+    people,
+    split,
+    STEPS,
+    mesh=make_mesh(jax.devices()[:devices]),
+    batch_size=BATCH,
+    seed=SEED,
+    **kw,
+  )
+  parts = list(chunks)
+  joined = {
+    person: (
+      part.variables_of(place),
+      part.losses[place],
+      accuracies[0][place],
+      accuracies[1][place],
+      bool(part.diverged[place]),
+    )
+    for part in parts
+    for accuracies in [part.accuracies(people.labels)]
+    for place, person in enumerate(part.individuals.tolist())
+  }
+  return joined
+
+
+@pytest.fixture(scope="module")
+def everybody(people):
+  return adapt(people)
+
+
+def test_the_oracle_is_a_loop_of_training_steps(people, everybody):
+  """One person, one step after another, Adam from nothing."""
+  split = new_people.hold_out(people, 0.3, seed=2)
+  person = int(split.individuals[3])
+  own = split.parts(3)[0]
+  rows = schedules.individual_batches(
+    own, BATCH, STEPS, seed=SEED, individual=person
+  )
+  base = base_of(TINY)
+  key = individual_key(jax.random.key(SEED), person)
+  create = compiled(training_step.create_state, TINY, image_shape=(16, 16, 1))
+  state = create(key).replace(**base)
+  step = compiled(training_step.train_step, TINY)
+  store = jnp.asarray(people.images), jnp.asarray(people.labels)
+  for index, batch in enumerate(rows):
+    state, loss = step(state, *training_step.gather(*store, batch))
+    np.testing.assert_allclose(everybody[person][1][index], loss, rtol=2e-3)
+  variables, _, before, after, diverged = everybody[person]
+  chex.assert_trees_all_close(variables["params"], state.params, atol=2e-3)
+  assert not diverged
+  test = split.parts(3)[2]
+  for accuracy, trained in (
+    (before, state.replace(**base)),
+    (after, state),
+  ):
+    images, labels, _ = training_step.gather(*store, test)
+    right = training_step.eval_step(TINY, trained, images) == labels
+    assert accuracy == pytest.approx(float(right.mean()))
+
+
+def test_it_is_tl_with_a_fresh_adam(people, monkeypatch):
+  """The same bits as `Study` gives from the same model of D_G."""
+  settings = Settings(
+    epochs=1, batch_size=BATCH, learning_rate=1e-2, width=1 / 32, seed=SEED
+  )
+  ids = np.unique(people.individuals)
+  split = split_people(people, ids[:2], ids[2:5], seed=2)
+  study = Study(people, split, settings, mesh=make_mesh(jax.devices()[:2]))
+  # The same bits, and compiled in a fraction of Fig. 4's time.
+  study.trainer = dataclasses.replace(study.trainer, learner=TINY)
+  method = parse_method("tl:5")
+  shared, record = study.global_phase()
+  optimizer = study.trainer.learner.optimizer
+  one = jax.tree.map(lambda leaf: leaf[0], shared.params)
+  fresh = jax.tree.map(lambda leaf: leaf[None], optimizer.init(one))
+  begin = shared.replace(opt_state=fresh, step=np.zeros(1, np.int32))
+  monkeypatch.setattr(study._global_phase, "train", lambda *_: (begin, record))
+  expected = study.personalize(method)
+  (found,) = adaptation.adapt(
+    study.trainer.learner,
+    {
+      "params": one,
+      "batch_stats": jax.tree.map(lambda leaf: leaf[0], shared.batch_stats),
+    },
+    people,
+    split,
+    method.late,
+    mesh=study.trainer.mesh,
+    batch_size=BATCH,
+    seed=SEED,
+  )
+  np.testing.assert_array_equal(
+    found.losses, expected.losses[:, -method.late :]
+  )
+  np.testing.assert_array_equal(found.after, expected.individual_predictions)
+  np.testing.assert_array_equal(found.individuals, split.individuals)
+
+
+def test_the_moments_of_adam_are_fresh(people):
+  """The first step of a fresh Adam moves every parameter by its rate."""
+  sgd = training_step.Learner(TINY.model, optax.sgd(0.0))
+  base = base_of(TINY)
+  (own,) = new_people.hold_out(people, 0.3).individuals[:1]
+  split = new_people.hold_out(
+    people.take(np.flatnonzero(people.individuals == own)), 0.3
+  )
+  one = people.take(np.flatnonzero(people.individuals == own))
+  mesh = make_mesh(jax.devices()[:1])
+  for learner, size in ((TINY, 1e-2), (sgd, 0.0)):
+    (found,) = adaptation.adapt(learner, base, one, split, 1, mesh=mesh)
+    moved = found.variables_of(0)["params"]["layer_1"]["bias"]
+    change = np.abs(moved - base["params"]["layer_1"]["bias"])
+    np.testing.assert_allclose(change, size, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+  "kind",
+  [
+    {"which": [7]},
+    {"which": [25, 1, 4]},
+    {"individuals_per_device": 4},
+    {"devices": 4, "individuals_per_device": 2},
+  ],
+  ids=str,
+)
+def test_the_others_do_not_matter(people, everybody, kind):
+  """One by one, in chunks, on several devices: the same bits for everyone."""
+  done = []
+  found = adapt(people, on_steps=done.append, **kind)
+  assert sum(done) == len(found) * STEPS
+  assert len(found) == len(kind.get("which", everybody))
+  for person, own in found.items():
+    chex.assert_trees_all_equal(own, everybody[person])
+  kernels = {
+    own[0]["params"]["layer_0"]["kernel"].tobytes() for own in found.values()
+  }
+  assert len(kernels) == len(found)
+
+
+def test_the_last_layers_alone_are_trained(people):
+  base = base_of(FIG_4)
+  found = adapt(people, FIG_4, which=[4], last_layers=2, base=base)
+  for part in ("params", "batch_stats"):
+    for layer, own in found[4][0][part].items():
+      same = jax.tree.map(np.array_equal, own, base[part][layer])
+      frozen = int(layer.rsplit("_", 1)[1]) < 6
+      assert all(jax.tree.leaves(same)) == frozen, layer
+
+
+def test_who_diverges_is_said_to(people):
+  wild = training_step.Learner(TINY.model, optax.sgd(1e30))
+  found = adapt(people, wild, which=[4])
+  _, _, before, after, diverged = found[4]
+  assert diverged
+  assert 0 <= before <= 1
+  assert np.isnan(after)
+
+
+@pytest.mark.parametrize("count", [7, 21])
+def test_classes_and_probabilities_are_the_model_s(people, count):
+  base = base_of(FIG_4)
+  images = people.images[:count]
+  classes, probabilities = adaptation.classify(
+    FIG_4, base, images, batch_size=8
+  )
+  logits = FIG_4.model.apply(base, images / np.float32(255))
+  expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+  np.testing.assert_array_equal(classes, expected.argmax(axis=1))
+  np.testing.assert_allclose(probabilities, expected.max(axis=1), rtol=1e-5)
+
+
+def test_nothing_to_classify_is_said(people):
+  with pytest.raises(ValueError, match="images holds no samples"):
+    adaptation.classify(TINY, base_of(TINY), people.images[:0])
+  with pytest.raises(ValueError, match="batch_size=0 must be at least 1"):
+    adaptation.classify(TINY, base_of(TINY), people.images, batch_size=0)
+
+
+def test_features_are_used_as_they_are(people):
+  """Floats are no images to be divided by 255, here as in training."""
+  learner = training_step.Learner(classifier.MLP(3, (8,)), optax.adam(1e-2))
+  features = people.images[..., 0].reshape(len(people), -1) / np.float32(255)
+  base = base_of(learner, features.shape[1:])
+  classes, probabilities = adaptation.classify(learner, base, features)
+  logits = learner.model.apply(base, features)
+  expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+  np.testing.assert_array_equal(classes, expected.argmax(axis=1))
+  np.testing.assert_allclose(probabilities, expected.max(axis=1), rtol=1e-5)
+  found = adapt(
+    dataclasses.replace(people, images=features), learner, last_layers=1
+  )
+  for variables, losses, *_ in found.values():
+    same = jax.tree.map(np.array_equal, variables, base)
+    assert all(jax.tree.leaves(same["params"]["layer_0"]))
+    assert not any(jax.tree.leaves(same["params"]["layer_1"]))
+    assert np.isfinite(losses).all()
+
+
+def test_a_model_without_finite_numbers_has_no_answer(people):
+  base = jax.tree.map(lambda leaf: leaf * np.nan, base_of(TINY))
+  classes, _ = adaptation.classify(TINY, base, people.images[:3])
+  assert classes.tolist() == [-1, -1, -1]
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"last_layers": 0}, "last_layers=0 must lie in 1..2"),
+    ({"last_layers": 9}, "last_layers=9 must lie in 1..2"),
+    ({"base": base_of(FIG_4)}, "the base model doesn't suit the network"),
+    ({"base": base_of(TINY, (16, 16, 3))}, "doesn't suit .*kernel"),
+  ],
+)
+def test_what_does_not_fit_is_named(people, changes, message):
+  with pytest.raises(ValueError, match=message):
+    adapt(people, which=[4], **changes)
+
+
+def test_numbers_out_of_range_are_named():
+  base = base_of(TINY)
+  with pytest.raises(ValueError, match="steps=0 must be at least 1"):
+    adaptation.check(TINY, base, 0, 1, None)
+  with pytest.raises(ValueError, match=r"steps=2.5 must be a whole number"):
+    adaptation.check(TINY, base, 2.5, 1, None)
+  with pytest.raises(ValueError, match="batch_size=-1 must be at least 1"):
+    adaptation.check(TINY, base, 1, -1, None)
+  assert adaptation.check(TINY, base, 1, 1, None) == 0
+  assert adaptation.check(TINY, base, 1, 1, 1) == 1

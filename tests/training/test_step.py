@@ -1,0 +1,149 @@
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers.tiny import FIG_4 as LEARNER
+
+from personalization_jax.training import step as training_step
+
+
+@functools.partial(jax.jit, static_argnames="frozen_layers")
+def train_step(state, images, labels, mask, frozen_layers=0):
+  return training_step.train_step(
+    LEARNER, state, images, labels, mask, frozen_layers=frozen_layers
+  )
+
+
+eval_step = jax.jit(functools.partial(training_step.eval_step, LEARNER))
+
+
+@pytest.fixture(scope="module")
+def store(people):
+  return jnp.asarray(people.images), jnp.asarray(people.labels)
+
+
+@pytest.fixture(scope="module")
+def state():
+  create = functools.partial(
+    training_step.create_state, LEARNER, image_shape=(16, 16, 1)
+  )
+  return jax.jit(create)(jax.random.key(3))
+
+
+def without_step(state):
+  return state.replace(step=0, key=jax.random.key_data(state.key))
+
+
+def test_gather_marks_padding(store, people):
+  images, labels, mask = training_step.gather(*store, jnp.array([5, -1, 0]))
+  assert images.dtype == jnp.float32
+  np.testing.assert_array_equal(mask, [True, False, True])
+  np.testing.assert_allclose(images[0], people.images[5] / 255.0, rtol=1e-6)
+  assert labels[2] == people.labels[0]
+
+
+def test_training_learns(store, state):
+  batch = training_step.gather(*store, jnp.arange(60))
+  losses = []
+  for _ in range(120):
+    state, loss = train_step(state, *batch)
+    losses.append(float(loss))
+  assert losses[-1] < 0.5 * losses[0]
+  predicted = eval_step(state, batch[0])
+  assert (predicted == batch[1]).mean() > 0.8
+
+
+def test_padding_changes_nothing(store, state):
+  rows = jnp.array([4, 8, 15, 16, 23])
+  plain, plain_loss = train_step(state, *training_step.gather(*store, rows))
+  rows = jnp.concatenate([rows, -jnp.ones(3, int)])
+  padded, padded_loss = train_step(state, *training_step.gather(*store, rows))
+  np.testing.assert_allclose(padded_loss, plain_loss, rtol=1e-5)
+  # Adam makes whole steps of what is rounding alone in a gradient of about 0:
+  # hence its moments, which are gradients, and not the parameters.
+  one, other = (
+    (state.opt_state, state.batch_stats) for state in (padded, plain)
+  )
+  chex.assert_trees_all_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_what_stands_in_padding_does_not_matter(store, state):
+  images, labels, mask = training_step.gather(*store, jnp.array([4, 8, -1, -1]))
+  one, _ = train_step(state, images, labels, mask)
+  other, _ = train_step(
+    state, images.at[2:].set(9.0), labels.at[2:].set(1), mask
+  )
+  chex.assert_trees_all_equal(without_step(one), without_step(other))
+
+
+def test_a_step_of_padding_alone_leaves_the_model_alone(store, state):
+  state, _ = train_step(state, *training_step.gather(*store, jnp.arange(8)))
+  before = jax.tree.map(np.asarray, without_step(state))
+  after, loss = train_step(
+    state, *training_step.gather(*store, -jnp.ones(8, int))
+  )
+  chex.assert_trees_all_equal(without_step(after), before)
+  assert after.step == state.step + 1
+  assert loss == 0
+
+
+def test_frozen_layers_stay_bit_for_bit(store, state):
+  batch = training_step.gather(*store, jnp.arange(8))
+  for _ in range(3):  # momentum that would carry frozen layers on
+    state, _ = train_step(state, *batch)
+  after, _ = train_step(state, *batch, frozen_layers=6)
+  for layer in range(7):
+    for tree in ("params", "batch_stats"):
+      for name in (f"layer_{layer}", f"norm_{layer}"):
+        one, other = (getattr(s, tree).get(name) for s in (state, after))
+        if one is not None:
+          same = all(jax.tree.leaves(jax.tree.map(np.array_equal, one, other)))
+          assert same == (layer < 6), name
+  assert not np.array_equal(
+    state.params["layer_7"]["kernel"], after.params["layer_7"]["kernel"]
+  )
+
+
+def test_dropout_depends_on_the_step_and_on_the_key(store, state):
+  batch = training_step.gather(*store, jnp.arange(32))
+  _, loss = train_step(state, *batch)
+  _, again = train_step(state, *batch)
+  _, later = train_step(state.replace(step=state.step + 1), *batch)
+  _, other = train_step(state.replace(key=jax.random.key(9)), *batch)
+  assert loss == again
+  assert len({float(loss), float(later), float(other)}) == 3
+
+
+def test_a_scan_is_a_loop_of_steps(store, state):
+  rng = np.random.default_rng(0)
+  rows = rng.integers(0, 60, (7, 8)).astype(np.int32)
+  rows[2, 5:] = -1
+  rows[4] = -1
+  scanned, losses = jax.jit(
+    functools.partial(training_step.train_on_rows, LEARNER)
+  )(state, rows, jnp.int32(6), *store)
+  looped, expected = state, []
+  for batch in rows[:6]:
+    looped, loss = train_step(looped, *training_step.gather(*store, batch))
+    expected.append(float(loss) if (batch >= 0).any() else np.nan)
+  np.testing.assert_allclose(losses[:6], expected, rtol=1e-4)
+  assert np.isnan(losses[6])
+  assert scanned.step == looped.step == 6
+  chex.assert_trees_all_close(
+    without_step(scanned), without_step(looped), rtol=1e-3, atol=1e-4
+  )
+
+
+def test_every_row_is_classified_by_itself(store, state):
+  rows = np.array([[3, -1, 7], [60, 61, -1]], np.int32)
+  predict = jax.jit(functools.partial(training_step.predict_rows, LEARNER))
+  predicted = predict(state, rows, *store)
+  for row, label in zip(rows.ravel(), np.asarray(predicted).ravel()):
+    if row < 0:
+      assert label == -1
+    else:
+      images, _, _ = training_step.gather(*store, jnp.array([row]))
+      assert label == eval_step(state, images)[0]
