@@ -1,4 +1,4 @@
-"""Whether groups are of those who truly write alike (NumPy, host).
+"""Whether groups are of people who truly write alike (NumPy, SciPy).
 
 The hidden factors of synthetic writers are known, and so is who should be in a
 group. A person's id is the place of that person's factors.
@@ -13,6 +13,7 @@ from collections.abc import Iterable
 import numpy as np
 from scipy import stats
 
+from personalization_jax.analysis import metrics
 from personalization_jax.datasets import synthetic
 from personalization_jax.datasets.splits import PADDING
 from personalization_jax.datasets.synthetic import WriterFactors
@@ -20,7 +21,7 @@ from personalization_jax.grouping.groups import Groups
 from personalization_jax.methods import Group
 
 ALL = "all"
-# What is compared beside the factors: whether a sample is of the same class.
+# Compared beside the factors: whether a sample is of the same class.
 OWN_CLASS = "own class"
 
 
@@ -34,7 +35,7 @@ class Agreement:
     measure: "rank correlation", "recall", "nearness" or "share of samples".
     part: which factors: "style", "allographs", "forms" or "all"; or
       "own class".
-    values: float64 [S], each individual's; NaN where there is none.
+    values: float64 [S], of each individual; NaN where there is none.
     random: float64 [S], what random choice gives on average.
   """
 
@@ -46,20 +47,18 @@ class Agreement:
 
   @property
   def count(self) -> int:
-    """How many individuals have a value: mean and sd are over them."""
+    """Number of individuals with a value."""
     return int((~np.isnan(self.values)).sum())
 
   @property
   def mean(self) -> float:
-    """Over the individuals that have a value; NaN if nobody has one."""
-    values = self.values[~np.isnan(self.values)]
-    return float(values.mean()) if values.size else math.nan
+    """Mean over individuals with a value; NaN if there are none."""
+    return metrics.spread(self.values).mean
 
   @property
   def sd(self) -> float:
     """Standard deviation over them (ddof 1); NaN for fewer than two."""
-    values = self.values[~np.isnan(self.values)]
-    return float(values.std(ddof=1)) if values.size > 1 else math.nan
+    return metrics.spread(self.values).sd
 
 
 def true_distances(
@@ -68,27 +67,22 @@ def true_distances(
   writers: np.ndarray,
   digit: int | None = None,
 ) -> dict[str, np.ndarray]:
-  """How far apart people are in their hidden factors, part by part.
+  """Distances between people's hidden factors: style, allographs, forms, all.
 
-  The parts are those of `WriterFactors.vector`: the style (six scalars in
-  standard deviations), the allographs (one-hot, so the squared distance is
-  twice the number of digits written in another way) and the forms (amplitudes
-  in standard deviations). "all" joins them: the squared distances, each
-  divided by its standard deviation over the writers whom a person is compared
-  with, are added. So every part moves that person's order of writers about
-  equally; in the vector's own norm the forms, 80 of its 126 numbers, would
-  outweigh the style, which is in every drawing.
+  "all" adds the squared distances of the three, each divided by its standard
+  deviation over the other writers, so that each moves a person's order of
+  writers about equally. In the norm of `WriterFactors.vector` the forms, 80 of
+  its 126 numbers, would outweigh the style, which is in every drawing.
 
   Args:
     factors: of all writers.
     people: integers [S], ids.
-    writers: integers [M], ids of those whom they are compared with.
+    writers: integers [M], ids of the writers they are compared with.
     digit: compares the way of writing one digit: the style, and this digit's
       allograph and form; by default all ten.
 
   Returns:
-    "style", "allographs", "forms" and "all" -> float64 [S, M]. Those of "all"
-    can be compared within a row alone.
+    Name -> float64 [S, M]. "all" can be compared within a row alone.
 
   Raises:
     ValueError: if somebody's factors are missing.
@@ -112,7 +106,6 @@ def true_distances(
   others = writers != people[:, None]
   total = np.zeros(others.shape)
   for square in squares.values():
-    # Nobody else has a say in somebody's order.
     spread = np.std(square, axis=1, where=others, keepdims=True)
     total += np.divide(
       square, spread, out=np.zeros_like(total), where=spread > 0
@@ -120,16 +113,30 @@ def true_distances(
   return {part: np.sqrt(s) for part, s in {**squares, ALL: total}.items()}
 
 
-def recall(truth: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-  """How many of the first n are truly among the n nearest.
+def _parts(factors: WriterFactors, digit: int | None) -> dict[str, np.ndarray]:
+  """The vectors of factors cut in three, float64 [M, ...] each."""
+  vectors = factors.vector().astype(np.float64)
+  forms = synthetic.NUM_DIGITS * 2 * synthetic.NUM_MODES
+  allographs = synthetic.NUM_DIGITS * synthetic.NUM_ALLOGRAPHS
+  style, *by_digit = np.split(vectors, [-forms - allographs, -forms], axis=1)
+  if digit is not None:
+    by_digit = [
+      each.reshape(len(each), synthetic.NUM_DIGITS, -1)[:, digit]
+      for each in by_digit
+    ]
+  return dict(zip(("style", "allographs", "forms"), (style, *by_digit)))
 
-  Candidates that tie with the nth nearest all count as near: what is as good as
+
+def recall(truth: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+  """Share of the first n candidates that are truly among the n nearest.
+
+  All candidates as near as the nth nearest count, so that what is as good as
   the truth has a recall of 1. Random choice then gives more than n/M.
 
   Args:
     truth: float [S, M], true distances of each individual's candidates in the
       order in which a method found them, nearest first.
-    n: how many are chosen.
+    n: number chosen.
 
   Returns:
     Recall float64 [S] in 0..1, and its expectation for n candidates chosen at
@@ -159,22 +166,22 @@ def rank_correlation(truth: np.ndarray) -> np.ndarray:
   order = np.arange(truth.shape[1])
   return np.array(
     [
-      stats.spearmanr(order, row).statistic if len(set(row)) > 1 else math.nan
-      for row in truth.tolist()
+      stats.spearmanr(order, row).statistic if np.ptp(row) else math.nan
+      for row in truth
     ]
   )
 
 
 def nearness(distances: np.ndarray, counts: np.ndarray) -> np.ndarray:
-  """How near each writer is among the samples that can be chosen.
+  """Share of samples whose writers are farther away than each writer.
 
   Args:
-    distances: float [M], true distances from one person.
-    counts: integers [M], how many samples of each writer there are.
+    distances: float [M], true distances of the writers from one person.
+    counts: integers [M], number of samples of each writer.
 
   Returns:
-    float64 [M], the share of samples whose writers are farther away, those of
-    equally far ones by half. Its mean over all samples is 1/2.
+    float64 [M]; samples of equally far writers count by half, so that the mean
+    over all samples is 1/2.
   """
   _, place = np.unique(distances, return_inverse=True)
   at = np.bincount(place, weights=counts)
@@ -185,9 +192,7 @@ def nearness(distances: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def of_individuals(
   groups: Groups, factors: WriterFactors, sizes: Iterable[int]
 ) -> list[Agreement]:
-  """Whether the writers whom IG finds nearest truly write alike.
-
-  All ten digits are compared.
+  """Whether the writers whom IG finds nearest truly write all digits alike.
 
   Args:
     groups: with the latents to judge.
@@ -195,30 +200,27 @@ def of_individuals(
     sizes: the n of IG, each in 1..M.
 
   Returns:
-    The rank correlation over all candidates, then the recall of each n; part
-    by part.
+    The rank correlation over all candidates, then the recall of each n; for
+    each part of the factors.
 
   Source: Algorithm 1, lines 16-20.
   """
   people = groups.split.individuals
   found = groups.nearest(groups.num_candidates)
+  distances = true_distances(factors, people, groups.candidates)
   truth = {
-    part: np.take_along_axis(distances, found, axis=1)
-    for part, distances in true_distances(
-      factors, people, groups.candidates
-    ).items()
+    part: np.take_along_axis(each, found, axis=1)
+    for part, each in distances.items()
   }
   nothing = np.zeros(len(people))
-  agreements = [
+  return [
     Agreement("ig", "rank correlation", part, rank_correlation(rows), nothing)
     for part, rows in truth.items()
+  ] + [
+    Agreement(f"ig:{n}", "recall", part, *recall(rows, n))
+    for n in sizes
+    for part, rows in truth.items()
   ]
-  for n in sizes:
-    agreements += [
-      Agreement(f"ig:{n}", "recall", part, *recall(rows, n))
-      for part, rows in truth.items()
-    ]
-  return agreements
 
 
 def of_samples(
@@ -226,20 +228,20 @@ def of_samples(
 ) -> list[Agreement]:
   """Whether SG's samples are of the same class, by writers who write it alike.
 
-  A sample and what was chosen for it are compared by how their writers write
-  the sample's digit: what else they write can't be seen in a drawing.
+  Two samples are compared by how their writers write the digit of the sample
+  that chose: what else they write can't be seen in a drawing.
 
   Args:
     groups: with the latents to judge, of a population whose class modulo ten is
       the digit (flips keep that).
     factors: of all writers.
     total: n of SG.
-    count: how many individuals, the first ones.
+    count: number of individuals, the first ones.
 
   Returns:
     The share of chosen samples that have the class of the sample that chose
     them, then the mean `nearness` of their writers among D_G's training
-    samples, part by part.
+    samples, for each part of the factors.
 
   Source: Algorithm 1, lines 11-15.
   """
@@ -271,23 +273,3 @@ def of_samples(
     Agreement(spec, "share of samples", OWN_CLASS, own_class, random),
     *(Agreement(spec, "nearness", part, v, half) for part, v in near.items()),
   ]
-
-
-def _parts(factors: WriterFactors, digit: int | None) -> dict[str, np.ndarray]:
-  """The parts of everybody's vector of factors, float64 [M, ...] each."""
-  vectors = factors.vector().astype(np.float64)
-  num_writers, size = vectors.shape
-  widths = {
-    "allographs": synthetic.NUM_ALLOGRAPHS,
-    "forms": 2 * synthetic.NUM_MODES,
-  }
-  start = size - synthetic.NUM_DIGITS * sum(widths.values())
-  parts = {"style": vectors[:, :start]}
-  for part, width in widths.items():
-    stop = start + synthetic.NUM_DIGITS * width
-    by_digit = vectors[:, start:stop].reshape(num_writers, -1, width)
-    if digit is not None:
-      by_digit = by_digit[:, digit]
-    parts[part] = by_digit.reshape(num_writers, -1)
-    start = stop
-  return parts

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import personalization_jax as pj
+from personalization_jax import distributed
 from personalization_jax.analysis import metrics
 from personalization_jax.networks import classifier
 
@@ -28,6 +29,20 @@ def found(study):
   return [study.personalize(spec) for spec in ("baseline", "global", "sg:20")]
 
 
+@pytest.fixture(scope="module")
+def adjusted(people, parts):
+  """In one call, without a study, and with everybody's parameters."""
+  return pj.personalize(
+    people,
+    parts,
+    "tl:3",
+    SETTINGS,
+    mesh=distributed.make_mesh(),
+    individuals_per_device=1,
+    keep_models=True,
+  )
+
+
 def test_every_name_of_the_face_is_there():
   for name in pj.__all__:
     assert getattr(pj, name).__doc__
@@ -36,9 +51,11 @@ def test_every_name_of_the_face_is_there():
     _ = pj.nothing
 
 
-def test_one_call_gives_what_a_study_gives(people, parts, found):
+def test_one_call_gives_what_a_study_gives(people, parts, study, found):
   for result in found[:2]:
-    again = pj.personalize(people, parts, result.method, SETTINGS)
+    again = pj.personalize(
+      people, parts, result.method, SETTINGS, trainer=study.trainer
+    )
     np.testing.assert_array_equal(again.losses, result.losses)
     np.testing.assert_array_equal(
       again.individual_predictions, result.individual_predictions
@@ -47,29 +64,18 @@ def test_one_call_gives_what_a_study_gives(people, parts, found):
     assert not again.individual_curve.size
 
 
-def test_models_that_are_asked_for_give_the_predictions(people, parts):
-  mesh_of_one = pj.Study(people, parts, SETTINGS).trainer.mesh
-  result = pj.personalize(
-    people,
-    parts,
-    "tl:3",
-    SETTINGS,
-    mesh=mesh_of_one,
-    individuals_per_device=1,
-    keep_models=True,
-  )
+def test_models_that_are_asked_for_give_the_predictions(people, adjusted):
   model = classifier.Classifier(people.num_classes, width=SETTINGS.width)
   for place in range(3):
-    own = jax.tree.map(lambda leaf, k=place: leaf[k], result.models)
-    rows = result.global_rows
+    own = jax.tree.map(lambda leaf, k=place: leaf[k], adjusted.models)
+    rows = adjusted.global_rows
     logits = model.apply(own, people.images[rows] / np.float32(255))
     np.testing.assert_array_equal(
-      np.argmax(logits, axis=1), result.global_predictions[place]
+      np.argmax(logits, axis=1), adjusted.global_predictions[place]
     )
 
 
-def test_a_result_says_whether_all_share_one_model(people, parts, found):
-  adjusted = pj.personalize(people, parts, "tl:3", SETTINGS)
+def test_a_result_says_whether_all_share_one_model(found, adjusted):
   for result in (*found, adjusted):
     own = result.global_predictions
     assert result.one_model is (result.method == "global")
@@ -99,13 +105,17 @@ def test_a_comparison_tests_against_the_baseline_one_names(people, found):
   assert str(pj.compare(found[:1], people)).startswith("Shaping")
 
 
-def test_a_comparison_of_nothing_or_of_others_is_refused(people, parts, found):
+def test_a_comparison_of_nothing_or_of_others_is_refused(people, study, found):
   with pytest.raises(ValueError, match="nothing to compare"):
     pj.compare([], people)
   with pytest.raises(ValueError, match="baseline='tl:3' must be one of"):
     pj.compare(found, people, "tl:3")
   others = pj.personalize(
-    people, pj.split(people, 2, 4, seed=5), "global", SETTINGS
+    people,
+    pj.split(people, 2, 4, seed=5),
+    "global",
+    SETTINGS,
+    trainer=study.trainer,
   )
   with pytest.raises(ValueError, match="other individuals"):
     pj.compare([found[0], others], people)
@@ -122,11 +132,16 @@ def test_curves_are_accuracies_of_the_models_on_the_way(people, study, found):
     final, _ = result.validation_accuracy(labels)
     np.testing.assert_allclose(result.individual_curve[:, -1], final)
   # Behind four steps stands what a run of four steps gives.
-  shorter = pj.personalize(
-    people, study.split, "local:4", SETTINGS, eval_every=2
-  )
-  longer = pj.personalize(
-    people, study.split, "local:6", SETTINGS, eval_every=2
+  shorter, longer = (
+    pj.personalize(
+      people,
+      study.split,
+      method,
+      SETTINGS,
+      eval_every=2,
+      trainer=study.trainer,
+    )
+    for method in ("local:4", "local:6")
   )
   np.testing.assert_array_equal(
     longer.individual_curve[:, 1], shorter.individual_curve[:, -1]
