@@ -6,21 +6,13 @@ from __future__ import annotations
 DATA = ("individual", "global")
 SPREAD = ("mean", "rank", "sd", "min", "max")
 FAIRNESS = (
-  "fairness_max_ratio",
-  "fairness_mean_ratio",
-  "fairness_rank_correlation",
-)
+  "fairness_max_ratio", "fairness_mean_ratio", "fairness_rank_correlation",
+)  # fmt: skip
 
 RESULT_COLUMNS = (
-  "method",
-  "individual",
-  "seed",
-  "individual_accuracy",
-  "global_accuracy",
-  "individual_test_size",
-  "global_test_size",
-  "status",
-)
+  "method", "individual", "seed", "individual_accuracy", "global_accuracy",
+  "individual_test_size", "global_test_size", "status",
+)  # fmt: skip
 TABLE_COLUMNS = (
   "method",
   *(f"{data}_{column}" for data in DATA for column in SPREAD),
@@ -38,22 +30,10 @@ TABLE_COLUMNS = (
   *(f"{data}_{column}" for data in DATA for column in ("difference", "pairs")),
 )
 CHOICE_COLUMNS = (
-  "method",
-  "hurt",
-  "hurt_with_choice",
-  "gain",
-  "gain_with_choice",
-)
+  "method", "hurt", "hurt_with_choice", "gain", "gain_with_choice",
+)  # fmt: skip
+# The p-values are of two-sided paired t-tests over individuals, uncorrected.
 AGREEMENT_COLUMNS = (
-  "group",
-  "measure",
-  "part",
-  "latent_space",
-  "mean",
-  "sd",
-  "random",
-  "individuals",
-  # Two-sided paired t-tests over individuals, uncorrected.
-  "p_random",
-  "p_raw_pixels",
-)
+  "group", "measure", "part", "latent_space", "mean", "sd", "random",
+  "individuals", "p_random", "p_raw_pixels",
+)  # fmt: skip

@@ -9,16 +9,18 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import stats
 
 from personalization_jax.analysis import metrics
-from personalization_jax.datasets import synthetic
 from personalization_jax.datasets.splits import PADDING
-from personalization_jax.datasets.synthetic import WriterFactors
-from personalization_jax.grouping.groups import Groups
 from personalization_jax.methods import Group
+
+if TYPE_CHECKING:  # their modules import JAX
+  from personalization_jax.datasets.synthetic import WriterFactors
+  from personalization_jax.grouping.groups import Groups
 
 ALL = "all"
 # Compared beside the factors: whether a sample is of the same class.
@@ -67,25 +69,13 @@ def true_distances(
   writers: np.ndarray,
   digit: int | None = None,
 ) -> dict[str, np.ndarray]:
-  """Distances between people's hidden factors: style, allographs, forms, all.
+  """Distances [S, M] between people [S] and writers [M] in hidden factors.
 
-  "all" adds the squared distances of the three, each divided by its standard
-  deviation over the other writers, so that each moves a person's order of
-  writers about equally. In the norm of `WriterFactors.vector` the forms, 80 of
-  its 126 numbers, would outweigh the style, which is in every drawing.
-
-  Args:
-    factors: of all writers.
-    people: integers [S], ids.
-    writers: integers [M], ids of the writers they are compared with.
-    digit: compares the way of writing one digit: the style, and this digit's
-      allograph and form; by default all ten.
-
-  Returns:
-    Name -> float64 [S, M]. "all" can be compared within a row alone.
-
-  Raises:
-    ValueError: if somebody's factors are missing.
+  Of style, allographs, forms and "all", for one digit or all ten. "all" adds
+  the squared distances of the three, each divided by its standard deviation
+  over the other writers, so that each moves a person's order of writers about
+  equally; it can be compared within a row alone. In `WriterFactors.vector` the
+  forms, 80 of 126 numbers, would outweigh the style, which is in every drawing.
   """
   people, writers = np.asarray(people), np.asarray(writers)
   parts = _parts(factors, digit)
@@ -116,34 +106,25 @@ def true_distances(
 def _parts(factors: WriterFactors, digit: int | None) -> dict[str, np.ndarray]:
   """The vectors of factors cut in three, float64 [M, ...] each."""
   vectors = factors.vector().astype(np.float64)
-  forms = synthetic.NUM_DIGITS * 2 * synthetic.NUM_MODES
-  allographs = synthetic.NUM_DIGITS * synthetic.NUM_ALLOGRAPHS
-  style, *by_digit = np.split(vectors, [-forms - allographs, -forms], axis=1)
+  num_digits, size = factors.forms.shape[1:]
+  # The scalars of style, then all digits' allographs, then their forms.
+  num_scalars = sum(np.ndim(each) == 1 for each in vars(factors).values())
+  style, *by_digit = np.split(
+    vectors, [num_scalars, -num_digits * size], axis=1
+  )
   if digit is not None:
     by_digit = [
-      each.reshape(len(each), synthetic.NUM_DIGITS, -1)[:, digit]
-      for each in by_digit
+      each.reshape(len(each), num_digits, -1)[:, digit] for each in by_digit
     ]
   return dict(zip(("style", "allographs", "forms"), (style, *by_digit)))
 
 
 def recall(truth: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-  """Share of the first n candidates that are truly among the n nearest.
+  """Share of the n first candidates truly among the n nearest, and by chance.
 
-  All candidates as near as the nth nearest count, so that what is as good as
-  the truth has a recall of 1. Random choice then gives more than n/M.
-
-  Args:
-    truth: float [S, M], true distances of each individual's candidates in the
-      order in which a method found them, nearest first.
-    n: number chosen.
-
-  Returns:
-    Recall float64 [S] in 0..1, and its expectation for n candidates chosen at
-    random [S]: n/M where there are no ties.
-
-  Raises:
-    ValueError: if n isn't in 1..M.
+  `truth` [S, M] are true distances in the order in which a method found the
+  candidates. All as near as the nth nearest count, so that what is as good as
+  the truth has a recall of 1; random choice then gives n/M or more.
   """
   if not 1 <= n <= truth.shape[1]:
     raise ValueError(
@@ -154,14 +135,9 @@ def recall(truth: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def rank_correlation(truth: np.ndarray) -> np.ndarray:
-  """Spearman's correlation of the order found with true distances.
+  """Spearman's correlation [S] of the order found with `truth`, as `recall`.
 
-  Args:
-    truth: float [S, M], as `recall`.
-
-  Returns:
-    float64 [S]: 1 for the true order, 0 on average for random order; NaN where
-    all candidates are equally far.
+  NaN where all candidates are equally far.
   """
   order = np.arange(truth.shape[1])
   return np.array(
@@ -173,15 +149,9 @@ def rank_correlation(truth: np.ndarray) -> np.ndarray:
 
 
 def nearness(distances: np.ndarray, counts: np.ndarray) -> np.ndarray:
-  """Share of samples whose writers are farther away than each writer.
+  """Share of samples whose writers are farther away than each writer [M].
 
-  Args:
-    distances: float [M], true distances of the writers from one person.
-    counts: integers [M], number of samples of each writer.
-
-  Returns:
-    float64 [M]; samples of equally far writers count by half, so that the mean
-    over all samples is 1/2.
+  Samples of equally far writers count by half: the mean over samples is 1/2.
   """
   _, place = np.unique(distances, return_inverse=True)
   at = np.bincount(place, weights=counts)
@@ -228,20 +198,11 @@ def of_samples(
 ) -> list[Agreement]:
   """Whether SG's samples are of the same class, by writers who write it alike.
 
-  Two samples are compared by how their writers write the digit of the sample
-  that chose: what else they write can't be seen in a drawing.
-
-  Args:
-    groups: with the latents to judge, of a population whose class modulo ten is
-      the digit (flips keep that).
-    factors: of all writers.
-    total: n of SG.
-    count: number of individuals, the first ones.
-
-  Returns:
-    The share of chosen samples that have the class of the sample that chose
-    them, then the mean `nearness` of their writers among D_G's training
-    samples, for each part of the factors.
+  For SG's n `total` and the first `count` individuals: the share of chosen
+  samples that have the class of the sample that chose them, then the mean
+  `nearness` of their writers among D_G's training samples, for each part of the
+  factors of the chosen digit; what else they write can't be seen in a drawing.
+  The class modulo ten must be the digit (flips keep that).
 
   Source: Algorithm 1, lines 11-15.
   """
@@ -251,9 +212,10 @@ def of_samples(
   writers, counts = np.unique(owners[available], return_counts=True)
   shares = np.bincount(labels[available], minlength=labels.max() + 1)
   people = groups.split.individuals[:count]
+  num_digits = factors.forms.shape[1]
   by_digit = [
     true_distances(factors, people, writers, digit)
-    for digit in range(synthetic.NUM_DIGITS)
+    for digit in range(num_digits)
   ]
   own_class, random = np.zeros(count), np.zeros(count)
   near = {part: np.zeros(count) for part in by_digit[0]}
@@ -263,7 +225,7 @@ def of_samples(
     asking, given = own[sample], chosen[sample, column]
     own_class[index] = (labels[asking] == labels[given]).mean()
     random[index] = shares[labels[asking]].mean() / len(available)
-    digits = labels[asking] % synthetic.NUM_DIGITS
+    digits = labels[asking] % num_digits
     places = np.searchsorted(writers, owners[given])
     for part, values in near.items():
       of_writers = [nearness(truth[part][index], counts) for truth in by_digit]

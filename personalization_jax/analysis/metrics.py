@@ -20,16 +20,9 @@ from personalization_jax.datasets.splits import PADDING
 def accuracy(
   predictions: np.ndarray, labels: np.ndarray, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Each individual's accuracy on the rows that are not padding.
+  """Accuracy of each individual [S] and the number of rows it stands on [S].
 
-  Args:
-    predictions: int32 [S, R], predicted classes.
-    labels: int32 [N], the store's labels.
-    rows: int32 [S, R], the rows classified, -1 for padding.
-
-  Returns:
-    Accuracy float64 [S] in 0..1, NaN for individuals without rows; number of
-    rows [S].
+  Of predictions [S, R], the store's labels [N] and rows [S, R], -1 for padding.
 
   Source: section II-A, acc(D_I) and acc(D_G).
   """
@@ -51,13 +44,9 @@ def share_correct(
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-  """How one accuracy is spread over individuals (section II-A, fairness).
+  """acc(D_S), and fairness: sd (ddof 1), worst and best individual's accuracy.
 
-  Attributes:
-    mean: acc(D_S), the mean over individuals.
-    sd: standard deviation over individuals (ddof 1); NaN for one individual.
-    min: accuracy of the individual treated worst.
-    max: accuracy of the individual treated best.
+  Source: section II-A.
   """
 
   mean: float
@@ -100,10 +89,9 @@ def mean_without_nan(values: np.ndarray) -> np.ndarray:
 def paired_means(
   values: np.ndarray, reference: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Each individual's means over the seeds in which both methods have a value.
+  """Means [S] of both [S] or [K, S], over the seeds in which both have a value.
 
-  Means over different seeds would mistake a difference between seeds for one
-  between methods. Takes [S] or [K, S] with K seeds, returns [S] twice.
+  Means over other seeds would take a difference of seeds for one of methods.
   """
   values, reference = (
     np.atleast_2d(np.asarray(side, np.float64)) for side in (values, reference)
@@ -148,22 +136,10 @@ class Significance:
 def significance(
   accuracies: Mapping[str, np.ndarray], baseline: str
 ) -> dict[str, Significance]:
-  """Tests every method against the baseline, paired over individuals.
+  """Tests the other methods' [S] or [K, S] against the baseline's.
 
-  Each individual's seeds are averaged first, those in which both methods have a
-  value (`paired_means`). Individuals without such a seed are left out.
-
-  Args:
-    accuracies: method -> float [S], or [K, S] with a row for each of K seeds;
-      individuals and seeds in the same order everywhere.
-    baseline: the method that the others are compared with.
-
-  Returns:
-    method -> its tests, for all methods but the baseline. With fewer than two
-    pairs the p-values are NaN.
-
-  Raises:
-    ValueError: if methods have different numbers of individuals or seeds.
+  The tests are paired over individuals, after `paired_means` over the K seeds.
+  With fewer than two pairs the p-values are NaN.
 
   Source: Table I, p-values.
   """
@@ -223,13 +199,7 @@ def with_holm(tests: Mapping[str, Significance]) -> dict[str, Significance]:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-  """Holm's step-down correction for several comparisons.
-
-  Args:
-    p_values: one for each comparison; NaN stays NaN and doesn't count.
-
-  Returns:
-    The corrected p-values, at most 1.
+  """Holm's step-down correction; NaN stays NaN and doesn't count.
 
   Source: S. Holm, "A simple sequentially rejective multiple test procedure",
   Scandinavian Journal of Statistics, 1979.
@@ -243,15 +213,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def welch(values: np.ndarray, reference: np.ndarray) -> float:
-  """Two-sided Welch's t-test, for accuracies of different people.
+  """Welch's two-sided p-value, for accuracies of different people.
 
-  Args:
-    values: float [S]; NaN is left out.
-    reference: float [M], likewise.
-
-  Returns:
-    p; NaN with fewer than two people on a side, or if the sides differ but
-    neither varies: without variance the test can't tell.
+  NaN with fewer than two people on a side, or if the sides differ but neither
+  varies: without variance the test can't tell.
 
   Source: B. L. Welch, "The generalization of Student's problem when several
   different population variances are involved", Biometrika, 1947.
@@ -280,15 +245,13 @@ class IndividualFairness:
   """How differently a method treats similar individuals (section II-A).
 
   Over all pairs of individuals; the distance is that of their class means in
-  latent space. Smaller ratios are fairer.
+  latent space. What can't be told is NaN.
 
   Attributes:
-    max_ratio: the largest difference in accuracy over distance; NaN, as the
-      others, if no pair can be compared.
-    mean_ratio: the mean of that ratio.
+    max_ratio: the largest difference in accuracy over distance.
+    mean_ratio: the mean of that ratio; smaller ratios are fairer.
     rank_correlation: Spearman's, of difference in accuracy and distance,
-      positive if similar individuals are treated alike; NaN if one of the two
-      is the same for all pairs.
+      positive if similar individuals are treated alike.
     coincide: number of pairs at distance 0, which have no ratio. They count in
       the rank correlation, as the nearest.
   """
@@ -302,18 +265,10 @@ class IndividualFairness:
 def individual_fairness(
   accuracies: np.ndarray, distances: np.ndarray
 ) -> IndividualFairness:
-  """Compares differences in accuracy with distances of individuals.
+  """Compares differences of accuracies [S] with distances [S, S].
 
-  Args:
-    accuracies: float [S]; NaN is left out.
-    distances: float [S, S], symmetric, in latent space; infinite for pairs that
-      can't be compared, such as two without a common class.
-
-  Returns:
-    The numbers; NaN if no pair can be compared.
-
-  Raises:
-    ValueError: if shapes don't fit.
+  NaN is left out, and so are pairs at an infinite distance, such as two
+  individuals without a common class.
 
   Source: section II-A (3), similarity by the L2 norm in latent space; C. Dwork
   et al., "Fairness through awareness", 2012, for the ratio.

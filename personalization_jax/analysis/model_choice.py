@@ -47,20 +47,10 @@ class Choice:
 
 
 def choose(personal: Any, general: Any) -> np.ndarray:
-  """Who is better off with the personalised model, on validation data.
+  """Where the personalised model has the better validation accuracy.
 
   Ties go to the global model: without evidence for a model of one's own, the
-  one that was trained on more people is safer. So does a model that diverged.
-
-  Args:
-    personal: float [S], or [K, S], accuracy of the personalised model.
-    general: likewise of the global model.
-
-  Returns:
-    Bool of the same shape, True where the personalised model is chosen.
-
-  Raises:
-    ValueError: if these aren't accuracies of the same people and seeds.
+  one that was trained on more people is safer.
   """
   personal, general = _pair(personal, general)
   better = metrics.changes(personal, general) > 0
@@ -68,18 +58,10 @@ def choose(personal: Any, general: Any) -> np.ndarray:
 
 
 def hurt(personal: Any, general: Any) -> float:
-  """The fraction of people whom a method makes worse.
+  """The fraction of people whom a method makes worse; NaN without people.
 
-  Args:
-    personal: float [S], or [K, S], test accuracy of the personalised model;
-      people without one count as hurt.
-    general: likewise of the global model; people without one are left out.
-
-  Returns:
-    The fraction in 0..1; NaN if nobody can be compared.
-
-  Raises:
-    ValueError: as `choose`.
+  People without a personalised model count as hurt; those without a global one
+  are left out.
   """
   personal, general = _pair(personal, general)
   compared = ~np.isnan(np.atleast_2d(general)).all(axis=0)
@@ -90,19 +72,7 @@ def hurt(personal: Any, general: Any) -> float:
 
 
 def judge(validation: tuple[Any, Any], test: tuple[Any, Any]) -> Choice:
-  """Chooses for each person on validation data, and tests the choice.
-
-  Args:
-    validation: accuracies on validation data, (personalised, global), each [S]
-      or [K, S].
-    test: accuracies on test data, likewise, of the same people and seeds.
-
-  Returns:
-    The choice and what it gives.
-
-  Raises:
-    ValueError: as `choose`, or if the two have other shapes.
-  """
+  """Chooses by (personalised, global) validation accuracies, and tests that."""
   personal = choose(*validation)
   own, general = _pair(*test)
   if own.shape != personal.shape:

@@ -39,7 +39,7 @@ def of_results(
       results of the same individuals, and those of a seed of one split.
     labels: int32 [N], the store's; None if the results have their own.
     distances: float [S, S] between individuals in latent space, for individual
-      fairness; None leaves it out.
+      fairness, if wanted.
     baseline: the method that all others are ranked with and tested against; by
       default each half of the table has its own.
 
@@ -196,9 +196,7 @@ def by_seed(results: Iterable[Result]) -> dict[str, list[Result]]:
   """Method -> its results, seeds in the same order for all.
 
   Raises:
-    ValueError: if there are no results, or they can't be compared person by
-      person: a method has two with one seed, or other seeds than the others;
-      the individuals differ, or with one seed the test rows.
+    ValueError: if there are none, or they can't be compared person by person.
   """
   found: dict[str, dict[int, Result]] = {}
   for result in results:
@@ -251,13 +249,9 @@ def _check_paired(result: Result, first: Result, other: Result) -> None:
 
 
 def halves(methods: Iterable[str]) -> dict[str, list[str]]:
-  """Table I's two halves, each ranked and tested by itself.
+  """Table I's halves that aren't empty, each ranked and tested by itself.
 
-  Args:
-    methods: specs, and names of methods of one's own, which are shaping.
-
-  Returns:
-    "Shaping" and "Data grouping" -> their specs, without an empty half.
+  Methods that are no spec, but a name of one's own, are shaping.
   """
   found: dict[str, list[str]] = {}
   for spec in methods:
@@ -268,7 +262,7 @@ def halves(methods: Iterable[str]) -> dict[str, list[str]]:
 
 
 def baseline_of(half: Iterable[str]) -> str | None:
-  """The first baseline or random group of a half, its reference, if any."""
+  """The first baseline or random group of a half, if any."""
   for spec in half:
     method = known_method(spec)
     if method and (

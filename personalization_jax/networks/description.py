@@ -91,15 +91,6 @@ class Description:
     """Describes a `Classifier` or an `MLP`; None for any other model.
 
     A subclass is another model: its fields don't tell what it computes.
-
-    Args:
-      model: the model.
-      sample_shape: of what it was trained on.
-      dtype: likewise, NumPy's; None leaves it open.
-      label_names: the names of its classes, if known.
-
-    Returns:
-      The description, or None.
     """
     about: dict[str, Any]
     if type(model) is classifier.MLP:
@@ -144,24 +135,3 @@ class Description:
     model = self.network()
     images = jnp.zeros((1, *self.sample_shape))
     return dict(jax.eval_shape(model.init, jax.random.key(0), images))
-
-
-def mismatch(variables: Any, expected: Any) -> str | None:
-  """Where two trees differ in shape or dtype, in half a sentence, if at all."""
-  there, wanted = _leaves(variables), _leaves(expected)
-  for name in {**wanted, **there}:
-    if there.get(name) != wanted.get(name):
-      return (
-        f"{name} is {there.get(name, 'missing')} where"
-        f" {wanted.get(name, 'nothing')} is expected"
-      )
-  return None
-
-
-def _leaves(tree: Any) -> dict[str, str]:
-  return {
-    jax.tree_util.keystr(path, simple=True, separator="/"): (
-      f"{leaf.dtype}{list(leaf.shape)}"
-    )
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-  }

@@ -1,25 +1,8 @@
-"""A run's directory: settings, predictions, tables (host).
+"""A run's directory: opened by one run at a time, its results kept.
 
-    config.json       every setting, the data's fingerprint, versions, device;
-                      `made_with`: which results were made with what
-    predictions/      one npz for each finished method: what every model
-                      answered, which row of the user's file that was, and what
-                      would have been right
-    results.csv       one row for each method, individual and seed
-    table1.csv        one row for each method; table1.md is the same for people
-    choice.csv        whom methods hurt, if `global` was trained and there are
-                      validation data
-    group_agreement.csv  of groups with what is known of synthetic people
-    metrics.jsonl     training losses by step, and curves of validation accuracy
-    figures/
-    checkpoints/      what is under way, and what several methods start from
-    models/           everybody's final parameters, if asked for
-    tensorboard/      losses and curves, if asked for
-    seeds/K/          predictions/, models/, checkpoints/ of each further seed
-
-Every table but group_agreement.csv is computed from the `predictions/` of all
-seeds, so it can be made again. This module opens the directory and keeps the
-predictions.
+experiments/GUIDE.md lists the files. This module writes config.json and the
+`predictions/` of all seeds, from which every table but group_agreement.csv is
+computed, so that it can be made again.
 """
 
 from __future__ import annotations
@@ -156,9 +139,8 @@ def _grown(there: Any, values: _Values) -> Any:
 def tell_origins(workdir: pathlib.Path) -> None:
   """Writes into config.json which finished results were made with what.
 
-  Its `made_with` has an entry for each command, version, device and so on, in
-  which `results` are method -> seeds. A result that doesn't say, from a run of
-  an older version, was made with all else in config.json.
+  A result that doesn't say, from a run of an older version, was made with all
+  else in config.json.
   """
   _write_config(workdir, json.loads((workdir / _CONFIG).read_text()))
 
@@ -182,10 +164,7 @@ def _write_config(
 
 
 def saved(workdir: pathlib.Path) -> list[tuple[str, int]]:
-  """Methods' specs and seeds that are finished, by what their files say.
-
-  Whether a file can be read whole, `load_result` finds.
-  """
+  """Methods' specs and seeds that are finished, by what their files say."""
   return [(method, seed) for method, seed, _ in _saved(workdir)]
 
 
@@ -214,19 +193,7 @@ def alone_in(workdir: pathlib.Path, token: str = "") -> Iterator[None]:
   """Keeps other runs out of a run directory, until this one ends or is killed.
 
   Makes a directory that isn't there, and removes it if nothing came into it. A
-  directory that is rejected stays as it is.
-
-  Args:
-    workdir: the run directory.
-    token: of this start, which `holds_token` finds there.
-
-  Yields:
-    Once.
-
-  Raises:
-    ValueError: if another process is at work there, or it holds files that are
-      no run.
-    OSError: if it can't be written to.
+  directory that is rejected stays as it is. `holds_token` finds the token.
   """
   _check_place(workdir)
   made_here = not workdir.exists()
@@ -317,13 +284,7 @@ def save_result(
 
   Rows are those of the user's file, and the true classes stand beside them, so
   that the file can be read without the population. The rows of the run's own
-  store are kept too, for going on with the run.
-
-  Args:
-    workdir: the run directory, or the folder of one of its seeds.
-    result: what `Study.personalize` returned.
-    population: what it was made of.
-    made_with: versions, device, command and so on, JSON values.
+  store are kept too, for going on with the run, and what it was `made_with`.
   """
   fields = {k: v for k, v in vars(result).items() if v is not None}
   fields.pop("models", None)

@@ -29,7 +29,8 @@ import orbax.checkpoint as ocp
 
 from personalization_jax import checks, distributed
 from personalization_jax.checkpoints import files
-from personalization_jax.networks.description import Description, mismatch
+from personalization_jax.networks.description import Description
+from personalization_jax.networks.interface import mismatch
 
 DESCRIPTION = "model.json"
 DIGESTS = "sha256.json"
@@ -46,14 +47,8 @@ def save(
 ) -> None:
   """Writes some individuals' models; with several processes all must call it.
 
-  Args:
-    folder: of all models.
-    method: the method's spec.
-    individuals: their ids [n].
-    states: `params` and `batch_stats` are trees with a leading axis of n or
-      more.
-    description: of all models in the folder; None for a model that isn't this
-      package's, which `load` can't read.
+  `params` and `batch_stats` of `states` have a leading axis of n or more. What
+  has no description, a model that isn't this package's, `load` can't read.
   """
   kept = distributed.gather(
     {"params": states.params, "batch_stats": states.batch_stats}
@@ -70,13 +65,7 @@ def save_one(
   variables: Mapping[str, Any],
   description: Description,
 ) -> None:
-  """Writes one model with a description of its own.
-
-  Args:
-    path: its folder; what was there is replaced.
-    variables: `params` and `batch_stats`, NumPy arrays.
-    description: of the model.
-  """
+  """Writes one model with its own description, instead of what is there."""
   path = pathlib.Path(path).absolute()
   _write(path, dict(variables))
   files.write_atomically(path / DESCRIPTION, description.to_json())

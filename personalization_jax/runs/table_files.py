@@ -40,7 +40,7 @@ def write_tables(
       metrics.jsonl alone.
 
   Returns:
-    The table, as `tables.of_results`.
+    As `tables.of_results`.
 
   Raises:
     ValueError: as `tables.of_results`; nothing is written then.

@@ -21,7 +21,7 @@ from personalization_jax.analysis import metrics
 from personalization_jax.datasets import Population, splits
 from personalization_jax.datasets.splits import PADDING, Split
 from personalization_jax.networks import classifier, interface
-from personalization_jax.networks.description import mismatch
+from personalization_jax.runs import saved_models
 from personalization_jax.training.population import (
   PopulationTrainer,
   individual_keys,
@@ -300,7 +300,7 @@ def _base_state(
 ) -> TrainState:
   """The base model before its first step, with a leading axis of 1."""
   shapes = trainer.shapes
-  fault = mismatch(
+  fault = saved_models.mismatch(
     jax.tree.map(lambda leaf: np.asarray(leaf)[None], dict(variables)),
     jax.tree.map(
       lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype),

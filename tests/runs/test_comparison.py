@@ -3,15 +3,15 @@
 import jax
 import numpy as np
 import pytest
+from helpers.tiny import TINY
 
 import personalization_jax as pj
 from personalization_jax import distributed
 from personalization_jax.analysis import metrics
-from personalization_jax.networks import classifier
+from personalization_jax.networks.classifier import MLP
 
-SETTINGS = pj.Settings(
-  epochs=1, batch_size=16, learning_rate=5e-3, width=1 / 32
-)
+SETTINGS = pj.Settings(epochs=1, batch_size=16, learning_rate=5e-3)
+MODEL = TINY.model
 
 
 @pytest.fixture(scope="module")
@@ -21,12 +21,14 @@ def parts(people):
 
 @pytest.fixture(scope="module")
 def study(people, parts):
-  return pj.Study(people, parts, SETTINGS, eval_every=4)
+  return pj.Study(people, parts, SETTINGS, model=MODEL, eval_every=4)
 
 
 @pytest.fixture(scope="module")
 def found(study):
-  return [study.personalize(spec) for spec in ("baseline", "global", "sg:20")]
+  return [
+    study.personalize(spec) for spec in ("baseline", "global", "random:20")
+  ]
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +39,7 @@ def adjusted(people, parts):
     parts,
     "tl:3",
     SETTINGS,
+    model=MODEL,
     mesh=distributed.make_mesh(),
     individuals_per_device=1,
     keep_models=True,
@@ -65,11 +68,10 @@ def test_one_call_gives_what_a_study_gives(people, parts, study, found):
 
 
 def test_models_that_are_asked_for_give_the_predictions(people, adjusted):
-  model = classifier.Classifier(people.num_classes, width=SETTINGS.width)
   for place in range(3):
     own = jax.tree.map(lambda leaf, k=place: leaf[k], adjusted.models)
     rows = adjusted.global_rows
-    logits = model.apply(own, people.images[rows] / np.float32(255))
+    logits = MODEL.apply(own, people.images[rows] / np.float32(255))
     np.testing.assert_array_equal(
       np.argmax(logits, axis=1), adjusted.global_predictions[place]
     )
@@ -82,8 +84,14 @@ def test_a_result_says_whether_all_share_one_model(found, adjusted):
     assert (own == own[0]).all() or not result.one_model
 
 
-def test_groups_find_their_latent_space_by_themselves(study, found):
-  assert found[2].method == "sg:20"
+def test_groups_find_their_latent_space_by_themselves(people):
+  features = people.images.reshape(len(people.images), -1) / 255
+  vectors = pj.Population.from_arrays(
+    features, people.labels, people.individuals
+  )
+  study = pj.Study(vectors, pj.split(vectors, 3, 4), SETTINGS, model=MLP(3))
+  assert not study.groups.has_latents
+  assert study.personalize("ig:2").method == "ig:2"
   assert study.groups.has_latents
 
 
@@ -154,4 +162,4 @@ def test_curves_are_accuracies_of_the_models_on_the_way(people, study, found):
 def test_curves_need_validation_data(people):
   split = pj.split(people, 3, 4, seed=2)
   with pytest.raises(ValueError, match="validation_fraction"):
-    pj.Study(people, split, SETTINGS, eval_every=4)
+    pj.Study(people, split, SETTINGS, model=MODEL, eval_every=4)
