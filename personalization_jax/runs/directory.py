@@ -86,15 +86,21 @@ def open_run(
 
 
 def _read_config(workdir: pathlib.Path) -> dict[str, Any]:
+  """What config.json holds, if it is a run's."""
   try:
     config = json.loads((workdir / _CONFIG).read_text())
-    dict(config["settings"]), config["dataset_fingerprint"]
+  except ValueError:
+    config = None
+  if (
+    isinstance(config, dict)
+    and isinstance(config.get("settings"), dict)
+    and "dataset_fingerprint" in config
+  ):
     return config
-  except (ValueError, KeyError, TypeError) as error:
-    raise ValueError(
-      f"workdir={workdir} holds a config.json that is no run's:"
-      " take another directory."
-    ) from error
+  raise ValueError(
+    f"workdir={workdir} holds a config.json that is no run's: take another"
+    " directory."
+  )
 
 
 def _check_same(
@@ -104,7 +110,7 @@ def _check_same(
   inert: Collection[str],
 ) -> None:
   """Rejects a run of other settings or data than config.json holds."""
-  before, now = dict(old["settings"]), new["settings"]
+  before, now = old["settings"], new["settings"]
   for name in {**before, **now}:
     later_and_off = name not in before and not now[name]
     if name in inert or later_and_off or before.get(name) == now.get(name):
@@ -192,8 +198,9 @@ def _saved(
 def alone_in(workdir: pathlib.Path, token: str = "") -> Iterator[None]:
   """Keeps other runs out of a run directory, until this one ends or is killed.
 
-  Makes a directory that isn't there, and removes it if nothing came into it. A
-  directory that is rejected stays as it is. `holds_token` finds the token.
+  Makes a directory that isn't there, and removes it if nothing came into it;
+  removes what a run left that was killed while it wrote a file. A directory
+  that is rejected stays as it is. `holds_token` finds the token.
   """
   _check_place(workdir)
   made_here = not workdir.exists()
@@ -205,6 +212,9 @@ def alone_in(workdir: pathlib.Path, token: str = "") -> Iterator[None]:
   except OSError as error:
     raise _unwritable(workdir, error) from error
   with lock:
+    written = [workdir, workdir / "figures", workdir / "predictions"]
+    for folder in [*written, *workdir.glob("seeds/*/predictions")]:
+      files.remove_temporary(folder)
     try:
       yield
     finally:

@@ -542,6 +542,28 @@ def test_a_start_that_wrote_nothing_leaves_no_directory(tmp_path):
   assert (tmp_path / "run" / "config.json").exists()
 
 
+def test_what_a_killed_run_was_writing_is_removed(tmp_path):
+  home = tmp_path / "run"
+  left = [
+    home / folder / f".{name}.4711.part"
+    for folder, name in (
+      ("", "results.csv"),
+      ("predictions", "sw-2.npz"),
+      ("seeds/1/predictions", "sw-2.npz"),
+      ("figures", "gains.png"),
+    )
+  ]
+  for path in left:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("half")
+  others = [home / "notes.part", home / "predictions" / "sw-2.npz"]
+  for path in [*others, home / "config.json"]:
+    path.write_text("{}")
+  with directory.alone_in(home):
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in others)
+
+
 def test_a_start_leaves_a_directory_that_was_there(tmp_path):
   (tmp_path / "mine").mkdir()
   with directory.alone_in(tmp_path / "mine"):
