@@ -147,9 +147,8 @@ def test_d_g_s_phase_is_trained_once(people, tmp_path):
 @pytest.mark.parametrize("spec", ["sw:2", "tl:3"])
 def test_more_individuals_change_nobody_s_result(people, spec):
   few = make_study(people, 2, devices=1).personalize(parse_method(spec))
-  many = make_study(people, 5, devices=4, individuals_per_device=2).personalize(
-    parse_method(spec)
-  )
+  several = make_study(people, 5, devices=4, how={"individuals_per_device": 2})
+  many = several.personalize(parse_method(spec))
   np.testing.assert_array_equal(few.individuals, many.individuals[:2])
   np.testing.assert_array_equal(few.losses, many.losses[:2])
   np.testing.assert_array_equal(
