@@ -131,12 +131,9 @@ def test_fig_4_s_network_gives_the_same_bits_everywhere(new_trainer, schedule):
   assert_same(spread, tuple(each[which] for each in alone))
 
 
-@pytest.mark.parametrize("side_by_side", [2, 4])
-def test_vmap_is_one_after_another_up_to_rounding(
-  new_trainer, schedule, alone, side_by_side
-):
+def test_vmap_is_one_after_another_up_to_rounding(new_trainer, schedule, alone):
   """What an accelerator runs: float32 sums in another order, a few steps."""
-  together = new_trainer(individuals_per_device=4, side_by_side=side_by_side)
+  together = new_trainer(individuals_per_device=4, side_by_side=2)
   losses, predictions = run(together, schedule)
   np.testing.assert_allclose(losses[:, :4], alone[0][:, :4], rtol=1e-4)
   np.testing.assert_allclose(losses, alone[0], rtol=1e-2)
