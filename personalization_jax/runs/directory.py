@@ -216,6 +216,7 @@ def alone_in(workdir: pathlib.Path, token: str = "") -> Iterator[None]:
     for folder in [*written, *workdir.glob("seeds/*/predictions")]:
       files.remove_temporary(folder)
     try:
+      files.remove_temporary(workdir)  # what a killed run left
       yield
     finally:
       with contextlib.suppress(OSError):  # another start is at it

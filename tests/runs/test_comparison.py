@@ -6,7 +6,6 @@ import pytest
 from helpers.tiny import TINY
 
 import personalization_jax as pj
-from personalization_jax import distributed
 from personalization_jax.analysis import metrics
 from personalization_jax.networks.classifier import MLP
 
@@ -40,8 +39,6 @@ def adjusted(people, parts):
     "tl:3",
     SETTINGS,
     model=MODEL,
-    mesh=distributed.make_mesh(),
-    individuals_per_device=1,
     keep_models=True,
   )
 
@@ -68,10 +65,11 @@ def test_one_call_gives_what_a_study_gives(people, parts, study, found):
 
 
 def test_models_that_are_asked_for_give_the_predictions(people, adjusted):
+  apply = jax.jit(MODEL.apply)
   for place in range(3):
     own = jax.tree.map(lambda leaf, k=place: leaf[k], adjusted.models)
     rows = adjusted.global_rows
-    logits = MODEL.apply(own, people.images[rows] / np.float32(255))
+    logits = apply(own, people.images[rows] / np.float32(255))
     np.testing.assert_array_equal(
       np.argmax(logits, axis=1), adjusted.global_predictions[place]
     )
