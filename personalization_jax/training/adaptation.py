@@ -149,7 +149,7 @@ def adapt(
     yield Adapted(
       individuals=people,
       variables=jax.tree.map(
-        lambda leaf, count=len(people): leaf[:count], trained
+        lambda leaf, rows=rows: leaf[: len(rows)], trained
       ),
       rows=held_out,
       before=before,
@@ -185,7 +185,7 @@ def check(
   batch_size: int,
   last_layers: int | None,
 ) -> LastLayers | None:
-  """Rejects with a ValueError what `adapt` can't train; gives what it trains."""
+  """Rejects what `adapt` can't train with; gives what it trains."""
   checks.whole_number("steps", steps, 1)
   checks.whole_number("batch_size", batch_size, 1)
   if last_layers is None:

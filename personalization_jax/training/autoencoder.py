@@ -53,7 +53,10 @@ def make_learner(
   """
   checks.positive("width", width)
   model = AutoEncoder(width=width, dtype=jnp.dtype(precision))
-  return Learner(model, optax.adam(learning_rate), loss=squared_error)
+  # Each batch of an epoch of D_G has data.
+  return Learner(
+    model, optax.adam(learning_rate), loss=squared_error, empty_batches=False
+  )
 
 
 def squared_error(

@@ -168,8 +168,9 @@ def _of_model(model: nn.Module, sample_shape: tuple[int, ...]) -> list[Any]:
 
 def _of_answers(learner: Learner, sample_shape: tuple[int, ...]) -> list[Any]:
   """What trainable, loss and predict compute; nothing of the paper's own."""
-  answers = (learner.loss, learner.predict, learner.trainable, learner.reference)
-  if answers == (cross_entropy, by_model, None, False):
+  if (learner.loss, learner.predict) == (cross_entropy, by_model) and not (
+    learner.trainable or learner.reference
+  ):
     return []
   create = functools.partial(create_state, learner, image_shape=sample_shape)
   _, samples, _, key = _shapes(learner.model, sample_shape)

@@ -34,6 +34,8 @@ class Learner:
     loss: of each sample, in nats for a classifier.
     predict: gives scores, of which the highest is the answer.
     trainable: which parameters are trained; None for all.
+    empty_batches: whether there may be batches of padding alone, which then
+      leave the model alone. Without them a step is less to compile.
     reference: whether states keep the model that they began with, which loss
       and predict are then given.
     learning_rate: of the Adam that `with_adam` gave it; None of any other
@@ -46,6 +48,7 @@ class Learner:
   predict: Predict = by_model
   trainable: Trainable | None = None
   reference: bool = False
+  empty_batches: bool = True
   learning_rate: float | None = dataclasses.field(default=None, init=False)
 
   @classmethod

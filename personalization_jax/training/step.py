@@ -110,7 +110,7 @@ def gather(
 
 
 def as_input(images: jax.Array) -> jax.Array:
-  """Samples as models see them: uint8 as float32 in 0..1, floats as they are."""
+  """Samples as models see them: uint8 in 0..1, floats as they are."""
   if images.dtype != jnp.uint8:
     return images
   return images.astype(jnp.float32) / 255.0
@@ -191,17 +191,18 @@ def train_step(
     batch_stats=batch_stats,
     opt_state=opt_state,
   )
-  has_data = mask.any()
-  state = jax.tree.map(
-    lambda new, old: (
-      new
-      if jnp.issubdtype(new.dtype, jax.dtypes.prng_key)
-      else jnp.where(has_data, new, old)
-    ),
-    moved,
-    state,
-  )
-  return state.replace(step=state.step + 1), loss
+  if learner.empty_batches:
+    has_data = mask.any()
+    moved = jax.tree.map(
+      lambda new, old: (
+        new
+        if jnp.issubdtype(new.dtype, jax.dtypes.prng_key)
+        else jnp.where(has_data, new, old)
+      ),
+      moved,
+      state,
+    )
+  return moved.replace(step=state.step + 1), loss
 
 
 def train_on_rows(
@@ -295,12 +296,12 @@ def _frozen_layers(learner: Learner, trainable: Any) -> int:
   """Leading layers without a trained parameter: they need no gradient."""
   if trainable is None or not interface.takes_frozen_layers(learner.model):
     return 0
-  trained = [
-    name
-    for name, of_layer in trainable.items()
-    if any(jax.tree.leaves(of_layer))
+  layers = [
+    classifier.count_layers([name]) - 1
+    for name, trained in trainable.items()
+    if any(jax.tree.leaves(trained))
   ]
-  return min((classifier.count_layers([name]) - 1 for name in trained), default=0)
+  return min(layers, default=0)
 
 
 def _with_reference(learner: Learner, state: TrainState) -> TrainState:
