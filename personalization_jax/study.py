@@ -578,7 +578,7 @@ def _check_data(
       f"eval_every={eval_every} needs data to evaluate on: a"
       " validation_fraction above 0, and enough samples."
     )
-  if model is None:
+  if model is None or isinstance(model, classifier.Classifier):
     _check_images(population)
   else:
     interface.check(model, population.sample_shape, population.num_classes)
