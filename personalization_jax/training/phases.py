@@ -48,7 +48,8 @@ def run(
     states = trainer.place(saved)
     people = validation.own.shape[1] if validation else 1
     record = Record.restored(history, count, people)
-    on_steps((chunk.step - reported) * count)
+    if chunk.step > reported:
+      on_steps((chunk.step - reported) * count)
   else:
     states, record = begin()
 
@@ -58,7 +59,8 @@ def run(
       record = record.evaluated(*validation.accuracy(trainer, states))
 
   def on_block(block: Block) -> None:
-    on_steps(block.finished * count)
+    if block.finished:
+      on_steps(block.finished * count)
     if block.step in points:
       evaluate(block.states)
     task.watch(
