@@ -17,7 +17,6 @@ seconds on a CPU.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import math
 import pathlib
@@ -42,10 +41,11 @@ from personalization_jax.distributed import (
 )
 from personalization_jax.runs import saved_models
 from personalization_jax.runs.saved_models import Description
-from personalization_jax.settings import Settings, make_learner
+from personalization_jax.settings import Settings
 from personalization_jax.training import adaptation
 from personalization_jax.training.adaptation import Adapted
-from personalization_jax.training.step import Learner
+from personalization_jax.training.learner import Learner, make_learner
+from personalization_jax.training.population import PopulationTrainer
 
 PERSON = "person.json"
 FLAGS = flags.FlagValues()
@@ -119,7 +119,11 @@ def prepare() -> Job:
     settings, description.num_classes, description.network()
   )
   adaptation.check(
-    learner, variables, _STEPS.value, _BATCH_SIZE.value, _LAST_LAYERS.value
+    learner.model,
+    variables,
+    _STEPS.value,
+    _BATCH_SIZE.value,
+    _LAST_LAYERS.value,
   )
   population, arrays = people_flags.load_people(_SAMPLES, description)
   several = "individuals" in arrays
@@ -193,25 +197,27 @@ def train(job: Job) -> list[dict[str, Any]]:
   """
   num_people = len(job.split.individuals)
   mesh, together = _places(num_people)
+  trainer = PopulationTrainer(
+    job.learner, job.population.images, job.population.labels, mesh, together
+  )
+  programs = adaptation.lower(
+    trainer,
+    job.split,
+    batch_size=_BATCH_SIZE.value,
+    last_layers=_LAST_LAYERS.value,
+  )
+  resources.check_trainer(trainer, programs, _BATCH_SIZE.value, _STEPS.value)
   reports: list[dict[str, Any]] = []
   with console.progress(_STEPS.value * num_people, "personalize") as bar:
     for some in adaptation.adapt(
-      job.learner,
+      trainer,
       job.variables,
-      job.population,
       job.split,
       _STEPS.value,
-      mesh=mesh,
       batch_size=_BATCH_SIZE.value,
       last_layers=_LAST_LAYERS.value,
       seed=_SEED.value,
-      individuals_per_device=together,
       on_steps=bar.update,
-      check_programs=functools.partial(
-        resources.check_trainer,
-        batch_size=_BATCH_SIZE.value,
-        steps=_STEPS.value,
-      ),
     ):
       reports += _save(job, some, first=len(reports))
   return reports

@@ -309,7 +309,7 @@ def home(workdir: pathlib.Path, seed: int) -> pathlib.Path:
 
 def training_settings(seed: int) -> Settings:
   """How the flags have every model trained."""
-  return Settings(
+  settings = Settings(
     epochs=_EPOCHS.value,
     batch_size=_BATCH_SIZE.value,
     learning_rate=_LEARNING_RATE.value,
@@ -317,6 +317,8 @@ def training_settings(seed: int) -> Settings:
     precision=_PRECISION.value,
     seed=seed,
   )
+  classifier.check_width(settings.width)
+  return settings
 
 
 def groups(population: Population, split: splits.Split, seed: int) -> Groups:
