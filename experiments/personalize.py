@@ -31,7 +31,7 @@ from absl import flags
 from jax.sharding import Mesh
 
 from experiments.flags import people_flags
-from experiments.runtime import console, processes, resources, run_info
+from experiments.runtime import console, resources, run_info
 from personalization_jax.analysis import model_choice
 from personalization_jax.checkpoints import files
 from personalization_jax.datasets import Population, new_people
@@ -100,6 +100,8 @@ class Job:
     population: the people's samples, of the model's shape.
     split: what trains and what is held out.
     folders: where each individual's model goes, in the split's order.
+    mesh: the devices.
+    together: how many people are trained on a device at once.
   """
 
   description: Description
@@ -108,6 +110,16 @@ class Job:
   population: Population
   split: Split
   folders: list[pathlib.Path]
+  mesh: Mesh
+  together: int
+
+
+def personalize() -> None:
+  """From the flags to everybody's folder."""
+  job = prepare()
+  start = time.perf_counter()
+  reports = train(job)
+  tell(job.folders, reports, time.perf_counter() - start)
 
 
 def prepare() -> Job:
@@ -124,14 +136,19 @@ def prepare() -> Job:
   population, arrays = people_flags.load_people(_SAMPLES, description)
   several = "individuals" in arrays
   if _TEST_SAMPLES.value is None:
-    split = _hold_out(population, several, settings.seed)
+    split = _hold_out(population, several)
   else:
     held_out, _ = people_flags.load_people(_TEST_SAMPLES, description)
     try:
       population, split = new_people.join(population, held_out)
     except ValueError as error:
       raise ValueError(f"--samples and --test_samples: {error}") from error
-  mesh, together = _places(len(split.individuals))
+  # Fillers would be trained for nothing: no more places than people.
+  num_people = len(split.individuals)
+  mesh = make_mesh(jax.devices()[:num_people])
+  together = min(
+    default_individuals_per_device(mesh), math.ceil(num_people / mesh.size)
+  )
   resources.check_schedules(
     _STEPS.value, _BATCH_SIZE.value, mesh.size * together
   )
@@ -151,16 +168,20 @@ def prepare() -> Job:
     raise ValueError(
       f"--output={output} can't be written to ({error.strerror})."
     ) from error
-  return Job(description, variables, learner, population, split, folders)
+  return Job(
+    description,
+    variables,
+    learner,
+    population,
+    split,
+    folders,
+    mesh,
+    together,
+  )
 
 
-def _hold_out(population: Population, several: bool, seed: int) -> Split:
+def _hold_out(population: Population, several: bool) -> Split:
   """The split of --samples; `several` if it says whose each sample is."""
-  fraction = _VALIDATION_FRACTION.value
-  if not 0 < 1 - fraction < 1:
-    raise ValueError(
-      f"--validation_fraction={fraction} must lie between 0 and 1."
-    )
   if not several and len(np.unique(population.originals)) < 2:
     copies = f" in {len(population)} copies" if len(population) > 1 else ""
     raise ValueError(
@@ -168,31 +189,21 @@ def _hold_out(population: Population, several: bool, seed: int) -> Split:
       " one to train on and one to hold out."
     )
   try:
-    return new_people.hold_out(population, fraction, seed=seed)
+    return new_people.hold_out(
+      population, _VALIDATION_FRACTION.value, seed=_SEED.value
+    )
   except ValueError as error:
+    if str(error).startswith(_VALIDATION_FRACTION.name):
+      raise
     raise ValueError(f"--samples={_SAMPLES.value}: {error}") from error
 
 
-def _places(num_people: int) -> tuple[Mesh, int]:
-  """The devices, and how many people go on each: no more places than people."""
-  # Fillers would be trained for nothing.
-  mesh = make_mesh(jax.devices()[:num_people])
-  return mesh, min(
-    default_individuals_per_device(mesh), math.ceil(num_people / mesh.size)
-  )
-
-
 def train(job: Job) -> list[dict[str, Any]]:
-  """Trains everybody's model and saves it.
+  """Trains everybody's model and saves it, unless it diverged.
 
-  Args:
-    job: what to do.
-
-  Returns:
-    What each person.json says; nothing is written for who diverged.
+  Returns what each person.json says, in the split's order.
   """
   num_people = len(job.split.individuals)
-  mesh, together = _places(num_people)
   reports: list[dict[str, Any]] = []
   with console.progress(_STEPS.value * num_people, "personalize") as bar:
     for some in adaptation.adapt(
@@ -201,11 +212,11 @@ def train(job: Job) -> list[dict[str, Any]]:
       job.population,
       job.split,
       _STEPS.value,
-      mesh=mesh,
+      mesh=job.mesh,
       batch_size=_BATCH_SIZE.value,
       last_layers=_LAST_LAYERS.value,
       seed=_SEED.value,
-      individuals_per_device=together,
+      individuals_per_device=job.together,
       on_steps=bar.update,
       check_programs=functools.partial(
         resources.check_trainer,
@@ -245,9 +256,14 @@ def _save(job: Job, some: Adapted, first: int) -> list[dict[str, Any]]:
   return reports
 
 
-def tell(job: Job, reports: Sequence[dict[str, Any]], seconds: float) -> None:
+def tell(
+  folders: Sequence[pathlib.Path],
+  reports: Sequence[dict[str, Any]],
+  seconds: float,
+) -> None:
   """Says what everybody's model is worth; ends in an error if one diverged."""
-  for report, folder in zip(reports, job.folders):
+  for report, folder in zip(reports, folders):
+    verdict = "diverged: no model is saved"
     if report["status"] == "ok":
       verdict = (
         f"accuracy {report['accuracy_before']:.4f} before,"
@@ -255,8 +271,6 @@ def tell(job: Job, reports: Sequence[dict[str, Any]], seconds: float) -> None:
       )
       if report["better_on_held_out"] == "base":
         verdict += " (no better: the base model may serve this person as well)"
-    else:
-      verdict = "diverged: no model is saved"
     print(
       f"{folder}: {report['train_size']} samples trained,"
       f" {report['held_out_size']} held out; {verdict}."
@@ -279,15 +293,6 @@ def tell(job: Job, reports: Sequence[dict[str, Any]], seconds: float) -> None:
       f"{len(gone)} of {len(reports)} models diverged (individual {gone[0]}"
       " first); a lower --learning_rate may help."
     )
-
-
-def personalize() -> None:
-  """From the flags to everybody's folder."""
-  processes.use_cpu_cores(0)
-  job = prepare()
-  start = time.perf_counter()
-  reports = train(job)
-  tell(job, reports, time.perf_counter() - start)
 
 
 def main(argv: Sequence[str]) -> None:

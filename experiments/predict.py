@@ -14,17 +14,15 @@ printed.
 
 from __future__ import annotations
 
-import csv
-import io
 import pathlib
 import sys
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from absl import flags
 
 from experiments.flags import people_flags
-from experiments.runtime import processes
 from personalization_jax.checkpoints import files
 from personalization_jax.settings import Settings, make_learner
 from personalization_jax.training import adaptation
@@ -45,7 +43,6 @@ _OUTPUT = flags.DEFINE_string(
 
 def predict() -> None:
   """From the flags to the CSV file."""
-  processes.use_cpu_cores(0)
   people_flags.require(_MODEL, _SAMPLES, _OUTPUT)
   output = pathlib.Path(_OUTPUT.value or "")
   if output.is_dir():
@@ -65,26 +62,17 @@ def predict() -> None:
     variables,
     population.images,
   )
-  columns = [
-    range(len(population)),
-    classes,
-    [f"{probability:.6f}" for probability in probabilities],
-  ]
-  names = ["row", "predicted", "probability"]
-  if called := description.label_names:
+  table = pd.DataFrame({"predicted": classes, "probability": probabilities})
+  table["probability"] = table["probability"].map("{:.6f}".format)
+  if names := description.label_names:
     # A model without finite numbers predicts no class.
-    columns.append(["" if place < 0 else called[place] for place in classes])
-    names.append("predicted_name")
+    table["predicted_name"] = ["" if k < 0 else names[k] for k in classes]
+  correct = classes == population.labels
   if "labels" in arrays:
-    correct = classes == population.labels
-    columns += [population.labels, correct.astype(int)]
-    names += ["label", "correct"]
-  text = io.StringIO()
-  writer = csv.writer(text, lineterminator="\n")
-  writer.writerow(names)
-  writer.writerows(zip(*columns))
+    table["label"], table["correct"] = population.labels, correct.astype(int)
+  text = table.to_csv(index_label="row", lineterminator="\n")
   try:
-    files.write_atomically(output, text.getvalue())
+    files.write_atomically(output, text)
   except OSError as error:
     raise ValueError(
       f"--output={output} can't be written ({error.strerror})."

@@ -50,4 +50,4 @@ def test_one_sample_can_t_be_held_out(count, several, sentence):
   personalize.FLAGS.unparse_flags()
   personalize.FLAGS(["personalize", "--samples=p.npz"])
   with pytest.raises(ValueError, match=sentence):
-    personalize._hold_out(population, several, 0)
+    personalize._hold_out(population, several)

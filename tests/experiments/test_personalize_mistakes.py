@@ -1,7 +1,6 @@
 """What the scripts for new people refuse, in a sentence."""
 
 import pickle
-import types
 import zipfile
 
 import numpy as np
@@ -67,15 +66,15 @@ def test_means_are_of_those_whose_models_did_not_diverge(capsys):
     report_of(2, "diverged", 0.0, float("nan")),
     report_of(3, "ok", 0.25, 0.75),
   ]
-  job = types.SimpleNamespace(folders=["a", "b", "c"])
+  folders = ["a", "b", "c"]
   with pytest.raises(ValueError, match="1 of 3 models diverged"):
-    personalize.tell(job, reports, 1.0)
+    personalize.tell(folders, reports, 1.0)
   said = capsys.readouterr().out
   assert "2 people of 3, whose models didn't diverge: mean accu" in said
   assert "0.3750 before, 0.7500 after; 0% worse" in said
   assert "nan" not in said
   with pytest.raises(ValueError, match="2 of 2 models diverged"):
-    personalize.tell(job, [reports[1]] * 2, 1.0)
+    personalize.tell(folders, [reports[1]] * 2, 1.0)
   assert "mean" not in capsys.readouterr().out
 
 
@@ -87,9 +86,9 @@ FAULTS = [
   ({"labels": np.full(6, 10)}, "labels must lie in 0..9, but row 0 holds 10"),
   ({"images": np.zeros((6, 16, 8), np.uint8)}, "square"),
   ({"images": np.zeros((6, 16, 16, 3), np.uint8)}, "3 channels"),
-  ({"images": np.zeros((0, 16, 16), np.uint8)}, "holds no samples"),
   ({"images": np.zeros((6, 16, 16), int)}, "must be uint8"),
   ({"labels": np.array([None] * 6)}, "can't be read"),
+  ({name: values[:0] for name, values in ARRAYS.items()}, "holds no samples"),
 ]
 
 
