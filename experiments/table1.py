@@ -39,13 +39,13 @@ from experiments.runtime.console import say
 from personalization_jax import distributed
 from personalization_jax.analysis.result import Result
 from personalization_jax.checkpoints import files
+from personalization_jax.checkpoints.chunks import AnotherTrainingError
 from personalization_jax.checkpoints.keeper import Keeper
-from personalization_jax.checkpoints.saved_chunks import AnotherTrainingError
 from personalization_jax.datasets import Population
 from personalization_jax.datasets.synthetic import WriterFactors
 from personalization_jax.methods import Method, known_method, parse_methods
 from personalization_jax.runs import directory
-from personalization_jax.study import Study
+from personalization_jax.study import Study, make_trainer
 from personalization_jax.training import latent_space
 from personalization_jax.training.latent_space import LatentSpace
 from personalization_jax.training.population import PopulationTrainer
@@ -229,8 +229,15 @@ def prepare(
       guards.FINGERPRINT: people.population.fingerprint(),
     }
   )
+  trainer = make_trainer(
+    people.population,
+    study_flags.training_settings(seeds[0]),
+    model=study_flags.model(people.population),
+    individuals_per_device=_INDIVIDUALS_PER_DEVICE.value or None,
+    store=_STORE.value,
+  )
   make = functools.partial(make_study, people, workdir, should_stop)
-  studies, memory = make_studies(make, methods, seeds)
+  studies, memory = fit({seed: make(seed, trainer) for seed in seeds}, methods)
   trainer = studies[seeds[0]].trainer
   disk = resources.disk_need(
     studies[seeds[0]],
@@ -299,9 +306,9 @@ def make_study(
   workdir: pathlib.Path,
   should_stop: Callable[[], bool],
   seed: int,
-  trainer: PopulationTrainer | None,
+  trainer: PopulationTrainer,
 ) -> Study:
-  """One seed's study, with the compiled programs of another one's trainer."""
+  """One seed's study; its programs are compiled once for all seeds."""
   population, individuals, global_people, _ = people
   split = study_flags.split(population, individuals, global_people, seed)
   home = study_flags.home(workdir, seed)
@@ -309,10 +316,7 @@ def make_study(
     population,
     split,
     study_flags.training_settings(seed),
-    model=study_flags.model(population),
     trainer=trainer,
-    individuals_per_device=_INDIVIDUALS_PER_DEVICE.value or None,
-    store=_STORE.value,
     keeper=Keeper(
       home / "checkpoints",
       seconds=60 * _CHECKPOINT_MINUTES.value,
@@ -325,21 +329,20 @@ def make_study(
   )
 
 
-def make_studies(
-  make: Callable[[int, PopulationTrainer | None], Study],
-  methods: Sequence[Method],
-  seeds: Sequence[int],
+def fit(
+  studies: dict[int, Study], methods: Sequence[Method]
 ) -> tuple[dict[int, Study], resources.MemoryPlan | None]:
-  """Seed -> study, with as many individuals at once as memory has room for."""
-  first = make(seeds[0], None)
-  studies = {seeds[0]: first}
-  studies |= {seed: make(seed, first.trainer) for seed in seeds[1:]}
+  """The studies with as many individuals at once as memory has room for.
+
+  Rejects methods that they can't train, and what no memory holds.
+  """
   for study in studies.values():
     for method in methods:
       study.check(method)
+  seed, first = next(iter(studies.items()))
   if any(method.needs_latents for method in methods):
     latent_space.check(first.population)
-  latents = study_flags.latent_settings(seeds[0])
+  latents = study_flags.latent_settings(seed)
   resources.check_memory(first, methods, latents)
   trainer, memory = resources.fitting_trainer(
     first,
@@ -349,7 +352,7 @@ def make_studies(
     fewer=not _INDIVIDUALS_PER_DEVICE.value,
   )
   if trainer is not first.trainer:
-    studies = {seed: make(seed, trainer) for seed in seeds}
+    studies = {s: study.with_trainer(trainer) for s, study in studies.items()}
   return studies, memory
 
 

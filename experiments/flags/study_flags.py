@@ -232,6 +232,11 @@ def about() -> dict[str, Any]:
 def model(population: Population) -> nn.Module | None:
   """Everybody's model; None for the paper's."""
   if _model_name(population) == "fig4":
+    if not population.holds_images:
+      raise ValueError(
+        "--model=fig4, the paper's network, takes images [H, W, C], but samples"
+        f" have shape {list(population.sample_shape)}: take --model=mlp."
+      )
     return None
   return classifier.MLP(
     population.num_classes, dtype=jnp.dtype(_PRECISION.value)

@@ -24,8 +24,8 @@ from personalization_jax.training.latent_space import LatentSettings
 from personalization_jax.training.population import (
   BLOCK_STEPS,
   PopulationTrainer,
+  planned_bytes,
 )
-from personalization_jax.training.programs import planned_bytes
 
 # Two checkpoints are kept while a third is written.
 _CHECKPOINTS = 3
@@ -51,7 +51,7 @@ def disk_need(
   seeds: int = 1,
 ) -> int:
   """Bytes that a run takes at most at once, from shapes alone."""
-  shapes, chunk = study.trainer.shapes, study.trainer.chunk
+  shapes, chunk = study.trainer.shapes, study.trainer.chunk_size
   state = bytes_of(shapes) // chunk
   model = bytes_of((shapes.params, shapes.batch_stats)) // chunk
   split, people = study.split, len(study.split.individuals)
@@ -102,7 +102,7 @@ def check_memory(
   study: Study, methods: Sequence[Method], latents: LatentSettings
 ) -> None:
   """Rejects schedules and models that this host can't hold."""
-  chunk, settings = study.trainer.chunk, study.settings
+  chunk, settings = study.trainer.chunk_size, study.settings
   for method in methods:
     steps = study.batches.length(method)
     check_fits(
@@ -284,7 +284,7 @@ def _plan(
     stored = bytes_of((trainer.images, trainer.labels))
   here = len(trainer.mesh.local_devices)
   # Rows, and states that are being saved.
-  beside = _schedule_bytes(steps, batch_size, trainer.chunk)
+  beside = _schedule_bytes(steps, batch_size, trainer.chunk_size)
   beside += 2 * bytes_of(trainer.shapes)
   host = {
     name: here * (size - stored) + beside for name, size in device.items()

@@ -187,7 +187,7 @@ def test_who_diverged_is_in_the_table_and_in_no_figure(
     run(tmp_path / "run", methods="baseline,sw:2")
   rows = read(tmp_path / "run" / "results.csv")
   statuses = [row["status"] for row in rows]
-  assert statuses == ["diverged" if one else "ok" for one in sum(gone, [])]
+  assert statuses == ["diverged" if one else "ok" for one in np.ravel(gone)]
   text = capsys.readouterr().out
   assert "diverged" in text
   drawn = (tmp_path / "run" / "figures" / "trade_off.png").exists()
