@@ -47,8 +47,8 @@ Groups against the writers' hidden factors: mean (sd) over {} individuals; more\
  the true one. Own class: SG's samples that have the class of the sample that\
  chose them; nearness: the chance that their writers write its digit more like\
  the individual than the writer of a sample drawn from D_G. *: differs from\
- random choice with p < 0.05; p of spaces: whether the two latent spaces differ;\
- both paired t-tests over individuals, uncorrected.
+ random choice with p < 0.05; p of spaces: whether the two latent spaces\
+ differ; both paired t-tests over individuals, uncorrected.
 """
 
 # Latent space -> what was found in it, in the same order everywhere.

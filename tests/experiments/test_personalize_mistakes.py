@@ -151,6 +151,7 @@ def test_pickles_and_empty_files_are_refused_unopened(base, tmp_path):
     ({"validation_fraction": 1}, "validation_fraction=1.0 must lie between"),
     ({"validation_fraction": 1e-320}, "validation_fraction=1e-320 must lie b"),
     ({"test_samples": "/nowhere"}, "--test_samples=/nowhere is no file"),
+    ({"test_samples": "NONE"}, "none.npz: images holds no samples"),
     ({"output": "FILE"}, "thesis.tex is there already"),
     ({"output": "FILE/x"}, "thesis.tex/x can't be written to (Not a dir"),
     ({"output": "FULL"}, "full is there already; choose another"),
@@ -161,6 +162,8 @@ def test_mistakes_get_one_sentence_and_destroy_nothing(
   base, tmp_path, changes, message
 ):
   np.savez(tmp_path / "a.npz", **ARRAYS)
+  none = {name: values[:0] for name, values in ARRAYS.items()}
+  np.savez(tmp_path / "none.npz", **none)
   (tmp_path / "thesis.tex").write_text("...")
   (tmp_path / "full").mkdir()
   (tmp_path / "full" / "photo").write_text("...")
@@ -170,6 +173,8 @@ def test_mistakes_get_one_sentence_and_destroy_nothing(
     "output": tmp_path / "out",
     **changes,
   }
+  if values.get("test_samples") == "NONE":
+    values["test_samples"] = tmp_path / "none.npz"
   places = {"FILE": tmp_path / "thesis.tex", "FULL": tmp_path / "full"}
   if str(values["output"]).split("/")[0] in places:
     first, *rest = values["output"].split("/")

@@ -9,14 +9,16 @@ import re
 import jax
 import numpy as np
 import pytest
-from helpers.small_study import make_study
+from helpers.small_study import SETTINGS, make_study
 from helpers.tiny import TINY, Tiny
 
 from experiments.runtime import host_memory, resources
 from personalization_jax.checkpoints import keeper as progress
 from personalization_jax.methods import parse_methods
 from personalization_jax.training import latent_space
+from personalization_jax.training.population import planned_bytes
 
+LATENTS = latent_space.LatentSettings()
 Usage = collections.namedtuple("Usage", "total used free")
 
 
@@ -32,9 +34,11 @@ def test_a_run_takes_no_more_disk_than_predicted(people, tmp_path):
   """With every checkpoint kept as long as it ever is."""
   largest = 0
   keeper = progress.Keeper(tmp_path / "checkpoints", seconds=0.0)
-  study = make_study(people, keeper=keeper, models_dir=tmp_path / "models")
-  study.trainer = dataclasses.replace(
-    study.trainer, learner=TINY, block_steps=4
+  study = make_study(
+    people,
+    how={"tiny": True},
+    keeper=keeper,
+    models_dir=tmp_path / "models",
   )
   methods = parse_methods("sw:2,tl:3")
 
@@ -48,14 +52,13 @@ def test_a_run_takes_no_more_disk_than_predicted(people, tmp_path):
     look(0)
   need = resources.disk_need(study, methods, save_models=True)
   without = resources.disk_need(study, methods)
-  assert largest <= need.total - need.other
-  assert largest > 0.2 * (need.total - need.other)
-  assert need.models > 0
-  assert without.models == 0
+  assert largest <= need - resources.OTHER_FILES
+  assert largest > 0.2 * (need - resources.OTHER_FILES)
+  assert without < need < resources.disk_need(study, methods, seeds=3)
 
 
 def test_too_little_disk_is_refused(people, tmp_path, monkeypatch):
-  need = resources.DiskNeed(10 * 2**20, 2**20, 0, other=0)
+  need = 11 * 2**20
   free = Usage(10**9, 0, 5 * 2**20)
   monkeypatch.setattr(resources.shutil, "disk_usage", lambda path: free)
   with pytest.raises(
@@ -72,17 +75,13 @@ def test_schedules_that_no_memory_holds_are_refused(people):
   study = make_study(people)
   methods = parse_methods("sw:2,tl:99999999999")
   with pytest.raises(ValueError, match=r"schedule of 'tl:99999999999'.*MiB"):
-    resources.check_memory(study, methods)
-  resources.check_memory(study, methods[:1])
+    resources.check_memory(study, methods, LATENTS)
+  resources.check_memory(study, methods[:1], LATENTS)
 
 
 @pytest.fixture
 def study(people):
-  study = make_study(people)
-  study.trainer = dataclasses.replace(
-    study.trainer, learner=TINY, individuals_per_device=4
-  )
-  return study
+  return make_study(people, how={"tiny": True, "individuals_per_device": 4})
 
 
 @pytest.fixture
@@ -94,14 +93,14 @@ METHODS = parse_methods("sw:2,tl:3")
 
 
 def fitting(study, **arguments):
-  return resources.fitting_trainer(study, METHODS, **arguments)
+  return resources.fitting_trainer(study, METHODS, latents=LATENTS, **arguments)
 
 
 def device_need(study, count):
   """Bytes of each device with so many models there."""
-  study.trainer = study.trainer.with_individuals_per_device(count)
-  _, plan = fitting(study)
-  return max(phase.device for phase in plan.phases.values())
+  trainer = study.trainer.with_individuals_per_device(count)
+  _, plan = fitting(study.with_trainer(trainer))
+  return max(plan.device.values())
 
 
 def test_as_many_models_go_at_once_as_memory_holds(study):
@@ -110,7 +109,7 @@ def test_as_many_models_go_at_once_as_memory_holds(study):
 
   def fit(need, **arguments):
     found, plan = fitting(study, memory_gib=need / 2**30, **arguments)
-    planned = max(phase.device for phase in plan.phases.values())
+    planned = max(plan.device.values())
     assert planned == needs[found.individuals_per_device] <= need
     return found.individuals_per_device
 
@@ -127,12 +126,14 @@ def test_as_many_models_go_at_once_as_memory_holds(study):
     fit(needs[4] - 1, fewer=False)
 
 
-def test_evaluation_counts_where_it_takes_more_than_training(study):
+def test_evaluation_counts_where_it_takes_more_than_training(people):
   """It classifies 256 images at once, however small a batch is."""
-  study.settings = dataclasses.replace(study.settings, batch_size=1)
+  settings = dataclasses.replace(SETTINGS, batch_size=1)
+  how = {"tiny": True, "individuals_per_device": 4}
+  study = make_study(people, settings=settings, how=how)
   _, plan = fitting(study)
   training, evaluation = (
-    plan.phases[name].device for name in ("training", "evaluation")
+    plan.device[name] for name in ("training", "evaluation")
   )
   assert evaluation > training
   assert f"evaluation {resources.megabytes(evaluation)}" in str(plan)
@@ -152,7 +153,7 @@ def test_a_container_too_small_is_refused_before_compiling(study, monkeypatch):
 def test_models_that_a_container_cannot_hold_are_refused(study, monkeypatch):
   """On a CPU every device takes from the host's memory."""
   _, plan = fitting(study)
-  assert plan.host >= plan.process + study.trainer.mesh.size * (
+  assert plan.of_host >= plan.process + study.trainer.mesh.size * (
     resources.bytes_of(study.trainer.shapes) // study.trainer.mesh.size
   )
   monkeypatch.setattr(resources, "_check_compiling", lambda programs: None)
@@ -167,10 +168,10 @@ def test_memory_is_planned_for_all_that_a_block_holds(trainer):
   states = resources.bytes_of(trainer.shapes) // trainer.mesh.size
   store = resources.bytes_of((trainer.images, trainer.labels))
   rows = 4 * trainer.individuals_per_device * trainer.block_steps * 8
-  small = trainer.planned_bytes(8)
+  small = planned_bytes(trainer.lower_train(8), on_cpu=True)
   assert small > 2 * states + store + rows
   # Activations grow with the batch, and models with the memory they take.
-  assert trainer.planned_bytes(64) > small + 7 * rows
+  assert planned_bytes(trainer.lower_train(64), on_cpu=True) > small + 7 * rows
 
 
 def test_a_batch_that_no_memory_holds_is_planned_without_taking_any(trainer):
@@ -205,16 +206,16 @@ def test_the_programs_that_memory_is_planned_for_are_those_that_run(
     learner=learner,
     store=store,
   )
-  keys = jax.random.split(jax.random.key(0), trainer.chunk)
+  keys = jax.random.split(jax.random.key(0), trainer.chunk_size)
   states = trainer.create(keys)
-  rows = np.zeros((trainer.chunk, 2, 8), np.int32)
+  rows = np.zeros((trainer.chunk_size, 2, 8), np.int32)
   with compiled(caplog) as planned:
     trainer.lower_train(8).compile()
     trainer.lower_predict(300).compile()
   before = len(traced)
   with compiled(caplog) as running:
     states, _ = trainer.train(states, rows)
-    trainer.predict(states, np.zeros((trainer.chunk, 300), np.int32))
+    trainer.predict(states, np.zeros((trainer.chunk_size, 300), np.int32))
   assert len(planned) == 2
   assert not set(planned) & set(running)
   assert len(traced) == before > 0
@@ -235,11 +236,13 @@ def test_the_auto_encoder_is_planned_by_the_programs_that_run(people, caplog):
 
 def test_methods_that_group_plan_for_their_latent_space(study, monkeypatch):
   monkeypatch.setattr(latent_space, "lower", lambda *_: [])
-  _, plan = resources.fitting_trainer(study, parse_methods("sg:5,ig:2"))
+  _, plan = resources.fitting_trainer(
+    study, parse_methods("sg:5,ig:2"), latents=LATENTS
+  )
   store = resources.bytes_of((study.trainer.images, study.trainer.labels))
-  assert plan.phases["grouping"].device > store
-  assert plan.phases["the latent space"].device >= store
-  assert list(fitting(study)[1].phases) == ["training", "evaluation"]
+  assert plan.device["grouping"] > store
+  assert plan.device["the latent space"] >= store
+  assert list(fitting(study)[1].device) == ["training", "evaluation"]
 
 
 def test_the_length_of_a_schedule_is_that_of_its_sources(people):
