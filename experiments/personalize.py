@@ -49,44 +49,32 @@ from personalization_jax.training.step import Learner
 
 PERSON = "person.json"
 FLAGS = flags.FlagValues()
-_BASE = flags.DEFINE_string(
-  "base", None, "The folder of a saved model to start from.", flag_values=FLAGS
-)
-_SAMPLES = flags.DEFINE_string(
-    "samples", None, "An npz file with the arrays images and labels,"
-    " individuals if it holds several people, and originals if some rows are"
-    " copies.",
-    flag_values=FLAGS,
-)  # fmt: skip
-_TEST_SAMPLES = flags.DEFINE_string(
-    "test_samples", None, "An npz file like --samples with the samples to hold"
-    " out; without it --validation_fraction of --samples are.",
-    flag_values=FLAGS,
-)  # fmt: skip
-_OUTPUT = flags.DEFINE_string(
-    "output", None, "The folder to write the person's model to; a folder of"
-    " folders for several people.",
-    flag_values=FLAGS,
-)  # fmt: skip
-_STEPS = flags.DEFINE_integer(
-  "steps", 300, "Batches of the person's data, TL's n.", flag_values=FLAGS
-)
-_BATCH_SIZE = flags.DEFINE_integer(
-  "batch_size", 32, "Samples in a batch.", flag_values=FLAGS
-)
-_LEARNING_RATE = flags.DEFINE_float(
-  "learning_rate", 1e-3, "Adam's.", flag_values=FLAGS
-)
-_LAST_LAYERS = flags.DEFINE_integer(
-  "last_layers", None, "Train so many last layers alone.", flag_values=FLAGS
-)
-_VALIDATION_FRACTION = flags.DEFINE_float(
-    "validation_fraction", 0.2, "Part of everyone's samples that is held out.",
-    flag_values=FLAGS,
-)  # fmt: skip
-_SEED = flags.DEFINE_integer(
-  "seed", 0, "Of everything random.", flag_values=FLAGS
-)
+# fmt: off
+_BASE = flags.DEFINE_string("base", None,
+    "The folder of a saved model to start from.", flag_values=FLAGS)
+_SAMPLES = flags.DEFINE_string("samples", None,
+    "An npz file with the arrays images and labels, individuals if it holds"
+    " several people, and originals if some rows are copies.",
+    flag_values=FLAGS)
+_TEST_SAMPLES = flags.DEFINE_string("test_samples", None,
+    "An npz file like --samples with the samples to hold out; without it"
+    " --validation_fraction of --samples are.", flag_values=FLAGS)
+_OUTPUT = flags.DEFINE_string("output", None,
+    "The folder to write the person's model to; a folder of folders for"
+    " several people.", flag_values=FLAGS)
+_STEPS = flags.DEFINE_integer("steps", 300,
+    "Batches of the person's data, TL's n.", flag_values=FLAGS)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32,
+    "Samples in a batch.", flag_values=FLAGS)
+_LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-3,
+    "Adam's.", flag_values=FLAGS)
+_LAST_LAYERS = flags.DEFINE_integer("last_layers", None,
+    "Train so many last layers alone.", flag_values=FLAGS)
+_VALIDATION_FRACTION = flags.DEFINE_float("validation_fraction", 0.2,
+    "Part of everyone's samples that is held out.", flag_values=FLAGS)
+_SEED = flags.DEFINE_integer("seed", 0,
+    "Of everything random.", flag_values=FLAGS)
+# fmt: on
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -28,17 +28,15 @@ from personalization_jax.settings import Settings, make_learner
 from personalization_jax.training import adaptation
 
 FLAGS = flags.FlagValues()
-_MODEL = flags.DEFINE_string(
-  "model", None, "The folder of a saved model.", flag_values=FLAGS
-)
-_SAMPLES = flags.DEFINE_string(
-    "samples", None, "An npz file with the array images, and labels if they are"
-    " known.",
-    flag_values=FLAGS,
-)  # fmt: skip
-_OUTPUT = flags.DEFINE_string(
-  "output", None, "The CSV file to write.", flag_values=FLAGS
-)
+# fmt: off
+_MODEL = flags.DEFINE_string("model", None,
+    "The folder of a saved model.", flag_values=FLAGS)
+_SAMPLES = flags.DEFINE_string("samples", None,
+    "An npz file with the array images, and labels if they are known.",
+    flag_values=FLAGS)
+_OUTPUT = flags.DEFINE_string("output", None,
+    "The CSV file to write.", flag_values=FLAGS)
+# fmt: on
 
 
 def predict() -> None:
