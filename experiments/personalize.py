@@ -27,6 +27,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import pandas as pd
 from absl import flags
 from jax.sharding import Mesh
 
@@ -263,13 +264,12 @@ def tell(
       f"{folder}: {report['train_size']} samples trained,"
       f" {report['held_out_size']} held out; {verdict}."
     )
-  gone = [r["individual"] for r in reports if r["status"] != "ok"]
-  if len(reports) > 1 and len(gone) < len(reports):
-    before, after = (
-      np.array([r[f"accuracy_{when}"] for r in reports if r["status"] == "ok"])
-      for when in ("before", "after")
-    )
-    of_all = f" of {len(reports)}, whose models didn't diverge" if gone else ""
+  table = pd.DataFrame(reports)
+  kept = table[table["status"] == "ok"]
+  gone = table["individual"][table["status"] != "ok"].tolist()
+  if len(table) > 1 and len(kept):
+    before, after = kept["accuracy_before"], kept["accuracy_after"]
+    of_all = f" of {len(table)}, whose models didn't diverge" if gone else ""
     print(
       f"{len(before)} people{of_all}: mean accuracy {before.mean():.4f} before,"
       f" {after.mean():.4f} after; {model_choice.hurt(after, before):.0%} worse"

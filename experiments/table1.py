@@ -116,7 +116,7 @@ def main(
       stack.enter_context(guards.alone(workdir))
       run = prepare(methods, seeds, workdir, should_stop)
     with guards.told(workdir, OSError, AnotherTrainingError):
-      say(summary.of_people(run.drawn))
+      say(summary.of_people(run.studies[0]))
       spaces: dict[Study, LatentSpace | None] = {}
       finished: list[Result] = []
       for study in dict.fromkeys([*run.studies, run.drawn]):

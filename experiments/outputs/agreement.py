@@ -22,6 +22,7 @@ from personalization_jax.figures import styles
 from personalization_jax.figures.agreement import agreement as draw
 from personalization_jax.grouping.groups import Groups
 from personalization_jax.methods import Method
+from personalization_jax.runs import table_files
 from personalization_jax.study import Study
 
 AUTO_ENCODER, PIXELS = "auto-encoder", "raw pixels"
@@ -146,24 +147,17 @@ def _number(value: float) -> str:
 
 def markdown(found: Found) -> str:
   """A Markdown table, aligned to be read as plain text too, and a note."""
-
-  def line(group: str, measure: str, part: str, cells: Sequence[str]) -> str:
-    numbers = " | ".join(cell.rjust(15) for cell in cells)
-    return f"| {group:<9} | {measure:<16} | {part:<10} | {numbers} |"
-
-  lines = [
-    line("Group", "agreement", "in", [*found, "random choice", "p of spaces"]),
-    line("-" * 9, "-" * 16, "-" * 10, ["-" * 14 + ":"] * (len(found) + 2)),
-  ]
+  lines = [["Group", "agreement", "in", *found, "random choice", "p of spaces"]]
   for same in zip(*found.values()):
     cells = [
       f"{_number(one.mean)} ({_number(one.sd)})"
       + ("*" if _p(one.values, one.random) < 0.05 else " ")
       for one in same
     ]
-    cells.append(f"{same[0].random.mean():.3f}")
-    cells.append(_number(_p(same[0].values, same[-1].values)))
-    lines.append(line(same[0].group, same[0].measure, same[0].part, cells))
+    first = same[0]
+    cells.append(f"{first.random.mean():.3f}")
+    cells.append(_number(_p(first.values, same[-1].values)))
+    lines.append([first.group, first.measure, first.part, *cells])
   judged = sorted({one.count for row in found.values() for one in row})
   note = _NOTE.format(" or ".join(map(str, judged)))
-  return "\n".join([*lines, "", note])
+  return f"{table_files.aligned(lines)}\n\n{note}"

@@ -205,13 +205,13 @@ def fitting_trainer(
       trainer = trainer.with_individuals_per_device(count // 2)
       continue
     lower = ["--individuals_per_device"] * (count > 1) + ["--batch_size"]
-    if isinstance(trainer.learner.model, classifier.Classifier):
+    is_fig_4 = isinstance(trainer.learner.model, classifier.Classifier)
+    if is_fig_4 or (_grouped(methods) and study.population.holds_images):
       lower.append("--width")
-    *all_but_last, last = lower
     raise ValueError(
       f"--individuals_per_device={count} would take {fault}: lower"
-      f" {', '.join(all_but_last)}{' or ' if all_but_last else ''}{last}, or"
-      " take --store=host (and see --memory_gib and --cpu_devices)."
+      f" {' or '.join(lower)}, or take --store=host (and see --memory_gib and"
+      " --cpu_devices)."
     )
 
 

@@ -79,8 +79,20 @@ def test_schedules_that_no_memory_holds_are_refused(people):
   resources.check_memory(study, methods[:1], LATENTS)
 
 
+PLANNED = {}
+
+
 @pytest.fixture
-def study(people):
+def study(people, monkeypatch):
+  """Its programs are compiled once for all tests."""
+
+  def planned(program, *, on_cpu):
+    text = program.as_text()
+    if text not in PLANNED:
+      PLANNED[text] = planned_bytes(program, on_cpu=on_cpu)
+    return PLANNED[text]
+
+  monkeypatch.setattr(resources, "planned_bytes", planned)
   return make_study(people, how={"tiny": True, "individuals_per_device": 4})
 
 
