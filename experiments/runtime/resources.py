@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import pathlib
 import shutil
@@ -143,39 +144,29 @@ def _schedule_bytes(steps: int, batch_size: int, individuals: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class MemoryPlan:
-  """What training and all that goes with it take at most.
+  """Bytes that phases take at most, one after another.
 
   Attributes:
-    device: phase -> bytes of each device, the images on it among them; phases
-      follow one another.
-    host: phase -> bytes of this process beside what it has before.
-    process: bytes that this process has when all is compiled, and takes for
-      small things later; None on devices with memory of their own, where the
-      host's isn't planned.
+    device: phase -> of each device, the images on it among them.
+    host: phase -> of the host, all in all; empty where devices have memory of
+      their own.
+    process: those of the host that this process has whatever the phase.
   """
 
   device: Mapping[str, int]
   host: Mapping[str, int]
-  process: int | None
-
-  @property
-  def of_host(self) -> int | None:
-    """Bytes of the host, all in all."""
-    if self.process is None:
-      return None
-    return self.process + max(self.host.values())
+  process: int
 
   def __str__(self) -> str:
     """As it is told."""
-    first, *others = (
-      (name, megabytes(size)) for name, size in self.device.items()
+    phases = ", ".join(
+      f"{name} {megabytes(size)}" for name, size in self.device.items()
     )
-    text = f"{first[0]} takes at most {first[1]} of each device"
-    text += "".join(f", {name} {size}" for name, size in others)
-    if self.of_host is not None:
+    text = f"at most {phases} of each device"
+    if self.host:
       text += (
-        f"; all in all at most {megabytes(self.of_host)} of the host's"
-        f" {megabytes(host_memory.limit())}, program files aside"
+        f"; all in all at most {megabytes(max(self.host.values()))} of the"
+        f" host's {megabytes(host_memory.limit())}, program files aside"
       )
     return text
 
@@ -273,9 +264,10 @@ def _plan(
   if trainer.on_cpu:
     # What compiling one took, the next one has again.
     _check_compiling([*programs.values(), *of_space])
-  device, spaces = {}, [0]
+  planned = functools.partial(planned_bytes, on_cpu=trainer.on_cpu)
+  device: dict[str, int] = {}
   for name, program in programs.items():
-    size = planned_bytes(program, on_cpu=trainer.on_cpu)
+    size = planned(program)
     if size is None:
       return None
     device[name] = size
@@ -291,17 +283,20 @@ def _plan(
   }
   rest = _REST
   if search is not None:
-    for program in of_space:
-      spaces.append(planned_bytes(program, on_cpu=trainer.on_cpu) or 0)
+    space = max((planned(program) or 0 for program in of_space), default=0)
     # The images once more, on one device; errors are measured on the host, and
     # what has no network is standardised there.
-    device["the latent space"] = stored + max(spaces)
-    host["the latent space"] = max(spaces) + _WIDER * bytes_of(trainer.images)
+    device["the latent space"] = stored + space
+    host["the latent space"] = space + _WIDER * bytes_of(trainer.images)
     device["grouping"] = stored + search
     host["grouping"] = here * search
     rest += _REST_OF_GROUPS
-  process = host_memory.taken() + rest if trainer.on_cpu else None
-  return MemoryPlan(device, host, process)
+  if not trainer.on_cpu:
+    return MemoryPlan(device, {}, 0)
+  process = host_memory.taken() + rest
+  return MemoryPlan(
+    device, {name: process + size for name, size in host.items()}, process
+  )
 
 
 def _lack(
@@ -309,23 +304,20 @@ def _lack(
 ) -> str | None:
   """What is too much, and what there may be; None if it fits."""
   limit = memory_gib * 2**30 if memory_gib else _device_memory(trainer)
-  name = max(plan.device, key=lambda name: plan.device[name])
-  if limit is not None and plan.device[name] > limit:
-    may = f"{memory_gib:g} GiB"
-    if not memory_gib:
-      may = f"{megabytes(int(limit))}, all it has"
-    return (
-      f"{megabytes(plan.device[name])} of each device for {name}, but may take"
-      f" {may}"
-    )
-  if plan.process is None or plan.of_host is None:
+  name, size = max(plan.device.items(), key=lambda item: item[1])
+  if limit is not None and size > limit:
+    may = f"{megabytes(int(limit))}, all it has"
+    if memory_gib:
+      may = f"{memory_gib:g} GiB"
+    return f"{megabytes(size)} of each device for {name}, but may take {may}"
+  if not plan.host:
     return None
+  name, size = max(plan.host.items(), key=lambda item: item[1])
   # All processes must come to the same chunks.
-  if not distributed.highest(int(plan.of_host > host_memory.limit())):
+  if not distributed.highest(int(size > host_memory.limit())):
     return None
-  name = max(plan.host, key=lambda name: plan.host[name])
   return (
-    f"{megabytes(plan.of_host)} of this host's memory for {name} on"
+    f"{megabytes(size)} of this host's memory for {name} on"
     f" {len(trainer.mesh.local_devices)} devices"
     f" ({megabytes(plan.process)} of it are the process's own),"
     f" {_but_may_take()}"

@@ -165,7 +165,7 @@ def test_a_container_too_small_is_refused_before_compiling(study, monkeypatch):
 def test_models_that_a_container_cannot_hold_are_refused(study, monkeypatch):
   """On a CPU every device takes from the host's memory."""
   _, plan = fitting(study)
-  assert plan.of_host >= plan.process + study.trainer.mesh.size * (
+  assert max(plan.host.values()) >= plan.process + study.trainer.mesh.size * (
     resources.bytes_of(study.trainer.shapes) // study.trainer.mesh.size
   )
   monkeypatch.setattr(resources, "_check_compiling", lambda programs: None)
