@@ -147,7 +147,8 @@ def _number(value: float) -> str:
 
 def markdown(found: Found) -> str:
   """A Markdown table, aligned to be read as plain text too, and a note."""
-  lines = [["Group", "agreement", "in", *found, "random choice", "p of spaces"]]
+  lines = [["Group", f"{'agreement':<16}", f"{'in':<10}"]]
+  lines[0] += [*found, "random choice", "p of spaces"]
   for same in zip(*found.values()):
     cells = [
       f"{_number(one.mean)} ({_number(one.sd)})"
@@ -157,7 +158,9 @@ def markdown(found: Found) -> str:
     first = same[0]
     cells.append(f"{first.random.mean():.3f}")
     cells.append(_number(_p(first.values, same[-1].values)))
-    lines.append([first.group, first.measure, first.part, *cells])
+    # Names to the left.
+    name = [first.group, f"{first.measure:<16}", f"{first.part:<10}"]
+    lines.append([*name, *cells])
   judged = sorted({one.count for row in found.values() for one in row})
   note = _NOTE.format(" or ".join(map(str, judged)))
   return f"{table_files.aligned(lines)}\n\n{note}"
