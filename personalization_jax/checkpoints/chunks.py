@@ -62,16 +62,10 @@ class Chunk:
 
 
 def plan(known: Iterable[Chunk], count: int, size: int) -> list[Chunk]:
-  """What is to be trained together, from which step.
+  """Chunks of at most `size` that hold all individuals once, in order.
 
-  Args:
-    known: what is saved, finished or at a step; chunks may overlap.
-    count: how many individuals there are.
-    size: how many are trained at once, whatever it was when `known` was saved.
-
-  Returns:
-    Chunks that hold every individual once, in order. Each individual goes on
-    from the latest that is known of it.
+  Each individual goes on from the latest that is known of it: known chunks may
+  overlap, and had whatever size. What is finished keeps it.
   """
   best: list[Chunk | None] = [None] * count
   for chunk in known:
@@ -128,14 +122,9 @@ class SavedChunks:
     identity: str,
     say: Callable[[str], None],
   ):
-    """Nothing is read yet.
+    """Reads nothing yet; see `Keeper.task`.
 
-    Args:
-      folder: of this training alone; None keeps in memory what is finished, and
-        nothing of what is under way.
-      name: of the training.
-      identity: the digest of all that decides it.
-      say: told in a sentence what was found damaged.
+    Without a folder what is finished is kept in memory, nothing else.
     """
     self.folder = folder
     self._name = name

@@ -63,13 +63,7 @@ class Keeper:
   def task(self, name: str, identity: str) -> Task:
     """The training of one method, or of a model that several start from.
 
-    Args:
-      name: of the training, and of its folder.
-      identity: the digest of all that decides it (see `identities`); without a
-        folder it doesn't matter.
-
-    Returns:
-      The task. Its `plan` rejects what another training left in its folder.
+    `identity` is the digest of all that decides it; see `identities`.
     """
     return Task(self, name, identity, self._folder_of(name))
 
@@ -152,14 +146,7 @@ class Task:
     self._saved = SavedChunks(folder, name, identity, keeper.say)
 
   def plan(self, count: int, size: int) -> list[Chunk]:
-    """What is finished, and what is to be trained together from which step.
-
-    Args:
-      count: how many individuals there are.
-      size: how many are trained at once, whatever it was before.
-
-    Returns:
-      Chunks that hold every individual once, in order; the same on all hosts.
+    """What is finished and what is to do; see `chunks.plan`. Hosts agree.
 
     Raises:
       AnotherTrainingError: if the folder keeps what isn't this training's,
@@ -187,22 +174,17 @@ class Task:
     ]
 
   def restore(self, chunk: Chunk, like: Any) -> tuple[Any, History]:
-    """The models of a chunk that has begun.
+    """The models [n, ...] of a chunk that has begun, and what was recorded.
 
-    Args:
-      chunk: from `plan`, at a step above 0.
-      like: the shapes of a chunk's states.
-
-    Returns:
-      States of NumPy arrays with a leading axis of the chunk's individuals,
-      keys as `distributed.gather` gives them, and what was recorded of them.
+    They are NumPy arrays, keys as `distributed.gather` gives them; `like` tells
+    the shapes of the states of a chunk.
     """
     first, last = chunk.source
     path = self._saved.path(chunks.state_name(first, last, chunk.step))
     about = trees.about(path)
     rows = about["rows"]
     numbers = jax.eval_shape(distributed.numbers_of_keys, like)
-    saved = trees.restore_on_host(
+    saved = trees.restore(
       path,
       (
         jax.tree.map(
@@ -225,13 +207,7 @@ class Task:
     states: Any,
     history: Callable[[], History],
   ) -> None:
-    """Saves a chunk if it is time to; to be called after each block.
-
-    Args:
-      chunk: what is being trained.
-      step: steps of the schedule that are done.
-      states: its states on the devices, with a leading axis.
-      history: gives what was recorded of it.
+    """After each block: saves its states if it is time to.
 
     Raises:
       Stopped: if asked to stop, after saving.

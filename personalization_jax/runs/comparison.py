@@ -86,8 +86,8 @@ def personalize(
     method: or its spec, as on the command line: "tl:300", "es:40+sw:12".
     settings: how to train; by default the paper's.
     keep_models: whether the result holds everybody's parameters.
-    **about: of `Study`: `model` for a network of one's own, `mesh`,
-      `individuals_per_device`, `eval_every` and others.
+    **about: of `Study`: `model` for a network of one's own, `trainer`,
+      `eval_every` and others.
 
   Returns:
     Predictions, losses and, if asked for, curves and parameters.

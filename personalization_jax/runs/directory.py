@@ -242,6 +242,7 @@ def alone_in(workdir: pathlib.Path, token: str = "") -> Iterator[None]:
     raise _unwritable(workdir, error) from error
   with lock:
     try:
+      files.remove_temporary(workdir)  # what a killed run left
       yield
     finally:
       with contextlib.suppress(OSError):  # another start is at it

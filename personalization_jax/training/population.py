@@ -164,40 +164,17 @@ class PopulationTrainer:
       yield slice(start, min(start + self.chunk_size, num_individuals))
 
   def create(self, keys: jax.Array) -> TrainState:
-    """Fresh models.
-
-    Args:
-      keys: typed keys [n], n at most `chunk_size`.
-
-    Returns:
-      States with a leading axis of `chunk_size`; those behind n are fillers.
-    """
+    """Fresh models of keys [n]: states [chunk_size], fillers behind n."""
     return self._create(self._put_keys(keys))
 
   def share(self, state: TrainState, keys: jax.Array) -> TrainState:
-    """Copies one trained model to individuals (TL's start).
-
-    Args:
-      state: states with a leading axis, of which the first is copied.
-      keys: typed keys [n], from which the individuals go on.
-
-    Returns:
-      States with a leading axis of `chunk_size`.
-    """
+    """Copies the first of these models to people with keys [n] (TL's start)."""
     one = distributed.gather(state).replace(key=None)
     one = jax.tree.map(lambda leaf: leaf[0], one)
     return self._share(self._put_keys(keys), one)
 
   def place(self, states: Any) -> TrainState:
-    """States that were saved, back onto the devices.
-
-    Args:
-      states: NumPy arrays with a leading axis of n, at most `chunk_size`, keys
-        as `distributed.gather` gives them.
-
-    Returns:
-      States with a leading axis of `chunk_size`.
-    """
+    """Puts saved states, NumPy arrays [n, ...], back: states [chunk_size]."""
     count = len(states.step)
     self._check_count(count)
     index = np.minimum(np.arange(self.chunk_size), count - 1)
@@ -279,16 +256,10 @@ class PopulationTrainer:
   def predict(
     self, states: TrainState, rows: np.ndarray, *, batch_size: int = _PREDICTED
   ) -> np.ndarray:
-    """Classifies each individual's rows with that individual's model.
+    """Classes int32 [n, R] of each individual's rows by their own model.
 
-    Args:
-      states: from `train`.
-      rows: int32 [n, R], rows of the store, -1 for padding; any R.
-      batch_size: images classified at once; the last batch is padded.
-
-    Returns:
-      int32 [n, R], predicted classes, -1 where a row was padding or the model
-      gave no finite numbers.
+    -1 where a row was padding (-1) or the model gave no finite numbers. So many
+    images are classified at once; the last batch is padded.
     """
     self._check_count(len(rows))
     count, num_rows = rows.shape
@@ -307,18 +278,6 @@ class PopulationTrainer:
       found = self._predict(states, self._put(block), images, labels)
       flat.append(distributed.gather(found).reshape(self.chunk_size, -1))
     return np.concatenate(flat, axis=1)[:count, :num_rows]
-
-  def planned_bytes(self, batch_size: int) -> int | None:
-    """Bytes that training takes at most of each device, as XLA plans it.
-
-    Args:
-      batch_size: samples in a batch.
-
-    Returns:
-      The states, a copy of them that is being saved, the store or what a block
-      needs of it, and all that a step makes on the way; see `planned_bytes`.
-    """
-    return planned_bytes(self.lower_train(batch_size), on_cpu=self.on_cpu)
 
   def lower_train(
     self, batch_size: int, frozen_layers: int = 0
@@ -472,17 +431,10 @@ class PopulationTrainer:
 
 
 def planned_bytes(program: jax.stages.Lowered, *, on_cpu: bool) -> int | None:
-  """Bytes that a program takes at most of each device, as XLA plans it.
+  """Bytes that a program takes at most of each device; None if XLA won't tell.
 
-  It is compiled for that, and is there when it is called.
-
-  Args:
-    program: lowered for the arrays that it will be called with.
-    on_cpu: whether it is a CPU's.
-
-  Returns:
-    What goes in, what comes out and all that is made on the way; on a CPU also
-    what its kernels take beside that. None where XLA tells nothing.
+  It is compiled for that, and is there when it is called. What goes in, what
+  comes out and all that is made on the way counts.
   """
   plan = program.compile().memory_analysis()
   if not plan:

@@ -48,15 +48,9 @@ def test_one_call_gives_what_a_study_gives(people, parts, found):
 
 
 def test_models_that_are_asked_for_give_the_predictions(people, parts):
-  mesh_of_one = pj.Study(people, parts, SETTINGS).trainer.mesh
+  trainer = pj.Study(people, parts, SETTINGS).trainer
   result = pj.personalize(
-    people,
-    parts,
-    "tl:3",
-    SETTINGS,
-    mesh=mesh_of_one,
-    individuals_per_device=1,
-    keep_models=True,
+    people, parts, "tl:3", SETTINGS, trainer=trainer, keep_models=True
   )
   model = classifier.Classifier(people.num_classes, width=SETTINGS.width)
   for place in range(3):

@@ -525,6 +525,19 @@ def test_a_directory_that_is_refused_stays_as_it_is(tmp_path):
     assert state(tmp_path) == before
 
 
+def test_a_start_removes_what_a_killed_run_was_writing(tmp_path):
+  workdir = tmp_path / "run"
+  left = (".config.json.12.part", "seeds/1/predictions/.tl-2.npz.4711.part")
+  kept = "seeds/1/predictions/tl-2.npz"
+  for name in (*left, kept):
+    (workdir / name).parent.mkdir(parents=True, exist_ok=True)
+    (workdir / name).write_bytes(b"half")
+  (workdir / "config.json").write_text("{}")
+  with directory.alone_in(workdir):
+    assert not any((workdir / name).exists() for name in left)
+    assert (workdir / kept).exists()
+
+
 def test_a_start_that_wrote_nothing_leaves_no_directory(tmp_path):
   with pytest.raises(KeyError), directory.alone_in(tmp_path / "run"):
     raise KeyError
