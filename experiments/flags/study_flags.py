@@ -323,16 +323,21 @@ def load_population() -> tuple[Population, WriterFactors | None]:
         f"--dataset={dataset} needs --individual_feature, the feature that says"
         " whose a sample is."
       )
-    population = tfds_loader.load(
-      dataset.removeprefix(_TFDS),
-      individual_feature=_INDIVIDUAL_FEATURE.value,
-      image_feature=_IMAGE_FEATURE.value,
-      label_feature=_LABEL_FEATURE.value,
-      split=_TFDS_SPLIT.value,
-      data_dir=_DATA_DIR.value,
-      manual_dir=_MANUAL_DIR.value,
-      say=say,
-    )
+    try:
+      population = tfds_loader.load(
+        dataset.removeprefix(_TFDS),
+        individual_feature=_INDIVIDUAL_FEATURE.value,
+        image_feature=_IMAGE_FEATURE.value,
+        label_feature=_LABEL_FEATURE.value,
+        split=_TFDS_SPLIT.value,
+        data_dir=_DATA_DIR.value,
+        manual_dir=_MANUAL_DIR.value,
+        say=say,
+      )
+    except ValueError as error:
+      # Its flag isn't called as the argument is.
+      text = str(error).replace(" split=", " --tfds_split=")
+      raise ValueError(text) from error
   return population, None
 
 
@@ -343,7 +348,10 @@ def vary(
   if population.holds_images and _IMAGE_SIZE.value:
     population = variations.resize(population, _IMAGE_SIZE.value)
   if _wants_flips(population):
-    population = variations.flips(population)
+    try:
+      population = variations.flips(population)
+    except ValueError as error:
+      raise ValueError(f"--flips: {error}") from error
   people, global_people = splits.choose_people(
     population,
     _NUM_INDIVIDUALS.value,

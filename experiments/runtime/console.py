@@ -11,6 +11,12 @@ from absl import flags, logging
 
 from personalization_jax import checks, distributed
 
+# Words joined by underscores, and single ones that a value or a rule follows;
+# none that is in a path or has dashes already.
+_ARGUMENT = re.compile(
+  r"(?<![\w./-])([a-z]+(_[a-z]+)+(?![\w/])|[a-z]+(?==)|^[a-z]+(?= must ))"
+)
+
 
 def begin(argv: Sequence[str]) -> None:
   """Silences libraries but for warnings; rejects arguments that are no flags.
@@ -30,12 +36,14 @@ def say(text: str) -> None:
 
 
 def as_flag(error: Exception, names: Container[str]) -> str:
-  """The library's sentence, with dashes before an argument that is a flag."""
-  text = str(error)
+  """The library's sentence, with dashes before arguments that are flags."""
   if isinstance(error, MemoryError):
     return f"this host's memory doesn't suffice ({checks.first_line(error)})."
-  found = re.match(r"(\w+)(=| must )", text)
-  return f"--{text}" if found and found[1] in names else text
+
+  def dashed(found: re.Match[str]) -> str:
+    return f"--{found[0]}" if found[0] in names else found[0]
+
+  return _ARGUMENT.sub(dashed, str(error))
 
 
 def progress(total: int, description: str) -> tqdm.tqdm:
