@@ -135,12 +135,12 @@ def inert(
   }
   if population is None:
     return found
-  if not population.holds_images:
+  images = population.holds_images
+  if not images:
     of_images = (_IMAGE_SIZE.name, _AUTOENCODER_EPOCHS.name)
     found |= dict.fromkeys(of_images, "samples that are no images")
-  mlp = _model_name(population) == "mlp"
-  if not population.holds_images or (mlp and not grouped):
-    found[_WIDTH.name] = "--model=mlp" if mlp else "samples that are no images"
+  if _model_name(population) == "mlp" and not (images and grouped):
+    found[_WIDTH.name] = "--model=mlp"
   return found
 
 
@@ -201,11 +201,6 @@ def about() -> dict[str, Any]:
 def model(population: Population) -> nn.Module | None:
   """Everybody's model; None for the paper's."""
   if _model_name(population) == "fig4":
-    if not population.holds_images:
-      raise ValueError(
-        "--model=fig4, the paper's network, takes images [H, W, C], but samples"
-        f" have shape {list(population.sample_shape)}: take --model=mlp."
-      )
     return None
   return classifier.MLP(
     population.num_classes, dtype=jnp.dtype(_PRECISION.value)
@@ -213,6 +208,12 @@ def model(population: Population) -> nn.Module | None:
 
 
 def _model_name(population: Population) -> str:
+  """The network's name; rejects Fig. 4's for what it doesn't take."""
+  if _MODEL.value == "fig4" and not population.holds_images:
+    raise ValueError(
+      "--model=fig4, the paper's network, takes images [H, W, C], but samples"
+      f" have shape {list(population.sample_shape)}: take --model=mlp."
+    )
   if _MODEL.value != "auto":
     return _MODEL.value
   return "fig4" if population.holds_images else "mlp"
