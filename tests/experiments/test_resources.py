@@ -5,12 +5,13 @@ import contextlib
 import dataclasses
 import logging
 import re
+import types
 
 import jax
 import numpy as np
 import pytest
 from helpers.small_study import SETTINGS, make_study
-from helpers.tiny import TINY, Tiny
+from helpers.tiny import FIG_4, TINY, Tiny
 
 from experiments.runtime import host_memory, resources
 from personalization_jax.checkpoints import keeper as progress
@@ -136,6 +137,24 @@ def test_as_many_models_go_at_once_as_memory_holds(study):
     ValueError, match=r"device=4 .*: lower --individuals_per_d"
   ):
     fit(needs[4] - 1, fewer=False)
+
+
+@pytest.mark.parametrize("learner", [TINY, FIG_4], ids=["tiny", "fig. 4"])
+def test_a_width_is_offered_where_the_model_has_one(
+  study, monkeypatch, learner
+):
+  trainer = dataclasses.replace(study.trainer, learner=learner)
+  lowered = types.SimpleNamespace(as_text=lambda: "")
+  monkeypatch.setattr(type(trainer), "lower_train", lambda *_: lowered)
+  monkeypatch.setattr(type(trainer), "lower_predict", lambda *_: lowered)
+  monkeypatch.setattr(resources, "planned_bytes", lambda *_, **__: 2**40)
+  remedies = ["--individuals_per_device", "--batch_size"]
+  remedies += ["--width"] * (learner is FIG_4)
+  study = types.SimpleNamespace(**{**vars(study), "trainer": trainer})
+  with pytest.raises(
+    ValueError, match=f"lower {' or '.join(remedies)}, or take --store=host"
+  ):
+    fitting(study, memory_gib=1.0, fewer=False)
 
 
 def test_evaluation_counts_where_it_takes_more_than_training(people):

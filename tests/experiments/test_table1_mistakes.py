@@ -41,10 +41,6 @@ def bad_npz(folder, fault):
 MISTAKES = [
   ({"methods": "baseline,xx:4"}, "unknown method 'xx:4'"),
   ({"memory_gib": 0.001}, "lower --batch_size, or take --store=host (and"),
-  (
-    {"memory_gib": 0.001, "model": "fig4", "width": 1 / 32},
-    "lower --batch_size or --width, or take --store=host (and",
-  ),
   ({"memory_gib": float("nan")}, "--memory_gib=nan must be a number of 0 or"),
   ({"memory_gib": float("inf")}, "--memory_gib=inf must be a number of 0 or"),
   ({"batch_size": 10**9}, "--batch_size=1000000000) would take"),
