@@ -17,7 +17,6 @@ seconds on a CPU.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import math
 import pathlib
@@ -29,7 +28,6 @@ import jax
 import numpy as np
 import pandas as pd
 from absl import flags
-from jax.sharding import Mesh
 
 from experiments.flags import people_flags
 from experiments.runtime import console, resources, run_info
@@ -43,10 +41,11 @@ from personalization_jax.distributed import (
 )
 from personalization_jax.runs import saved_models
 from personalization_jax.runs.saved_models import Description
-from personalization_jax.settings import Settings, make_learner
+from personalization_jax.settings import Settings
 from personalization_jax.training import adaptation
 from personalization_jax.training.adaptation import Adapted
-from personalization_jax.training.step import Learner
+from personalization_jax.training.learner import make_learner
+from personalization_jax.training.population import PopulationTrainer
 
 PERSON = "person.json"
 FLAGS = flags.FlagValues()
@@ -85,22 +84,18 @@ class Job:
   Attributes:
     description: what the base model is, and everybody's will be.
     variables: its `params` and `batch_stats`.
-    learner: how to train them.
     population: the people's samples, of the model's shape.
     split: what trains and what is held out.
     folders: where each individual's model goes, in the split's order.
-    mesh: the devices.
-    together: how many people are trained on a device at once.
+    trainer: of as many people at once as there are, or have room.
   """
 
   description: Description
   variables: dict[str, Any]
-  learner: Learner
   population: Population
   split: Split
   folders: list[pathlib.Path]
-  mesh: Mesh
-  together: int
+  trainer: PopulationTrainer
 
 
 def personalize() -> None:
@@ -120,7 +115,11 @@ def prepare() -> Job:
     settings, description.num_classes, description.network()
   )
   adaptation.check(
-    learner, variables, _STEPS.value, _BATCH_SIZE.value, _LAST_LAYERS.value
+    learner.model,
+    variables,
+    _STEPS.value,
+    _BATCH_SIZE.value,
+    _LAST_LAYERS.value,
   )
   population, arrays = people_flags.load_people(_SAMPLES, description)
   several = "individuals" in arrays
@@ -157,16 +156,17 @@ def prepare() -> Job:
     raise ValueError(
       f"--output={output} can't be written to ({error.strerror})."
     ) from error
-  return Job(
-    description,
-    variables,
-    learner,
-    population,
-    split,
-    folders,
-    mesh,
-    together,
+  trainer = PopulationTrainer(
+    learner, population.images, population.labels, mesh, together
   )
+  programs = adaptation.lower(
+    trainer,
+    split,
+    batch_size=_BATCH_SIZE.value,
+    last_layers=_LAST_LAYERS.value,
+  )
+  resources.check_trainer(trainer, programs, _BATCH_SIZE.value, _STEPS.value)
+  return Job(description, variables, population, split, folders, trainer)
 
 
 def _hold_out(population: Population, several: bool) -> Split:
@@ -196,22 +196,14 @@ def train(job: Job) -> list[dict[str, Any]]:
   reports: list[dict[str, Any]] = []
   with console.progress(_STEPS.value * num_people, "personalize") as bar:
     for some in adaptation.adapt(
-      job.learner,
+      job.trainer,
       job.variables,
-      job.population,
       job.split,
       _STEPS.value,
-      mesh=job.mesh,
       batch_size=_BATCH_SIZE.value,
       last_layers=_LAST_LAYERS.value,
       seed=_SEED.value,
-      individuals_per_device=job.together,
       on_steps=bar.update,
-      check_programs=functools.partial(
-        resources.check_trainer,
-        batch_size=_BATCH_SIZE.value,
-        steps=_STEPS.value,
-      ),
     ):
       reports += _save(job, some, first=len(reports))
   return reports

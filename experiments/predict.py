@@ -24,8 +24,9 @@ from absl import flags
 
 from experiments.flags import people_flags
 from personalization_jax.checkpoints import files
-from personalization_jax.settings import Settings, make_learner
+from personalization_jax.settings import Settings
 from personalization_jax.training import adaptation
+from personalization_jax.training.learner import make_learner
 
 FLAGS = flags.FlagValues()
 # fmt: off

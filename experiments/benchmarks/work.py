@@ -19,15 +19,17 @@ from jax.sharding import Mesh
 
 from experiments.benchmarks import flops
 from experiments.benchmarks.timing import Measurement
-from personalization_jax import schedules, settings
+from personalization_jax import schedules
 from personalization_jax.datasets import Population, synthetic, variations
 from personalization_jax.randomness import SHARED
-from personalization_jax.training import step as training_step
+from personalization_jax.settings import Settings
+from personalization_jax.training.learner import Learner, make_learner
 from personalization_jax.training.population import (
   PopulationTrainer,
   individual_key,
   planned_bytes,
 )
+from personalization_jax.training.step import TrainState
 
 _SEED = 0
 # 210 samples each after the flips, as the paper's D_I has for training. More
@@ -68,18 +70,18 @@ class Work:
       f" each, {self.precision}"
     )
 
-  def settings(self) -> settings.Settings:
+  def settings(self) -> Settings:
     """The library's own settings, with Adam's 1e-3."""
-    return settings.Settings(
+    return Settings(
       batch_size=self.batch_size,
       width=self.width,
       precision=self.precision,
       seed=_SEED,
     )
 
-  def learner(self, num_classes: int) -> training_step.Learner:
+  def learner(self, num_classes: int) -> Learner:
     """The library's network and optimiser."""
-    return settings.make_learner(self.settings(), num_classes)
+    return make_learner(self.settings(), num_classes)
 
 
 def population(image_size: int, individuals: int) -> Population:
@@ -160,13 +162,13 @@ class Ours:
     self._root = jax.random.key(_SEED)
 
   @functools.cached_property
-  def shared(self) -> training_step.TrainState:
+  def shared(self) -> TrainState:
     """The model that everybody starts from, with a leading axis of 1."""
     one = self._trainer.one_per_device()
     states = one.create(individual_key(self._root, SHARED)[None])
     return jax.tree.map(lambda leaf: leaf[:1], states)
 
-  def untrained(self) -> training_step.TrainState:
+  def untrained(self) -> TrainState:
     """The first chunk's models before the first step."""
     return self._states(next(self._trainer.chunks(self.work.individuals)))
 
@@ -219,13 +221,13 @@ class Ours:
       utilisation=peak and achieved / (peak * devices.size),
     )
 
-  def _chunks(self) -> Iterator[tuple[training_step.TrainState, np.ndarray]]:
+  def _chunks(self) -> Iterator[tuple[TrainState, np.ndarray]]:
     for part in self._trainer.chunks(self.work.individuals):
       yield self._trainer.train(
         self._states(part), rows(self.work, self.store, part)
       )
 
-  def _states(self, part: slice) -> training_step.TrainState:
+  def _states(self, part: slice) -> TrainState:
     ids = range(self.work.individuals)[part]
     keys = jnp.stack([individual_key(self._root, index) for index in ids])
     return self._trainer.share(self.shared, keys)

@@ -251,7 +251,7 @@ def home(workdir: pathlib.Path, seed: int) -> pathlib.Path:
 
 def training_settings(seed: int) -> Settings:
   """How every model is trained."""
-  return Settings(
+  settings = Settings(
     epochs=_EPOCHS.value,
     batch_size=_BATCH_SIZE.value,
     learning_rate=_LEARNING_RATE.value,
@@ -259,6 +259,8 @@ def training_settings(seed: int) -> Settings:
     precision=_PRECISION.value,
     seed=seed,
   )
+  classifier.check_width(settings.width)
+  return settings
 
 
 def latent_settings(seed: int) -> LatentSettings:

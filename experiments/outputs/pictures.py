@@ -132,8 +132,8 @@ def _of_latent_space(
     pages["reconstructions"] = figures.reconstructions(
       population.images[shown],
       autoencoder.reconstruct(
-        space.autoencoder.learner,
-        space.autoencoder.state,
+        space.autoencoder.model,
+        space.autoencoder.variables,
         population.images,
         shown,
       ),

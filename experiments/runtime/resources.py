@@ -27,6 +27,7 @@ from personalization_jax.training.population import (
   PopulationTrainer,
   planned_bytes,
 )
+from personalization_jax.training.step import create_state
 
 # Two checkpoints are kept while a third is written.
 _CHECKPOINTS = 3
@@ -92,7 +93,7 @@ def _autoencoder_bytes(study: Study) -> int:
   try:
     return bytes_of(
       jax.eval_shape(
-        lambda key: autoencoder.create(learner, key, shape), jax.random.key(0)
+        lambda key: create_state(learner, key, shape), jax.random.key(0)
       )
     )
   except ValueError:  # there is none for samples of this shape

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from personalization_jax import checks, grouping
 from personalization_jax.datasets import Population
 from personalization_jax.datasets.splits import PADDING, Split, pad
-from personalization_jax.methods import Group
+from personalization_jax.grouping.spec import Group
 from personalization_jax.randomness import Stream, generator
 
 

@@ -32,7 +32,7 @@ from flax import linen as nn
 
 from personalization_jax import checks, distributed
 from personalization_jax.checkpoints import files
-from personalization_jax.networks import classifier
+from personalization_jax.networks import classifier, interface
 from personalization_jax.settings import Settings
 from personalization_jax.training.step import TrainState
 
@@ -88,6 +88,8 @@ class Description:
         )
       classifier.check_image_size(shape[0])
     Settings(width=self.width, precision=self.precision)
+    if hidden is None:
+      classifier.check_width(self.width)
     if not 0 <= self.momentum <= 1:
       raise ValueError(f"momentum={self.momentum} must lie in 0..1.")
     if self.dtype not in (None, "uint8", "float32"):
@@ -245,7 +247,7 @@ def load(path: str | os.PathLike[str]) -> tuple[Description, Any, Any]:
       f" ({checks.first_line(error)})."
     ) from error
   variables = jax.tree.map(np.asarray, restored)
-  if fault := mismatch(variables, description.shapes()):
+  if fault := interface.mismatch(variables, description.shapes()):
     raise ValueError(
       f"{path} isn't the model that {DESCRIPTION} describes: {fault}."
     )
@@ -254,26 +256,6 @@ def load(path: str | os.PathLike[str]) -> tuple[Description, Any, Any]:
       f"{path} holds numbers that aren't finite: its training diverged."
     )
   return description, variables["params"], variables["batch_stats"]
-
-
-def mismatch(variables: Any, expected: Any) -> str | None:
-  """Where two trees of arrays differ in shape or dtype.
-
-  Args:
-    variables: a tree whose leaves have shape and dtype.
-    expected: the tree that it should be like.
-
-  Returns:
-    Half a sentence, or None if they are alike.
-  """
-  there, wanted = _leaves(variables), _leaves(expected)
-  for name in {**wanted, **there}:
-    if there.get(name) != wanted.get(name):
-      return (
-        f"{name} is {there.get(name, 'missing')} where"
-        f" {wanted.get(name, 'nothing')} is expected"
-      )
-  return None
 
 
 def path_of(folder: pathlib.Path, method: str, individual: int) -> pathlib.Path:
@@ -329,12 +311,3 @@ def _damage(path: pathlib.Path) -> str | None:
     if found[name] != digest:
       return f"{name} isn't as it was written"
   return None
-
-
-def _leaves(tree: Any) -> dict[str, str]:
-  return {
-    jax.tree_util.keystr(path, simple=True, separator="/"): (
-      f"{leaf.dtype}{list(leaf.shape)}"
-    )
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-  }
