@@ -15,21 +15,14 @@ import numpy as np
 import pytest
 from absl import flags
 from absl.testing import flagsaver
+from test_imports import FILES, ROOT, reached
 
 from personalization_jax.runs import saved_models, table_files
 from personalization_jax.schedules import INDIVIDUAL
 
-ROOT = pathlib.Path(__file__).parents[2]
 GUIDE = ROOT / "experiments" / "GUIDE.md"
 README = ROOT / "README.md"
-# Where each script's flags are defined.
-SCRIPTS = {
-  "table1": ("table1", "study_flags"),
-  "personalize": ("personalize",),
-  "predict": ("predict",),
-  "report": ("report",),
-  "benchmark": ("benchmark",),
-}
+SCRIPTS = ("table1", "personalize", "predict", "report", "benchmark")
 
 _RUN = re.compile(r"<!-- run -->\n```(python|sh)\n(.*?)```", re.DOTALL)
 _FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -42,13 +35,12 @@ _CODE = re.compile(r"`([^`]+)`")
 def flags_of(script):
   """The names that a script takes, of switches with `no` before them too.
 
-  Read in its source: two scripts that have a flag of one name can't both be
-  imported.
+  Read in the sources that it imports: two scripts that have a flag of one name
+  can't both be imported.
   """
   names = {"flagfile"}  # absl's
-  for module in SCRIPTS[script]:
-    source = (ROOT / "experiments" / f"{module}.py").read_text()
-    for kind, name in _DEFINED.findall(source):
+  for module in reached(f"experiments.{script}"):
+    for kind, name in _DEFINED.findall(FILES[module].read_text()):
       names |= {name, f"no{name}"} if kind == "bool" else {name}
   return names
 
