@@ -22,6 +22,9 @@ from personalization_jax.schedules import INDIVIDUAL
 
 GUIDE = ROOT / "experiments" / "GUIDE.md"
 README = ROOT / "README.md"
+RESULTS = ROOT / "experiments" / "RESULTS.md"
+PERFORMANCE = ROOT / "experiments" / "PERFORMANCE.md"
+PACKAGE = ROOT / "personalization_jax"
 SCRIPTS = ("table1", "personalize", "predict", "report", "benchmark")
 
 _RUN = re.compile(r"<!-- run -->\n```(python|sh)\n(.*?)```", re.DOTALL)
@@ -85,7 +88,7 @@ def ran(guide, tmp_path_factory):
   names = {"__name__": "guide"}
   said = io.StringIO()
   blocks = _RUN.findall(guide)
-  assert len(blocks) == guide.count("\n<!-- run -->\n") == 8
+  assert len(blocks) == guide.count("\n<!-- run -->\n") == 9
   with contextlib.chdir(folder), contextlib.redirect_stdout(said):
     for language, block in blocks:
       if language == "python":
@@ -205,7 +208,9 @@ def test_columns_are_those_of_the_files(guide):
   assert sorted(named) == sorted(table_files.TABLE_COLUMNS)
 
 
-@pytest.mark.parametrize("path", [GUIDE, README], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+  "path", [GUIDE, README, RESULTS], ids=lambda path: path.name
+)
 def test_every_flag_that_is_named_is_a_script_s(path):
   text = path.read_text()
   found = commands(text)
@@ -215,14 +220,16 @@ def test_every_flag_that_is_named_is_a_script_s(path):
     for name in _FLAG.findall(arguments):
       assert name in flags_of(script), f"{script} has no --{name}"
   # In sentences, where no script is named; other programs' are in blocks.
-  prose = _FENCED.sub("", text)
-  named = set(_FLAG.findall(prose))
-  assert len(named) > 5
+  named = set(_FLAG.findall(_FENCED.sub("", text)))
+  assert path == README or len(named) > 3
   assert not named - set.union(*map(flags_of, SCRIPTS))
 
 
-def test_links_and_named_files_are_there(guide):
-  text = _FENCED.sub("", guide)
+@pytest.mark.parametrize(
+  "path", [GUIDE, README, RESULTS, PERFORMANCE], ids=lambda path: path.name
+)
+def test_links_and_named_files_are_there(path):
+  text = _FENCED.sub("", path.read_text())
   titles = re.findall(r"^## (.*)$", text, re.MULTILINE)
   anchors = {
     re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles
@@ -232,9 +239,27 @@ def test_links_and_named_files_are_there(guide):
     if target.startswith("#"):
       linked.add(target[1:])
     else:
-      assert (GUIDE.parent / target).exists(), target
-  assert linked == anchors
-  package = ROOT / "personalization_jax"
+      assert (path.parent / target).exists(), target
+  assert path != GUIDE or linked == anchors
+  folders = (ROOT, ROOT / "experiments", PACKAGE, PACKAGE / "networks")
   for name in _CODE.findall(text):
-    if name.endswith(".py"):
-      assert (ROOT / name).exists() or (package / name).exists(), name
+    if re.fullmatch(r"[\w/.]+(\.(py|ipynb|md|flags)|/)", name) and "/" in name:
+      assert any((folder / name).exists() for folder in folders), name
+
+
+def test_readme_says_where_the_paper_is():
+  """Its map names files of the package, and what they define."""
+  section = README.read_text().split("\n## The paper, and where")[1]
+  table = section.split("\n## ")[0]
+  places = re.findall(r"`([\w/]+(?:\.py|/))`(?:: ((?:`\w+`(?:, )?)+))?", table)
+  assert len(places) > 20
+  for path, names in places:
+    files = PACKAGE / path
+    sources = files.rglob("*.py") if path.endswith("/") else [files]
+    source = "".join(file.read_text() for file in sources)
+    for name in re.findall(r"\w+", names):
+      assert re.search(rf"^(def|class) {name}\b", source, re.M), (path, name)
+
+
+def test_readme_is_short():
+  assert len(README.read_text().splitlines()) <= 160
