@@ -59,8 +59,8 @@ ROOMS = {
   # The package's own names.
   "": (f"{BELOW} analysis training runs study", ""),
 }
-# No module in these rooms reaches JAX, through others either. Analysis may, since
-# methods know losses.
+# No module in these rooms reaches JAX, through others either. Those of analysis
+# may: methods know losses.
 WITHOUT_JAX = "checks randomness datasets settings schedules figures"
 
 KNOWN = {

@@ -99,11 +99,14 @@ def test_every_library_is_required_and_every_requirement_imported(config):
   assert required - imported == FOR_OTHERS | KNOWN
 
 
-def test_the_script_of_ci_runs_what_the_documents_say():
+def test_readme_and_ci_have_the_same_commands():
   script = (ROOT / ".ci" / "run").read_text()
   guide = (ROOT / "experiments" / "GUIDE.md").read_text()
   readme = (ROOT / "README.md").read_text()
   assert "ruff check ." in script
   assert "ruff check ." in guide
+  first = "python -m experiments.table1 --flagfile="
+  first += "experiments/presets/quickstart.flags"
+  assert f"\npip install -e . && {first}\n" in readme
   assert "\npip install -e '.[test]' && python -m pytest -n 2\n" in readme
   assert pathlib.Path(ROOT / "pyproject.toml").read_text().count("[tool.ruff]")
