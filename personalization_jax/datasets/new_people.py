@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -35,8 +34,7 @@ def population_of(
 
   Returns:
     The population. Samples of the model's shape are as they were; square images
-    of any other size are brought to the model's. Classes without a sample are
-    fine.
+    of any other size are brought to the model's. Classes may lack samples.
 
   Raises:
     ValueError: naming what is wrong with the arrays.
@@ -45,7 +43,7 @@ def population_of(
   shape = tuple(sample_shape)
   if images.ndim == 3 and len(shape) == 3 and shape[2] == 1:
     images = images[..., None]
-  # What isn't there can't be faulty; `from_arrays` judges the shape.
+  # Defaults can't be faulty; `from_arrays` judges the shape of the images.
   nothing = np.zeros(np.shape(images)[:1], np.int32)
   population = Population.from_arrays(
     images,
@@ -55,48 +53,42 @@ def population_of(
     num_classes=num_classes,
     complete=False,
   )
-  if dtype == "uint8":
-    _check_range(population.images)
-  if population.sample_shape == shape:
-    return population
-  differ = f"samples have shape {list(population.sample_shape)}, but the model"
-  if len(shape) != 3:
-    raise ValueError(f"{differ} takes {list(shape)}.")
-  if not population.holds_images:
-    raise ValueError(f"{differ} takes images {list(shape)}.")
-  channels = population.images.shape[3]
-  if channels != shape[2]:
-    raise ValueError(
-      f"images have {channels} channels, but the model takes {shape[2]}."
-    )
-  # Pictures for an MLP are resized as they were in its run; floats for a model
-  # of one's own may be anything, which nobody resized.
-  is_picture = is_fig_4 or population.images.dtype == np.uint8
-  if not is_picture or shape[0] != shape[1] or shape[0] & (shape[0] - 1):
-    raise ValueError(f"{differ} takes {list(shape)}.")
-  return variations.resize(population, shape[0])
-
-
-def _check_range(images: np.ndarray) -> None:
-  """Refuses floats that a model of uint8 images would see as too bright."""
-  if images.dtype != np.uint8 and not 0 <= images.min() <= images.max() <= 1:
+  images = population.images
+  is_uint8 = images.dtype == np.uint8
+  if dtype == "uint8" and not (
+    is_uint8 or 0 <= images.min() <= images.max() <= 1
+  ):
     raise ValueError(
       "the model was trained on uint8 images, seen as 0..1, but these floats"
       f" reach from {images.min():.6g} to {images.max():.6g}: give uint8"
       " images, or floats in 0..1."
     )
+  if population.sample_shape == shape:
+    return population
+  differ = f"samples have shape {list(population.sample_shape)}, but the model"
+  if len(shape) == 3 and not population.holds_images:
+    raise ValueError(f"{differ} takes images {list(shape)}.")
+  if len(shape) == 3 and images.shape[3] != shape[2]:
+    raise ValueError(
+      f"images have {images.shape[3]} channels, but the model takes {shape[2]}."
+    )
+  # Pictures for an MLP are resized as they were in its run; floats for a model
+  # of one's own may be anything, which nobody resized.
+  is_square = len(shape) == 3 and shape[0] == shape[1]
+  if not is_square or shape[0] & (shape[0] - 1) or not (is_fig_4 or is_uint8):
+    raise ValueError(f"{differ} takes {list(shape)}.")
+  return variations.resize(population, shape[0])
 
 
 def hold_out(
   population: Population, validation_fraction: float, *, seed: int = 0
 ) -> Split:
-  """Everybody an individual, with a part of each person's samples held out.
+  """Everybody an individual, with some of each person's samples held out.
 
   Args:
     population: the new people.
-    validation_fraction: part of a person's samples that is held out; at least
-      one sample is, and one trains. Copies of one original stay together and
-      count once.
+    validation_fraction: of a person's samples, what is held out: at least one,
+      while one trains. Copies of one original stay together and count once.
     seed: of the choice.
 
   Returns:
@@ -106,7 +98,7 @@ def hold_out(
     ValueError: if the fraction is out of range, or a person has one sample or
       copies of one alone.
   """
-  # What is next to 0 leaves 1 in float64.
+  # A fraction next to 0 leaves 1 in float64.
   if not 0 < 1 - validation_fraction < 1:
     raise ValueError(
       f"validation_fraction={validation_fraction} must lie between 0 and 1."
@@ -151,17 +143,17 @@ def join(
     )
   count = len(population)
   # Each file numbers its own originals, however high.
-  train_originals, test_originals = (
-    np.unique(part.originals, return_inverse=True)[1].astype(np.int32)
-    for part in (population, held_out)
-  )
-  both = dataclasses.replace(
-    population,
+  originals = [
+    np.unique(one.originals, return_inverse=True)[1].astype(np.int32)
+    for one in (population, held_out)
+  ]
+  both = Population(
     images=np.concatenate([population.images, held_out.images]),
     labels=np.concatenate([population.labels, held_out.labels]),
     individuals=np.concatenate([population.individuals, held_out.individuals]),
-    originals=np.concatenate([train_originals, count + test_originals]),
-    file_rows=np.arange(count + len(held_out), dtype=np.int32),
+    originals=np.concatenate([originals[0], count + originals[1]]),
+    num_classes=population.num_classes,
+    label_names=population.label_names,
   )
   rows = [np.flatnonzero(both.individuals == person) for person in people]
   nothing = np.empty(0, np.int32)

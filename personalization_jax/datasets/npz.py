@@ -12,9 +12,6 @@ import numpy as np
 
 from personalization_jax.datasets.population import Population
 
-_REQUIRED = ("images", "labels", "individuals")
-_OPTIONAL = ("originals",)
-
 
 def load(path: str | os.PathLike[str]) -> Population:
   """Reads an npz file with the arrays images, labels, individuals.
@@ -30,7 +27,8 @@ def load(path: str | os.PathLike[str]) -> Population:
   Raises:
     ValueError: if the file is missing, unreadable, or its arrays are faulty.
   """
-  arrays: dict[str, Any] = {**load_arrays(path, _REQUIRED, _OPTIONAL)}
+  required = ("images", "labels", "individuals")
+  arrays: Any = load_arrays(path, required, ("originals",))
   try:
     return Population.from_arrays(**arrays)
   except ValueError as error:

@@ -54,7 +54,8 @@ def latent_map(
     (is_individual, "Individuals", "#D55E00", "^"),
   ):
     axes.scatter(
-      *points[chosen].T,
+      points[chosen, 0],
+      points[chosen, 1],
       s=36,
       marker=marker,
       color=colour,
