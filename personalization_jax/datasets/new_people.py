@@ -20,24 +20,12 @@ def population_of(
 ) -> Population:
   """People's samples as a base model takes them.
 
-  Args:
-    arrays: images uint8 or float32 [N, H, W, C], or [N, H, W] for one channel,
-      or other samples [N, ...] of the model's shape; labels integers [N],
-      individuals integers [N] and originals integers [N] where there are any.
-      Without them labels and individuals are 0, and every row is its own
-      original.
-    num_classes: of the model.
-    sample_shape: of what the model takes, (H, W, C) for images.
-    is_fig_4: whether the model is the paper's, which sees images resized.
-    dtype: of the samples that the model was trained on, "uint8" or "float32";
-      None if nobody knows.
-
-  Returns:
-    The population. Samples of the model's shape are as they were; square images
-    of any other size are brought to the model's. Classes may lack samples.
-
-  Raises:
-    ValueError: naming what is wrong with the arrays.
+  `arrays` has images [N, ...] and where there are any labels, individuals and
+  originals, integers [N]; without them labels and individuals are 0. Samples of
+  the model's shape stay, square images of any other size are brought to it.
+  `is_fig_4` tells the paper's model, which sees images resized, and `dtype`
+  what it was trained on, "uint8" or "float32", if that is known. Raises
+  ValueError, which names what is wrong with the arrays.
   """
   images = np.asarray(arrays["images"])
   shape = tuple(sample_shape)
@@ -83,20 +71,10 @@ def population_of(
 def hold_out(
   population: Population, validation_fraction: float, *, seed: int = 0
 ) -> Split:
-  """Everybody an individual, with some of each person's samples held out.
+  """Everybody an individual, with a fraction of each one's samples as `test`.
 
-  Args:
-    population: the new people.
-    validation_fraction: of a person's samples, what is held out: at least one,
-      while one trains. Copies of one original stay together and count once.
-    seed: of the choice.
-
-  Returns:
-    A split without D_G; what is held out is `test`.
-
-  Raises:
-    ValueError: if the fraction is out of range, or a person has one sample or
-      copies of one alone.
+  At least one sample is held out, and one trains; copies of one original stay
+  together and count once. Raises ValueError if that can't be.
   """
   # A fraction next to 0 leaves 1 in float64.
   if not 0 < 1 - validation_fraction < 1:
@@ -115,18 +93,10 @@ def hold_out(
 def join(
   population: Population, held_out: Population
 ) -> tuple[Population, Split]:
-  """Everybody an individual, with samples held out that lie elsewhere.
+  """Everybody an individual, with samples of a second population as `test`.
 
-  Args:
-    population: the new people's samples to train on.
-    held_out: samples of the same people.
-
-  Returns:
-    One store of both, and the split without D_G; what is held out is `test`.
-
-  Raises:
-    ValueError: if somebody is in one of the two alone, or one holds images and
-      the other floats.
+  Returns one store of both, and the split without D_G. Raises ValueError if
+  somebody is in one of the two alone, or one holds images and the other floats.
   """
   kinds = population.images.dtype, held_out.images.dtype
   if kinds[0] != kinds[1]:

@@ -42,19 +42,10 @@ def load_arrays(
   *,
   name: str = "npz_path",
 ) -> dict[str, np.ndarray]:
-  """Reads arrays of an npz file, and never a pickle.
+  """Reads arrays of an npz file by name, and never a pickle.
 
-  Args:
-    path: the file.
-    required: names of arrays that must be there.
-    optional: names of arrays that may be there; others aren't read.
-    name: what errors call the file.
-
-  Returns:
-    Name -> array.
-
-  Raises:
-    ValueError: if the file is missing or unreadable, or lacks an array.
+  Arrays that aren't named aren't read. Raises ValueError, which calls the file
+  by `name`, if it is missing or unreadable or lacks a required array.
   """
   path = pathlib.Path(path)
   if not path.is_file():

@@ -25,14 +25,7 @@ FILE_FORMAT = "array_record"
 def import_tfds(name: str) -> Any:
   """Imports tensorflow-datasets, if it can write and read records here.
 
-  Args:
-    name: of the data that need it, for the message.
-
-  Returns:
-    The module.
-
-  Raises:
-    ImportError: saying what to install, or where that isn't possible.
+  Raises ImportError, which names what needs it, and says what to install.
   """
   try:
     importlib.import_module("array_record.python.array_record_module")
@@ -87,8 +80,7 @@ def load(
     image_feature: the samples, all of one shape: uint8 images, or floats.
     label_feature: integers, strings or bytes: the class.
     split: for instance "train" or "train+test"; by default all splits.
-    data_dir: where prepared data are; by default tensorflow-datasets' own
-      folder.
+    data_dir: of prepared data; by default tensorflow-datasets' own folder.
     manual_dir: folder of files already downloaded.
     say: told, in a sentence each, who was left out and what was numbered.
 
@@ -99,9 +91,7 @@ def load(
     values that were numbered.
 
   Raises:
-    ValueError: if there is no such set, split or feature, if it can't be
-      prepared here, if samples have no label (-1), or if they aren't what a
-      population is made of.
+    ValueError: naming the set, and the one thing that is wrong with it.
     ImportError: if tensorflow-datasets or array_record isn't installed.
   """
   builder = _prepared(name, data_dir, manual_dir)

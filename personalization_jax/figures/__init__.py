@@ -1,9 +1,9 @@
 """Figures of a study (matplotlib, no pyplot, no global state).
 
 Every function takes plain arrays and draws on `axes`, or on a new figure of a
-fitting size, and returns the axes (a page returns its figure). Methods are
-written as on the command line (`es:40`, `es:40+tl:10`, `tl:300:last=2`). No
-module has the name of a function.
+fitting size, and returns the axes (a page returns its figure). What is wrong
+with arrays is named in a ValueError. Methods are written as on the command line
+(`es:40`, `es:40+tl:10`, `tl:300:last=2`). No module has a function's name.
 """
 
 from personalization_jax.figures.accuracies import Accuracies as Accuracies

@@ -85,19 +85,8 @@ def distribution(
   """Every individual's accuracy by each method, one row a method.
 
   A row is a box (quartiles, median, whiskers to the extremes as in Table I), a
-  diamond at the mean, and below it one point an individual.
-
-  Args:
-    accuracies: method -> (individual_accuracy [S], global_accuracy [S]).
-    axes: where to draw; by default a new figure.
-    of: the accuracy to show, on "individual" or on "global" data.
-
-  Returns:
-    The axes, with the first method on top.
-
-  Raises:
-    ValueError: no method, accuracies that are not vectors in 0..1, or an
-      unknown `of`.
+  diamond at the mean, and below it one point an individual. Takes what
+  `trade_off` takes; `of` chooses the accuracy on individual or global data.
   """
   values = _chosen(accuracies, of)
   axes = styles.axes_or_new(axes, 7.5, 1.2 + 0.45 * len(values))
@@ -164,15 +153,15 @@ def gains(
     accuracies: method -> (individual_accuracy [S], global_accuracy [S]), with
       the same individuals in the same order for every method.
     baseline: the method compared against, a key of accuracies.
-    axes: where to draw; by default a new figure.
     of: the accuracy compared, on "individual" or on "global" data.
+    axes: where to draw; by default a new figure.
 
   Returns:
     The axes, with the first method on top; changes in percentage points.
 
   Raises:
-    ValueError: as `distribution`; or the baseline is missing or alone, or a
-      method has another number of individuals.
+    ValueError: as `trade_off`; or the baseline is missing or alone, or a method
+      has another number of individuals.
   """
   values = _chosen(accuracies, of)
   if baseline not in values:

@@ -95,19 +95,13 @@ def runs(
 
   A point is the mean over a run's individuals, its bar one standard deviation
   to both sides. Runs stand below each other within a method's row, in their own
-  colour and marker.
+  colour and marker; there may be MOST_RUNS.
 
   Args:
     accuracies: run -> method -> float [S] in 0..1, NaN for models that
       diverged; a run may lack methods, and all its models may have diverged.
-    axes: where to draw; by default a new figure.
     of: what the axis is called: accuracy on "individual" or "global" data.
-
-  Returns:
-    The axes, with the first method on top.
-
-  Raises:
-    ValueError: nothing to draw, or more runs than can be told apart.
+    axes: where to draw; by default a new figure.
   """
   methods = list(dict.fromkeys(m for run in accuracies.values() for m in run))
   if not methods:

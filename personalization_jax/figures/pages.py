@@ -147,17 +147,9 @@ def neighbours(
 
 
 def reconstructions(originals: np.ndarray, reconstructed: np.ndarray) -> Figure:
-  """Originals, and below each what the auto-encoder makes of it.
+  """Originals, and below each what the auto-encoder makes of it, 16 a line.
 
-  Args:
-    originals: [n, H, W, C], as the images of `handwriting`.
-    reconstructed: [n, H, W, C], likewise.
-
-  Returns:
-    The page, 16 pairs a line.
-
-  Raises:
-    ValueError: no image, or shapes that differ.
+  Both are images [n, H, W, C] of one shape, as those of `handwriting`.
   """
   above, below = _bytes("originals", originals), np.asarray(reconstructed)
   if above.shape != below.shape:
@@ -198,12 +190,6 @@ def chosen_samples(
     rows: integers [k], the samples, one a line.
     chosen: integers [k, m], what each sample was given in order of choice, -1
       for padding (grey).
-
-  Returns:
-    The page.
-
-  Raises:
-    ValueError: no sample, nothing chosen, or arrays that don't fit.
 
   Source: Algorithm 1, lines 13-15.
   """

@@ -100,18 +100,11 @@ def training_curves(
 
   Args:
     losses: method -> float [S, steps], at least 0.
-    axes: where to draw; by default a new figure.
     window: steps averaged; by default 1% of the longest curve.
-    lengths: method -> integers [S], the steps that each individual trains; what
-      comes behind them doesn't count, and the mean is over those who still
-      train. By default everybody trains to the end.
-
-  Returns:
-    The axes, with a logarithmic loss.
-
-  Raises:
-    ValueError: no method, a window below 1, or losses of another shape or
-      below 0.
+    lengths: method -> integers [S], the steps that each individual trains; the
+      mean at a step is over those who still train. By default everybody trains
+      to the end.
+    axes: where to draw; by default a new figure.
   """
   if not losses:
     raise ValueError("losses holds no method; give at least one curve.")

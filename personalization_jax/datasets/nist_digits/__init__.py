@@ -61,16 +61,9 @@ def load(
 
 
 def population_of(digits: Digits) -> Population:
-  """The population of digits, without writers of fewer than two drawings.
+  """Digits as a population, without writers of fewer than two drawings.
 
-  Args:
-    digits: of any writers, in any order, which is kept.
-
-  Returns:
-    The population: everyone has a drawing to train on and one to test on.
-
-  Raises:
-    ValueError: if nobody is left, or nobody wrote one of the ten digits.
+  Raises ValueError if nobody is left, or nobody wrote one of the ten digits.
   """
   originals = _originals(digits)
   drawings = np.unique(np.stack([digits.writers, originals], axis=1), axis=0)

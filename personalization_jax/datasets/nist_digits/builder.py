@@ -35,18 +35,17 @@ _CITATION = """\
 # tfds's own class is a plain dataclass, which a frozen one can't inherit.
 @dataclasses.dataclass(eq=False)
 class NistDigitsConfig(tfds.core.BuilderConfig):
-  """A digit set as tfds wants it; make one with `from_digit_set`."""
+  """A digit set as tfds wants it."""
 
   digit_set: files.DigitSet | None = None
 
-  @classmethod
-  def from_digit_set(cls, digit_set: files.DigitSet) -> NistDigitsConfig:
-    """Wraps a digit set, under its own name."""
-    return cls(
-      name=digit_set.name,
-      description=digit_set.description,
-      digit_set=digit_set,
-    )
+
+def _config(digit_set: files.DigitSet) -> NistDigitsConfig:
+  return NistDigitsConfig(
+    name=digit_set.name,
+    description=digit_set.description,
+    digit_set=digit_set,
+  )
 
 
 class NistDigits(tfds.core.GeneratorBasedBuilder):
@@ -54,10 +53,7 @@ class NistDigits(tfds.core.GeneratorBasedBuilder):
 
   VERSION = tfds.core.Version("1.0.0")
   RELEASE_NOTES = {"1.0.0": "One record for each writer."}  # noqa: RUF012
-  BUILDER_CONFIGS = [  # noqa: RUF012
-    NistDigitsConfig.from_digit_set(digit_set)
-    for digit_set in files.DIGIT_SETS.values()
-  ]
+  BUILDER_CONFIGS = [*map(_config, files.DIGIT_SETS.values())]  # noqa: RUF012
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
     "Put the files of the config (see files.py for their addresses) in the"
     " folder, or let personalization_jax.datasets.nist_digits.load fetch them."
@@ -119,22 +115,12 @@ def prepare(
   data_dir: str | os.PathLike[str] | None = None,
   manual_dir: str | os.PathLike[str] | None = None,
 ) -> NistDigits:
-  """Makes sure that the records of a set are on disk.
+  """The builder of a set whose records are on disk, written now if need be.
 
   tfds writes them into a temporary folder and renames it at the end: what an
-  interrupted preparation leaves behind is never taken for a data set.
-
-  Args:
-    digit_set: one of files.DIGIT_SETS, or files of one's own.
-    data_dir: tfds's data folder; by default tfds's own default.
-    manual_dir: folder of files already downloaded, which are not then fetched.
-
-  Returns:
-    The builder, prepared.
-
-  Raises:
-    DataError: if a file is missing, damaged, or can't be downloaded, or if the
-      prepared records are damaged.
+  interrupted preparation leaves behind is never taken for a data set. Without a
+  manual_dir files are downloaded. Raises DataError if a file is missing,
+  damaged, or can't be downloaded, or if the prepared records are damaged.
   """
   builder = _builder(digit_set, data_dir)
   if not builder.data_path.exists():
@@ -206,7 +192,7 @@ def _builder(
       " published one."
     )
   else:
-    config = NistDigitsConfig.from_digit_set(digit_set)
+    config = _config(digit_set)
   root = tfds_loader.root_of(tfds, data_dir)
   try:
     return NistDigits(

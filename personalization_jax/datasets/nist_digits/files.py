@@ -21,6 +21,7 @@ import lzma
 import math
 import os
 import pathlib
+import shutil
 import urllib.request
 import uuid
 import zlib
@@ -43,7 +44,6 @@ _QMNIST_MIRRORS = (
   "https://raw.githubusercontent.com/facebookresearch/qmnist/master/",
 )
 _TYPE_CODES = {"uint8": 0x08, "int32": 0x0C}
-_CHUNK_BYTES = 1 << 16
 
 
 class DataError(ValueError):
@@ -200,17 +200,10 @@ DIGIT_SETS = {
 
 
 def find(file: DigitFile, folder: str | os.PathLike[str]) -> pathlib.Path:
-  """Finds a file, compressed as published, otherwise, or not at all.
+  """The path of a file in a folder or its subfolders mnist and qmnist.
 
-  Args:
-    file: what to look for.
-    folder: it may lie here or in a subfolder mnist or qmnist.
-
-  Returns:
-    The path of the first candidate that exists, the published name first.
-
-  Raises:
-    MissingDataError: if there is none; it says where to get the file.
+  It may be compressed as published, otherwise, or not at all. Raises
+  MissingDataError, which says where to get it.
   """
   root = pathlib.Path(folder).expanduser()
   stem = file.content_name
@@ -230,14 +223,8 @@ def fetch(digit_set: DigitSet, folder: str | os.PathLike[str]) -> None:
   """Downloads the files of a set that a folder lacks, from mirrors in turn.
 
   tfds's own downloader holds an archive to one checksum and knows no mirrors.
-  Here the content decides, since mirrors may compress it anew.
-
-  Args:
-    digit_set: whose files.
-    folder: where they go; it is made if need be.
-
-  Raises:
-    DataError: if no place hands out a good copy; it lists what each one said.
+  Here the content decides, since mirrors may compress it anew. Raises DataError
+  if no place hands out a good copy; it lists what each one said.
   """
   folder = pathlib.Path(folder).expanduser()
   folder.mkdir(parents=True, exist_ok=True)
@@ -278,58 +265,32 @@ def _copy(url: str, path: pathlib.Path, name: str) -> None:
     urllib.request.urlopen(url, timeout=30.0) as response,
     path.open("wb") as out,
   ):
-    size = response.headers.get("Content-Length")
+    size = int(response.headers.get("Content-Length") or 0)
     # disable=None: no bar where nobody watches (not a terminal).
-    with tqdm.tqdm(
-      total=int(size) if size else None,
-      desc=name,
-      unit="B",
-      unit_scale=True,
-      disable=None,
-    ) as bar:
-      while chunk := response.read(_CHUNK_BYTES):
-        out.write(chunk)
-        bar.update(len(chunk))
+    with tqdm.tqdm.wrapattr(
+      out, "write", total=size, desc=name, disable=None
+    ) as watched:
+      shutil.copyfileobj(response, watched)
 
 
 def read_idx(
   path: str | os.PathLike[str], file: DigitFile, *, published: bool = False
 ) -> np.ndarray:
-  """Reads and verifies one idx file.
+  """The read-only array in an idx file (gzip, xz or plain), or DataError.
 
   Format: http://yann.lecun.com/exdb/mnist and section 2.2 of QMNIST's README:
   two zero bytes, a type code, the number of axes, each axis as a big-endian
   int32, and the values in row-major order, also big-endian.
 
   The content is held to content_sha256. Where that isn't known, a file with the
-  published name is held to archive_sha256; a copy that was decompressed has
-  only its header and length to be checked by.
-
-  Args:
-    path: of the file; gzip, xz or plain, told by its first bytes.
-    file: what it has to be.
-    published: whether it has to be the archive as published, whatever its name.
-
-  Returns:
-    The array, of file.shape and file.dtype in native byte order, read-only.
-
-  Raises:
-    DataError: naming the file and what is wrong with it.
+  published name, or `published` by another, is held to archive_sha256; a copy
+  that was decompressed has only its header and length to be checked by.
   """
   path = pathlib.Path(path)
   try:
     raw = path.read_bytes()
   except OSError as error:
     raise DataError(f"{path} can't be read: {error.strerror}.") from error
-  if file.content_sha256 is None and file.archive_sha256 is not None:
-    if published or path.name == file.name:
-      _check_archive(raw, path, file)
-    else:
-      logging.warning(
-        "%s isn't compressed as published, so no digest is known for it: only"
-        " its header and its length are checked.",
-        path,
-      )
   header_size = 4 + 4 * len(file.shape)
   size = header_size + math.prod(file.shape) * np.dtype(file.dtype).itemsize
   content = _decompress(raw, path, limit=size + 1)
@@ -352,28 +313,31 @@ def read_idx(
     raise DataError(
       f"{path} {ending}: its content must be exactly {size} bytes long."
     )
+  digest = file.content_sha256 or file.archive_sha256
   if file.content_sha256 is not None:
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != file.content_sha256:
+    fault, remedy, checked = "another file: its content has", "", content
+  elif published or path.name == file.name:
+    fault, checked = f"isn't {file.name} as published: it has", raw
+    remedy = " (decompress a copy that was compressed anew)"
+  elif digest is not None:
+    logging.warning(
+      "%s isn't compressed as published, so no digest is known for it: only"
+      " its header and its length are checked.",
+      path,
+    )
+    digest = None
+  if digest is not None:
+    found = hashlib.sha256(checked).hexdigest()
+    if found != digest:
       raise DataError(
-        f"{path} is damaged or another file: its content has SHA-256 {digest}"
-        f" instead of {file.content_sha256}."
+        f"{path} is damaged or {fault} SHA-256 {found} instead of"
+        f" {digest}{remedy}."
       )
   stored = np.dtype(file.dtype).newbyteorder(">")
   values = np.frombuffer(content, stored, offset=header_size)
   values = values.reshape(file.shape).astype(file.dtype, copy=False)
   values.flags.writeable = False
   return values
-
-
-def _check_archive(raw: bytes, path: pathlib.Path, file: DigitFile) -> None:
-  digest = hashlib.sha256(raw).hexdigest()
-  if digest != file.archive_sha256:
-    raise DataError(
-      f"{path} is damaged or isn't {file.name} as published: it has SHA-256"
-      f" {digest} instead of {file.archive_sha256} (decompress a copy that"
-      " was compressed anew)."
-    )
 
 
 def _decompress(raw: bytes, path: pathlib.Path, limit: int) -> bytes:

@@ -45,18 +45,10 @@ class Digits:
 
 
 def read_digits(digit_set: DigitSet, folder: str | os.PathLike[str]) -> Digits:
-  """Reads and verifies all digits of a set, in the order of the files.
+  """All digits of a set, in the order of its files, verified.
 
-  Args:
-    digit_set: which files, and what they have to hold.
-    folder: where they lie, directly or in a subfolder mnist or qmnist.
-
-  Returns:
-    The digits.
-
-  Raises:
-    MissingDataError: if a file is missing.
-    DataError: if a file is damaged or doesn't hold what it should.
+  Raises MissingDataError if a file is missing, and DataError if it is damaged
+  or doesn't hold what it should.
   """
   # All are found before one is read: a missing file is known at once.
   paths = {file: find(file, folder) for file in digit_set.files}

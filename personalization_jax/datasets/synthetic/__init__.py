@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,19 +28,12 @@ CONSISTENCY = 0.9
 NUM_MODES = 4
 
 
-@dataclasses.dataclass(frozen=True)
-class _Spread:
-  """How one factor varies.
+class _Spread(NamedTuple):
+  """How one factor varies."""
 
-  Attributes:
-    mean: of all people.
-    between: standard deviation between people.
-    within: standard deviation between the drawings of one person.
-  """
-
-  mean: float
-  between: float
-  within: float
+  mean: float  # of all people
+  between: float  # standard deviation between people
+  within: float  # standard deviation between the drawings of one person
 
 
 # Normal and cut off at two standard deviations, which keeps drawings legible.
@@ -92,12 +85,10 @@ class WriterFactors:
   forms: Any
 
   def vector(self) -> np.ndarray:
-    """All factors as one vector for each writer, to compare writers with.
+    """All factors of each writer, float32 [M, F], to compare writers with.
 
-    Returns:
-      float32 [M, F]: the six scalars and the forms, each less its mean and
-      divided by its standard deviation before the cut-off at two of them, and
-      allographs one-hot.
+    The six scalars and the forms, each less its mean and divided by its
+    standard deviation before the cut-off at two of them; allographs one-hot.
     """
     scalars = [
       (np.asarray(getattr(self, name)) - spread.mean) / spread.between
@@ -116,19 +107,10 @@ class WriterFactors:
 
 
 def sample_factors(key: jax.Array, num_writers: int) -> WriterFactors:
-  """Draws the hidden factors of writers 0 .. num_writers - 1.
+  """The hidden factors of writers 0 .. num_writers - 1, as NumPy arrays.
 
-  A writer's factors depend on the key and the writer's id alone.
-
-  Args:
-    key: typed key; the key is consumed.
-    num_writers: M.
-
-  Returns:
-    The factors, NumPy arrays.
-
-  Raises:
-    ValueError: if num_writers is no positive whole number.
+  A writer's factors depend on the typed key, which is consumed, and on the
+  writer's id alone. Raises ValueError if num_writers isn't 1 or more.
   """
   checks.whole_number("num_writers", num_writers, 1)
   # Blocks of one size, so that every count of writers runs the same compiled
