@@ -13,32 +13,19 @@ import pandas as pd
 
 from personalization_jax import figures
 from personalization_jax.analysis import group_agreement, metrics
+from personalization_jax.analysis.columns import AGREEMENT_COLUMNS
 from personalization_jax.analysis.group_agreement import Agreement
 from personalization_jax.checkpoints.files import write_atomically
 from personalization_jax.datasets.splits import Split
 from personalization_jax.datasets.synthetic import WriterFactors
 from personalization_jax.distributed import make_mesh
 from personalization_jax.figures import styles
-from personalization_jax.figures.agreement import agreement as draw
 from personalization_jax.grouping.groups import Groups
 from personalization_jax.methods import Method
 from personalization_jax.runs import table_files
 from personalization_jax.study import Study
 
 AUTO_ENCODER, PIXELS = "auto-encoder", "raw pixels"
-COLUMNS = [
-  "group",
-  "measure",
-  "part",
-  "latent_space",
-  "mean",
-  "sd",
-  "random",
-  "individuals",
-  # Two-sided paired t-tests over individuals, uncorrected.
-  "p_random",
-  "p_raw_pixels",
-]
 # Among pixels SG takes about a second for 5e9 of them on two CPU cores.
 _MULTIPLICATIONS = 1e11
 _NOTE = """\
@@ -128,10 +115,10 @@ def write(found: Found, workdir: pathlib.Path) -> pathlib.Path:
       name = f"{figures.method_name(one.group)}: {one.measure}"
       values.setdefault(name, {}).setdefault(one.part, {})[space] = one.values
       random.setdefault(name, {})[one.part] = float(one.random.mean())
-  table = pd.DataFrame(lines, columns=COLUMNS)
+  table = pd.DataFrame(lines, columns=list(AGREEMENT_COLUMNS))
   text = table.to_csv(index=False, lineterminator="\n")
   write_atomically(workdir / "group_agreement.csv", text)
-  page = styles.figure_of(draw(values, random))
+  page = styles.figure_of(figures.agreement(values, random))
   return figures.save(page, workdir / "figures" / "group_agreement.png")
 
 

@@ -11,13 +11,13 @@ import pandas as pd
 
 from personalization_jax import figures
 from personalization_jax.analysis import model_choice, tables
+from personalization_jax.analysis.columns import CHOICE_COLUMNS
 from personalization_jax.analysis.model_choice import Choice
 from personalization_jax.analysis.result import Result
 from personalization_jax.checkpoints.files import write_atomically
 from personalization_jax.runs import table_files
 
 GLOBAL = "global"
-COLUMNS = ["method", "hurt", "hurt_with_choice", "gain", "gain_with_choice"]
 _TITLES = ["Method", "hurt", "hurt, chosen", "gain", "gain, chosen"]
 _NOTE = """
 hurt: share of individuals whose own model is worse on their test data than the\
@@ -55,17 +55,17 @@ def write(
   """Writes choice.csv and its figure; the table for people, and the figure."""
   table = pd.DataFrame(
     [
-      (method, *(getattr(choice, column) for column in COLUMNS[1:]))
+      (method, *(getattr(choice, column) for column in CHOICE_COLUMNS[1:]))
       for method, choice in found.items()
     ],
-    columns=COLUMNS,
+    columns=list(CHOICE_COLUMNS),
   )
   text = table.to_csv(index=False, na_rep="nan", lineterminator="\n")
   write_atomically(workdir / "choice.csv", text)
   page: Any = figures.choice(found).figure
   drawn = figures.save(page, workdir / "figures" / "choice.png")
   shown = table.copy().astype(object)
-  for column, form in zip(COLUMNS[1:], (".0%", ".0%", "+.4f", "+.4f")):
+  for column, form in zip(CHOICE_COLUMNS[1:], (".0%", ".0%", "+.4f", "+.4f")):
     shown[column] = [
       "-" if np.isnan(x) else format(x, form) for x in table[column]
     ]
