@@ -32,7 +32,7 @@ from flax import linen as nn
 
 from personalization_jax import checks, distributed
 from personalization_jax.checkpoints import files
-from personalization_jax.networks import classifier
+from personalization_jax.networks import MLP, classifier
 from personalization_jax.settings import Settings
 from personalization_jax.training.step import TrainState
 
@@ -123,7 +123,7 @@ class Description:
       The description, or None.
     """
     about: dict[str, Any]
-    if type(model) is classifier.MLP:
+    if type(model) is MLP:
       about = {"hidden": tuple(model.hidden)}
     elif type(model) is classifier.Classifier:
       about = {"width": model.width, "momentum": model.momentum}
@@ -142,7 +142,7 @@ class Description:
     """The model that the parameters are of."""
     dtype = jnp.dtype(self.precision)
     if self.hidden is not None:
-      return classifier.MLP(self.num_classes, self.hidden, dtype)
+      return MLP(self.num_classes, self.hidden, dtype)
     return classifier.Classifier(
       self.num_classes, self.width, dtype, self.momentum
     )

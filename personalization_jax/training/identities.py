@@ -20,7 +20,7 @@ from personalization_jax.checkpoints import files
 from personalization_jax.datasets.splits import Split
 from personalization_jax.methods import Method
 from personalization_jax.methods.batches import Batches
-from personalization_jax.networks import classifier, interface
+from personalization_jax.networks import MLP, Classifier, interface
 from personalization_jax.settings import Settings
 from personalization_jax.training.step import Learner
 
@@ -29,7 +29,7 @@ _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 # These of `Settings` decide through the learner, or not at all.
 _OF_THE_LEARNER = ("learning_rate", "width", "precision")
 # Whose fields say all that they compute.
-_PACKAGE_S_MODELS = (classifier.Classifier, classifier.MLP)
+_PACKAGE_S_MODELS = (Classifier, MLP)
 _BATCH = 3
 
 

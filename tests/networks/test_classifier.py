@@ -37,6 +37,32 @@ def test_kernels_are_fig_4_s(image_size):
   assert classifier.NUM_LAYERS == 8
 
 
+@pytest.mark.parametrize("index", range(len(classifier.FIG_4)))
+def test_nothing_of_fig_4_is_ignored(monkeypatch, index):
+  """Each field of each layer decides what the network computes."""
+
+  def program():
+    model = classifier.Classifier(5, width=1 / 32)
+    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
+    images = jnp.zeros((2, 16, 16, 1))
+    return str(jax.make_jaxpr(lambda: model.init(rngs, images, train=True))())
+
+  layer = classifier.FIG_4[index]
+  programs = [program()]
+  for change in (
+    {"size": 5},
+    {"channels": layer.channels + 32},
+    {"pool": not layer.pool},
+    {"dropout": layer.dropout + 0.1},
+  ):
+    layers = list(classifier.FIG_4)
+    layers[index] = layer._replace(**change)
+    monkeypatch.setattr(classifier, "FIG_4", tuple(layers))
+    programs.append(program())
+    monkeypatch.undo()
+  assert len(set(programs)) == 5
+
+
 def test_width_multiplies_channels():
   full, quarter = shapes(16), shapes(16, width=0.25)
   assert full.keys() == quarter.keys()

@@ -21,7 +21,7 @@ from personalization_jax.checkpoints.keeper import Keeper
 from personalization_jax.datasets import Population, splits
 from personalization_jax.distributed import make_mesh
 from personalization_jax.methods import parse_method
-from personalization_jax.networks import classifier, interface
+from personalization_jax.networks import MLP, classifier, interface
 from personalization_jax.settings import Settings, make_learner
 from personalization_jax.study import Study
 from personalization_jax.training import step as training_step
@@ -74,7 +74,7 @@ def score(study, spec):
 
 @pytest.mark.parametrize(
   "model",
-  [Plain(), Switched(), Masked(), AlwaysDrops(), classifier.MLP(3, (8,))],
+  [Plain(), Switched(), Masked(), AlwaysDrops(), MLP(3, (8,))],
 )
 def test_a_model_of_one_s_own_learns(model):
   study = make_study(vectors(), model)
@@ -173,7 +173,7 @@ def test_the_paper_s_network_is_called_as_it_was_before():
 
 
 def test_frozen_layers_of_an_mlp_stay():
-  learner = make_learner(SETTINGS, NUM_CLASSES, classifier.MLP(3, (8, 8)))
+  learner = make_learner(SETTINGS, NUM_CLASSES, MLP(3, (8, 8)))
   create = compiled(training_step.create_state, learner, image_shape=(6,))
   state = create(jax.random.key(0))
   population = vectors()
@@ -189,7 +189,7 @@ def test_frozen_layers_of_an_mlp_stay():
     for name, layer in after.params.items()
   }
   assert moved == {"layer_0": False, "layer_1": False, "layer_2": True}
-  study = make_study(population, classifier.MLP(3, (8, 8)))
+  study = make_study(population, MLP(3, (8, 8)))
   study.check(parse_method("tl:2:last=3"))
   with pytest.raises(ValueError, match="the network has 3"):
     study.check(parse_method("tl:2:last=4"))
@@ -223,7 +223,7 @@ def test_padding_leaves_no_trace_in_batch_statistics():
 
 
 def test_models_without_statistics_are_saved_and_taken_up(tmp_path):
-  model = classifier.MLP(NUM_CLASSES, (8,))
+  model = MLP(NUM_CLASSES, (8,))
   method = parse_method("tl:3")
   folders = {"keeper": Keeper(tmp_path / "kept"), "models_dir": tmp_path / "m"}
   first = make_study(vectors(), model, **folders)
