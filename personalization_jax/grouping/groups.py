@@ -108,24 +108,19 @@ class Groups:
 
     Source: Algorithm 1, lines 16-20.
     """
-    left_out = None
-    if self.among_individuals:
-      left_out = np.arange(len(self.split.individuals))
     return individuals.nearest_individuals_of_all(
       *self.class_means(self.split.individuals),
       *self.class_means(self.candidates),
       n,
-      left_out=left_out,
+      among_themselves=self.among_individuals,
     )
 
   def class_means(self, people: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Class means of people's training data in latent space.
 
-    Args:
-      people: integers [M], ids of individuals or of writers of D_G.
-
     Returns:
-      Means float32 [M, C, D] and present bool [M, C].
+      Means float32 [M, C, D] of the people [M], and bool [M, C], which classes
+      they have.
 
     Source: Algorithm 1, lines 17-18.
     """
@@ -142,11 +137,7 @@ class Groups:
   def by_sample(
     self, group: Group, index: int
   ) -> tuple[np.ndarray, np.ndarray]:
-    """What SG chose for each sample of an individual.
-
-    Args:
-      group: of kind "sg".
-      index: place of the individual in the split.
+    """What SG chose for each sample of the split's individual `index`.
 
     Returns:
       int32 [m], the training rows of D_I in order, and int32 [m, k], the rows
@@ -161,11 +152,10 @@ class Groups:
     return own, chosen
 
   def distances(self) -> np.ndarray:
-    """Distances of individuals from each other, by class means.
+    """Distances of individuals from each other by class means, float64 [S, S].
 
-    Returns:
-      float64 [S, S], infinite for two without a common class, 0 for two whose
-      means are the same but for rounding.
+    Infinite for two without a common class, 0 for two whose means are the same
+    but for rounding.
 
     Source: section II-A (3), individual fairness.
     """

@@ -13,8 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-NOBODY = -1
-
 
 def class_means(
   latents: Any, labels: Any, num_classes: int
@@ -127,20 +125,16 @@ def nearest_individuals_of_all(
   all_present: Any,
   n: int,
   *,
-  left_out: Any = None,
+  among_themselves: bool = False,
 ) -> np.ndarray:
   """`nearest_individuals` [P, n] of every individual, means [P, C, D].
 
-  `left_out` [P] is a candidate that an individual can't choose (itself, where
-  individuals are the candidates), -1 for nobody.
+  Among themselves, where they are the candidates, nobody chooses oneself.
   """
   arrays = _check_means(means, present, all_means, all_present)
-  num_people, num_candidates = len(arrays[0]), len(arrays[2])
-  if left_out is None:
-    left_out = np.full(num_people, NOBODY)
-  left_out = np.asarray(left_out, np.int32)
-  _check_shape("left_out", left_out, (num_people,))
-  choice = num_candidates - int((left_out != NOBODY).any())
+  people = np.arange(len(arrays[0]), dtype=np.int32)
+  left_out = people if among_themselves else np.full_like(people, -1)
+  choice = len(arrays[2]) - int(among_themselves)
   if not 0 <= n <= choice:
     raise ValueError(
       f"n={n} must lie in 0..{choice}, the number of candidates."

@@ -93,14 +93,14 @@ class GlobalLatents(NamedTuple):
     norms = norms.clip(max=np.finfo(np.float32).max).astype(np.float32)
     powers = np.uint32(1) << np.arange(rows, dtype=np.uint32)
     padding = ~by_bin(np.ones(count, bool))
-    data = cls(
+    arrays = (
       np.ascontiguousarray(np.moveaxis(by_bin(coordinates), 1, -1)),
       center,
       by_block(centered),
       by_block(norms),
       (padding * powers).sum(-1, dtype=np.uint32).reshape(blocks, bins),
     )
-    return jax.device_put(data, NamedSharding(mesh, P()))
+    return cls(*jax.device_put(arrays, NamedSharding(mesh, P())))
 
 
 def take(

@@ -71,8 +71,7 @@ def single_sample_groups(
     num_samples: integers [P], how many of the S are samples, at least 1.
     global_latents: [N, D], D_G's samples.
     total: rows of each group.
-    mesh: a mesh of one axis, over which individuals are spread; by default
-      all devices.
+    mesh: of one axis, over which individuals go; by default all devices.
   """
   individual_latents = _latents("individual_latents", individual_latents, "PSD")
   global_latents = _latents("global_latents", global_latents, "ND")
@@ -137,16 +136,9 @@ def planned_bytes(
 ) -> int:
   """Bytes that `single_sample_groups` takes of a device, an upper bound.
 
-  D_G in bins, the individuals that go at once with all that a step makes in
-  float64, and their groups.
-
-  Args:
-    people: individuals on the device.
-    samples: S, the most that an individual has.
-    least: the fewest that an individual has.
-    num_rows: N, rows of D_G.
-    width: D, coordinates.
-    total: rows of each group.
+  D_G [num_rows, width] in bins, the individuals that go at once (of `people`
+  with `least` to `samples` samples) with all that a step makes in float64, and
+  their groups.
   """
   nearest = math.ceil(total / least)
   together = min(_individuals_at_once(num_rows, width, nearest), people)
@@ -162,19 +154,9 @@ def planned_bytes(
 def random_group(
   num_rows: int, total: int, *, seed: int, individual: int
 ) -> np.ndarray:
-  """The baseline of data grouping: rows of D_G drawn at random.
+  """The baseline of data grouping: rows of D_G drawn at random, int32 [total].
 
-  Args:
-    num_rows: N, the size of D_G.
-    total: rows of the group.
-    seed: the run's seed.
-    individual: whose group; each draws its own.
-
-  Returns:
-    int32 [total], rows 0 .. N - 1, none twice.
-
-  Raises:
-    ValueError: if the group would be larger than D_G.
+  Each individual draws its own, none twice.
 
   Source: section IV (BaseLine n=1500, n=6500).
   """

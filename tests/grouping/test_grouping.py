@@ -304,7 +304,7 @@ def test_nobody_chooses_who_is_left_out():
   means = normal(np.random.default_rng(4), 8, 3, 2)
   present = np.ones((8, 3), bool)
   order = individuals.nearest_individuals_of_all(
-    means, present, means, present, 7, left_out=np.arange(8)
+    means, present, means, present, 7, among_themselves=True
   )
   for k in range(8):
     assert sorted(order[k]) == sorted(set(range(8)) - {k})
@@ -320,7 +320,7 @@ def test_nobody_chooses_who_is_left_out():
     (lambda m, p: grouping.nearest_individuals(m[0], p[0], m, p, 5), "n=5 .*4"),
     (
       lambda m, p: individuals.nearest_individuals_of_all(
-        m, p, m, p, 4, left_out=np.arange(4)
+        m, p, m, p, 4, among_themselves=True
       ),
       r"n=4 must lie in 0\.\.3",
     ),
