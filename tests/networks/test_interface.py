@@ -92,8 +92,10 @@ def test_sequences_by_a_recurrent_model():
   assert score(study, "tl:5")[1] > 1 / NUM_CLASSES
 
 
-@pytest.mark.parametrize("shape", [(16, 16, 3), (6, 9, 1), (5, 4, 2)])
-@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize(
+  ("shape", "dtype"),
+  [((16, 16, 3), np.uint8), ((6, 9, 1), np.float32), ((5, 4, 2), np.uint8)],
+)
 def test_images_of_any_shape(shape, dtype):
   """By a convolution, since Fig. 4's network wants squares."""
   rng = np.random.default_rng(0)
@@ -115,8 +117,15 @@ def test_colour_images_by_the_paper_s_network(people):
     Settings(epochs=1, batch_size=16, width=1 / 32),
     mesh=make_mesh(jax.devices()[:1]),
   )
-  result = study.personalize(parse_method("tl:1"))
-  assert (result.global_predictions >= 0).all()
+  study.check(parse_method("tl:1"))
+  # Tracing says all that colour changes; compiling would take long.
+  model = classifier.Classifier(3, width=1 / 32)
+  interface.check(model, population.sample_shape, 3)
+  samples = jnp.zeros((1, *population.sample_shape))
+  shapes = jax.eval_shape(
+    lambda key: interface.init(model, key, samples), jax.random.key(0)
+  )
+  assert shapes["params"]["layer_0"]["kernel"].shape == (3, 3, 3, 1)
 
 
 def test_the_paper_s_network_is_the_default():
@@ -131,7 +140,7 @@ def test_the_paper_s_network_is_called_as_it_was_before():
   images = jnp.ones((2, 16, 16, 1))
   key = jax.random.key(0)
   mask = jnp.array([True, False])
-  variables = model.init(key, images)
+  variables = jax.eval_shape(model.init, key, images)
 
   def before(variables, images, mask, key):
     logits, updates = model.apply(

@@ -130,7 +130,7 @@ def test_inputs_that_tie_share_the_gradient(sign):
   # What statistics add is the same for all pixels of a value; the difference
   # of windows is left: of the first, whose four tie, and the third, one peak.
   by = jnp.array([[1.0, 0], [-1, 0]])[None, :, :, None]
-  gradient = jax.grad(loss)(x, by)[0, :, :, 0]
+  gradient = jax.jit(jax.grad(loss))(x, by)[0, :, :, 0]
   slope = sign * jax.lax.rsqrt(x.var() + 1e-5)
   through = gradient[0, 2:]  # Pixels that no cotangent reaches.
   assert np.ptp(gradient[:2, :2]) == 0
@@ -216,7 +216,7 @@ def test_no_image_at_all_gives_finite_numbers():
     out, _ = _train(x, shift, jnp.zeros(4), params, stats)
     return out.sum()
 
-  value, gradient = jax.value_and_grad(loss)(x)
+  value, gradient = jax.jit(jax.value_and_grad(loss))(x)
   assert np.isfinite(value)
   assert np.isfinite(gradient).all()
 
@@ -252,8 +252,9 @@ def test_vmap_is_the_same_as_one_by_one():
     out, _ = _train(x, shift, _weights(mask), params, stats)
     return (out * cotangent).sum()
 
-  together = jax.vmap(jax.grad(loss))(x)
-  apart = jnp.stack([jax.grad(loss)(one) for one in x])
+  gradient = jax.grad(loss)
+  together = jax.jit(jax.vmap(gradient))(x)
+  apart = jnp.stack([jax.jit(gradient)(one) for one in x])
   np.testing.assert_allclose(together, apart, rtol=1e-4, atol=1e-5)
 
 
