@@ -21,7 +21,7 @@ class Groups:
 
   Attributes:
     population: the store.
-    split: its parts; training rows alone are chosen, and chosen by.
+    split: only its training rows are chosen, and chosen by.
     seed: of random groups, and of the order in which SG goes through D_I.
     latents: float32 [N, D], AE(X) of every row of the store, by which SG and
       IG measure similarity; None leaves random groups alone.
@@ -67,7 +67,7 @@ class Groups:
 
   @property
   def num_candidates(self) -> int:
-    """How many people IG can choose from; nobody is their own neighbour."""
+    """Number of people that IG can choose from, the individual left out."""
     return len(self.candidates) - int(self.among_individuals)
 
   def check(self, group: Group) -> None:

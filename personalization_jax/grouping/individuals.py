@@ -43,7 +43,7 @@ def class_means_of_all(
 ) -> tuple[np.ndarray, np.ndarray]:
   """`class_means` [M, C, D] of `people` [M] among the `individuals` [N].
 
-  A person's depend on nobody else, wherever their samples are.
+  The means of a person depend on that person's samples alone.
   """
   latents = np.asarray(latents, np.float32)
   labels, individuals = np.asarray(labels), np.asarray(individuals)
@@ -129,7 +129,8 @@ def nearest_individuals_of_all(
 ) -> np.ndarray:
   """`nearest_individuals` [P, n] of every individual, means [P, C, D].
 
-  Among themselves, where they are the candidates, nobody chooses oneself.
+  With `among_themselves` the individuals are the candidates, and no individual
+  chooses itself.
   """
   arrays = _check_means(means, present, all_means, all_present)
   people = np.arange(len(arrays[0]), dtype=np.int32)

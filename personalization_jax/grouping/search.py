@@ -89,7 +89,7 @@ class GlobalLatents(NamedTuple):
     centered = (coordinates - center).reshape(count, -1)
     norms = np.square(centered, dtype=np.float64).sum(-1)
     norms *= 1 - _float32_error(centered.shape[1])
-    # Those that overflow are used by nobody: `single_sample` searches exactly.
+    # Those that overflow are unused: `single_sample` then searches exactly.
     norms = norms.clip(max=np.finfo(np.float32).max).astype(np.float32)
     powers = np.uint32(1) << np.arange(rows, dtype=np.uint32)
     padding = ~by_bin(np.ones(count, bool))
@@ -228,11 +228,12 @@ def _search(
     Rows int32 [I, nearest], nearest first, and proven, bool [I]: whether the
     first `counts` of them are certainly the nearest in this order.
   """
-  total, parts, width, rows_of_bin = data.by_bin.shape
-  error = _float32_error(parts * width)
+  total, *axes, rows_of_bin = data.by_bin.shape
+  num_coordinates = math.prod(axes)
+  error = _float32_error(num_coordinates)
   # What float32's squares and products lose below its range.
-  underflow = 4 * parts * width * float(np.finfo(np.float32).tiny)
-  centered = (x - data.center[..., None]).reshape(parts * width, -1)
+  underflow = 4 * num_coordinates * float(np.finfo(np.float32).tiny)
+  centered = (x - data.center[..., None]).reshape(num_coordinates, -1)
 
   def lower_bounds(y: Array, norms: Array) -> Array:
     # |x|^2 is the same for all rows: it is added to the last bin's alone.
@@ -343,8 +344,8 @@ def _squared_distances(
 ) -> Array:
   """Of [J, w, ...] and [J, w, ...], coordinate after coordinate: [...]."""
 
-  def add(total: Array, part: tuple[Array, Array]) -> tuple[Array, None]:
-    for a, b in zip(*part):
+  def add(total: Array, pair: tuple[Array, Array]) -> tuple[Array, None]:
+    for a, b in zip(*pair):
       difference = a.astype(dtype) - b.astype(dtype)
       total = total + difference * difference
     return total, None

@@ -121,7 +121,7 @@ def single_sample_groups(
       proven[start : start + size] = certain[: len(some)]
     return proven
 
-  # Neighbours in this order have about as many samples: nobody waits long.
+  # Neighbours in this order have about as many samples: none waits long.
   order = np.argsort(num_samples, kind="stable")
   largest = max(
     np.abs(one).max() for one in (individual_latents, global_latents)
@@ -142,7 +142,7 @@ def planned_bytes(
   """
   nearest = math.ceil(total / least)
   together = min(_individuals_at_once(num_rows, width, nearest), people)
-  # Coordinates are padded to whole parts of 16, rows to whole bins.
+  # Coordinates are padded to multiples of 16, rows to whole bins.
   columns, rows = width + 16, num_rows + 32
   global_latents = 4 * rows * (2 * columns + 2)
   of_one = 8 * samples * (columns + nearest)

@@ -159,11 +159,11 @@ def check(model: Any, sample_shape: tuple[int, ...], num_classes: int) -> None:
 
 
 def _check_parameters(name: str, model: nn.Module) -> None:
-  """Rejects a `__call__` that needs what nobody gives here."""
+  """Rejects a `__call__` that needs more than the options."""
   for parameter in _parameters(model):
     if parameter.name in _OTHER_NAMES:
       raise ValueError(
-        f"{name} takes {parameter.name!r}, which nobody gives it here: name it"
+        f"{name} takes {parameter.name!r}, which it isn't given here: name it"
         " `train`, which is True in training and False otherwise."
       )
     given = (
