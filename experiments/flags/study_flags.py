@@ -25,7 +25,7 @@ from personalization_jax.datasets import (
 )
 from personalization_jax.datasets.synthetic import WriterFactors
 from personalization_jax.grouping.groups import Groups
-from personalization_jax.networks import classifier
+from personalization_jax.networks import MLP, classifier
 from personalization_jax.settings import Settings
 from personalization_jax.training.latent_space import LatentSettings
 
@@ -202,9 +202,7 @@ def model(population: Population) -> nn.Module | None:
   """Everybody's model; None for the paper's."""
   if _model_name(population) == "fig4":
     return None
-  return classifier.MLP(
-    population.num_classes, dtype=jnp.dtype(_PRECISION.value)
-  )
+  return MLP(population.num_classes, dtype=jnp.dtype(_PRECISION.value))
 
 
 def _model_name(population: Population) -> str:

@@ -240,7 +240,7 @@ def use_cpu_cores(devices: int) -> None:
 
   XLA has as many threads as there are cores or devices, whichever is more. With
   a single one it adds up in another order than with several (whose number does
-  not matter; see `convolution.choose_formulation`), so there are two at least.
+  not matter; see `networks.kernels.cpu`), so there are two at least.
   """
   there = len(cores())
   os.environ.setdefault("NPROC", str(max(there, 2)))
