@@ -2,9 +2,9 @@ import math
 
 import numpy as np
 import pytest
-from helpers.tiny import TINY
+from helpers.small_study import trainer_of
 
-from personalization_jax import checks, distributed
+from personalization_jax import checks
 from personalization_jax.datasets import new_people, splits, variations
 from personalization_jax.grouping.groups import Groups
 from personalization_jax.settings import Settings
@@ -54,9 +54,7 @@ def test_no_two_seeds_share_their_keys(people):
     ),
     lambda seed: new_people.hold_out(people, 0.5, seed=seed),
     lambda seed: next(
-      adaptation.adapt(
-        TINY, {}, people, parts, 1, mesh=distributed.make_mesh(), seed=seed
-      )
+      adaptation.adapt(trainer_of(people, tiny=True), {}, parts, 1, seed=seed)
     ),
   ):
     for seed in (2**32, -1, 2**63, 0.5):
