@@ -6,8 +6,6 @@ One minute on two CPU cores. Everything else in this package does what these
 lines do: for whole populations at once, by other methods, resumable.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,25 +42,22 @@ def main() -> tuple[float, float]:
   # The paper's network and its optimiser, Adam; the store lies on the device.
   learner = make_learner(pj.Settings(width=1 / 8), people.num_classes)
   images, labels = jnp.asarray(people.images), jnp.asarray(people.labels)
-  train = jax.jit(functools.partial(step.train_on_rows, learner))
-  predict = jax.jit(functools.partial(step.predict_rows, learner))
+  create = jax.jit(step.create_state, static_argnums=(0, 2))
+  train = jax.jit(step.train_on_rows, static_argnums=0)
+  predict = jax.jit(step.predict_rows, static_argnums=0)
 
   def accuracy(state: step.TrainState) -> float:
-    predicted = predict(state, own_test[None], images, labels)[0]
+    predicted = predict(learner, state, own_test[None], images, labels)[0]
     return float(np.mean(predicted == people.labels[own_test]))
 
   # Everybody's model, trained on D_G.
-  create = jax.jit(
-    functools.partial(step.create_state, learner, image_shape=images.shape[1:])
-  )
-  state = create(jax.random.key(0))
-  state, _ = train(state, rows[:steps_on_all], steps_on_all, images, labels)
+  state = create(learner, jax.random.key(0), people.sample_shape)
+  on_all, on_own = np.split(rows, [steps_on_all])
+  state, _ = train(learner, state, on_all, len(on_all), images, labels)
   before = accuracy(state)
 
-  # The same model goes on with D_I, and becomes this person's own.
-  state, losses = train(
-    state, rows[steps_on_all:], STEPS_ON_OWN, images, labels
-  )
+  # It goes on with D_I, and becomes this person's own.
+  state, losses = train(learner, state, on_own, len(on_own), images, labels)
   after = accuracy(state)
 
   print(f"Person {person}: {len(own_train)} samples to train on.")
