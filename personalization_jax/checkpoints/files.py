@@ -93,15 +93,15 @@ def digests(folder: pathlib.Path) -> dict[str, str]:
   }
 
 
-def digest(parts: Sequence[Any]) -> str:
+def digest(values: Sequence[Any]) -> str:
   """SHA-256 of arrays by their content, and of all else by its `repr`."""
   total = hashlib.sha256()
-  for part in parts:
-    if isinstance(part, np.ndarray):
-      total.update(f"{part.dtype}{part.shape}".encode())
-      total.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+  for value in values:
+    if isinstance(value, np.ndarray):
+      total.update(f"{value.dtype}{value.shape}".encode())
+      total.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
     else:
-      total.update(repr(part).encode())
+      total.update(repr(value).encode())
     total.update(b"\0")  # or 1, 12 would be as 11, 2
   return total.hexdigest()
 

@@ -409,6 +409,7 @@ def _program(
       batch_size=None if side_by_side == 1 else side_by_side,
     )
 
+  on_device.__name__ = function.__name__  # as profilers call it
   mapped = jax.shard_map(
     on_device,
     mesh=mesh,

@@ -101,9 +101,9 @@ class HostStore:
     return min(math.prod(shape) // self._devices + 1, len(self._images))
 
   def _send(self, array: np.ndarray, rows: np.ndarray) -> jax.Array:
-    def part(index: Any) -> np.ndarray:
+    def chosen(index: Any) -> np.ndarray:
       return np.ascontiguousarray(array[rows[index[0]]])
 
     return jax.make_array_from_callback(
-      (len(rows), *array.shape[1:]), self._sharding, part
+      (len(rows), *array.shape[1:]), self._sharding, chosen
     )

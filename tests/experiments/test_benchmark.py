@@ -25,8 +25,9 @@ from experiments.benchmarks.processes import Worker
 from experiments.benchmarks.work import Ours, Work, population, rows
 from personalization_jax.distributed import make_mesh
 from personalization_jax.networks import classifier
-from personalization_jax.settings import Settings, make_learner
-from personalization_jax.training.step import Learner, loss_fn
+from personalization_jax.settings import Settings
+from personalization_jax.training.learner import Learner, make_learner
+from personalization_jax.training.step import TrainState, loss_fn
 
 CLASSES = 30
 OPTIMIZER = optax.adam(1e-3)
@@ -109,7 +110,7 @@ def our_step(store, variables, batch):
     )(
       variables["params"],
       learner,
-      variables["batch_stats"],
+      TrainState(0, None, variables["batch_stats"], None, None),
       images,
       store.labels[chosen],
       np.ones(len(chosen), bool),

@@ -3,26 +3,18 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
-from personalization_jax import randomness, schedules
+from personalization_jax import distributed, randomness, schedules
 from personalization_jax.networks.autoencoder import AutoEncoder
-from personalization_jax.training import autoencoder, autoencoder_training
-from personalization_jax.training import step as training_step
+from personalization_jax.training import autoencoder
+from personalization_jax.training.learner import Learner
+from personalization_jax.training.population import PopulationTrainer
 
 SHAPE = (8, 8, 1)
 TRAIN, HELD_OUT = np.arange(400), np.arange(400, 500)
-TRACES: list[str] = []
-
-
-class Counted(AutoEncoder):
-  """Notes each time it is traced."""
-
-  def encode(self, *args, **kwargs):
-    TRACES.append("encode")
-    return super().encode(*args, **kwargs)
+MODEL = AutoEncoder(width=1 / 8)
 
 
 def make_images():
@@ -36,45 +28,47 @@ def make_images():
 
 
 IMAGES = make_images()
-LEARNER = training_step.Learner(Counted(width=1 / 8), optax.adam(1e-2))
+LEARNER = Learner(
+  MODEL,
+  optax.adam(1e-2),
+  loss=autoencoder.squared_error,
+  empty_batches=False,
+)
+
+
+def trainer(images=IMAGES):
+  mesh = distributed.make_mesh(jax.local_devices()[:1])
+  return PopulationTrainer(LEARNER, images, None, mesh)
+
+
+def only(states):
+  """The variables of the one model."""
+  return jax.tree.map(
+    lambda leaf: leaf[0],
+    {"params": states.params, "batch_stats": states.batch_stats},
+  )
 
 
 @functools.cache
-def fresh():
-  """Not to be consumed: `copy` it first."""
-  return autoencoder.create(LEARNER, jax.random.key(0), SHAPE)
+def untrained(seed=0):
+  return only(trainer().create(jax.random.key(seed)[None]))
+
+
+def train(rows, seed=0, images=IMAGES):
+  """Variables and losses after these rows."""
+  one = trainer(images)
+  rows = np.asarray(rows, np.int32)[None]
+  states, losses = one.train(one.create(jax.random.key(seed)[None]), rows)
+  return only(states), losses[0]
 
 
 @functools.cache
 def trained():
-  """The state after twelve epochs, and its losses."""
-  return autoencoder_training.train(LEARNER, copy(fresh()), IMAGES, batches(12))
-
-
-def copy(state):
-  return jax.tree.map(jnp.copy, state)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def forward(learner, state, batch, mask):
-  return learner.model.apply(
-    {"params": state.params, "batch_stats": state.batch_stats},
-    batch,
-    mask,
-    train=True,
-    mutable=["batch_stats"],
-  )
-
-
-def plain(state):
-  return state.replace(key=jax.random.key_data(state.key))
+  """The variables after twelve epochs, and the losses."""
+  return train(batches(12))
 
 
 def batches(epochs):
   return schedules.global_batches(
     TRAIN, 64, epochs, seed=0, individual=randomness.SHARED
   )
-
-
-def batch_of(images, mask):
-  return images[: len(mask)].astype(np.float32) / 255, np.array(mask, bool)

@@ -9,7 +9,7 @@ import optax
 from personalization_jax.networks import classifier
 from personalization_jax.networks.kernels import pooling
 from personalization_jax.networks.kernels.convolution import Convolution
-from personalization_jax.training import step as training_step
+from personalization_jax.training.learner import Learner
 
 
 class Tiny(nn.Module):
@@ -35,15 +35,13 @@ class Tiny(nn.Module):
     return nn.Dense(self.num_classes, name="layer_1")(x.max(axis=(1, 2)))
 
 
-TINY = training_step.Learner(Tiny(), optax.adam(1e-2))
-FIG_4 = training_step.Learner(
-  classifier.Classifier(3, width=1 / 32), optax.adam(1e-2)
-)
+TINY = Learner(Tiny(), optax.adam(1e-2))
+FIG_4 = Learner(classifier.Classifier(3, width=1 / 32), optax.adam(1e-2))
 
 
 @functools.cache
 def compiled(function, learner, **static):
-  """One of `training`'s functions for a learner, compiled once for all tests.
+  """One of `step`'s functions for a learner, compiled once for all tests.
 
   Operation by operation, as JAX runs what isn't compiled, each takes seconds.
   """

@@ -5,14 +5,14 @@ import pytest
 
 from personalization_jax.checkpoints import files
 from personalization_jax.methods import (
-  GROUPING,
-  SHAPING,
   Group,
   Method,
   known_method,
   parse_method,
   parse_methods,
 )
+from personalization_jax.methods.answers import LastLayers
+from personalization_jax.methods.specs import GROUPING, SHAPING
 
 
 def test_shaping_is_the_paper_s_seven_rows():
@@ -40,6 +40,8 @@ def test_last_layers():
   method = parse_method("tl:300:last=2")
   assert (method.late, method.last_layers) == (300, 2)
   assert method.spec == "tl:300:last=2"
+  assert method.phases(900) == [(600, None), (900, LastLayers(2))]
+  assert parse_method("tl:300").phases(900) == [(900, None)]
 
 
 def test_only_transfer_learning_shares_d_g():
@@ -148,6 +150,14 @@ def test_a_schedule_of_one_s_own_is_no_known_method():
   for spec in ("tl:300", "global"):
     with pytest.raises(ValueError, match=f"'{spec}' has a schedule .* a name"):
       Method(spec, schedule=own_schedule)
+  for answer in ("trainable", "loss", "predict"):
+    with pytest.raises(ValueError, match=f"has a {answer} of its own"):
+      Method("tl:300", late=300, **{answer: own_schedule})
+  with pytest.raises(ValueError, match="isn't what that spec stands for"):
+    Method("tl:300", late=300, reference=True)
+  for fields in ({}, {"late": 3, "last_layers": 1}):
+    with pytest.raises(ValueError, match="what its late batches train"):
+      Method("mine", trainable=own_schedule, **fields)
   for replaced in (
     {"period": Fraction(2)},
     {"baseline": True},

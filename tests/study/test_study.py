@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import flax.training.checkpoints
@@ -13,6 +14,7 @@ from personalization_jax import schedules
 from personalization_jax.checkpoints.keeper import Keeper
 from personalization_jax.datasets import variations
 from personalization_jax.methods import Method, parse_method, parse_methods
+from personalization_jax.methods.answers import LastLayers
 from personalization_jax.networks import classifier
 from personalization_jax.randomness import SHARED
 from personalization_jax.runs import saved_models
@@ -97,13 +99,16 @@ def by_hand(study, method, index):
   )
   rows = study.batches.rows(method, index)
   late = len(rows) - method.late
+  last_layers = functools.cache(
+    lambda count: dataclasses.replace(learner, trainable=LastLayers(count))
+  )
   for number, batch in enumerate(rows):
     if number == late and method.shares_global_phase:
       state = state.replace(key=create(person).key)
-    frozen = 0
+    of_phase = learner
     if method.last_layers and number >= late:
-      frozen = classifier.count_layers(state.params) - method.last_layers
-    step = compiled(training_step.train_step, learner, frozen_layers=frozen)
+      of_phase = last_layers(method.last_layers)
+    step = compiled(training_step.train_step, of_phase)
     state, _ = step(state, *training_step.gather(*store, batch))
   predict = compiled(training_step.predict_rows, learner)
   return [

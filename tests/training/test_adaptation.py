@@ -8,29 +8,50 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers.tiny import FIG_4, TINY, compiled
+from helpers.small_study import trainer_of
+from helpers.tiny import FIG_4, TINY, Tiny, compiled
 
 from personalization_jax import schedules
 from personalization_jax.datasets import new_people
 from personalization_jax.datasets.splits import split as split_people
 from personalization_jax.distributed import make_mesh
 from personalization_jax.methods import parse_method
+from personalization_jax.methods.answers import LastLayers
 from personalization_jax.networks import MLP
-from personalization_jax.study import Settings, Study, make_trainer
-from personalization_jax.training import adaptation
-from personalization_jax.training import step as training_step
-from personalization_jax.training.population import individual_key
+from personalization_jax.study import Settings, Study
+from personalization_jax.training import adaptation, step
+from personalization_jax.training.learner import Learner
+from personalization_jax.training.population import (
+  PopulationTrainer,
+  individual_key,
+)
 
 STEPS, BATCH, SEED = 5, 4, 6
 
 
 def base_of(learner, shape=(16, 16, 1)):
-  create = compiled(training_step.create_state, learner, image_shape=shape)
+  create = compiled(step.create_state, learner, image_shape=shape)
   state = create(jax.random.key(9))
   return {"params": state.params, "batch_stats": state.batch_stats}
 
 
-def adapt(people, learner=TINY, *, which=None, base=None, devices=1, **kw):
+def trainer_for(people, learner=TINY, devices=1, together=1):
+  mesh = make_mesh(jax.devices()[:devices])
+  return PopulationTrainer(
+    learner, people.images, people.labels, mesh, together
+  )
+
+
+def adapt(
+  people,
+  learner=TINY,
+  *,
+  which=None,
+  base=None,
+  devices=1,
+  together=1,
+  **kw,
+):
   """Some people's models, joined over chunks."""
   people = (
     people
@@ -39,30 +60,26 @@ def adapt(people, learner=TINY, *, which=None, base=None, devices=1, **kw):
   )
   split = new_people.hold_out(people, 0.3, seed=2)
   chunks = adaptation.adapt(
-    learner,
+    trainer_for(people, learner, devices, together),
     base or base_of(learner),
-    people,
     split,
     STEPS,
-    mesh=make_mesh(jax.devices()[:devices]),
     batch_size=BATCH,
     seed=SEED,
     **kw,
   )
-  parts = list(chunks)
-  joined = {
+  return {
     person: (
-      part.variables_of(place),
-      part.losses[place],
+      some.variables_of(place),
+      some.losses[place],
       accuracies[0][place],
       accuracies[1][place],
-      bool(part.diverged[place]),
+      bool(some.diverged[place]),
     )
-    for part in parts
-    for accuracies in [part.accuracies(people.labels)]
-    for place, person in enumerate(part.individuals.tolist())
+    for some in chunks
+    for accuracies in [some.accuracies(people.labels)]
+    for place, person in enumerate(some.individuals.tolist())
   }
-  return joined
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +97,12 @@ def test_the_oracle_is_a_loop_of_training_steps(people, everybody):
   )
   base = base_of(TINY)
   key = individual_key(jax.random.key(SEED), person)
-  create = compiled(training_step.create_state, TINY, image_shape=(16, 16, 1))
+  create = compiled(step.create_state, TINY, image_shape=(16, 16, 1))
   state = create(key).replace(**base)
-  step = compiled(training_step.train_step, TINY)
+  train_step = compiled(step.train_step, TINY)
   store = jnp.asarray(people.images), jnp.asarray(people.labels)
   for index, batch in enumerate(rows):
-    state, loss = step(state, *training_step.gather(*store, batch))
+    state, loss = train_step(state, *step.gather(*store, batch))
     np.testing.assert_allclose(everybody[person][1][index], loss, rtol=2e-3)
   variables, _, before, after, diverged = everybody[person]
   chex.assert_trees_all_close(variables["params"], state.params, atol=2e-3)
@@ -95,42 +112,36 @@ def test_the_oracle_is_a_loop_of_training_steps(people, everybody):
     (before, state.replace(**base)),
     (after, state),
   ):
-    images, labels, _ = training_step.gather(*store, test)
-    right = training_step.eval_step(TINY, trained, images) == labels
+    images, labels, _ = step.gather(*store, test)
+    right = step.eval_step(TINY, trained, images) == labels
     assert accuracy == pytest.approx(float(right.mean()))
 
 
-def test_it_is_tl_with_a_fresh_adam(people, monkeypatch):
+def test_it_is_tl_with_a_fresh_adam(people):
   """The same bits as `Study` gives from the same model of D_G."""
-  settings = Settings(
-    epochs=1, batch_size=BATCH, learning_rate=1e-2, width=1 / 32, seed=SEED
-  )
+  settings = Settings(epochs=1, batch_size=BATCH, width=1 / 32, seed=SEED)
   ids = np.unique(people.individuals)
   split = split_people(people, ids[:2], ids[2:5], seed=2)
   # The same bits, and compiled in a fraction of Fig. 4's time.
-  trainer = dataclasses.replace(
-    make_trainer(people, settings, mesh=make_mesh(jax.devices()[:2])),
-    learner=TINY,
-  )
+  trainer = trainer_of(people, settings=settings, tiny=True)
   study = Study(people, split, settings, trainer=trainer)
   method = parse_method("tl:5")
   shared, record = study.global_phase()
-  optimizer = study.trainer.learner.optimizer
-  one = jax.tree.map(lambda leaf: leaf[0], shared.params)
-  fresh = jax.tree.map(lambda leaf: leaf[None], optimizer.init(one))
-  begin = shared.replace(opt_state=fresh, step=np.zeros(1, np.int32))
-  monkeypatch.setattr(study, "_global_phase", (begin, record))
+  one = jax.tree.map(lambda leaf: leaf[0], shared)
+  fresh = trainer.learner.optimizer.init(one.params)
+  study._global_phase = (
+    shared.replace(
+      opt_state=jax.tree.map(lambda leaf: leaf[None], fresh),
+      step=np.zeros(1, np.int32),
+    ),
+    record,
+  )
   expected = study.personalize(method)
   (found,) = adaptation.adapt(
-    study.trainer.learner,
-    {
-      "params": one,
-      "batch_stats": jax.tree.map(lambda leaf: leaf[0], shared.batch_stats),
-    },
-    people,
+    trainer,
+    {"params": one.params, "batch_stats": one.batch_stats},
     split,
     method.late,
-    mesh=study.trainer.mesh,
     batch_size=BATCH,
     seed=SEED,
   )
@@ -143,16 +154,15 @@ def test_it_is_tl_with_a_fresh_adam(people, monkeypatch):
 
 def test_the_moments_of_adam_are_fresh(people):
   """The first step of a fresh Adam moves every parameter by its rate."""
-  sgd = training_step.Learner(TINY.model, optax.sgd(0.0))
+  sgd = Learner(TINY.model, optax.sgd(0.0))
   base = base_of(TINY)
   (own,) = new_people.hold_out(people, 0.3).individuals[:1]
   split = new_people.hold_out(
     people.take(np.flatnonzero(people.individuals == own)), 0.3
   )
   one = people.take(np.flatnonzero(people.individuals == own))
-  mesh = make_mesh(jax.devices()[:1])
   for learner, size in ((TINY, 1e-2), (sgd, 0.0)):
-    (found,) = adaptation.adapt(learner, base, one, split, 1, mesh=mesh)
+    (found,) = adaptation.adapt(trainer_for(one, learner), base, split, 1)
     moved = found.variables_of(0)["params"]["layer_1"]["bias"]
     change = np.abs(moved - base["params"]["layer_1"]["bias"])
     np.testing.assert_allclose(change, size, rtol=1e-3)
@@ -163,8 +173,8 @@ def test_the_moments_of_adam_are_fresh(people):
   [
     {"which": [7]},
     {"which": [25, 1, 4]},
-    {"individuals_per_device": 4},
-    {"devices": 4, "individuals_per_device": 2},
+    {"together": 4},
+    {"devices": 4, "together": 2},
   ],
   ids=str,
 )
@@ -193,7 +203,7 @@ def test_the_last_layers_alone_are_trained(people):
 
 
 def test_who_diverges_is_said_to(people):
-  wild = training_step.Learner(TINY.model, optax.sgd(1e30))
+  wild = Learner(TINY.model, optax.sgd(1e30))
   found = adapt(people, wild, which=[4])
   _, _, before, after, diverged = found[4]
   assert diverged
@@ -223,7 +233,7 @@ def test_nothing_to_classify_is_said(people):
 
 def test_features_are_used_as_they_are(people):
   """Floats are no images to be divided by 255, here as in training."""
-  learner = training_step.Learner(MLP(3, (8,)), optax.adam(1e-2))
+  learner = Learner(MLP(3, (8,)), optax.adam(1e-2))
   features = people.images[..., 0].reshape(len(people), -1) / np.float32(255)
   base = base_of(learner, features.shape[1:])
   classes, probabilities = adaptation.classify(learner, base, features)
@@ -263,11 +273,39 @@ def test_what_does_not_fit_is_named(people, changes, message):
 
 def test_numbers_out_of_range_are_named():
   base = base_of(TINY)
+
+  def check(steps, batch_size, last_layers=None):
+    return adaptation.check(TINY.model, base, steps, batch_size, last_layers)
+
   with pytest.raises(ValueError, match="steps=0 must be at least 1"):
-    adaptation.check(TINY, base, 0, 1, None)
+    check(0, 1)
   with pytest.raises(ValueError, match=r"steps=2.5 must be a whole number"):
-    adaptation.check(TINY, base, 2.5, 1, None)
+    check(2.5, 1)
   with pytest.raises(ValueError, match="batch_size=-1 must be at least 1"):
-    adaptation.check(TINY, base, 1, -1, None)
-  assert adaptation.check(TINY, base, 1, 1, None) == 0
-  assert adaptation.check(TINY, base, 1, 1, 1) == 1
+    check(1, -1)
+  assert check(1, 1) is None
+  assert check(1, 1, 1) == LastLayers(1)
+
+
+def test_a_second_call_compiles_nothing(people):
+  """For other people, with another trainer of the same learner too."""
+  traced = []
+
+  class Counting(Tiny):
+    hook = staticmethod(lambda: traced.append(None))
+
+  learner = Learner(Counting(), optax.adam(1e-2))
+  base = base_of(TINY)
+  split = new_people.hold_out(people, 0.3, seed=2)
+
+  def adapt_and_classify(trainer):
+    some = list(adaptation.adapt(trainer, base, split, 2, batch_size=BATCH))
+    adaptation.classify(learner, some[0].variables_of(0), people.images)
+
+  adapt_and_classify(trainer_for(people, learner))
+  first = len(traced)
+  assert first > 0
+  adapt_and_classify(trainer_for(people, learner))
+  others = dataclasses.replace(people, images=people.images[::-1].copy())
+  adapt_and_classify(trainer_for(others, learner))
+  assert len(traced) == first

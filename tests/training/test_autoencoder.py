@@ -1,91 +1,154 @@
-"""The auto-encoder on rows of the store: latents are of the row alone."""
+"""The auto-encoder: the same trainer with another loss; latents of a row."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from helpers.bars import HELD_OUT, IMAGES, LEARNER, TRAIN, fresh, trained
+from helpers.bars import (
+  HELD_OUT,
+  IMAGES,
+  LEARNER,
+  MODEL,
+  TRAIN,
+  batches,
+  train,
+  trained,
+  untrained,
+)
 
 from personalization_jax import distributed
-from personalization_jax.training import autoencoder, autoencoder_training
-from personalization_jax.training import step as training_step
+from personalization_jax.training import autoencoder, step
 
 
 def test_training_beats_the_mean_image_on_held_out_rows():
-  state, losses = trained()
+  variables, losses = trained()
   error = autoencoder.reconstruction_error(
-    LEARNER, state, IMAGES, HELD_OUT, TRAIN
+    MODEL, variables, IMAGES, HELD_OUT, TRAIN
   )
   scaled = IMAGES / 255.0
   mean = np.square(scaled[HELD_OUT] - scaled[TRAIN].mean(axis=0)).mean()
   np.testing.assert_allclose(error.mean_image, mean, rtol=1e-4)
-  reconstructed = autoencoder.reconstruct(LEARNER, state, IMAGES, HELD_OUT)
+  reconstructed = autoencoder.reconstruct(MODEL, variables, IMAGES, HELD_OUT)
   own = np.square(scaled[HELD_OUT] - reconstructed).mean()
   np.testing.assert_allclose(error.model, own, rtol=1e-4)
   assert error.model < 0.6 * error.mean_image
   assert losses[-7:].mean() < 0.3 * losses[0]
 
 
+def test_loss_is_the_mean_square_over_rows_and_pixels():
+  """And padding counts neither in it nor in batch statistics."""
+  batch = IMAGES[:5].astype(np.float32) / 255
+  reconstructed, updates = jax.jit(
+    lambda variables: MODEL.apply(
+      variables, batch, train=True, mutable=["batch_stats"]
+    )
+  )(untrained())
+  squares = np.square(batch - np.asarray(reconstructed))
+  rows = np.full((1, 64), -1)
+  rows[0, [3, 10, 11, 40, 63]] = np.arange(5)
+  variables, losses = train(rows)
+  np.testing.assert_allclose(losses, [squares.sum() / (5 * 64)], rtol=1e-5)
+  chex.assert_trees_all_close(
+    variables["batch_stats"], updates["batch_stats"], rtol=1e-4, atol=1e-6
+  )
+
+
+def test_what_stands_in_padding_does_not_matter():
+  others = IMAGES.copy()
+  others[0] = 255  # the image that stands where there is none
+  rows = np.full((2, 64), -1)
+  rows[:, 10:17] = np.arange(14).reshape(2, 7) + 1
+  one, other = (train(rows, images=store)[0] for store in (IMAGES, others))
+  chex.assert_trees_all_equal(one, other)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_output_is_dead(seed):
+  """Every pixel passes gradient on at first, and ink is drawn after."""
+  first = autoencoder.reconstruct(MODEL, untrained(seed), IMAGES, np.arange(5))
+  assert (first > 0).all()
+  variables, _ = train(batches(12), seed)
+  drawn = autoencoder.reconstruct(MODEL, variables, IMAGES, HELD_OUT)
+  brightest = drawn.max(axis=(1, 2, 3))
+  assert brightest.min() > 0
+  assert brightest.mean() > 0.3
+
+
+def test_the_same_key_gives_the_same_bits():
+  again, losses = train(batches(12))
+  np.testing.assert_array_equal(losses, trained()[1])
+  chex.assert_trees_all_equal(again, trained()[0])
+  kernels = [
+    untrained(seed)["params"]["encoder"]["layer_0"]["kernel"] for seed in (0, 1)
+  ]
+  assert not np.array_equal(*kernels)
+
+
 def test_latents_are_of_the_row_alone():
-  state, _ = trained()
-  everything = autoencoder.encode(LEARNER, state, IMAGES, np.arange(500))
+  variables, _ = trained()
+  everything = autoencoder.encode(MODEL, variables, IMAGES, np.arange(500))
   assert everything.shape == (500, 16)
   assert everything.dtype == np.float32
   assert everything.std(axis=0).min() > 0
   order = np.random.default_rng(0).permutation(500)[:300]
-  some = autoencoder.encode(LEARNER, state, IMAGES, order)
+  some = autoencoder.encode(MODEL, variables, IMAGES, order)
   np.testing.assert_allclose(some, everything[order], rtol=1e-5, atol=1e-5)
-  alone = autoencoder.encode(LEARNER, state, IMAGES, np.array([7]))
+  alone = autoencoder.encode(MODEL, variables, IMAGES, np.array([7]))
   np.testing.assert_allclose(alone, everything[[7]], rtol=1e-5, atol=1e-5)
-  none = autoencoder.encode(LEARNER, state, IMAGES, np.array([], int))
+  none = autoencoder.encode(MODEL, variables, IMAGES, np.array([], int))
   assert none.shape == (0, 16)
+
+
+def test_one_compilation_whatever_the_number_of_rows():
+  evaluated = autoencoder._evaluate_batch
+  autoencoder.encode(MODEL, trained()[0], IMAGES, np.arange(300))
+  compiled = evaluated._cache_size()
+  for variables, count in ((trained()[0], 5), (untrained(), 500)):
+    autoencoder.encode(MODEL, variables, IMAGES, np.arange(count))
+  assert evaluated._cache_size() == compiled
 
 
 def test_the_store_may_lie_on_every_device():
   mesh = distributed.make_mesh()
   assert mesh.size > 1
   everywhere = jax.device_put(IMAGES, jax.NamedSharding(mesh, jax.P()))
-  latents = autoencoder.encode(LEARNER, fresh(), everywhere, np.arange(3))
+  rows = np.arange(3)
+  latents = autoencoder.encode(MODEL, untrained(), everywhere, rows)
   np.testing.assert_array_equal(
-    latents, autoencoder.encode(LEARNER, fresh(), IMAGES, np.arange(3))
+    latents, autoencoder.encode(MODEL, untrained(), IMAGES, rows)
   )
 
 
 @pytest.mark.parametrize(
   "shape", [(4, 4, 1), (28, 28, 1), (16, 8, 1), (16, 16, 2), (0, 0, 1)]
 )
-def test_other_images_are_refused(shape):
+def test_other_images_are_rejected(shape):
   message = f"are {shape[0]}x{shape[1]} with {shape[2]} channels, but must"
   with pytest.raises(ValueError, match=message):
-    autoencoder.create(LEARNER, jax.random.key(0), shape)
+    step.create_state(LEARNER, jax.random.key(0), shape)
 
 
 @pytest.mark.parametrize("row", [-1, 500])
-def test_rows_that_are_none_are_refused(row):
+def test_rows_that_are_none_are_rejected(row):
   for evaluate in (autoencoder.encode, autoencoder.reconstruct):
     with pytest.raises(ValueError, match=rf"in 0\.\.499, but hold {row}"):
-      evaluate(LEARNER, fresh(), IMAGES, np.array([3, row]))
-  with pytest.raises(ValueError, match=r"in -1\.\.499, but hold 500"):
-    autoencoder_training.train(LEARNER, fresh(), IMAGES, np.array([[3, 500]]))
+      evaluate(MODEL, untrained(), IMAGES, np.array([3, row]))
   with pytest.raises(ValueError, match="there are 0 and 1"):
-    autoencoder.reconstruction_error(LEARNER, fresh(), IMAGES, [], [0])
+    autoencoder.reconstruction_error(MODEL, untrained(), IMAGES, [], [0])
 
 
 @pytest.mark.parametrize("width", [0.0, -1.0, float("nan")])
-def test_no_width_is_refused(width):
+def test_no_width_is_rejected(width):
   with pytest.raises(ValueError, match=f"width={width} must be above 0"):
     autoencoder.make_learner(width=width)
 
 
 def test_bfloat16_gives_float32_latents_near_those_of_float32():
-  half = training_step.Learner(
-    LEARNER.model.clone(dtype=jnp.bfloat16), optax.identity()
-  )
   rows = np.arange(20)
   low, full = (
-    autoencoder.encode(one, trained()[0], IMAGES, rows)
-    for one in (half, LEARNER)
+    autoencoder.encode(model, trained()[0], IMAGES, rows)
+    for model in (MODEL.clone(dtype=jnp.bfloat16), MODEL)
   )
   assert low.dtype == np.float32
   np.testing.assert_allclose(low, full, atol=0.05 * np.abs(full).max())

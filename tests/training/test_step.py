@@ -1,23 +1,18 @@
-import functools
+import dataclasses
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.tiny import FIG_4 as LEARNER
+from helpers.tiny import FIG_4, compiled
 
-from personalization_jax.training import step as training_step
+from personalization_jax.methods.answers import LastLayers
+from personalization_jax.training import step
+from personalization_jax.training.step import gather
 
-
-@functools.partial(jax.jit, static_argnames="frozen_layers")
-def train_step(state, images, labels, mask, frozen_layers=0):
-  return training_step.train_step(
-    LEARNER, state, images, labels, mask, frozen_layers=frozen_layers
-  )
-
-
-eval_step = jax.jit(functools.partial(training_step.eval_step, LEARNER))
+train_step = compiled(step.train_step, FIG_4)
+eval_step = compiled(step.eval_step, FIG_4)
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +22,8 @@ def store(people):
 
 @pytest.fixture(scope="module")
 def state():
-  create = functools.partial(
-    training_step.create_state, LEARNER, image_shape=(16, 16, 1)
-  )
-  return jax.jit(create)(jax.random.key(3))
+  create = compiled(step.create_state, FIG_4, image_shape=(16, 16, 1))
+  return create(jax.random.key(3))
 
 
 def without_step(state):
@@ -38,7 +31,7 @@ def without_step(state):
 
 
 def test_gather_marks_padding(store, people):
-  images, labels, mask = training_step.gather(*store, jnp.array([5, -1, 0]))
+  images, labels, mask = gather(*store, jnp.array([5, -1, 0]))
   assert images.dtype == jnp.float32
   np.testing.assert_array_equal(mask, [True, False, True])
   np.testing.assert_allclose(images[0], people.images[5] / 255.0, rtol=1e-6)
@@ -46,7 +39,7 @@ def test_gather_marks_padding(store, people):
 
 
 def test_training_learns(store, state):
-  batch = training_step.gather(*store, jnp.arange(60))
+  batch = gather(*store, jnp.arange(60))
   losses = []
   for _ in range(120):
     state, loss = train_step(state, *batch)
@@ -58,9 +51,9 @@ def test_training_learns(store, state):
 
 def test_padding_changes_nothing(store, state):
   rows = jnp.array([4, 8, 15, 16, 23])
-  plain, plain_loss = train_step(state, *training_step.gather(*store, rows))
+  plain, plain_loss = train_step(state, *gather(*store, rows))
   rows = jnp.concatenate([rows, -jnp.ones(3, int)])
-  padded, padded_loss = train_step(state, *training_step.gather(*store, rows))
+  padded, padded_loss = train_step(state, *gather(*store, rows))
   np.testing.assert_allclose(padded_loss, plain_loss, rtol=1e-5)
   # Adam makes whole steps of what is rounding alone in a gradient of about 0:
   # hence its moments, which are gradients, and not the parameters.
@@ -71,7 +64,7 @@ def test_padding_changes_nothing(store, state):
 
 
 def test_what_stands_in_padding_does_not_matter(store, state):
-  images, labels, mask = training_step.gather(*store, jnp.array([4, 8, -1, -1]))
+  images, labels, mask = gather(*store, jnp.array([4, 8, -1, -1]))
   one, _ = train_step(state, images, labels, mask)
   other, _ = train_step(
     state, images.at[2:].set(9.0), labels.at[2:].set(1), mask
@@ -80,21 +73,20 @@ def test_what_stands_in_padding_does_not_matter(store, state):
 
 
 def test_a_step_of_padding_alone_leaves_the_model_alone(store, state):
-  state, _ = train_step(state, *training_step.gather(*store, jnp.arange(8)))
+  state, _ = train_step(state, *gather(*store, jnp.arange(8)))
   before = jax.tree.map(np.asarray, without_step(state))
-  after, loss = train_step(
-    state, *training_step.gather(*store, -jnp.ones(8, int))
-  )
+  after, loss = train_step(state, *gather(*store, -jnp.ones(8, int)))
   chex.assert_trees_all_equal(without_step(after), before)
   assert after.step == state.step + 1
   assert loss == 0
 
 
 def test_frozen_layers_stay_bit_for_bit(store, state):
-  batch = training_step.gather(*store, jnp.arange(8))
+  batch = gather(*store, jnp.arange(8))
   for _ in range(3):  # momentum that would carry frozen layers on
     state, _ = train_step(state, *batch)
-  after, _ = train_step(state, *batch, frozen_layers=6)
+  last = dataclasses.replace(FIG_4, trainable=LastLayers(2))
+  after, _ = compiled(step.train_step, last)(state, *batch)
   for layer in range(7):
     for tree in ("params", "batch_stats"):
       for name in (f"layer_{layer}", f"norm_{layer}"):
@@ -108,7 +100,7 @@ def test_frozen_layers_stay_bit_for_bit(store, state):
 
 
 def test_dropout_depends_on_the_step_and_on_the_key(store, state):
-  batch = training_step.gather(*store, jnp.arange(32))
+  batch = gather(*store, jnp.arange(32))
   _, loss = train_step(state, *batch)
   _, again = train_step(state, *batch)
   _, later = train_step(state.replace(step=state.step + 1), *batch)
@@ -122,12 +114,11 @@ def test_a_scan_is_a_loop_of_steps(store, state):
   rows = rng.integers(0, 60, (7, 8)).astype(np.int32)
   rows[2, 5:] = -1
   rows[4] = -1
-  scanned, losses = jax.jit(
-    functools.partial(training_step.train_on_rows, LEARNER)
-  )(state, rows, jnp.int32(6), *store)
+  train = compiled(step.train_on_rows, FIG_4)
+  scanned, losses = train(state, rows, jnp.int32(6), *store)
   looped, expected = state, []
   for batch in rows[:6]:
-    looped, loss = train_step(looped, *training_step.gather(*store, batch))
+    looped, loss = train_step(looped, *gather(*store, batch))
     expected.append(float(loss) if (batch >= 0).any() else np.nan)
   np.testing.assert_allclose(losses[:6], expected, rtol=1e-4)
   assert np.isnan(losses[6])
@@ -139,11 +130,10 @@ def test_a_scan_is_a_loop_of_steps(store, state):
 
 def test_every_row_is_classified_by_itself(store, state):
   rows = np.array([[3, -1, 7], [60, 61, -1]], np.int32)
-  predict = jax.jit(functools.partial(training_step.predict_rows, LEARNER))
-  predicted = predict(state, rows, *store)
+  predicted = compiled(step.predict_rows, FIG_4)(state, rows, *store)
   for row, label in zip(rows.ravel(), np.asarray(predicted).ravel()):
     if row < 0:
       assert label == -1
     else:
-      images, _, _ = training_step.gather(*store, jnp.array([row]))
+      images, _, _ = gather(*store, jnp.array([row]))
       assert label == eval_step(state, images)[0]

@@ -1,0 +1,285 @@
+"""What every method must keep, whatever it answers to the four questions.
+
+A new set of `specs.SETS` comes here by itself; a method that no spec names
+belongs into `OWN`.
+"""
+
+import dataclasses
+import functools
+import re
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers.tiny import Tiny, compiled
+
+from personalization_jax.checkpoints.keeper import Keeper, Stopped
+from personalization_jax.datasets import splits
+from personalization_jax.distributed import make_mesh
+from personalization_jax.grouping.groups import Groups
+from personalization_jax.methods import Method, parse_method
+from personalization_jax.methods.answers import by_model, cross_entropy
+from personalization_jax.methods.specs import SETS
+from personalization_jax.randomness import SHARED
+from personalization_jax.settings import Settings
+from personalization_jax.study import Study
+from personalization_jax.training import step
+from personalization_jax.training.learner import Learner
+from personalization_jax.training.population import (
+  PopulationTrainer,
+  individual_key,
+  individual_keys,
+)
+
+SETTINGS = Settings(epochs=2, batch_size=16, seed=4)
+# What is small enough for nine people with a dozen samples each.
+SMALL = {
+  "40": "2", "400": "5", "10": "2", "300": "5",
+  "1500": "5", "6500": "9", "5": "2", "21": "3",
+}  # fmt: skip
+
+
+def small(spec):
+  kind, *number = spec.split(":")
+  return ":".join([kind, *(SMALL.get(n, n) for n in number)])
+
+
+def pulled(strength):
+  """Cross-entropy, and a pull to the model that training began with."""
+
+  def loss(logits, labels, params, reference):
+    away = jax.tree.map(lambda a, b: a - b, params, reference["params"])
+    pull = strength / 2 * optax.tree.norm(away, squared=True)
+    return cross_entropy(logits, labels, params, reference) + pull
+
+  return loss
+
+
+def biases(params):
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: path[-1].key == "bias", params
+  )
+
+
+def least_probable(model, state, samples):
+  return -by_model(model, state, samples)
+
+
+def near_the_start(model, state, samples):
+  began = state.replace(**state.reference)
+  return by_model(model, state, samples) + by_model(model, began, samples)
+
+
+OWN = [
+  Method("pulled", late=5, loss=pulled(0.1), reference=True),
+  Method("pulled from nothing", early=2, loss=pulled(0.1), reference=True),
+  Method("biases", late=5, trainable=biases),
+  Method("least", late=5, predict=least_probable),
+  Method("mixed", late=5, predict=near_the_start, reference=True),
+]
+SPECS = [small(s) for name in ("table1", "references") for s in SETS[name]]
+EVERY = [
+  *map(parse_method, dict.fromkeys(SPECS)),
+  *map(parse_method, ("es:2+sw:3+tl:2", "tl:5:last=1", "local:3", "sg:5+tl:3")),
+  *OWN,
+]
+every_method = pytest.mark.parametrize(
+  "method", EVERY, ids=[re.sub(r"\W", "-", each.spec) for each in EVERY]
+)
+TRACED = []
+
+
+class Counting(Tiny):
+  hook = staticmethod(lambda: TRACED.append(None))
+
+
+LEARNER = Learner(Counting(), optax.adam(1e-2))
+
+
+@pytest.fixture(scope="module")
+def new_trainer(people):
+  """Trainers of blocks of four steps; of the same arguments the same one."""
+
+  @functools.cache
+  def make(devices=1, individuals_per_device=1):
+    mesh = make_mesh(jax.devices()[:devices])
+    store = people.images, people.labels
+    return PopulationTrainer(
+      LEARNER, *store, mesh, individuals_per_device, block_steps=4
+    )
+
+  return make
+
+
+@pytest.fixture(scope="module")
+def new_study(people, new_trainer):
+  latents = np.random.default_rng(5).normal(size=(len(people), 4))
+
+  def make(seed=4, keeper=None, **about):
+    chosen = splits.choose_people(people, 3, 4, seed=2)
+    split = splits.split(people, *chosen, seed=2)
+    groups = Groups(people, split, seed=seed, latents=latents)
+    settings = dataclasses.replace(SETTINGS, seed=seed)
+    trainer = new_trainer(**about)
+    return Study(
+      people, split, settings, trainer=trainer, groups=groups, keeper=keeper
+    )
+
+  return make
+
+
+@pytest.fixture(scope="module")
+def whole(new_study):
+  """The study, and each method's result without interruption, trained once."""
+  study = new_study()
+  return study, functools.cache(
+    functools.partial(study.personalize, keep_models=True)
+  )
+
+
+def assert_same(one, other):
+  for field in ("losses", "individual_predictions", "global_predictions"):
+    np.testing.assert_array_equal(getattr(one, field), getattr(other, field))
+
+
+def by_hand(study, method, index):
+  """One person's losses and test predictions, by a Python loop over steps."""
+  learner = study.trainer.learner.answering(method)
+  store = jnp.asarray(study.population.images), study.population.labels
+  store = store[0], jnp.asarray(store[1])
+  root = jax.random.key(study.settings.seed)
+  person = individual_key(root, int(study.split.individuals[index]))
+  rows = study.batches.rows(method, index)
+  shared = study.batches.num_shared_steps if method.shares_global_phase else 0
+  first = study.trainer.learner if shared else learner
+  create = compiled(
+    step.create_state, first, image_shape=study.population.sample_shape
+  )
+  state = create(individual_key(root, SHARED) if shared else person)
+  losses = []
+  for number, batch in enumerate(rows):
+    if number == shared > 0:
+      state = step.continue_as(learner, state, person)
+    trainable = next(t for end, t in method.phases(len(rows)) if end > number)
+    train = of_phase(first if number < shared else learner, trainable)
+    state, loss = train(state, *step.gather(*store, batch))
+    losses.append(loss)
+  if shared == len(rows):
+    state = step.continue_as(learner, state, person)
+  predict = compiled(step.predict_rows, learner)
+  tested = predict(state, study.split.test[index][None], *store)[0]
+  return np.array(losses), np.asarray(tested)
+
+
+@functools.cache
+def of_phase(learner, trainable):
+  learner = dataclasses.replace(learner, trainable=trainable)
+  return compiled(step.train_step, learner)
+
+
+@every_method
+def test_a_population_is_so_many_single_runs(whole, method):
+  """The oracle: a Python loop over one person's steps."""
+  study, results = whole
+  losses, tested = by_hand(study, method, 1)
+  result = results(method)
+  there = np.isfinite(result.losses[1])
+  np.testing.assert_allclose(result.losses[1][there], losses[there], rtol=2e-3)
+  np.testing.assert_array_equal(result.individual_predictions[1], tested)
+
+
+@every_method
+def test_neither_devices_nor_chunks_matter(whole, new_study, method):
+  _, results = whole
+  spread = new_study(devices=2, individuals_per_device=2)
+  assert_same(spread.personalize(method), results(method))
+
+
+@every_method
+def test_resuming_is_going_on(whole, new_study, method, tmp_path):
+  """Stopped at its first block, and taken up by another process's study."""
+  _, results = whole
+  looks = []
+
+  def should_stop():
+    looks.append(None)
+    return len(looks) == 2
+
+  stopped = Keeper(tmp_path, seconds=1e9, should_stop=should_stop)
+  with pytest.raises(Stopped):
+    new_study(keeper=stopped).personalize(method)
+  stopped.wait()
+  resumed = new_study(keeper=Keeper(tmp_path)).personalize(method)
+  assert_same(resumed, results(method))
+
+
+@every_method
+def test_padding_changes_nothing(whole, method):
+  """Neither a column of it where batches have one, nor steps at the end."""
+  study, _ = whole
+  trainer = study._trainer_of(method)
+  rows = study.batches.rows(method, 0)[None]
+  phases = method.phases(rows.shape[1])
+  keys = individual_keys(jax.random.key(0), study.split.individuals[:1])
+  states, losses = trainer.train(trainer.create(keys), rows, phases=phases)
+  more = np.pad(rows, ((0, 0), (0, 3), (0, 0)), constant_values=-1)
+  padded, with_padding = trainer.train(
+    trainer.create(keys), more, phases=[*phases, (more.shape[1], None)]
+  )
+  np.testing.assert_array_equal(with_padding[:, : losses.shape[1]], losses)
+  assert np.isnan(with_padding[:, losses.shape[1] :]).all()
+  for name in ("params", "batch_stats", "opt_state"):
+    chex.assert_trees_all_equal(getattr(padded, name), getattr(states, name))
+
+
+@every_method
+def test_another_seed_compiles_nothing(whole, new_study, method):
+  _, results = whole
+  first = results(method)
+  before = len(TRACED)
+  other = new_study(seed=9).personalize(method)
+  assert len(TRACED) == before > 0
+  assert not np.array_equal(other.losses, first.losses, equal_nan=True)
+
+
+def parameters(whole, *methods):
+  _, results = whole
+  return [results(method).models["params"] for method in methods]
+
+
+def test_a_pull_of_nothing_is_transfer_learning(whole):
+  none = Method("none", late=5, loss=pulled(0.0), reference=True)
+  chex.assert_trees_all_equal(*parameters(whole, none, parse_method("tl:5")))
+
+
+def test_a_pull_keeps_the_model_near_its_start(whole):
+  every = parameters(
+    whole, OWN[0], parse_method("tl:5"), parse_method("global")
+  )
+  strong, free, start = (
+    np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
+    for tree in every
+  )
+  assert 0 < np.abs(strong - start).sum() < np.abs(free - start).sum()
+
+
+def test_a_mask_leaves_all_else_as_it_was(whole):
+  own, start = parameters(whole, OWN[2], parse_method("global"))
+  for name, layer in own.items():
+    for leaf, values in layer.items():
+      same = np.array_equal(values, start[name][leaf])
+      assert same == (leaf != "bias"), (name, leaf)
+
+
+def test_an_answer_is_the_method_s(whole):
+  """The same models as tl:5, but other answers."""
+  _, results = whole
+  own, plain = (results(each) for each in (OWN[3], parse_method("tl:5")))
+  np.testing.assert_array_equal(own.losses, plain.losses)
+  there = plain.individual_predictions >= 0
+  assert (own.individual_predictions != plain.individual_predictions)[
+    there
+  ].all()
