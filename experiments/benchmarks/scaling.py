@@ -161,8 +161,9 @@ def serve(
 
   # A process has taken memory already, not least to compile: the models are
   # made and the programs there, but no step is done.
-  jax.block_until_ready(ours.untrained())
-  planned = ours.planned_bytes()
+  chunk = next(ours.trainer.chunks(work.individuals))
+  jax.block_until_ready(ours.states(chunk))
+  planned = ours.trainer.planned_bytes(work.batch_size)
   if planned is not None and peak_of_accelerator() is None:
     planned = host_memory.peak() + planned * ours.mesh.size
   ours.first()

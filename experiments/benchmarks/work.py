@@ -130,7 +130,7 @@ class Ours:
 
   def __post_init__(self) -> None:
     """Compiles nothing yet."""
-    self._trainer = PopulationTrainer(
+    self.trainer = PopulationTrainer(
       self.work.learner(self.store.num_classes),
       self.store.images,
       self.store.labels,
@@ -143,17 +143,9 @@ class Ours:
   @functools.cached_property
   def shared(self) -> training_step.TrainState:
     """The model that everybody starts from, with a leading axis of 1."""
-    one = self._trainer.one_per_device()
+    one = self.trainer.one_per_device()
     states = one.create(individual_key(self._root, SHARED)[None])
     return jax.tree.map(lambda leaf: leaf[:1], states)
-
-  def untrained(self) -> training_step.TrainState:
-    """The first chunk's models before the first step."""
-    return self._states(next(self._trainer.chunks(self.work.individuals)))
-
-  def planned_bytes(self) -> int | None:
-    """See `PopulationTrainer`."""
-    return self._trainer.planned_bytes(self.work.batch_size)
 
   def first(self) -> None:
     """The first chunk alone: compiles what the whole work needs."""
@@ -192,15 +184,16 @@ class Ours:
     )
 
   def _chunks(self) -> Iterator[tuple[training_step.TrainState, np.ndarray]]:
-    for chunk in self._trainer.chunks(self.work.individuals):
-      yield self._trainer.train(
-        self._states(chunk), rows(self.work, self.store, chunk)
+    for chunk in self.trainer.chunks(self.work.individuals):
+      yield self.trainer.train(
+        self.states(chunk), rows(self.work, self.store, chunk)
       )
 
-  def _states(self, chunk: slice) -> training_step.TrainState:
+  def states(self, chunk: slice) -> training_step.TrainState:
+    """A chunk's models before the first step."""
     ids = range(self.work.individuals)[chunk]
     keys = jnp.stack([individual_key(self._root, index) for index in ids])
-    return self._trainer.share(self.shared, keys)
+    return self.trainer.share(self.shared, keys)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -64,10 +64,11 @@ def made_with(about: Mapping[str, Any]) -> dict[str, Any]:
   }
 
 
-def differing(runs: Sequence[Run]) -> dict[str, list[Any]]:
-  """The facts that aren't the same everywhere, with every run's value."""
+def differing(
+  of_runs: Sequence[Mapping[str, Any]],
+) -> dict[str, list[Any]]:
+  """The facts that aren't the same for all, flags first, with all values."""
   found = {}
-  of_runs = [facts(run) for run in runs]
   names = dict.fromkeys(name for own in of_runs for name in own)
   for name in sorted(names, key=lambda name: not name.startswith("--")):
     values = [own.get(name) for own in of_runs]

@@ -129,7 +129,9 @@ def _settings(run: Run) -> dict[str, Columns]:
     facts["methods"] = ", ".join(dict.fromkeys(name for name, _ in run.asked))
   if isinstance(command := run.about.get("command"), list):
     facts["command"] = " ".join(map(str, command))
-  made = [comparison.made_with(maker) for maker in run.makers]
+  made = comparison.differing(
+    [comparison.made_with(maker) for maker in run.makers]
+  )
   results, commands = [], []
   for maker in run.makers:
     commands.append(" ".join(map(str, maker.get("command") or ())))
@@ -147,11 +149,7 @@ def _settings(run: Run) -> dict[str, Columns]:
     "makers": [
       ("", "No.", map(str, itertools.count(1))),
       ("", "results", results),
-      *(
-        ("", name, [_value(one.get(name)) for one in made])
-        for name in dict.fromkeys(itertools.chain(*made))
-        if any(one.get(name) != made[0].get(name) for one in made)
-      ),
+      *(("", name, map(_value, values)) for name, values in made.items()),
       ("", "command", commands),
     ],
   }
@@ -242,7 +240,7 @@ def _comparison(found: Sequence[Run]) -> dict[str, Any]:
     for method in run.seeds_of
     if any(method in other.seeds_of for other in compared[1:])
   ]
-  differing = comparison.differing(found)
+  differing = comparison.differing([comparison.facts(run) for run in found])
   about: dict[str, Any] = {
     "differing": differing,
     "settings": [
