@@ -1,4 +1,4 @@
-"""What differs between runs: their flags, and what methods gave people."""
+"""How runs differ: in flags and environment, and in accuracy."""
 
 from __future__ import annotations
 
@@ -15,22 +15,20 @@ from personalization_jax.methods import known_method
 
 @dataclasses.dataclass(frozen=True)
 class Common:
-  """What another run shares with the first; like is compared with like."""
+  """What another run has in common with the first."""
 
   name: str  # of the other run
-  people: Sequence[str]  # without any, people can't be paired
-  # Without any, an individual's means over each run's own seeds are paired.
-  seeds: Sequence[str]
+  people: Sequence[str]  # if empty, tests are unpaired
+  seeds: Sequence[str]  # if empty, means over each run's own seeds are paired
   here: int  # individuals of the first run
   there: int  # and of the other
-  all_seeds: bool  # whether neither run has further ones
+  all_seeds: bool  # whether neither run has other seeds
 
 
 def facts(run: Run) -> dict[str, Any]:
-  """What a run was made with: flags, and what else determines numbers.
+  """Flags, seeds, data and versions of a run, those unknown left out.
 
-  Several commands may have made a run with several values, which have commas
-  between them. What config.json doesn't say is left out.
+  Several commands may have made a run; different values are joined by commas.
   """
   found = {f"--{flag}": value for flag, value in run.settings.items()}
   found["seeds"] = ", ".join(run.seeds) or None
@@ -52,7 +50,7 @@ def facts(run: Run) -> dict[str, Any]:
 
 
 def made_with(about: Mapping[str, Any]) -> dict[str, Any]:
-  """Commit, device and versions that config.json tells, by their names."""
+  """Commit, device and versions, from config.json or one of its makers."""
   names = {
     "commit": "commit", "device": "device", "platform": "platform",
     "devices": "num_devices", "processes": "num_processes", "Python": "python",
@@ -67,7 +65,7 @@ def made_with(about: Mapping[str, Any]) -> dict[str, Any]:
 def differing(
   of_runs: Sequence[Mapping[str, Any]],
 ) -> dict[str, list[Any]]:
-  """The facts that aren't the same for all, flags first, with all values."""
+  """Facts that differ between runs, flags first -> the value of each run."""
   found = {}
   names = dict.fromkeys(name for own in of_runs for name in own)
   for name in sorted(names, key=lambda name: not name.startswith("--")):
@@ -84,13 +82,13 @@ def differing(
 
 
 def one_model(method: str, of: str) -> bool:
-  """Whether individuals share a model and so an accuracy: no sample to test."""
+  """Whether all individuals share one accuracy: there is nothing to test."""
   known = known_method(method)
   return of == "global" and known is not None and known.one_model
 
 
 def common(first: Run, other: Run) -> Common:
-  """Whom and which seeds two runs share; nothing on other data."""
+  """Individuals and seeds that two runs share; none if their data differ."""
   data = [run.about.get("dataset_fingerprint") for run in (first, other)]
   here, there = (sorted({*run.results["individual"]}) for run in (first, other))
   same = data[0] is not None and data[0] == data[1]
@@ -111,10 +109,10 @@ def accuracies(
   people: Sequence[str] = (),
   seeds: Sequence[str] = (),
 ) -> np.ndarray:
-  """A method's accuracies on "individual" or "global" data, [K, S] or [S].
+  """Accuracies on "individual" or "global" data, [K, S], or [S] without seeds.
 
-  They are NaN for who diverged. Without people they are of all, by id; without
-  seeds they are means over those of the table, or over all if it isn't there.
+  NaN for models that diverged. The default is all people by id, and means over
+  the table's seeds, or over all seeds if the table lacks the method.
   """
   own = run.results[run.results["method"] == method]
   of_table = run.table_seeds if method in [*run.table["method"]] else ()
@@ -128,10 +126,10 @@ def accuracies(
 def compare(
   first: Run, other: Run, methods: Sequence[str], of: str
 ) -> dict[str, metrics.Significance]:
-  """Tests a run's methods against the first run's, Holm-corrected over them.
+  """Tests methods of a run against the first run's, with Holm's correction.
 
-  People and seeds that both have are paired. Without such people the tests are
-  of all people, by Welch's t-test, and there are 0 pairs.
+  Common individuals and seeds are paired. Without common individuals it is
+  Welch's t-test over all, with 0 pairs.
   """
   both = common(first, other)
   tests = {}

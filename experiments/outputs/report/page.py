@@ -74,7 +74,7 @@ def page(found: Sequence[Run], title: str | None = None) -> str:
 
 
 def _section(run: Run) -> dict[str, Any]:
-  """What the template says of one run."""
+  """Everything about one run that the template shows."""
   # What is in the tables was trained, whatever became of its predictions.
   waiting = [pair for pair in run.unfinished if pair not in run.trained]
   progress = {
@@ -111,7 +111,7 @@ def _section(run: Run) -> dict[str, Any]:
 
 
 def _listed(run: Run, pairs: Pairs) -> str:
-  """Names, by the seed that each goes with if the run has several."""
+  """Names of methods or checkpoints, grouped by seed if there are several."""
   by_seed: dict[str, list[str]] = {}
   for name, seed in pairs:
     by_seed.setdefault(seed, []).append(name)
@@ -122,7 +122,7 @@ def _listed(run: Run, pairs: Pairs) -> str:
 
 
 def _settings(run: Run) -> dict[str, Columns]:
-  """The flags, what made the run, and which results were made with what."""
+  """Tables of flags, of versions, and of what made which results."""
   facts = {name: _value(x) for name, x in comparison.facts(run).items()}
   flags = {name: facts.pop(name) for name in [*facts] if name.startswith("--")}
   if run.asked:
@@ -156,7 +156,7 @@ def _settings(run: Run) -> dict[str, Columns]:
 
 
 def _table1(table: pd.DataFrame) -> dict[str, Any]:
-  """Table I's halves, and what the notes below them say."""
+  """Table I in halves, and which of its notes apply."""
   some = (table["diverged"] > 0).any()
   further = [
     name
@@ -232,7 +232,7 @@ def _agreement(lines: pd.DataFrame) -> Columns:
 
 
 def _comparison(found: Sequence[Run]) -> dict[str, Any]:
-  """What the template says of several runs, compared with the first."""
+  """Everything about several runs, compared with the first."""
   compared = [run for run in found if run.seeds]
   methods = [
     method
@@ -313,7 +313,7 @@ def _compared(
 
 
 def _cells(values: Iterable[float], form: str) -> list[str]:
-  """Numbers, "p" or "p*", which marks what is below 0.05; dashes for NaN."""
+  """Formatted numbers, "–" for NaN; form "p*" marks p-values below 0.05."""
   return [_NOTHING if math.isnan(x) else _cell(x, form) for x in values]
 
 
