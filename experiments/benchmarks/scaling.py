@@ -27,6 +27,7 @@ from experiments.benchmarks.work import Ours, Work, population
 from experiments.runtime import host_memory
 from experiments.runtime.processes import cores
 from personalization_jax.distributed import make_mesh
+from personalization_jax.training.population import planned_bytes
 
 _WORK = Work(1 / 8, batch_size=32, individuals=8, steps=4, image_size=16)
 _QUICK_WORK = Work(1 / 32, batch_size=8, individuals=4, steps=2, image_size=16)
@@ -163,7 +164,9 @@ def serve(
   # made and the programs there, but no step is done.
   chunk = next(ours.trainer.chunks(work.individuals))
   jax.block_until_ready(ours.states(chunk))
-  planned = ours.trainer.planned_bytes(work.batch_size)
+  planned = planned_bytes(
+    ours.trainer.lower_train(work.batch_size), on_cpu=ours.trainer.on_cpu
+  )
   if planned is not None and peak_of_accelerator() is None:
     planned = host_memory.peak() + planned * ours.mesh.size
   ours.first()

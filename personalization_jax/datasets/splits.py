@@ -220,3 +220,40 @@ def _parts_of_person(
     rows[np.isin(originals[rows], drawings[low:high])]
     for low, high in itertools.pairwise(bounds)
   ]
+
+
+def split_people(
+  population: Population,
+  num_individuals: int,
+  num_global_individuals: int,
+  *,
+  train_fraction: float = 0.7,
+  validation_fraction: float = 0.0,
+  seed: int = 0,
+) -> Split:
+  """Draws the individuals and the writers of D_G, and divides their samples.
+
+  Args:
+    population: all people.
+    num_individuals: |S|, people with a model each.
+    num_global_individuals: number of other people who feed D_G.
+    train_fraction: part of a person's samples to train on.
+    validation_fraction: part to choose by and to draw curves of; the rest is
+      for tests.
+    seed: of `choose_people` and `split`.
+
+  Returns:
+    Rows of the population for every purpose.
+
+  Raises:
+    ValueError: if there are too few people, or a fraction is out of range.
+
+  Source: section IV.
+  """
+  return split(
+    population,
+    *choose_people(population, num_individuals, num_global_individuals, seed),
+    train_fraction=train_fraction,
+    validation_fraction=validation_fraction,
+    seed=seed,
+  )
