@@ -17,7 +17,8 @@ from helpers import division
 from helpers.tiny import Tiny
 
 from experiments.benchmarks import linen_peer, measuring, training, work
-from experiments.benchmarks.work import Ours, Task, Work, population, rows
+from experiments.benchmarks.work import Ours, Task, Work, rows
+from personalization_jax.datasets import Population
 from personalization_jax.distributed import make_mesh
 from personalization_jax.networks import classifier
 from personalization_jax.settings import Settings, make_learner
@@ -53,16 +54,18 @@ def quick_network(monkeypatch):
   )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def few_drawings():
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(work, "_DRAWINGS", 4)
-    yield
-
-
 @pytest.fixture(scope="module")
-def store(few_drawings):
-  return population(WORK.image_size, WORK.individuals)
+def store():
+  """Three people with a sample of each class; drawing them takes longer."""
+  count = 3 * CLASSES
+  shape = (count, WORK.image_size, WORK.image_size, 1)
+  return Population(
+    images=np.random.default_rng(0).integers(0, 256, shape, np.uint8),
+    labels=np.arange(count, dtype=np.int32) % CLASSES,
+    individuals=np.arange(count, dtype=np.int32) // CLASSES,
+    originals=np.arange(count, dtype=np.int32),
+    num_classes=CLASSES,
+  )
 
 
 @pytest.fixture(scope="module")
@@ -428,7 +431,8 @@ def test_the_table_shows_what_was_measured():
   assert lines[2].endswith("two; peer: them; goal: 2")
 
 
-def test_the_suite_without_peers(quick_network):
+def test_the_suite_without_peers(quick_network, monkeypatch):
+  monkeypatch.setattr(work, "_DRAWINGS", 10)
   (row,) = training.run(measuring.Options(repeats=1, quick=True, peers=False))
   assert row.ours > 0 and row.first_call > 0 and row.peer is None
   expected = row.ours * work.training_flops(1 / 32, 16, CLASSES)

@@ -19,6 +19,7 @@ from experiments.outputs.report.captions import CAPTIONS
 from experiments.outputs.report.runs import Pairs, Run
 from personalization_jax import figures
 from personalization_jax.analysis import metrics, tables
+from personalization_jax.analysis.columns import SPREAD
 from personalization_jax.checkpoints import files
 from personalization_jax.figures import styles
 from personalization_jax.methods import known_method
@@ -167,7 +168,7 @@ def _table1(table: pd.DataFrame) -> dict[str, Any]:
   def columns(half: pd.DataFrame) -> Columns:
     found: Columns = [("", "Method", half["method"])]
     for of, symbol in _SYMBOLS.items():
-      for name in runs.SPREAD:
+      for name in SPREAD:
         form = ".0f" if name == "rank" else ".4f"
         found.append((symbol, name, _cells(half[f"{of}_{name}"], form)))
       # Older runs have a p of it all the same.

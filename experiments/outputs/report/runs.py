@@ -16,9 +16,9 @@ from typing import Any
 import pandas as pd
 import PIL.Image
 
+from personalization_jax.analysis import columns
 from personalization_jax.checkpoints import files
 
-SPREAD = ("mean", "rank", "sd", "min", "max")
 # Columns of table1.csv that not every run has something in, with their headers.
 FURTHER = {
   "fairness_max_ratio": ("fair", "max"),
@@ -29,17 +29,15 @@ FURTHER = {
   "diverged": ("", "diverged"),
   "individual_pairs": ("", "pairs"),
 }
-CHOICE = ("hurt", "hurt_with_choice", "gain", "gain_with_choice")
 # Numbers of table1.csv that the report shows; older runs lack some.
 _TABLE = (
-  *(f"{of}_{name}" for of in ("individual", "global") for name in SPREAD),
+  *(f"{of}_{name}" for of in columns.DATA for name in columns.SPREAD),
   *("p_individual_holm", "p_global_holm", "seeds", *FURTHER),
 )
-_KEY = ["method", "individual", "seed"]
-_ACCURACIES = ["individual_accuracy", "global_accuracy"]
-_GROUPS = ("group", "measure", "part", "latent_space", "individuals")
-_AGREEMENT = ("mean", "sd", "random")
-
+_KEY, _ACCURACIES = (
+  [*columns.RESULT_COLUMNS[:3]],
+  [*columns.RESULT_COLUMNS[3:5]],
+)
 # Methods or checkpoints, each with a seed.
 Pairs = list[tuple[str, str]]
 
@@ -141,9 +139,15 @@ def read(folder: pathlib.Path, name: str) -> Run:
       _TABLE,
     ),
     "results": _results(folder / "results.csv"),
-    "choice": _table(folder / "choice.csv", ("method", *CHOICE), CHOICE),
+    "choice": _table(
+      folder / "choice.csv",
+      columns.CHOICE_COLUMNS,
+      columns.CHOICE_COLUMNS[1:],
+    ),
     "agreement": _table(
-      folder / "group_agreement.csv", (*_GROUPS, *_AGREEMENT), _AGREEMENT
+      folder / "group_agreement.csv",
+      columns.AGREEMENT_COLUMNS[:8],
+      ("mean", "sd", "random"),
     ),
   }
   return Run(
