@@ -431,8 +431,11 @@ def test_the_table_shows_what_was_measured():
   assert lines[2].endswith("two; peer: them; goal: 2")
 
 
-def test_the_suite_without_peers(quick_network, monkeypatch):
-  monkeypatch.setattr(work, "_DRAWINGS", 10)
+def test_the_suite_without_peers(store, quick_network, monkeypatch):
+  # Drawing takes longer than all else.
+  monkeypatch.setattr(
+    work.synthetic, "make_population", lambda *_, **options: (store, options)
+  )
   (row,) = training.run(measuring.Options(repeats=1, quick=True, peers=False))
   assert row.ours > 0 and row.first_call > 0 and row.peer is None
   expected = row.ours * work.training_flops(1 / 32, 16, CLASSES)
