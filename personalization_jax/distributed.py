@@ -86,13 +86,7 @@ def own_copy(array: Any) -> np.ndarray:
 def put(tree: Any, like: Any, sharding: Sharding) -> Any:
   """Puts arrays, the same on every process, onto the devices of all.
 
-  Args:
-    tree: NumPy or JAX arrays; keys typed or as `gather` gives them.
-    like: a tree of the same structure, whose leaves tell which are keys.
-    sharding: where every leaf goes.
-
-  Returns:
-    The tree; keys are typed.
+  What are keys in `like` becomes typed keys, also from `gather`'s numbers.
   """
 
   def one(leaf: Any, like: Any) -> jax.Array:

@@ -20,8 +20,8 @@ from jax.sharding import Mesh
 from personalization_jax import checks, distributed
 from personalization_jax.analysis.result import Result
 from personalization_jax.checkpoints import files
-from personalization_jax.checkpoints.chunks import Chunk
-from personalization_jax.checkpoints.keeper import Keeper, Task
+from personalization_jax.checkpoints.chunks import Chunk, Task
+from personalization_jax.checkpoints.keeper import Keeper
 from personalization_jax.datasets import Population
 from personalization_jax.datasets.splits import PADDING, Split
 from personalization_jax.distributed import (
@@ -34,7 +34,7 @@ from personalization_jax.methods.batches import Batches
 from personalization_jax.networks import classifier, interface
 from personalization_jax.randomness import SHARED
 from personalization_jax.runs import saved_models
-from personalization_jax.settings import Settings, make_learner
+from personalization_jax.settings import Settings
 from personalization_jax.training import (
   evaluation,
   identities,
@@ -45,6 +45,10 @@ from personalization_jax.training.evaluation import Validation
 from personalization_jax.training.latent_space import (
   LatentSettings,
   LatentSpace,
+)
+from personalization_jax.training.learner import (
+  check_last_layers,
+  make_learner,
 )
 from personalization_jax.training.population import (
   PopulationTrainer,
@@ -157,6 +161,7 @@ class Study:
     if self.keeper.folder is not None:  # or what nothing can be kept of
       identities.of_learner(self.trainer.learner, population.sample_shape)
     self._global_phase: tuple[TrainState, Record] | None = None
+    self._trainers: dict[Method, PopulationTrainer] = {}
 
   @property
   def groups(self) -> Groups:
@@ -238,7 +243,15 @@ class Study:
       )
     if method.group is not None:
       self.groups.check(method.group)
-    frozen_layers(method, self.trainer)
+    if method.last_layers:
+      try:
+        check_last_layers(
+          self.trainer.learner.model,
+          method.last_layers,
+          self.trainer.shapes.params,
+        )
+      except ValueError as error:
+        raise ValueError(f"method {method.spec!r}: {error}") from error
     if method.schedule is not None:
       _check_schedule(method, self.batches)
 
@@ -288,6 +301,7 @@ class Study:
     if method.needs_latents and not self.groups.has_latents:
       self.find_groups()
     task = self._task(method)
+    trainer = self._trainer_of(method)
     chunks = task.plan(len(self.split.individuals), self.trainer.chunk_size)
     if keep_models and any(chunk.is_finished for chunk in chunks):
       raise ValueError(
@@ -305,12 +319,12 @@ class Study:
       self.keeper.check()
       rows = np.stack([self.batches.rows(method, index) for index in indices])
       states, record = phases.run(
-        self.trainer,
+        trainer,
         task,
         chunk,
         rows,
         functools.partial(self._begin, method, chunk, on_steps),
-        phases=self._phases(method),
+        phases=method.phases(self.batches.length(method)),
         validation=self._validation(
           points, self.split.validation[indices][:, None]
         ),
@@ -319,7 +333,7 @@ class Study:
       )
       self._save_models(method, indices, states)
       arrays = evaluation.final(
-        self.trainer, self.split, indices, states, rows, record
+        trainer, self.split, indices, states, rows, record
       )
       task.finish(chunk, arrays)
       if keep_models:
@@ -394,23 +408,27 @@ class Study:
     self, method: Method, chunk: Chunk, on_steps: Callable[[int], None]
   ) -> tuple[TrainState, Record]:
     """What training begins with: fresh models, or copies of D_G's."""
+    trainer = self._trainer_of(method)
     keys = individual_keys(
       jax.random.key(self.settings.seed),
       self.split.individuals[list(chunk.indices)],
     )
     if not method.shares_global_phase:
       empty = Record.restored({}, models=len(chunk.indices))
-      return self.trainer.create(keys), empty
+      return trainer.create(keys), empty
     state, record = self.global_phase(on_steps)
-    return self.trainer.share(state, keys), record.of(chunk.indices)
+    return trainer.share(state, keys), record.of(chunk.indices)
 
-  def _phases(self, method: Method) -> list[tuple[int, int]]:
-    """See `PopulationTrainer.train`."""
-    end = self.batches.length(method)
-    # The last k layers alone are a phase of its own, with its own compiled
-    # step; without that option everything is one phase.
-    late = method.late if method.last_layers else 0
-    return [(end - late, 0), (end, frozen_layers(method, self.trainer))]
+  def _trainer_of(self, method: Method) -> PopulationTrainer:
+    """What trains by a method's own loss and answers by its own predict."""
+    learner = self.trainer.learner.answering(method)
+    if learner is self.trainer.learner:
+      return self.trainer
+    if method not in self._trainers:
+      self._trainers[method] = dataclasses.replace(
+        self.trainer, learner=learner
+      )
+    return self._trainers[method]
 
   def _evaluation_steps(self, method: Method) -> list[int]:
     """Behind which steps a method's models are evaluated, if they are."""
@@ -447,7 +465,13 @@ class Study:
     """What keeps a method's training, told from all others."""
     identity = ""
     if self.keeper.folder is not None:
-      identity = identities.of_method(self._identity(), method, self.batches)
+      identity = identities.of_method(
+        self._identity(),
+        method,
+        self.batches,
+        self.trainer.learner,
+        self.population.sample_shape,
+      )
     return self.keeper.task(method.spec, identity)
 
   @functools.cached_property
@@ -506,43 +530,6 @@ def personalize(
   """
   study = Study(population, split, settings or Settings(), **about)
   return study.personalize(method, keep_models=keep_models)
-
-
-def frozen_layers(method: Method, trainer: PopulationTrainer) -> int:
-  """How many leading layers TL leaves as they are, 0 if it trains all of them.
-
-  Args:
-    method: the method.
-    trainer: of its models.
-
-  Returns:
-    The number.
-
-  Raises:
-    ValueError: if these layers can't be trained alone.
-
-  Source: section III-C, "fewer layers adjusted".
-  """
-  if not method.last_layers:
-    return 0
-  model = trainer.learner.model
-  if not interface.takes_frozen_layers(model):
-    raise ValueError(
-      f"method {method.spec!r} trains the last layers alone, but model"
-      f" {type(model).__name__} doesn't take frozen_layers."
-    )
-  try:
-    there = classifier.count_layers(trainer.shapes.params)
-  except ValueError as error:
-    raise ValueError(
-      f"method {method.spec!r} with model {type(model).__name__}: {error}"
-    ) from error
-  if method.last_layers > there:
-    raise ValueError(
-      f"method {method.spec!r} trains the last {method.last_layers} layers,"
-      f" but the network has {there}."
-    )
-  return there - method.last_layers
 
 
 def _check_trainer(

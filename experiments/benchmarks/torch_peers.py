@@ -35,39 +35,35 @@ class Network(nn.Module):
   def __init__(self, params: Mapping[str, Any], batch_stats: Mapping[str, Any]):
     super().__init__()
     layers: list[nn.Module] = []
-    pools = classifier.FIG_4.count("pool")
-    layer = 0
-    for spec in classifier.FIG_4:
-      if spec == "pool":
-        pools -= 1
-        layers.append(nn.MaxPool2d(2) if pools else _GlobalMax())
-      elif isinstance(spec, float):
-        layers.append(nn.Dropout(spec))
-      else:
-        own, norm = params[f"layer_{layer}"], params[f"norm_{layer}"]
-        kernel = np.transpose(own["kernel"], (3, 2, 0, 1))
-        outputs, inputs, size, _ = kernel.shape
-        convolution = nn.Conv2d(inputs, outputs, size, padding=size // 2)
-        layers += [
-          # Convolutions of channels-last weights give channels-last images.
-          _filled(
-            convolution.to(memory_format=torch.channels_last),
-            weight=kernel,
-            bias=own["bias"],
-          ),
-          nn.ReLU(),
-          # PyTorch's momentum is the new value's share, Flax's the old one's.
-          # Its running variance is the unbiased one; nothing timed reads it.
-          _filled(
-            Norm(outputs, eps=1e-5, momentum=0.1),
-            weight=norm["scale"],
-            bias=norm["bias"],
-            running_mean=batch_stats[f"norm_{layer}"]["mean"],
-            running_var=batch_stats[f"norm_{layer}"]["var"],
-          ),
-        ]
-        layer += 1
-    own = params[f"layer_{layer}"]
+    last = len(classifier.FIG_4) - 1
+    for index, layer in enumerate(classifier.FIG_4):
+      own, norm = params[f"layer_{index}"], params[f"norm_{index}"]
+      kernel = np.transpose(own["kernel"], (3, 2, 0, 1))
+      outputs, inputs, size, _ = kernel.shape
+      convolution = nn.Conv2d(inputs, outputs, size, padding=size // 2)
+      layers += [
+        # Convolutions of channels-last weights give channels-last images.
+        _filled(
+          convolution.to(memory_format=torch.channels_last),
+          weight=kernel,
+          bias=own["bias"],
+        ),
+        nn.ReLU(),
+        # PyTorch's momentum is the new value's share, Flax's the old one's.
+        # Its running variance is the unbiased one; nothing timed reads it.
+        _filled(
+          Norm(outputs, eps=1e-5, momentum=0.1),
+          weight=norm["scale"],
+          bias=norm["bias"],
+          running_mean=batch_stats[f"norm_{index}"]["mean"],
+          running_var=batch_stats[f"norm_{index}"]["var"],
+        ),
+      ]
+      if layer.pool:
+        layers.append(nn.MaxPool2d(2) if index < last else _GlobalMax())
+      if layer.dropout:
+        layers.append(nn.Dropout(layer.dropout))
+    own = params[f"layer_{last + 1}"]
     kernel = np.transpose(own["kernel"])
     dense = nn.Linear(kernel.shape[1], kernel.shape[0])
     layers.append(_filled(dense, weight=kernel, bias=own["bias"]))

@@ -19,15 +19,17 @@ import numpy as np
 from jax.sharding import Mesh
 
 from experiments.benchmarks.measuring import Measurement
-from personalization_jax import schedules, settings
+from personalization_jax import schedules
 from personalization_jax.datasets import Population, synthetic, variations
 from personalization_jax.networks import classifier
 from personalization_jax.randomness import SHARED
-from personalization_jax.training import step as training_step
+from personalization_jax.settings import Settings
+from personalization_jax.training.learner import Learner, make_learner
 from personalization_jax.training.population import (
   PopulationTrainer,
   individual_key,
 )
+from personalization_jax.training.step import TrainState
 
 _SEED = 0
 # 210 samples each after the flips, as the paper's D_I has for training. More
@@ -69,18 +71,18 @@ class Work:
       f" each, {self.precision}"
     )
 
-  def settings(self) -> settings.Settings:
+  def settings(self) -> Settings:
     """The library's own settings, with Adam's 1e-3."""
-    return settings.Settings(
+    return Settings(
       batch_size=self.batch_size,
       width=self.width,
       precision=self.precision,
       seed=_SEED,
     )
 
-  def learner(self, num_classes: int) -> training_step.Learner:
+  def learner(self, num_classes: int) -> Learner:
     """The library's network and optimiser."""
-    return settings.make_learner(self.settings(), num_classes)
+    return make_learner(self.settings(), num_classes)
 
 
 def population(image_size: int, individuals: int) -> Population:
@@ -141,7 +143,7 @@ class Ours:
     self._root = jax.random.key(_SEED)
 
   @functools.cached_property
-  def shared(self) -> training_step.TrainState:
+  def shared(self) -> TrainState:
     """The model that everybody starts from, with a leading axis of 1."""
     one = self.trainer.one_per_device()
     states = one.create(individual_key(self._root, SHARED)[None])
@@ -183,13 +185,13 @@ class Ours:
       utilisation=device_peak and achieved / (device_peak * devices.size),
     )
 
-  def _chunks(self) -> Iterator[tuple[training_step.TrainState, np.ndarray]]:
+  def _chunks(self) -> Iterator[tuple[TrainState, np.ndarray]]:
     for chunk in self.trainer.chunks(self.work.individuals):
       yield self.trainer.train(
         self.states(chunk), rows(self.work, self.store, chunk)
       )
 
-  def states(self, chunk: slice) -> training_step.TrainState:
+  def states(self, chunk: slice) -> TrainState:
     """A chunk's models before the first step."""
     ids = range(self.work.individuals)[chunk]
     keys = jnp.stack([individual_key(self._root, index) for index in ids])
@@ -235,14 +237,11 @@ def forward_macs(
   """
   macs = []
   side, inputs = image_size, channels
-  for spec in classifier.FIG_4:
-    if isinstance(spec, tuple):
-      size, full = spec
-      outputs = int(full * width)
-      macs.append(side * side * size * size * inputs * outputs)
-      inputs = outputs
-    elif not isinstance(spec, float):
-      side //= 2
+  for layer in classifier.FIG_4:
+    outputs = int(layer.channels * width)
+    macs.append((side * layer.size) ** 2 * inputs * outputs)
+    inputs = outputs
+    side //= 2 if layer.pool else 1
   # The last pooling is global, so the dense layer sees one vector.
   return [*macs, inputs * num_classes]
 

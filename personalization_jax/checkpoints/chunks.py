@@ -18,11 +18,19 @@ import pathlib
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 
+from personalization_jax import distributed
 from personalization_jax.checkpoints import files, trees
+
+if TYPE_CHECKING:
+  from personalization_jax.checkpoints.keeper import Keeper
+
+# What is recorded while a chunk is trained: name -> float32 [n, ...].
+History = Mapping[str, np.ndarray]
 
 _STATE = re.compile(r"(\d{5,})-(\d{5,})-step-(\d{7,})")
 _RESULTS = re.compile(r"(\d{5,})-(\d{5,})\.npz")
@@ -112,44 +120,122 @@ def older_states(path: pathlib.Path) -> list[pathlib.Path]:
   return [folder for folder in same if _STATE.fullmatch(folder.name)][:-_KEPT]
 
 
-class SavedChunks:
-  """Chunks of one training that are finished or under way."""
+class Task:
+  """What is done of one training, and what is to do."""
 
   def __init__(
     self,
-    folder: pathlib.Path | None,
+    keeper: Keeper,
     name: str,
     identity: str,
-    say: Callable[[str], None],
+    folder: pathlib.Path | None,
   ):
-    """Reads nothing yet; see `Keeper.task`.
-
-    Without a folder what is finished is kept in memory, nothing else.
-    """
-    self.folder = folder
+    """See `Keeper.task`; without a folder it keeps results in memory alone."""
+    self._keeper = keeper
     self._name = name
     self._identity = identity
-    self._say = say
+    self._folder = folder
     self._results: dict[tuple[int, int], dict[str, np.ndarray]] = {}
 
-  def path(self, name: str) -> pathlib.Path:
-    """Where what has this name is; there must be a folder."""
-    assert self.folder is not None
-    return self.folder / name
+  def plan(self, count: int, size: int) -> list[Chunk]:
+    """What is finished and what is to do; see `plan`. All processes agree.
 
-  def about(self, path: pathlib.Path) -> dict[str, str]:
-    """What a file or a checkpoint with this path says of itself."""
-    return {"identity": self._identity, "piece": path.name}
+    Raises:
+      AnotherTrainingError: if the folder keeps what isn't this training's,
+        which is left as it is.
+    """
+    table = np.full((count, 5), -1, np.int32)
+    known: list[Chunk] = []
+    another = False
+    if distributed.is_first():
+      self._keeper.wait()
+      try:
+        known = self._intact()
+      except AnotherTrainingError:
+        another = True
+    if distributed.highest(int(another)):
+      raise self._another()
+    for row, chunk in enumerate(plan(known, count, size)):
+      table[row] = (chunk.first, chunk.last, chunk.step, *chunk.source)
+    return [
+      Chunk(first, last, step, (source_first, source_last))
+      for first, last, step, source_first, source_last in (
+        distributed.from_first(table).tolist()
+      )
+      if first >= 0
+    ]
 
-  def remember(self, chunk: Chunk, arrays: Mapping[str, np.ndarray]) -> None:
-    """Has `results` give these arrays for a finished chunk."""
+  def restore(self, chunk: Chunk, like: Any) -> tuple[Any, History]:
+    """The models [n, ...] of a chunk that has begun, and what was recorded.
+
+    They are NumPy arrays, keys as `distributed.gather` gives them; `like` tells
+    the shapes of the states of a chunk.
+    """
+    first, last = chunk.source
+    path = self._path(state_name(first, last, chunk.step))
+    about = trees.about(path)
+    rows = about["rows"]
+    numbers = jax.eval_shape(distributed.numbers_of_keys, like)
+    saved = trees.restore(
+      path,
+      (
+        jax.tree.map(
+          lambda leaf: np.zeros((rows, *leaf.shape[1:]), leaf.dtype), numbers
+        ),
+        {
+          key: np.zeros((last - first, *shape), np.float32)
+          for key, shape in about["history"].items()
+        },
+      ),
+    )
+    own = slice(chunk.first - first, chunk.last - first)
+    states, history = jax.tree.map(lambda leaf: leaf[own], saved)
+    return states, history
+
+  def watch(
+    self,
+    chunk: Chunk,
+    step: int,
+    states: Any,
+    history: Callable[[], History],
+  ) -> None:
+    """After each block: saves its states if it is time to.
+
+    Raises:
+      Stopped: if asked to stop, after saving.
+      OSError: if the last checkpoint couldn't be written.
+    """
+    save, stop = self._keeper.demand()
+    if save:
+      self.save(chunk, step, states, history())
+    if stop:
+      self._keeper.stop()
+
+  def save(
+    self, chunk: Chunk, step: int, states: Any, history: History
+  ) -> None:
+    """Begins to write a checkpoint, whatever the time; see `watch`."""
+    if self._folder is None:
+      return
+    # The next block is given the states' memory: hence a copy.
+    kept, rows = _own(distributed.copy(states), len(chunk.indices))
+    path = self._path(state_name(chunk.first, chunk.last, step))
+    about = {
+      **self._about(path),
+      "rows": rows,
+      "history": {key: values.shape[1:] for key, values in history.items()},
+    }
+    self._keeper.write(path, (kept, dict(history)), about)
+
+  def finish(self, chunk: Chunk, arrays: Mapping[str, np.ndarray]) -> None:
+    """Keeps arrays [n, ...] that a chunk gave, and drops its checkpoints."""
+    self._keeper.wait()
     self._results[chunk.first, chunk.last] = dict(arrays)
-
-  def write(self, chunk: Chunk, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes what a finished chunk gave, and drops its checkpoints."""
-    path = self.path(results_name(chunk.first, chunk.last))
+    if self._folder is None or not distributed.is_first():
+      return
+    path = self._path(results_name(chunk.first, chunk.last))
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **self.about(path), **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(buffer, **self._about(path), **arrays)  # type: ignore[arg-type]
     try:
       files.write_atomically(path, buffer.getvalue())
     except OSError as error:
@@ -161,50 +247,38 @@ class SavedChunks:
       if not state.is_finished and done.issuperset(state.indices):
         trees.remove(state_path)
 
-  def results(self, chunk: Chunk) -> dict[str, np.ndarray]:
-    """The arrays [n, ...] of a finished chunk, by name."""
-    where = (chunk.first, chunk.last)
-    if where not in self._results:
-      path = self.path(results_name(*where))
-      self._results[where], about = _read(path)
-      if about != self.about(path):
-        raise ValueError(f"{path} holds something else")
-    return self._results[where]
+  def results(self, done: list[Chunk]) -> list[dict[str, np.ndarray]]:
+    """What every chunk gave, in order; all must be finished."""
+    distributed.wait_for_all("parts")
+    for chunk in done:
+      where = (chunk.first, chunk.last)
+      if where not in self._results:
+        path = self._path(results_name(*where))
+        self._results[where], about = _read(path)
+        if about != self._about(path):
+          raise ValueError(f"{path} holds something else")
+    return [self._results[chunk.first, chunk.last] for chunk in done]
 
-  def intact(self) -> list[Chunk]:
+  def _intact(self) -> list[Chunk]:
     """Chunks that can be used, at a step or finished; all else is removed.
 
-    Nothing may be being written.
-
-    Raises:
-      AnotherTrainingError: if something is another training's; then all is left
-        as it is.
+    Nothing may be being written. If something is another training's, all is
+    left as it is and that is raised.
     """
     saved = self._saved()
     faults = [self._fault(chunk, path) for chunk, path in saved]
-    if self.folder is not None and self.folder.is_dir():
-      files.remove_temporary(self.folder)
-      for path in self.folder.glob("*.orbax-checkpoint-tmp*"):
+    if self._folder is not None and self._folder.is_dir():
+      files.remove_temporary(self._folder)
+      for path in self._folder.glob("*.orbax-checkpoint-tmp*"):
         shutil.rmtree(path, ignore_errors=True)
     for sentence in dict.fromkeys(filter(None, faults)):
-      self._say(sentence)
+      self._keeper.say(sentence)
     for (chunk, path), fault in zip(saved, faults):
-      if fault is None:
-        continue
-      if chunk.is_finished:
+      if fault is not None and chunk.is_finished:
         path.unlink(missing_ok=True)
-      else:
+      elif fault is not None:
         trees.remove(path)
     return [chunk for (chunk, _), fault in zip(saved, faults) if fault is None]
-
-  def another(self) -> AnotherTrainingError:
-    """What `intact` raises."""
-    return AnotherTrainingError(
-      f"{self.folder} keeps a training of {self._name!r} that was decided by"
-      " something else: other data, settings, model, optimiser, schedule or"
-      " groups. Give each study a Keeper with a folder of its own, or remove"
-      " that folder to train it anew."
-    )
 
   def _fault(self, chunk: Chunk, path: pathlib.Path) -> str | None:
     """Why a chunk can't be used, in a sentence; None if it can.
@@ -225,15 +299,15 @@ class SavedChunks:
       about = trees.about(path)
     if "identity" not in about:
       return (
-        f"{self.folder} is of a version that didn't keep what {self._name!r}"
+        f"{self._folder} is of a version that didn't keep what {self._name!r}"
         " was trained with: it is trained again."
       )
     if about["identity"] != self._identity:
-      raise self.another()
-    if about["piece"] != path.name:
+      raise self._another()
+    if about.get("piece") != path.name:
       return self._damaged(chunk, path, f"{path} is another one")
     if chunk.is_finished:
-      self.remember(chunk, arrays)
+      self._results[chunk.first, chunk.last] = arrays
     return None
 
   def _damaged(self, chunk: Chunk, path: pathlib.Path, why: str) -> str:
@@ -247,13 +321,29 @@ class SavedChunks:
       " used; going on from what was saved before it."
     )
 
+  def _another(self) -> AnotherTrainingError:
+    return AnotherTrainingError(
+      f"{self._folder} keeps a training of {self._name!r} that was decided by"
+      " something else: other data, settings, model, optimiser, schedule or"
+      " groups. Give each study a Keeper with a folder of its own, or remove"
+      " that folder to train it anew."
+    )
+
+  def _about(self, path: pathlib.Path) -> dict[str, str]:
+    """What a file or a checkpoint with this path says of itself."""
+    return {"identity": self._identity, "piece": path.name}
+
+  def _path(self, name: str) -> pathlib.Path:
+    assert self._folder is not None
+    return self._folder / name
+
   def _saved(self) -> list[tuple[Chunk, pathlib.Path]]:
     """What there is, by its names: whole, damaged or another training's."""
-    if self.folder is None or not self.folder.is_dir():
+    if self._folder is None or not self._folder.is_dir():
       return []
     paths = dict.fromkeys(
       path.with_name(path.name.removesuffix(trees.SUFFIX))
-      for path in sorted(self.folder.iterdir())
+      for path in sorted(self._folder.iterdir())
     )
     found = [(named(path.name), path) for path in paths]
     return [(chunk, path) for chunk, path in found if chunk is not None]
@@ -265,3 +355,14 @@ def _read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     arrays = dict(file)
   names = [name for name in ("identity", "piece", "about") if name in arrays]
   return arrays, {name: str(arrays.pop(name)) for name in names}
+
+
+def _own(states: Any, count: int) -> tuple[Any, int]:
+  """States without fillers where they can be dropped, and how many remain."""
+  leaf = jax.tree.leaves(states)[0]
+  if not leaf.is_fully_addressable:
+    return states, len(leaf)
+  states = jax.tree.map(lambda leaf: leaf[:count], states)
+  # With several processes Orbax takes what is each one's for NumPy's.
+  several = jax.process_count() > 1
+  return (distributed.gather(states) if several else states), count

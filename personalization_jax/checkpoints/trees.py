@@ -30,19 +30,11 @@ def save_async(
   tree: Any,
   about: Mapping[str, Any] | None = None,
 ) -> Callable[[], None]:
-  """Begins to write a tree of arrays.
+  """Begins to write a tree, and JSON values about it, in a folder's place.
 
-  With several processes all must call it, in the same order.
-
-  Args:
-    path: the folder to make; what was there is replaced.
-    tree: arrays, typed keys among them. They must stay as they are (no
-      donation) until the writing is finished.
-    about: JSON values to keep with it.
-
-  Returns:
-    Waits for the writing and makes the checkpoint count; to be called once.
-    From another thread too.
+  All processes must call it, in the same order. What it returns waits, in any
+  thread, for the writing and makes the checkpoint count; until then the arrays
+  must stay as they are (no donation).
   """
   path = pathlib.Path(path).absolute()
   first = jax.process_index() == 0

@@ -1,3 +1,7 @@
-"""Methods: what a model is trained on, and when."""
+"""Methods: a frozen dataclass each, which answers four questions."""
 
-from personalization_jax.methods.method import *  # noqa: F403
+from personalization_jax.grouping.spec import Group as Group
+from personalization_jax.methods.method import Method as Method
+from personalization_jax.methods.method import known_method as known_method
+from personalization_jax.methods.method import parse_method as parse_method
+from personalization_jax.methods.method import parse_methods as parse_methods

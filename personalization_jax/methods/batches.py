@@ -6,6 +6,7 @@ model.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -13,37 +14,29 @@ import numpy as np
 from personalization_jax import schedules
 from personalization_jax.datasets.splits import PADDING, Split
 from personalization_jax.grouping.groups import Groups
-from personalization_jax.methods import Method
+from personalization_jax.methods.method import Method
 from personalization_jax.randomness import SHARED
 from personalization_jax.settings import Settings
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class Batches:
-  """What the individuals of a split are trained on, and when."""
+  """What the individuals of a split are trained on, and when.
 
-  def __init__(self, split: Split, settings: Settings, groups: Groups):
-    """Keeps what batches are drawn from.
+  Attributes:
+    split: the rows of D_G and of every D_I.
+    settings: epochs, batch size and seed.
+    groups: what data grouping enlarges D_I with.
+  """
 
-    Args:
-      split: the parts of D_G and of every D_I.
-      settings: epochs, batch size and seed.
-      groups: what data grouping enlarges D_I with.
-    """
-    self.split = split
-    self.settings = settings
-    self.groups = groups
-
-  @property
-  def steps_per_epoch(self) -> int:
-    """Steps that show D_G once."""
-    return schedules.steps_per_epoch(
-      len(self.split.global_train), self.settings.batch_size
-    )
+  split: Split
+  settings: Settings
+  groups: Groups
 
   @property
   def num_shared_steps(self) -> int:
     """Steps on D_G alone: TL's first phase, which everybody shares."""
-    return self.settings.epochs * self.steps_per_epoch
+    return self.settings.epochs * self._per_epoch(len(self.split.global_train))
 
   def shared_rows(self) -> np.ndarray:
     """The rows of that phase.
@@ -53,11 +46,10 @@ class Batches:
 
     Source: Algorithm 1, line 9.
     """
-    return schedules.sample_rows(
-      schedules.transfer_learning(self.num_shared_steps, 0),
+    return schedules.global_batches(
       self.split.global_train,
-      np.empty(0, np.int32),
       self.settings.batch_size,
+      self.settings.epochs,
       seed=self.settings.seed,
       individual=SHARED,
     )
@@ -74,17 +66,11 @@ class Batches:
     Returns:
       int32 [T], GLOBAL or INDIVIDUAL. The baseline's D_G includes D_I'.
     """
-    num_global = len(self.split.global_train)
-    if method.baseline:
-      sizes = (self.split.train != PADDING).sum(axis=1)
-      num_global += sizes.max() if index is None else sizes[self._other(index)]
     if method.local:
       return schedules.early_shaping(self.length(method), 0)
     return schedules.combined(
       epochs=self.settings.epochs,
-      steps_per_epoch=schedules.steps_per_epoch(
-        int(num_global), self.settings.batch_size
-      ),
+      steps_per_epoch=self._per_epoch(self._num_global(method, index)),
       early=method.early,
       period=method.period,
       late=method.late,
@@ -104,10 +90,7 @@ class Batches:
       return method.early or self.num_shared_steps
     if method.schedule is not None:
       return len(self.sources(method))
-    num_global = len(self.split.global_train)
-    if method.baseline:
-      num_global += int((self.split.train != PADDING).sum(axis=1).max())
-    per_epoch = schedules.steps_per_epoch(num_global, self.settings.batch_size)
+    per_epoch = self._per_epoch(self._num_global(method))
     return method.early + self.settings.epochs * per_epoch + method.late
 
   def rows(self, method: Method, index: int) -> np.ndarray:
@@ -123,10 +106,8 @@ class Batches:
     sources = self.sources(method, index)
     global_rows = self.split.global_train
     if method.baseline:
-      global_rows = np.concatenate(
-        [global_rows, self.split.parts(self._other(index))[0]]
-      )
-    person = int(self.split.individuals[index])
+      other, _, _ = self.split.parts(self._other(index))
+      global_rows = np.concatenate([global_rows, other])
     draw = functools.partial(
       schedules.sample_rows,
       global_rows=global_rows,
@@ -135,14 +116,11 @@ class Batches:
       early=method.early,
       seed=self.settings.seed,
     )
-    rows = draw(sources, individual=person)
+    rows = draw(sources, individual=int(self.split.individuals[index]))
     if method.shares_global_phase:
-      shared = slice(0, self.num_shared_steps)
-      rows[shared] = draw(sources[shared], individual=SHARED)
-    longest = len(self.sources(method))
-    return np.pad(
-      rows, ((0, longest - len(rows)), (0, 0)), constant_values=PADDING
-    )
+      rows[: self.num_shared_steps] = self.shared_rows()
+    missing = self.length(method) - len(rows)
+    return np.pad(rows, ((0, missing), (0, 0)), constant_values=PADDING)
 
   def individual_rows(self, method: Method, index: int) -> np.ndarray:
     """What stands for D_I in training: D_I, or D_I' enlarged with a group.
@@ -161,6 +139,17 @@ class Batches:
       return own
     group = self.groups.rows(method.group)[index]
     return group if method.group.only else np.concatenate([own, group])
+
+  def _per_epoch(self, num_samples: int) -> int:
+    return schedules.steps_per_epoch(num_samples, self.settings.batch_size)
+
+  def _num_global(self, method: Method, index: int | None = None) -> int:
+    """Samples of D_G, with those of D_I' for the baseline."""
+    count = len(self.split.global_train)
+    if method.baseline:
+      sizes = (self.split.train != PADDING).sum(axis=1)
+      count += sizes.max() if index is None else sizes[self._other(index)]
+    return int(count)
 
   def _other(self, index: int) -> int:
     """The next individual, I' of the baseline (section IV)."""

@@ -14,6 +14,7 @@ from flax import linen as nn
 
 from personalization_jax import checks
 from personalization_jax.networks import classifier
+from personalization_jax.networks.mlp import MLP
 
 _FORMAT = 1
 
@@ -93,7 +94,7 @@ class Description:
     A subclass is another model: its fields don't tell what it computes.
     """
     about: dict[str, Any]
-    if type(model) is classifier.MLP:
+    if type(model) is MLP:
       about = {"hidden": model.hidden}
     elif type(model) is classifier.Classifier:
       about = {"width": model.width, "momentum": model.momentum}
@@ -125,7 +126,7 @@ class Description:
     """The model that the parameters are of."""
     dtype = jnp.dtype(self.precision)
     if self.hidden is not None:
-      return classifier.MLP(self.num_classes, self.hidden, dtype)
+      return MLP(self.num_classes, self.hidden, dtype)
     return classifier.Classifier(
       self.num_classes, self.width, dtype, self.momentum
     )

@@ -29,8 +29,8 @@ import orbax.checkpoint as ocp
 
 from personalization_jax import checks, distributed
 from personalization_jax.checkpoints import files
+from personalization_jax.networks import interface
 from personalization_jax.networks.description import Description
-from personalization_jax.networks.interface import mismatch
 
 DESCRIPTION = "model.json"
 DIGESTS = "sha256.json"
@@ -113,7 +113,7 @@ def load(path: str | os.PathLike[str]) -> tuple[Description, Any, Any]:
       f" ({checks.first_line(error)})."
     ) from error
   variables = jax.tree.map(np.asarray, restored)
-  if fault := mismatch(variables, description.shapes()):
+  if fault := interface.mismatch(variables, description.shapes()):
     raise ValueError(
       f"{path} isn't the model that {DESCRIPTION} describes: {fault}."
     )

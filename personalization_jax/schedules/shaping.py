@@ -1,8 +1,8 @@
 """Shaping: which data a model sees, and when, as integer arrays (NumPy, host).
 
 A schedule says for each training step (a batch, the paper's "iteration")
-whether the batch is drawn from D_G or from D_I. `sample_rows` then draws the
-rows. Both can be printed, saved, plotted and tested without a model.
+whether the batch is drawn from D_G or from D_I; `sampling` then draws its rows.
+Both can be printed, saved, plotted and tested without a model.
 """
 
 from __future__ import annotations
@@ -14,14 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from personalization_jax.datasets.splits import PADDING
-from personalization_jax.randomness import Stream, generator
-
 GLOBAL = 0
 INDIVIDUAL = 1
 
 # A schedule of one's own: from epochs on D_G, and batches in one, to sources.
 Schedule = Callable[[int, int], Any]
+Period = int | float | fractions.Fraction
 
 
 def steps_per_epoch(num_samples: int, batch_size: int) -> int:
@@ -50,9 +48,7 @@ def early_shaping(individual_steps: int, global_steps: int) -> np.ndarray:
 
 
 def sample_weighing(
-  period: int | float | fractions.Fraction,
-  epochs: int,
-  steps_per_epoch: int,
+  period: Period, epochs: int, steps_per_epoch: int
 ) -> np.ndarray:
   """SW(n_S, n_I): every n_I-th batch from D_I, or all but every 1/n_I-th.
 
@@ -109,7 +105,7 @@ def combined(
   epochs: int,
   steps_per_epoch: int,
   early: int = 0,
-  period: int | float | fractions.Fraction | None = None,
+  period: Period | None = None,
   late: int = 0,
   schedule: Schedule | None = None,
 ) -> np.ndarray:
@@ -143,17 +139,7 @@ def combined(
 
 
 def check_sources(sources: Any) -> np.ndarray:
-  """What a schedule of one's own gives, as an array.
-
-  Args:
-    sources: integers [T], GLOBAL or INDIVIDUAL.
-
-  Returns:
-    int32 [T].
-
-  Raises:
-    ValueError: if it is anything else.
-  """
+  """Gives a schedule of one's own as int32 [T], or raises ValueError."""
   array = np.asarray(sources)
   if array.ndim != 1 or array.dtype.kind not in "iu" or not array.size:
     raise ValueError(
@@ -170,20 +156,8 @@ def check_sources(sources: Any) -> np.ndarray:
   return array.astype(np.int32)
 
 
-def check_period(
-  period: int | float | fractions.Fraction,
-) -> fractions.Fraction:
-  """n_I as an exact fraction.
-
-  Args:
-    period: n_I; 0.25 and Fraction(1, 4) are the same.
-
-  Returns:
-    The fraction, a whole number or 1 over one.
-
-  Raises:
-    ValueError: if it is neither.
-  """
+def check_period(period: Period) -> fractions.Fraction:
+  """Gives n_I as an exact fraction; ValueError unless it or 1/n_I is whole."""
   if not (0 < period < math.inf):
     raise ValueError(f"n_I={period} must be above 0.")
   exact = fractions.Fraction(period)
@@ -195,106 +169,6 @@ def check_period(
       " nor 1 over one (all but every 1/n_I-th)."
     )
   return exact
-
-
-def global_batches(
-  rows: np.ndarray, batch_size: int, epochs: int, *, seed: int, individual: int
-) -> np.ndarray:
-  """D_G in order: one permutation an epoch, its last batch padded.
-
-  Args:
-    rows: integers [n], the training rows of D_G.
-    batch_size: B.
-    epochs: E.
-    seed: the run's seed.
-    individual: the id of the person whose model is trained, or
-      `randomness.SHARED` for the phase that everybody shares.
-
-  Returns:
-    int32 [E * ceil(n / B), B]; every epoch holds every row once.
-  """
-  steps = steps_per_epoch(len(rows), batch_size)
-  batches = np.full((epochs, steps * batch_size), PADDING, np.int32)
-  for epoch in range(epochs):
-    rng = generator(seed, Stream.GLOBAL_ORDER, individual, epoch)
-    batches[epoch, : len(rows)] = rng.permutation(rows)
-  return batches.reshape(epochs * steps, batch_size)
-
-
-def individual_batches(
-  rows: np.ndarray, batch_size: int, steps: int, *, seed: int, individual: int
-) -> np.ndarray:
-  """D_I in order: endless reshuffled permutations, cut into full batches.
-
-  Args:
-    rows: integers [n], the training rows of D_I.
-    batch_size: B.
-    steps: T, how many batches are drawn in all.
-    seed: the run's seed.
-    individual: the person's id.
-
-  Returns:
-    int32 [T, B]; any n rows in a row from a multiple of n hold each row once,
-    and fewer steps give a prefix of more.
-  """
-  total = steps * batch_size
-  orders = [
-    generator(seed, Stream.INDIVIDUAL_ORDER, individual, k).permutation(rows)
-    for k in range(math.ceil(total / len(rows)))
-  ]
-  drawn = np.concatenate([np.empty(0, np.int32), *orders])[:total]
-  return drawn.reshape(steps, batch_size).astype(np.int32)
-
-
-def sample_rows(
-  sources: np.ndarray,
-  global_rows: np.ndarray,
-  individual_rows: np.ndarray,
-  batch_size: int,
-  *,
-  early: int = 0,
-  seed: int,
-  individual: int,
-) -> np.ndarray:
-  """Draws the rows of every batch of a schedule.
-
-  A step that D_I takes skips D_G's batch of that step; it doesn't delay it
-  (section III-B: with n_I = 2 only half of D_G is seen in an epoch).
-
-  Args:
-    sources: integers [T], GLOBAL or INDIVIDUAL.
-    global_rows: integers [n], training rows of D_G.
-    individual_rows: integers [m], training rows of D_I, or of D_I enlarged.
-    batch_size: B.
-    early: the step at which D_G's first epoch begins.
-    seed: the run's seed.
-    individual: the person's id, or `randomness.SHARED`.
-
-  Returns:
-    int32 [T, B] of rows, -1 where the last batch of an epoch has none.
-  """
-  from_individual = sources == INDIVIDUAL
-  rows = np.full((len(sources), batch_size), PADDING, np.int32)
-  if from_individual.any():
-    rows[from_individual] = individual_batches(
-      individual_rows,
-      batch_size,
-      int(from_individual.sum()),
-      seed=seed,
-      individual=individual,
-    )
-  global_steps = np.flatnonzero(~from_individual)
-  if global_steps.size:
-    position = global_steps - early
-    steps_needed = int(position[-1]) + 1
-    epochs = math.ceil(
-      steps_needed / steps_per_epoch(len(global_rows), batch_size)
-    )
-    batches = global_batches(
-      global_rows, batch_size, epochs, seed=seed, individual=individual
-    )
-    rows[global_steps] = batches[position]
-  return rows
 
 
 def _steady(source: int, steps: int) -> np.ndarray:

@@ -14,20 +14,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from flax import linen as nn
 
 from personalization_jax import checks, distributed, schedules
 from personalization_jax.analysis import metrics
-from personalization_jax.datasets import Population, splits
+from personalization_jax.datasets import splits
 from personalization_jax.datasets.splits import PADDING, Split
-from personalization_jax.networks import classifier, interface
-from personalization_jax.runs import saved_models
+from personalization_jax.methods.answers import LastLayers
+from personalization_jax.networks import interface
+from personalization_jax.training.learner import Learner, check_last_layers
 from personalization_jax.training.population import (
   Block,
   PopulationTrainer,
   individual_keys,
 )
-from personalization_jax.training.step import Learner, TrainState, as_input
+from personalization_jax.training.step import TrainState, as_input
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,41 +61,27 @@ class Adapted:
       labels: int32 [N], the store's.
 
     Returns:
-      Both; NaN after for who diverged.
+      Both; after is NaN for models that diverged.
     """
     before, _ = metrics.accuracy(self.before, labels, self.rows)
     after, _ = metrics.accuracy(self.after, labels, self.rows)
     return before, np.where(self.diverged, np.nan, after)
 
   def variables_of(self, place: int) -> dict[str, Any]:
-    """One person's model.
-
-    Args:
-      place: in `individuals`.
-
-    Returns:
-      Its `params` and `batch_stats`, NumPy arrays.
-    """
+    """One person's `params` and `batch_stats`, by place in `individuals`."""
     return jax.tree.map(lambda leaf: leaf[place], self.variables)
 
 
 def adapt(
-  learner: Learner,
+  trainer: PopulationTrainer,
   variables: Mapping[str, Any],
-  population: Population,
   split: Split,
   steps: int,
   *,
-  mesh: Mesh,
   batch_size: int = 32,
   last_layers: int | None = None,
   seed: int = 0,
-  individuals_per_device: int = 1,
-  side_by_side: int | None = None,
   on_steps: Callable[[int], None] = lambda steps: None,
-  check_programs: Callable[
-    [PopulationTrainer, Mapping[str, jax.stages.Lowered]], None
-  ] = lambda trainer, programs: None,
 ) -> Iterator[Adapted]:
   """Makes a model for every individual of a split from one base model.
 
@@ -102,21 +89,16 @@ def adapt(
   TL gives from the same base with a fresh optimiser.
 
   Args:
-    learner: network and optimiser, as the base model was made for.
+    trainer: of these people's store, with the network that the base model was
+      made for. It compiles once, however often it adapts.
     variables: `params` and `batch_stats` of the base model.
-    population: the store.
     split: everybody's `train` rows, and `test` rows that are held out.
     steps: TL's n.
-    mesh: where; see `distributed.make_mesh`.
     batch_size: samples in a batch.
     last_layers: train so many last layers alone; None trains all.
     seed: of the order of samples and of dropout.
-    individuals_per_device: see `PopulationTrainer`.
-    side_by_side: likewise.
     on_steps: called as training goes on with the number of training steps
       done since the last call, summed over individuals.
-    check_programs: called before training with the trainer and its programs,
-      not yet compiled; what it raises ends all.
 
   Yields:
     The individuals' models in the split's order, as many at a time as are
@@ -129,54 +111,36 @@ def adapt(
   Source: section III-C; Algorithm 1, line 10.
   """
   checks.seed(seed)
-  frozen_layers = check(learner, variables, steps, batch_size, last_layers)
-  trainer = PopulationTrainer(
-    learner,
-    population.images,
-    population.labels,
-    mesh,
-    individuals_per_device,
-    side_by_side,
-  )
-  predicted = min(256, max(1, split.test.shape[1]))
-  check_programs(
-    trainer,
-    {
-      "training": trainer.lower_train(batch_size, frozen_layers),
-      "evaluation": trainer.lower_predict(split.test.shape[1], predicted),
-    },
+  trainable = check(
+    trainer.learner.model, variables, steps, batch_size, last_layers
   )
   base = _base_state(trainer, variables)
   root = jax.random.key(seed)
   for chunk in trainer.chunks(len(split.individuals)):
-    people = split.individuals[chunk]
-    keys = individual_keys(root, people)
+    people, held_out = split.individuals[chunk], split.test[chunk]
     rows = np.stack(
       [
-        schedules.sample_rows(
-          schedules.transfer_learning(0, steps),
-          split.global_train,
+        schedules.individual_batches(
           splits.without_padding(own),
           batch_size,
+          steps,
           seed=seed,
           individual=int(person),
         )
         for person, own in zip(people, split.train[chunk])
       ]
     )
-    held_out = split.test[chunk]
     predict = functools.partial(
-      trainer.predict,
-      rows=held_out,
-      batch_size=predicted,
+      trainer.predict, rows=held_out, batch_size=_tested_at_once(split)
     )
-    states = trainer.share(base, keys)
+
+    def on_block(block: Block, count: int = len(people)) -> None:
+      on_steps(block.finished * count)
+
+    states = trainer.share(base, individual_keys(root, people))
     before = predict(states)
     states, losses = trainer.train(
-      states,
-      rows,
-      phases=[(steps, frozen_layers)],
-      on_block=functools.partial(_on_block, on_steps, len(people)),
+      states, rows, phases=[(steps, trainable)], on_block=on_block
     )
     after = predict(states)
     trained = distributed.gather(
@@ -197,44 +161,37 @@ def adapt(
     )
 
 
+def lower(
+  trainer: PopulationTrainer,
+  split: Split,
+  *,
+  batch_size: int = 32,
+  last_layers: int | None = None,
+) -> dict[str, jax.stages.Lowered]:
+  """The very programs that `adapt` calls, by what they are for."""
+  trainable = last_layers and LastLayers(last_layers)
+  return {
+    "training": trainer.lower_train(batch_size, trainable or None),
+    "evaluation": trainer.lower_predict(
+      split.test.shape[1], _tested_at_once(split)
+    ),
+  }
+
+
 def check(
-  learner: Learner,
+  model: nn.Module,
   variables: Mapping[str, Any],
   steps: int,
   batch_size: int,
   last_layers: int | None,
-) -> int:
-  """Refuses what `adapt` can't train with.
-
-  Args:
-    learner: as `adapt`'s.
-    variables: likewise.
-    steps: likewise.
-    batch_size: likewise.
-    last_layers: likewise.
-
-  Returns:
-    How many first layers stay as they are.
-
-  Raises:
-    ValueError: naming what is out of range.
-  """
+) -> LastLayers | None:
+  """Rejects what `adapt` can't train with; gives what it trains."""
   checks.whole_number("steps", steps, 1)
   checks.whole_number("batch_size", batch_size, 1)
   if last_layers is None:
-    return 0
-  if not interface.takes_frozen_layers(learner.model):
-    raise ValueError(
-      f"last_layers={last_layers} needs a model that takes frozen_layers, which"
-      f" {type(learner.model).__name__} doesn't."
-    )
-  there = classifier.count_layers(variables["params"])
-  if not 1 <= last_layers <= there:
-    raise ValueError(
-      f"last_layers={last_layers} must lie in 1..{there}, the layers of the"
-      " network."
-    )
-  return there - last_layers
+    return None
+  check_last_layers(model, last_layers, variables["params"])
+  return LastLayers(last_layers)
 
 
 def classify(
@@ -247,7 +204,7 @@ def classify(
   """The most probable class of each sample, and how probable it is.
 
   Args:
-    learner: the network.
+    learner: the network; its program is compiled once.
     variables: `params` and `batch_stats` of a model.
     images: uint8 [N, H, W, C], or floats [N, ...] that are used as they are.
     batch_size: samples classified at once; the last batch is padded.
@@ -262,20 +219,6 @@ def classify(
   checks.whole_number("batch_size", batch_size, 1)
   if not len(images):
     raise ValueError("images holds no samples: there is nothing to classify.")
-
-  @jax.jit
-  def one_batch(
-    variables: Any, images: jax.Array
-  ) -> tuple[jax.Array, jax.Array]:
-    logits = interface.apply(
-      learner.model, variables, as_input(images), jax.random.key(0)
-    )
-    probabilities = jax.nn.softmax(logits)
-    classes = jnp.where(
-      jnp.isfinite(logits).all(axis=-1), logits.argmax(axis=-1), -1
-    )
-    return classes, probabilities.max(axis=-1)
-
   size = min(batch_size, len(images))
   classes = np.empty(len(images), np.int32)
   probabilities = np.empty(len(images), np.float32)
@@ -283,17 +226,29 @@ def classify(
     batch = images[start : start + size]
     end = start + len(batch)
     padding = [(0, size - len(batch))] + [(0, 0)] * (images.ndim - 1)
-    found = one_batch(dict(variables), np.pad(batch, padding))
+    found = _classify_batch(learner, dict(variables), np.pad(batch, padding))
     classes[start:end], probabilities[start:end] = (
       np.asarray(values)[: len(batch)] for values in found
     )
   return classes, probabilities
 
 
-def _on_block(
-  on_steps: Callable[[int], None], num_people: int, block: Block
-) -> None:
-  on_steps(block.finished * num_people)
+@functools.partial(jax.jit, static_argnames="learner")
+def _classify_batch(
+  learner: Learner, variables: Any, images: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  logits = interface.apply(
+    learner.model, variables, as_input(images), jax.random.key(0)
+  )
+  probabilities = jax.nn.softmax(logits)
+  classes = jnp.where(
+    jnp.isfinite(logits).all(axis=-1), logits.argmax(axis=-1), -1
+  )
+  return classes, probabilities.max(axis=-1)
+
+
+def _tested_at_once(split: Split) -> int:
+  return min(256, max(1, split.test.shape[1]))
 
 
 def _base_state(
@@ -301,7 +256,7 @@ def _base_state(
 ) -> TrainState:
   """The base model before its first step, with a leading axis of 1."""
   shapes = trainer.shapes
-  fault = saved_models.mismatch(
+  fault = interface.mismatch(
     jax.tree.map(lambda leaf: np.asarray(leaf)[None], dict(variables)),
     jax.tree.map(
       lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype),

@@ -20,17 +20,10 @@ def predict(
   own: np.ndarray,
   general: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """What n models answer for rows of their own and for rows of all.
+  """Classes of each model's own rows [n, R] and of rows [Q] for all models.
 
-  Args:
-    trainer: of the models.
-    states: n models.
-    own: int32 [n, R], rows of the store, -1 for padding.
-    general: int32 [Q], rows that all models classify.
-
-  Returns:
-    Classes int32 [n, R] and [n, Q], -1 for padding and where a model gives no
-    finite numbers; and bool [n], which models those are.
+  Both are -1 for padding and where a model gives no finite numbers; bool [n]
+  says which models those are.
   """
   general = np.broadcast_to(general, (len(own), len(general)))
   rows = np.concatenate([own, general], axis=1)
@@ -86,16 +79,7 @@ def final(
   rows: np.ndarray,
   record: Record,
 ) -> dict[str, np.ndarray]:
-  """What a chunk adds to the arrays of a `Result`, by name.
-
-  Args:
-    trainer: of the models.
-    split: whose validation and test rows are predicted.
-    indices: places of n individuals in the split.
-    states: their models.
-    rows: int32 [n, T, B], what they were trained on, -1 for padding.
-    record: of their training.
-  """
+  """What n individuals, trained on rows [n, T, B], add to a `Result`."""
   validation, test = split.validation[indices], split.test[indices]
   # One array for all tests, so that one compilation serves them.
   own, general, unanswered = predict(

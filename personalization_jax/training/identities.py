@@ -19,32 +19,28 @@ from flax import linen as nn
 from personalization_jax.checkpoints import files
 from personalization_jax.datasets.splits import Split
 from personalization_jax.methods import Method
+from personalization_jax.methods.answers import by_model, cross_entropy
 from personalization_jax.methods.batches import Batches
-from personalization_jax.networks import classifier, interface
+from personalization_jax.networks import MLP, Classifier, interface
 from personalization_jax.settings import Settings
-from personalization_jax.training.step import Learner
+from personalization_jax.training.learner import Learner
+from personalization_jax.training.step import create_state
 
 # What a function is called differs from process to process.
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 # These of `Settings` decide through the learner, or not at all.
 _OF_THE_LEARNER = ("learning_rate", "width", "precision")
+# These of `Method` are what they compute.
+_COMPUTED = ("schedule", "trainable", "loss", "predict", "reference")
 # Whose fields say all that they compute.
-_PACKAGE_S_MODELS = (classifier.Classifier, classifier.MLP)
+_PACKAGE_S_MODELS = (Classifier, MLP)
 _BATCH = 3
 
 
 def of_data(fingerprint: str, split: Split) -> str:
-  """Of the samples and what each of them is for.
-
-  Args:
-    fingerprint: of the population.
-    split: its parts.
-
-  Returns:
-    A digest.
-  """
-  parts = [getattr(split, field.name) for field in dataclasses.fields(split)]
-  return files.digest([fingerprint, *parts])
+  """The digest of a population's samples and what each of them is for."""
+  rows = [getattr(split, field.name) for field in dataclasses.fields(split)]
+  return files.digest([fingerprint, *rows])
 
 
 def of_study(
@@ -54,18 +50,7 @@ def of_study(
   sample_shape: tuple[int, ...],
   eval_every: int,
 ) -> str:
-  """Of all that decides the numbers of every method.
-
-  Args:
-    data: from `of_data`.
-    settings: how models are trained.
-    learner: network and optimiser.
-    sample_shape: of one sample.
-    eval_every: steps between two evaluations on validation data.
-
-  Returns:
-    A digest.
-  """
+  """The digest of all that decides the numbers of every method of a study."""
   own = {
     field.name: getattr(settings, field.name)
     for field in dataclasses.fields(settings)
@@ -77,13 +62,13 @@ def of_study(
 
 
 def of_learner(learner: Learner, sample_shape: tuple[int, ...]) -> str:
-  """Of a network and its optimiser.
+  """The digest of a network, its optimiser and its loss.
 
   What isn't this package's is known by what it computes, step by step, with
   all its constants; so another version of JAX may make it another one.
 
   Args:
-    learner: network and optimiser.
+    learner: network, optimiser and loss.
     sample_shape: of one sample.
 
   Returns:
@@ -101,23 +86,55 @@ def of_learner(learner: Learner, sample_shape: tuple[int, ...]) -> str:
     state = jax.eval_shape(optimizer.init, params)
     parts += _program("optimizer", optimizer.init, params)
     parts += _program("optimizer", optimizer.update, params, state, params)
-  return files.digest(parts)
+  return files.digest([*parts, *_of_answers(learner, sample_shape)])
 
 
 def of_model(model: nn.Module, sample_shape: tuple[int, ...]) -> str:
-  """Of a network: its answers and, since rules may be its own, its gradients.
+  """The digest of a network's answers and gradients; see `of_learner`."""
+  return files.digest(_of_model(model, sample_shape))
+
+
+def of_method(
+  study: str,
+  method: Method,
+  batches: Batches,
+  learner: Learner,
+  sample_shape: tuple[int, ...],
+) -> str:
+  """The digest of one method's training.
 
   Args:
-    model: a Linen module.
+    study: from `of_study`.
+    method: the method; its group must be there to be found.
+    batches: of the study.
+    learner: likewise.
     sample_shape: of one sample.
 
   Returns:
-    A digest.
+    A digest of the study, the method's fields, schedule, groups and answers.
 
   Raises:
-    ValueError: if it calls Python, which can do anything.
+    ValueError: if an answer of its own calls Python.
   """
-  return files.digest(_of_model(model, sample_shape))
+  fields = {
+    field.name: getattr(method, field.name)
+    for field in dataclasses.fields(method)
+    if field.name not in _COMPUTED
+  }
+  rows = [] if method.group is None else batches.groups.rows(method.group)
+  answers = dataclasses.replace(
+    Learner(learner.model, learner.optimizer).answering(method),
+    trainable=method.trainable,
+  )
+  return files.digest(
+    [
+      study,
+      fields,
+      batches.sources(method),
+      *rows,
+      *_of_answers(answers, sample_shape),
+    ]
+  )
 
 
 def _of_model(model: nn.Module, sample_shape: tuple[int, ...]) -> list[Any]:
@@ -149,6 +166,34 @@ def _of_model(model: nn.Module, sample_shape: tuple[int, ...]) -> list[Any]:
   return parts
 
 
+def _of_answers(learner: Learner, sample_shape: tuple[int, ...]) -> list[Any]:
+  """What trainable, loss and predict compute; nothing of the paper's own."""
+  if (learner.loss, learner.predict) == (cross_entropy, by_model) and not (
+    learner.trainable or learner.reference
+  ):
+    return []
+  create = functools.partial(create_state, learner, image_shape=sample_shape)
+  _, samples, _, key = _shapes(learner.model, sample_shape)
+  state = jax.eval_shape(create, key)
+  params, labels = state.params, jax.ShapeDtypeStruct((_BATCH,), jnp.int32)
+  predict = functools.partial(learner.predict, learner.model)
+
+  def gradients(logits: Any, labels: Any, params: Any, reference: Any) -> Any:
+    def total(logits: Any, params: Any) -> Any:
+      return learner.loss(logits, labels, params, reference).sum()
+
+    return jax.value_and_grad(total, argnums=(0, 1))(logits, params)
+
+  own = functools.partial(by_model, learner.model)
+  logits = jax.eval_shape(own, state, samples)
+  trains = learner.trainable and jax.tree.leaves(learner.trainable(params))
+  return [
+    ["answers", learner.reference, trains],
+    *_program("loss", gradients, logits, labels, params, state.reference),
+    *_program("predict", predict, state, samples),
+  ]
+
+
 def _shapes(model: nn.Module, sample_shape: tuple[int, ...]) -> tuple[Any, ...]:
   """Of a model's variables, and of samples, their mask and a key."""
   samples = jax.ShapeDtypeStruct((_BATCH, *sample_shape), jnp.float32)
@@ -157,26 +202,6 @@ def _shapes(model: nn.Module, sample_shape: tuple[int, ...]) -> tuple[Any, ...]:
   init = functools.partial(interface.init, model)
   variables = {"batch_stats": {}, **jax.eval_shape(init, key, samples)}
   return variables, samples, mask, key
-
-
-def of_method(study: str, method: Method, batches: Batches) -> str:
-  """Of one method's training: its fields, its schedule and its groups.
-
-  Args:
-    study: from `of_study`.
-    method: the method; its group must be there to be found.
-    batches: of the study.
-
-  Returns:
-    A digest.
-  """
-  fields = {
-    field.name: getattr(method, field.name)
-    for field in dataclasses.fields(method)
-    if field.name != "schedule"  # its sources are what it is
-  }
-  rows = [] if method.group is None else batches.groups.rows(method.group)
-  return files.digest([study, fields, batches.sources(method), *rows])
 
 
 def _program(

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import linen as nn
 
 from personalization_jax import checks, distributed, schedules
 from personalization_jax.checkpoints import files
@@ -17,10 +18,11 @@ from personalization_jax.datasets.splits import Split
 from personalization_jax.networks.autoencoder import check_image_shape
 from personalization_jax.randomness import SHARED
 from personalization_jax.settings import Settings
-from personalization_jax.training import autoencoder, autoencoder_training
-from personalization_jax.training.population import individual_key
-from personalization_jax.training.record import Record
-from personalization_jax.training.step import Learner, TrainState
+from personalization_jax.training import autoencoder, phases
+from personalization_jax.training.population import (
+  PopulationTrainer,
+  individual_key,
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,13 +30,13 @@ class TrainedAutoEncoder:
   """An auto-encoder trained on D_G.
 
   Attributes:
-    learner: network and optimiser.
-    state: the trained auto-encoder.
+    model: the network.
+    variables: its `params` and `batch_stats`, NumPy arrays.
     error: of reconstructing the test rows of D_G, which it never saw.
   """
 
-  learner: Learner
-  state: TrainState
+  model: nn.Module
+  variables: dict[str, Any]
   error: autoencoder.ReconstructionError
 
 
@@ -62,6 +64,9 @@ class LatentSettings:
     learning_rate: Adam's.
     width: factor on the channels of Fig. 5.
     seed: of initial weights and order.
+
+  Raises:
+    ValueError: naming what nothing can be trained with.
   """
 
   epochs: int = 20
@@ -71,7 +76,7 @@ class LatentSettings:
   seed: int = 0
 
   def __post_init__(self) -> None:
-    """Refuses what can't be trained with, naming it."""
+    """Checks every field."""
     checks.training(self)
     checks.plain_numbers(self)
 
@@ -87,14 +92,7 @@ class LatentSettings:
 
 
 def check(population: Population) -> None:
-  """Refuses samples that have no latent space here.
-
-  Args:
-    population: the store.
-
-  Raises:
-    ValueError: if they are images that the auto-encoder isn't made for.
-  """
+  """Rejects images that the auto-encoder isn't made for with a ValueError."""
   if not population.holds_images:
     return
   check_image_shape(population.sample_shape)
@@ -112,7 +110,7 @@ def standardised(population: Population, split: Split) -> LatentSpace:
   Args:
     population: the store, of feature vectors or other samples that are no
       images; all axes but the first are one vector.
-    split: its parts.
+    split: what each of its samples is for.
 
   Returns:
     The latent space: each feature less its mean over the training rows of D_G,
@@ -128,15 +126,7 @@ def standardised(population: Population, split: Split) -> LatentSpace:
 
 
 def num_steps(split: Split, settings: LatentSettings) -> int:
-  """Training steps of the auto-encoder.
-
-  Args:
-    split: whose training rows of D_G it is trained on.
-    settings: epochs and batch size.
-
-  Returns:
-    Epochs times the batches in one.
-  """
+  """Training steps of the auto-encoder: epochs times the batches in one."""
   return settings.epochs * schedules.steps_per_epoch(
     len(split.global_train), settings.batch_size
   )
@@ -145,33 +135,27 @@ def num_steps(split: Split, settings: LatentSettings) -> int:
 def lower(
   population: Population, settings: LatentSettings
 ) -> list[jax.stages.Lowered]:
-  """The programs of `fit`, before they are compiled; none without a network.
-
-  Args:
-    population: the store.
-    settings: how to train.
-
-  Returns:
-    The very programs that `fit` calls, on one device each.
-  """
+  """The very programs of `fit`, on one device each; none without a network."""
   if not population.holds_images:
     return []
-  learner = _learner(settings)
-  shape = population.images.shape
+  trainer = _trainer(population, settings)
   here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  state, images = jax.tree.map(
+  one, images = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
     (
-      jax.eval_shape(
-        lambda key: autoencoder.create(learner, key, shape[1:]),
-        jax.random.key(0),
+      jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype),
+        {
+          "params": trainer.shapes.params,
+          "batch_stats": trainer.shapes.batch_stats,
+        },
       ),
-      jax.ShapeDtypeStruct(shape, population.images.dtype),
+      trainer.images,
     ),
   )
   return [
-    autoencoder_training.lower(learner, state, images, settings.batch_size),
-    *autoencoder.lower_evaluation(learner, state, images),
+    trainer.lower_train(settings.batch_size),
+    *autoencoder.lower_evaluation(trainer.learner.model, one, images),
   ]
 
 
@@ -189,7 +173,8 @@ def fit(
 
   Args:
     population: the store.
-    split: its parts; the training rows of D_G are trained on.
+    split: what each of its samples is for; the training rows of D_G are
+      trained on.
     settings: how to train.
     keeper: saves it while it is trained and after; by default nothing does.
     on_steps: called with the training steps done since the last call.
@@ -206,39 +191,33 @@ def fit(
   check(population)
   if not population.holds_images:
     return standardised(population, split)
-  learner = _learner(settings)
-  key = individual_key(jax.random.key(settings.seed), SHARED)
-  state: Any = autoencoder.create(learner, key, population.images.shape[1:])
-  keeper = keeper or Keeper()
+  model, variables = _train(
+    population, split, settings, keeper or Keeper(), on_steps
+  )
+  error = autoencoder.reconstruction_error(
+    model, variables, population.images, split.global_test, split.global_train
+  )
+  latents = autoencoder.encode(
+    model, variables, population.images, np.arange(len(population))
+  )
+  return LatentSpace(latents, TrainedAutoEncoder(model, variables, error))
+
+
+def _train(
+  population: Population,
+  split: Split,
+  settings: LatentSettings,
+  keeper: Keeper,
+  on_steps: Callable[[int], None],
+) -> tuple[nn.Module, dict[str, Any]]:
+  """The trained network and its variables."""
   identity = ""
   if keeper.folder is not None:
     identity = files.digest(
       [settings, population.fingerprint(), split.global_train]
     )
   task = keeper.task("autoencoder", identity)
-  (piece,) = task.plan(1, 1)
-  if piece.step:
-    saved, history = task.restore(
-      piece, jax.eval_shape(lambda: _as_one_of_many(state))
-    )
-    record = Record.restored(history, 1)
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    state = distributed.put(
-      jax.tree.map(lambda leaf: leaf[0], saved), state, here
-    )
-  else:
-    record = Record.restored({}, 1)
-
-  def on_block(
-    steps: int, state: TrainState, losses: Callable[[], np.ndarray]
-  ) -> None:
-    task.watch(
-      piece,
-      piece.step + steps,
-      _as_one_of_many(state),
-      lambda: record.trained(losses()[None]).saved(),
-    )
-
+  (chunk,) = task.plan(1, 1)
   rows = schedules.global_batches(
     split.global_train,
     settings.batch_size,
@@ -246,38 +225,29 @@ def fit(
     seed=settings.seed,
     individual=SHARED,
   )
-  on_steps(piece.step)
-  if piece.step < len(rows):
-    state, losses = autoencoder_training.train(
-      learner,
-      state,
-      population.images,
-      rows[piece.step :],
-      on_steps=on_steps,
-      on_block=on_block,
-    )
-    task.save(
-      piece,
-      len(rows),
-      _as_one_of_many(state),
-      record.trained(losses[None]).saved(),
-    )
-  error = autoencoder.reconstruction_error(
-    learner, state, population.images, split.global_test, split.global_train
+  trainer = _trainer(population, settings)
+  if chunk.step == len(rows):
+    on_steps(chunk.step)
+  states, _ = phases.run_one(
+    trainer,
+    task,
+    chunk,
+    rows,
+    individual_key(jax.random.key(settings.seed), SHARED),
+    on_steps=on_steps,
   )
-  return LatentSpace(
-    latents=autoencoder.encode(
-      learner, state, population.images, np.arange(len(population))
-    ),
-    autoencoder=TrainedAutoEncoder(learner, state, error),
+  return trainer.learner.model, jax.tree.map(
+    lambda leaf: leaf[0],
+    {"params": states.params, "batch_stats": states.batch_stats},
   )
 
 
-def _learner(settings: LatentSettings) -> Learner:
-  return autoencoder.make_learner(
+def _trainer(
+  population: Population, settings: LatentSettings
+) -> PopulationTrainer:
+  """Of one model, on this process's first device."""
+  learner = autoencoder.make_learner(
     width=settings.width, learning_rate=settings.learning_rate
   )
-
-
-def _as_one_of_many(state: TrainState) -> TrainState:
-  return jax.tree.map(lambda leaf: leaf[None], state)
+  mesh = distributed.make_mesh(jax.local_devices()[:1])
+  return PopulationTrainer(learner, population.images, None, mesh)

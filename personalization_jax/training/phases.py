@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 from personalization_jax import distributed
-from personalization_jax.checkpoints.chunks import Chunk
-from personalization_jax.checkpoints.keeper import Task
+from personalization_jax.checkpoints.chunks import Chunk, Task
+from personalization_jax.methods.answers import Trainable
 from personalization_jax.training.evaluation import Validation
 from personalization_jax.training.population import Block, PopulationTrainer
 from personalization_jax.training.record import Record
@@ -23,29 +23,23 @@ def run(
   rows: np.ndarray,
   begin: Callable[[], tuple[TrainState, Record]],
   *,
-  phases: Sequence[tuple[int, int]] | None = None,
+  phases: Sequence[tuple[int, Trainable | None]] | None = None,
   validation: Validation | None = None,
   reported: int = 0,
   on_steps: Callable[[int], None] = lambda steps: None,
 ) -> tuple[TrainState, Record]:
-  """Trains a chunk of models to the end of its schedule.
+  """Trains a chunk of n models to the end of its schedule (Algorithm 1).
 
   Args:
     trainer: how; it has room for the chunk.
-    task: saves what is under way and knows what was saved.
-    chunk: n individuals, and how far they have come.
+    task: knows what was saved, from which the chunk goes on.
+    chunk: from `task.plan`.
     rows: int32 [n, T, B], of the whole schedule, -1 for padding.
-    begin: gives the models and the record that nothing saved begins with.
+    begin: gives models and record to a chunk of which nothing was saved.
     phases: see `PopulationTrainer.train`.
     validation: when to evaluate, and on what; None for never.
-    reported: steps of what is saved that `on_steps` was told of already.
-    on_steps: called with the training steps done since the last call, summed
-      over the chunk.
-
-  Returns:
-    Their states, with a leading axis of n or more, and what was recorded.
-
-  Source: Algorithm 1.
+    reported: steps of what was saved that `on_steps` was told of already.
+    on_steps: called with the steps done since the last call, over all n.
   """
   count = len(chunk.indices)
   points = validation.steps if validation else ()
@@ -54,7 +48,8 @@ def run(
     states = trainer.place(saved)
     people = validation.own.shape[1] if validation else 1
     record = Record.restored(history, count, people)
-    on_steps((chunk.step - reported) * count)
+    if chunk.step > reported:
+      on_steps((chunk.step - reported) * count)
   else:
     states, record = begin()
 
@@ -64,7 +59,8 @@ def run(
       record = record.evaluated(*validation.accuracy(trainer, states))
 
   def on_block(block: Block) -> None:
-    on_steps(block.finished * count)
+    if block.finished:
+      on_steps(block.finished * count)
     if block.step in points:
       evaluate(block.states)
     task.watch(
@@ -98,22 +94,11 @@ def run_one(
   validation: Validation | None = None,
   on_steps: Callable[[int], None] = lambda steps: None,
 ) -> tuple[TrainState, Record]:
-  """Trains a model that several go on with, and keeps it for later processes.
+  """Trains one model that several go on with, and keeps it; see `run`.
 
-  Args:
-    trainer: how; fillers of more individuals would be trained for nothing.
-    task: see `run`.
-    chunk: its only one, from `task.plan(1, 1)`.
-    rows: int32 [T, B], -1 for padding.
-    key: typed key [], of initial weights and dropout.
-    validation: see `run`, of one model and k people.
-    on_steps: see `run`; a model that is there already tells no steps.
-
-  Returns:
-    The state, NumPy arrays with a leading axis of 1, keys as
-    `distributed.gather` gives them; and its record.
-
-  Source: Algorithm 1, line 9.
+  Its state comes as NumPy arrays with a leading axis of 1, keys as
+  `distributed.gather` gives them. The rows are int32 [T, B], the chunk is the
+  only one of `task.plan(1, 1)`. `on_steps` isn't told of a finished model.
   """
   people = validation.own.shape[1] if validation else 1
   states, record = run(

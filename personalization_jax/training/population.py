@@ -25,8 +25,10 @@ from personalization_jax import distributed
 from personalization_jax.checkpoints import files
 from personalization_jax.datasets.splits import PADDING
 from personalization_jax.distributed import AXIS
-from personalization_jax.training import step as training_step
-from personalization_jax.training.step import Learner, TrainState
+from personalization_jax.methods.answers import Trainable
+from personalization_jax.training import step
+from personalization_jax.training.learner import Learner
+from personalization_jax.training.step import TrainState
 from personalization_jax.training.stores import DeviceStore, HostStore
 
 # Steps in one compiled loop.
@@ -123,7 +125,6 @@ class PopulationTrainer:
     else:
       raise ValueError(f"store={self.store!r} must be 'device' or 'host'.")
     self._pace = Pace(self.block_steps, self.block_seconds)
-    self._of_layers: dict[int, jax.stages.Wrapped] = {}
 
   @functools.cached_property
   def store_digest(self) -> str:
@@ -165,13 +166,14 @@ class PopulationTrainer:
 
   def create(self, keys: jax.Array) -> TrainState:
     """Fresh models of keys [n]: states [chunk_size], fillers behind n."""
-    return self._create(self._put_keys(keys))
+    create = self._program(_create, 1, static=(self._shape,))
+    return create(self._put_keys(keys))
 
   def share(self, state: TrainState, keys: jax.Array) -> TrainState:
     """Copies the first of these models to people with keys [n] (TL's start)."""
     one = distributed.gather(state).replace(key=None)
     one = jax.tree.map(lambda leaf: leaf[0], one)
-    return self._share(self._put_keys(keys), one)
+    return self._program(_share, 1, (P(),))(self._put_keys(keys), one)
 
   def place(self, states: Any) -> TrainState:
     """Puts saved states, NumPy arrays [n, ...], back: states [chunk_size]."""
@@ -187,7 +189,7 @@ class PopulationTrainer:
     rows: np.ndarray,
     *,
     start: int = 0,
-    phases: Sequence[tuple[int, int]] | None = None,
+    phases: Sequence[tuple[int, Trainable | None]] | None = None,
     points: Iterable[int] = (),
     on_block: Callable[[Block], None] = lambda block: None,
   ) -> tuple[TrainState, np.ndarray]:
@@ -198,8 +200,8 @@ class PopulationTrainer:
       rows: int32 [n, T, B], each individual's rows of the store, -1 for
         padding.
       start: steps of the schedule that are done.
-      phases: the end of each phase and how many leading layers it freezes, in
-        order, the last one's end T; by default all T steps train all layers.
+      phases: the end of each phase and which parameters it trains (None for
+        all), in order; the last one's end is T. By default there is one.
       points: steps at which a block must end.
       on_block: called at each end of a block; what it raises ends training.
 
@@ -209,7 +211,7 @@ class PopulationTrainer:
     """
     self._check_count(len(rows))
     count, num_steps, batch_size = rows.shape
-    phases = phases or [(num_steps, 0)]
+    phases = phases or [(num_steps, None)]
     stops = sorted({*points, *(end for end, _ in phases)})
     losses: list[tuple[jax.Array, int]] = []
 
@@ -223,14 +225,14 @@ class PopulationTrainer:
     self._pace.begin()
     while done < num_steps:
       stop = next(stop for stop in stops if stop > done)
-      frozen_layers = next(frozen for end, frozen in phases if end > done)
+      trainable = next(trained for end, trained in phases if end > done)
       steps = min(self._pace.steps(), stop - done)
       padded = np.full(
         (self.chunk_size, self.block_steps, batch_size), PADDING, np.int32
       )
       padded[:count, :steps] = rows[:, done : done + steps]
       block, images, labels = self._source.block(padded)
-      states, block_losses = self._train(frozen_layers)(
+      states, block_losses = self._train(trainable)(
         states, self._put(block), self._to_all(steps), images, labels
       )
       self._pace.started()
@@ -250,7 +252,7 @@ class PopulationTrainer:
 
   def finite(self, states: TrainState) -> np.ndarray:
     """Whose parameters and running statistics are all finite, bool [chunk]."""
-    found = self._finite(states.params, states.batch_stats)
+    found = self._program(_finite, 2)(states.params, states.batch_stats)
     return np.asarray(distributed.gather(found))
 
   def predict(
@@ -275,17 +277,17 @@ class PopulationTrainer:
       block, images, labels = self._source.block(
         padded.reshape(self.chunk_size, together, batch_size)
       )
-      found = self._predict(states, self._put(block), images, labels)
+      found = self._predict()(states, self._put(block), images, labels)
       flat.append(distributed.gather(found).reshape(self.chunk_size, -1))
     return np.concatenate(flat, axis=1)[:count, :num_rows]
 
   def lower_train(
-    self, batch_size: int, frozen_layers: int = 0
+    self, batch_size: int, trainable: Trainable | None = None
   ) -> jax.stages.Lowered:
     """The very program that `train` calls, before it is compiled."""
     shape = (self.chunk_size, self.block_steps, batch_size)
     rows, images, labels = self._block_like(shape)
-    return self._train(frozen_layers).lower(
+    return self._train(trainable).lower(
       self._states_like, rows, self._to_all(0), images, labels
     )
 
@@ -295,13 +297,15 @@ class PopulationTrainer:
     """The very program that `predict` calls for so many rows of each."""
     batches = self._batches_together(math.ceil(num_rows / batch_size))
     shape = (self.chunk_size, batches, batch_size)
-    return self._predict.lower(self._states_like, *self._block_like(shape))
+    return self._predict().lower(self._states_like, *self._block_like(shape))
 
   @functools.cached_property
   def shapes(self) -> TrainState:
     """The shapes and dtypes of the states of a whole chunk."""
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
-    one = jax.eval_shape(jax.vmap(self._create_one), keys)
+    create = functools.partial(_create, self.learner, self._shape)
+    one = jax.eval_shape(
+      jax.vmap(create), jax.random.split(jax.random.key(0), 1)
+    )
     return jax.tree.map(
       lambda leaf: jax.ShapeDtypeStruct(
         (self.chunk_size, *leaf.shape[1:]), leaf.dtype
@@ -310,79 +314,24 @@ class PopulationTrainer:
     )
 
   @property
-  def _create_one(self) -> Callable[..., TrainState]:
-    return functools.partial(
-      training_step.create_state,
-      self.learner,
-      image_shape=self.images.shape[1:],
+  def _shape(self) -> tuple[int, ...]:
+    """A sample's."""
+    return tuple(self.images.shape[1:])
+
+  def _train(self, trainable: Trainable | None) -> jax.stages.Wrapped:
+    """States [n] (consumed), a block -> states [n] and losses [n, T]."""
+    shared = (P(), *self._source.layout)
+    return self._program(
+      step.train_on_rows, 2, shared, trainable=trainable, donated=(0,)
     )
 
-  @functools.cached_property
-  def _create(self) -> Callable[..., TrainState]:
-    """Keys [n] -> fresh states [n]."""
-    return jax.jit(self._over_individuals(self._create_one, 1))
-
-  @functools.cached_property
-  def _share(self) -> Callable[..., TrainState]:
-    """Keys [n] and one state -> states [n]."""
-
-    def share(key: jax.Array, one: TrainState) -> TrainState:
-      return training_step.continue_as(one, key)
-
-    return jax.jit(self._over_individuals(share, 1, P()))
-
-  def _train(self, frozen_layers: int) -> jax.stages.Wrapped:
-    """States [n] (consumed), a block -> states [n] and losses [n, T]."""
-    if frozen_layers not in self._of_layers:
-      train = functools.partial(
-        training_step.train_on_rows, self.learner, frozen_layers=frozen_layers
-      )
-      self._of_layers[frozen_layers] = jax.jit(
-        self._over_individuals(train, 2, P(), *self._source.layout),
-        donate_argnums=0,
-      )
-    return self._of_layers[frozen_layers]
-
-  @functools.cached_property
   def _predict(self) -> jax.stages.Wrapped:
     """States [n], a block -> classes int32 [n, T, B]."""
-    predict = functools.partial(training_step.predict_rows, self.learner)
-    return jax.jit(self._over_individuals(predict, 2, *self._source.layout))
+    return self._program(step.predict_rows, 2, self._source.layout)
 
-  @functools.cached_property
-  def _finite(self) -> Callable[..., jax.Array]:
-    """Two trees of arrays [n, ...] -> bool [n], whose numbers are finite."""
-
-    def finite(*trees: Any) -> jax.Array:
-      leaves = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(trees)]
-      return jnp.stack(leaves).all()
-
-    return jax.jit(self._over_individuals(finite, 2))
-
-  def _over_individuals(
-    self, function: Callable[..., Any], num_mapped: int, *shared: P
-  ) -> Callable[..., Any]:
-    """Maps a function of num_mapped trees of one individual, then shared ones.
-
-    `shared` says how each of the latter lies over the mesh.
-    """
-
-    def on_device(*args: Any) -> Any:
-      mapped, others = args[:num_mapped], args[num_mapped:]
-      return jax.lax.map(
-        lambda one: function(*one, *others),
-        mapped,
-        batch_size=None if self.side_by_side == 1 else self.side_by_side,
-      )
-
-    return jax.shard_map(
-      on_device,
-      mesh=self.mesh,
-      in_specs=(P(AXIS),) * num_mapped + shared,
-      out_specs=P(AXIS),
-      # A scan in a model of one's own (an RNN's, say) begins with constants,
-      # which the check would refuse: they don't vary over the mesh.
-      check_vma=False,
+  def _program(self, *function: Any, **options: Any) -> jax.stages.Wrapped:
+    return _program(
+      self.learner, self.mesh, self.side_by_side, *function, **options
     )
 
   def _batches_together(self, batches: int) -> int:
@@ -428,6 +377,65 @@ class PopulationTrainer:
   @property
   def _by_individual(self) -> NamedSharding:
     return NamedSharding(self.mesh, P(AXIS))
+
+
+@functools.lru_cache(maxsize=128)
+def _program(
+  learner: Learner,
+  mesh: Mesh,
+  side_by_side: int,
+  function: Callable[..., Any],
+  num_mapped: int,
+  shared: tuple[P, ...] = (),
+  *,
+  static: tuple[Any, ...] = (),
+  trainable: Trainable | None = None,
+  donated: tuple[int, ...] = (),
+) -> jax.stages.Wrapped:
+  """A function of a learner and of one individual, for all individuals.
+
+  Trainers of one learner share them: they are compiled once. The function takes
+  static arguments behind the learner, then num_mapped trees of one individual,
+  then arrays that all of a device share, lying over the mesh as `shared` says.
+  """
+  if trainable is not None:
+    learner = dataclasses.replace(learner, trainable=trainable)
+
+  def on_device(*args: Any) -> Any:
+    mapped, others = args[:num_mapped], args[num_mapped:]
+    return jax.lax.map(
+      lambda one: function(learner, *static, *one, *others),
+      mapped,
+      batch_size=None if side_by_side == 1 else side_by_side,
+    )
+
+  mapped = jax.shard_map(
+    on_device,
+    mesh=mesh,
+    in_specs=(P(AXIS),) * num_mapped + shared,
+    out_specs=P(AXIS),
+    # A scan in a model of one's own (an RNN's, say) begins with constants,
+    # which the check would refuse: they don't vary over the mesh.
+    check_vma=False,
+  )
+  return jax.jit(mapped, donate_argnums=donated)
+
+
+def _create(
+  learner: Learner, sample_shape: tuple[int, ...], key: jax.Array
+) -> TrainState:
+  return step.create_state(learner, key, sample_shape)
+
+
+def _share(learner: Learner, key: jax.Array, one: TrainState) -> TrainState:
+  return step.continue_as(learner, one, key)
+
+
+def _finite(learner: Learner, *trees: Any) -> jax.Array:
+  """Whether all numbers are finite, bool []."""
+  del learner
+  leaves = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(trees)]
+  return jnp.stack(leaves).all()
 
 
 def planned_bytes(program: jax.stages.Lowered, *, on_cpu: bool) -> int | None:

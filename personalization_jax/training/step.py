@@ -1,7 +1,7 @@
 """Training and evaluating one individual's model: pure functions (JAX).
 
-Nothing here knows of a population; `population_training` maps these functions
-over individuals.
+Nothing here knows of a population; `population` maps these functions over
+individuals.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 
 from personalization_jax.networks import classifier, interface
+from personalization_jax.training.learner import Learner
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -34,46 +34,13 @@ class TrainState(flax.struct.PyTreeNode):
   batch_stats: Any
   opt_state: Any
   key: jax.Array
+  reference = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Learner:
-  """What is trained and how: a network and its optimiser.
+class ReferencedState(TrainState):
+  """One model in training, and the `params` and `batch_stats` it began with."""
 
-  Attributes:
-    model: a Linen module of samples [B, ...] that gives logits [B, classes];
-      `own_model` says how it is called.
-    optimizer: an optax transformation.
-    learning_rate: of the Adam that `with_adam` gave it; None of any other
-      optimiser, one put in its place by `dataclasses.replace` too.
-  """
-
-  model: nn.Module
-  optimizer: optax.GradientTransformation
-  learning_rate: float | None = dataclasses.field(
-    default=None, init=False, compare=False
-  )
-
-  @classmethod
-  def with_adam(cls, model: nn.Module, learning_rate: float) -> Learner:
-    """The model with Adam (section IV)."""
-    learner = cls(model, optax.adam(learning_rate))
-    object.__setattr__(learner, "learning_rate", float(learning_rate))
-    return learner
-
-
-def continue_as(state: TrainState, key: jax.Array) -> TrainState:
-  """A trained model that another individual goes on with (TL's start).
-
-  Args:
-    state: the model.
-    key: the individual's key, as for `create_state`.
-
-  Returns:
-    The state, with the dropout that `create_state` gives this individual.
-  """
-  _, dropout_key = jax.random.split(key)
-  return state.replace(key=dropout_key)
+  reference: Any = None
 
 
 def create_state(
@@ -82,7 +49,7 @@ def create_state(
   """A model at step 0.
 
   Args:
-    learner: network and optimiser.
+    learner: network, optimiser and loss.
     key: the individual's key; it determines the initial weights and all
       dropout.
     image_shape: a sample's, for instance (H, W, C).
@@ -95,23 +62,41 @@ def create_state(
     learner.model, init_key, jnp.zeros((1, *image_shape), jnp.float32)
   )
   params = variables["params"]
-  return TrainState(
+  state = TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
     batch_stats=variables.get("batch_stats", {}),
     opt_state=learner.optimizer.init(params),
     key=dropout_key,
   )
+  return _with_reference(learner, state)
+
+
+def continue_as(
+  learner: Learner, state: TrainState, key: jax.Array
+) -> TrainState:
+  """A trained model that another individual goes on with (TL's start).
+
+  Args:
+    learner: what it goes on with.
+    state: the model.
+    key: the individual's key, as for `create_state`.
+
+  Returns:
+    The state, with the dropout that `create_state` gives this individual.
+  """
+  _, dropout_key = jax.random.split(key)
+  return _with_reference(learner, state.replace(key=dropout_key))
 
 
 def gather(
-  images: jax.Array, labels: jax.Array, rows: jax.Array
+  images: jax.Array, labels: jax.Array | None, rows: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Fetches a batch from the store.
 
   Args:
     images: uint8 [N, H, W, C] or float32 [N, ...], the store.
-    labels: int32 [N].
+    labels: int32 [N]; None where each sample is its own, as an auto-encoder's.
     rows: int32 [B], -1 where there is none.
 
   Returns:
@@ -120,18 +105,12 @@ def gather(
     meaningless).
   """
   index = jnp.maximum(rows, 0)
-  return as_input(images[index]), labels[index], rows >= 0
+  samples = as_input(images[index])
+  return samples, samples if labels is None else labels[index], rows >= 0
 
 
 def as_input(images: jax.Array) -> jax.Array:
-  """Samples as models see them.
-
-  Args:
-    images: uint8 in 0..255, or float32.
-
-  Returns:
-    float32 of the same shape: 0..1 for uint8, floats as they are.
-  """
+  """Samples as models see them: uint8 in 0..1, floats as they are."""
   if images.dtype != jnp.uint8:
     return images
   return images.astype(jnp.float32) / 255.0
@@ -140,37 +119,23 @@ def as_input(images: jax.Array) -> jax.Array:
 def loss_fn(
   params: Any,
   learner: Learner,
-  batch_stats: Any,
+  state: TrainState,
   images: jax.Array,
   labels: jax.Array,
   mask: jax.Array,
   key: jax.Array,
   frozen_layers: int,
 ) -> tuple[jax.Array, Any]:
-  """Mean softmax cross-entropy over the rows that are no padding.
-
-  Args:
-    params: the network's parameters.
-    learner: network and optimiser.
-    batch_stats: running statistics.
-    images: float32 [B, ...].
-    labels: int32 [B].
-    mask: bool [B].
-    key: this step's dropout key.
-    frozen_layers: so many first layers don't train.
-
-  Returns:
-    The loss [] in nats and the new batch statistics.
-  """
+  """Mean loss [] over a batch's real rows, and the new batch statistics."""
   logits, batch_stats = interface.apply_in_training(
     learner.model,
-    {"params": params, "batch_stats": batch_stats},
+    {"params": params, "batch_stats": state.batch_stats},
     images,
     mask,
     key,
     frozen_layers,
   )
-  losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+  losses = learner.loss(logits, labels, params, state.reference)
   total = jnp.where(mask, losses, 0.0).sum()
   return total / jnp.maximum(mask.sum(), 1), batch_stats
 
@@ -181,8 +146,6 @@ def train_step(
   images: jax.Array,
   labels: jax.Array,
   mask: jax.Array,
-  *,
-  frozen_layers: int = 0,
 ) -> tuple[TrainState, jax.Array]:
   """One step of one individual's model on one batch.
 
@@ -190,55 +153,56 @@ def train_step(
   the optimiser's momentum would go on without data.
 
   Args:
-    learner: network and optimiser.
+    learner: network, optimiser and loss.
     state: the model before.
     images: float32 [B, ...].
-    labels: int32 [B].
+    labels: int32 [B], or what else the learner's loss takes.
     mask: bool [B], False where a row is padding.
-    frozen_layers: so many first layers stay as they are.
 
   Returns:
     The model after, and the mean loss [] over the batch's rows, in nats.
 
   Source: section II ("trained using gradient descent based on batches").
   """
+  trainable = learner.trainable and learner.trainable(state.params)
   key = jax.random.fold_in(state.key, state.step)
   (loss, batch_stats), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
     state.params,
     learner,
-    state.batch_stats,
+    state,
     images,
     labels,
     mask,
     key,
-    frozen_layers,
+    _frozen_layers(learner, trainable),
   )
   updates, opt_state = learner.optimizer.update(
     gradients, state.opt_state, state.params
   )
-  if frozen_layers:
-    # Momentum gathered before would move frozen layers without a gradient.
+  if trainable is not None:
+    # Momentum gathered before would move them without a gradient.
     updates = jax.tree.map(
       lambda update, moves: update if moves else jnp.zeros_like(update),
       updates,
-      classifier.trainable(updates, frozen_layers),
+      trainable,
     )
   moved = state.replace(
     params=optax.apply_updates(state.params, updates),
     batch_stats=batch_stats,
     opt_state=opt_state,
   )
-  has_data = mask.any()
-  state = jax.tree.map(
-    lambda new, old: (
-      new
-      if jnp.issubdtype(new.dtype, jax.dtypes.prng_key)
-      else jnp.where(has_data, new, old)
-    ),
-    moved,
-    state,
-  )
-  return state.replace(step=state.step + 1), loss
+  if learner.empty_batches:
+    has_data = mask.any()
+    moved = jax.tree.map(
+      lambda new, old: (
+        new
+        if jnp.issubdtype(new.dtype, jax.dtypes.prng_key)
+        else jnp.where(has_data, new, old)
+      ),
+      moved,
+      state,
+    )
+  return moved.replace(step=state.step + 1), loss
 
 
 def train_on_rows(
@@ -247,21 +211,18 @@ def train_on_rows(
   rows: jax.Array,
   num_steps: jax.Array,
   images: jax.Array,
-  labels: jax.Array,
-  *,
-  frozen_layers: int = 0,
+  labels: jax.Array | None,
 ) -> tuple[TrainState, jax.Array]:
   """Steps through a block of a schedule, one compiled loop.
 
   Args:
-    learner: network and optimiser.
+    learner: network, optimiser and loss.
     state: the model before.
     rows: int32 [T, B], rows of the store, -1 for padding.
     num_steps: int32 [], how many of the T steps there are; the rest isn't
       computed. It isn't mapped over individuals, so it stays a branch.
     images: uint8 [N, H, W, C] or float32 [N, ...], the store.
-    labels: int32 [N].
-    frozen_layers: so many first layers stay as they are.
+    labels: see `gather`.
 
   Returns:
     The model after num_steps steps and the losses float32 [T], NaN where no
@@ -275,10 +236,7 @@ def train_on_rows(
   ) -> tuple[TrainState, jax.Array]:
     state, losses = carry
     state, loss = train_step(
-      learner,
-      state,
-      *gather(images, labels, rows[index]),
-      frozen_layers=frozen_layers,
+      learner, state, *gather(images, labels, rows[index])
     )
     loss = jnp.where((rows[index] >= 0).any(), loss, jnp.nan)
     return state, losses.at[index].set(loss)
@@ -294,18 +252,17 @@ def eval_step(
   """Classifies a batch.
 
   Args:
-    learner: network and optimiser.
+    learner: network, and how it answers.
     state: a model.
     images: float32 [B, ...].
 
   Returns:
-    int32 [B], the most probable class, -1 where there is none because a number
-    isn't finite.
+    int32 [B], the class of the highest score, -1 where there is none because a
+    number isn't finite.
   """
-  variables = {"params": state.params, "batch_stats": state.batch_stats}
-  logits = interface.apply(learner.model, variables, images, state.key)
-  classes = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-  return jnp.where(jnp.isfinite(logits).all(axis=-1), classes, -1)
+  scores = learner.predict(learner.model, state, images)
+  classes = jnp.argmax(scores, axis=-1).astype(jnp.int32)
+  return jnp.where(jnp.isfinite(scores).all(axis=-1), classes, -1)
 
 
 def predict_rows(
@@ -318,7 +275,7 @@ def predict_rows(
   """Classifies rows of the store, batch by batch.
 
   Args:
-    learner: network and optimiser.
+    learner: network, and how it answers.
     state: a model.
     rows: int32 [T, B], -1 for padding.
     images: uint8 [N, H, W, C] or float32 [N, ...], the store.
@@ -333,3 +290,27 @@ def predict_rows(
     return jnp.where(mask, eval_step(learner, state, batch), -1)
 
   return jax.lax.map(predict, rows)
+
+
+def _frozen_layers(learner: Learner, trainable: Any) -> int:
+  """Leading layers without a trained parameter: they need no gradient."""
+  if trainable is None or not interface.takes_frozen_layers(learner.model):
+    return 0
+  layers = [
+    classifier.count_layers([name]) - 1
+    for name, trained in trainable.items()
+    if any(jax.tree.leaves(trained))
+  ]
+  return min(layers, default=0)
+
+
+def _with_reference(learner: Learner, state: TrainState) -> TrainState:
+  """The state, with itself to compare with if the learner wants that."""
+  if not learner.reference:
+    return state
+  fields = {
+    field.name: getattr(state, field.name)
+    for field in dataclasses.fields(TrainState)
+  }
+  began = {"params": state.params, "batch_stats": state.batch_stats}
+  return ReferencedState(**fields, reference=began)

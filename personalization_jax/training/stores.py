@@ -60,16 +60,11 @@ class HostStore:
     self._labels = labels
 
   def block(self, rows: np.ndarray) -> tuple[np.ndarray, jax.Array, jax.Array]:
-    """What a block needs of the store, each row once on each device.
+    """Sends each device the samples of its individuals' rows [n, T, B], once.
 
-    Args:
-      rows: int32 [n, T, B], rows of the whole store, -1 for padding; the
-        devices share n evenly.
-
-    Returns:
-      The same rows as rows of what the device gets, int32 [n, T, B]; and its
-      images and labels, with a leading axis that is divided among the devices.
-      Its size depends on the shape of `rows` alone.
+    Returns these rows as rows of what the device got, and its images and labels
+    as arrays that are divided among the devices. How many there are depends on
+    the shape of `rows` alone.
     """
     by_device = rows.reshape(self._devices, -1)
     size = self._size(rows.shape)

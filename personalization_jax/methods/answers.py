@@ -1,0 +1,52 @@
+"""How the paper answers three of a method's four questions (JAX)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from flax import linen as nn
+
+from personalization_jax.networks import classifier, interface
+
+# What is trained: from parameters to a tree of bools.
+Trainable = Callable[[Any], Any]
+# Against what: from logits [B, C], labels [B], parameters and the reference
+# (see `Method.reference`) to each sample's loss [B] in nats.
+Loss = Callable[[jax.Array, jax.Array, Any, Any], jax.Array]
+# How it answers: from the model, its `TrainState` and samples [B, ...] to
+# scores [B, C], of which the highest is the answer.
+Predict = Callable[[nn.Module, Any, jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class LastLayers:
+  """Trains the last layers alone (section III-C, "fewer layers adjusted").
+
+  Attributes:
+    count: how many of them.
+  """
+
+  count: int
+
+  def __call__(self, params: Any) -> Any:
+    """Which parameters are trained."""
+    frozen_layers = classifier.count_layers(params) - self.count
+    return classifier.trainable(params, frozen_layers)
+
+
+def cross_entropy(
+  logits: jax.Array, labels: jax.Array, params: Any, reference: Any
+) -> jax.Array:
+  """Softmax cross-entropy, float [B] in nats."""
+  del params, reference
+  return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def by_model(model: nn.Module, state: Any, samples: jax.Array) -> jax.Array:
+  """The model's own logits, float [B, C]."""
+  variables = {"params": state.params, "batch_stats": state.batch_stats}
+  return interface.apply(model, variables, samples, state.key)
