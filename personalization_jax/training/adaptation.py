@@ -55,14 +55,7 @@ class Adapted:
   diverged: np.ndarray
 
   def accuracies(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Accuracy before and after, float64 [n] each, on the rows held out.
-
-    Args:
-      labels: int32 [N], the store's.
-
-    Returns:
-      Both; after is NaN for models that diverged.
-    """
+    """Before and after, float64 [n], by the store's labels; NaN if diverged."""
     before, _ = metrics.accuracy(self.before, labels, self.rows)
     after, _ = metrics.accuracy(self.after, labels, self.rows)
     return before, np.where(self.diverged, np.nan, after)
@@ -210,11 +203,8 @@ def classify(
     batch_size: samples classified at once; the last batch is padded.
 
   Returns:
-    Classes int32 [N], -1 where the model gives no finite numbers, and the
-    softmax's probabilities float32 [N].
-
-  Raises:
-    ValueError: if there are no samples, or batch_size is no number of them.
+    Classes int32 [N], -1 where the model gives no finite numbers, and their
+    probabilities float32 [N].
   """
   checks.whole_number("batch_size", batch_size, 1)
   if not len(images):
