@@ -79,27 +79,22 @@ def adapt(
   """Makes a model for every individual of a split from one base model.
 
   What a person gets depends on the seed and on that person alone, and is what
-  TL gives from the same base with a fresh optimiser.
+  TL gives from the same base with a fresh optimiser. Programs are compiled once
+  for a learner, however often and for whomever it adapts.
 
   Args:
-    trainer: of these people's store, with the network that the base model was
-      made for. It compiles once, however often it adapts.
+    trainer: of these people's store, with the base model's network.
     variables: `params` and `batch_stats` of the base model.
     split: everybody's `train` rows, and `test` rows that are held out.
     steps: TL's n.
     batch_size: samples in a batch.
     last_layers: train so many last layers alone; None trains all.
     seed: of the order of samples and of dropout.
-    on_steps: called as training goes on with the number of training steps
-      done since the last call, summed over individuals.
+    on_steps: called with the training steps done since the last call, summed
+      over individuals.
 
   Yields:
-    The individuals' models in the split's order, as many at a time as are
-    trained at once.
-
-  Raises:
-    ValueError: if a number is out of range, or the model doesn't suit the
-      data.
+    Models in the split's order, as many as are trained at once.
 
   Source: section III-C; Algorithm 1, line 10.
   """

@@ -157,24 +157,10 @@ def fit(
   keeper: Keeper | None = None,
   on_steps: Callable[[int], None] = lambda steps: None,
 ) -> LatentSpace:
-  """Trains the auto-encoder on D_G, or takes it from its checkpoint.
+  """Trains the auto-encoder on D_G, or takes it from the keeper.
 
-  Samples that are no images need none: see `standardised`.
-
-  Args:
-    population: the store.
-    split: what each of its samples is for; the training rows of D_G are
-      trained on.
-    settings: how to train.
-    keeper: saves it while it is trained and after; by default nothing does.
-    on_steps: called with the training steps done since the last call.
-
-  Returns:
-    The latent space.
-
-  Raises:
-    ValueError: if there is no such network for these images, or the keeper has
-      one of other data or settings.
+  Samples that are no images need none: see `standardised`. `on_steps` is called
+  with the training steps done since the last call.
 
   Source: Algorithm 1, lines 11 and 16; section IV.
   """
