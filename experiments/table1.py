@@ -41,14 +41,14 @@ from experiments.runtime.console import say
 from personalization_jax import checks, distributed
 from personalization_jax.analysis.result import Result
 from personalization_jax.checkpoints import files
+from personalization_jax.checkpoints.chunks import AnotherTrainingError
 from personalization_jax.checkpoints.keeper import Keeper, Stopped
-from personalization_jax.checkpoints.saved_chunks import AnotherTrainingError
 from personalization_jax.datasets import Population
 from personalization_jax.datasets.splits import PADDING
 from personalization_jax.datasets.synthetic import WriterFactors
 from personalization_jax.methods import Method, known_method, parse_methods
 from personalization_jax.runs import directory
-from personalization_jax.study import Study
+from personalization_jax.study import Study, make_trainer
 from personalization_jax.training import latent_space
 from personalization_jax.training.latent_space import LatentSpace
 
@@ -339,16 +339,22 @@ def prepare(
       return studies[seed]
     split = study_flags.split(population, people, global_people, seed)
     home = study_flags.home(workdir, seed)
+    settings = study_flags.training_settings(seed)
     # Compiled once for all seeds.
     first = next(iter(studies.values()), None)
+    trainer = first.trainer if first else None
     return Study(
       population,
       split,
-      study_flags.training_settings(seed),
-      model=study_flags.model(population),
-      trainer=first.trainer if first else None,
-      individuals_per_device=_INDIVIDUALS_PER_DEVICE.value or None,
-      store=_STORE.value,
+      settings,
+      trainer=trainer
+      or make_trainer(
+        population,
+        settings,
+        model=study_flags.model(population),
+        individuals_per_device=_INDIVIDUALS_PER_DEVICE.value or None,
+        store=_STORE.value,
+      ),
       keeper=Keeper(
         home / "checkpoints",
         seconds=60 * _CHECKPOINT_MINUTES.value,
@@ -376,8 +382,10 @@ def prepare(
     memory_gib=_MEMORY_GIB.value,
     fewer=not _INDIVIDUALS_PER_DEVICE.value,
   )
-  for study in studies.values():
-    study.trainer = trainer
+  if trainer is not first.trainer:
+    for seed in seeds:
+      studies[seed] = studies[seed].with_trainer(trainer)
+    first = studies[seeds[0]]
   need = resources.disk_need(
     first, methods, save_models=_SAVE_MODELS.value, seeds=len(seeds)
   )

@@ -17,26 +17,12 @@ AXIS = "individual"
 
 
 def make_mesh(devices: Any = None) -> Mesh:
-  """A mesh of one axis, `individual`, over all devices.
-
-  Args:
-    devices: the devices; all there are by default.
-
-  Returns:
-    The mesh.
-  """
+  """A mesh of one axis, `individual`, over these devices, by default all."""
   return Mesh(np.asarray(jax.devices() if devices is None else devices), AXIS)
 
 
 def default_individuals_per_device(mesh: Mesh) -> int:
-  """How many models a device trains at once, if nobody says otherwise.
-
-  Args:
-    mesh: of the devices.
-
-  Returns:
-    1 on a CPU, where more bring nothing and delay checkpoints; 8 elsewhere.
-  """
+  """1 on a CPU, where more bring nothing and delay checkpoints; else 8."""
   return 1 if mesh.devices.flat[0].platform == "cpu" else 8
 
 
@@ -46,28 +32,14 @@ def is_first() -> bool:
 
 
 def from_first(values: Any) -> np.ndarray:
-  """The first process's numbers, on all of them; all must call it.
-
-  Args:
-    values: numbers of 32 bits, of the same shape and dtype everywhere.
-
-  Returns:
-    The first process's.
-  """
+  """The first process's numbers of 32 bits, on all; all must call it."""
   if jax.process_count() == 1:
     return np.asarray(values)
   return np.asarray(multihost_utils.broadcast_one_to_all(np.asarray(values)))
 
 
 def text_from_first(text: str) -> str:
-  """The first process's text, on all of them; all must call it.
-
-  Args:
-    text: the others' is ignored.
-
-  Returns:
-    The first process's.
-  """
+  """The first process's text, on all of them; all must call it."""
   if jax.process_count() == 1:
     return text
   letters = np.frombuffer(text.encode("utf-32-le"), np.int32)
@@ -90,13 +62,9 @@ def wait_for_all(name: str) -> None:
 
 
 def gather(tree: Any) -> Any:
-  """Arrays in this process's memory, wherever their parts are.
+  """NumPy copies of arrays on any devices; all processes must call it.
 
-  Args:
-    tree: arrays, typed keys among them; all processes must call it.
-
-  Returns:
-    The tree as NumPy arrays of its own; keys as their numbers, uint32 [..., 2].
+  Typed keys come as their numbers, uint32 [..., 2].
   """
 
   def one(leaf: Any) -> np.ndarray:
@@ -116,12 +84,11 @@ def own_copy(array: Any) -> np.ndarray:
 
 
 def put(tree: Any, like: Any, sharding: Sharding) -> Any:
-  """Arrays of this process's memory onto the devices of all.
+  """Puts arrays, the same on every process, onto the devices of all.
 
   Args:
-    tree: NumPy or JAX arrays, the same on every process; keys typed or as
-      `gather` gives them.
-    like: a tree of the same structure, which tells the keys.
+    tree: NumPy or JAX arrays; keys typed or as `gather` gives them.
+    like: a tree of the same structure, whose leaves tell which are keys.
     sharding: where every leaf goes.
 
   Returns:

@@ -1,10 +1,12 @@
 """From a method to everybody's models and their accuracy.
 
-`personalize` is the whole of the paper's experiment for one row of Table I.
+`Study.personalize` is the whole of the paper's experiment for one row of
+Table I.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Sequence
@@ -15,10 +17,11 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from personalization_jax import distributed, study_checks
+from personalization_jax import checks, distributed
 from personalization_jax.analysis.result import Result
 from personalization_jax.checkpoints import files
-from personalization_jax.checkpoints.keeper import Keeper, Piece, Task
+from personalization_jax.checkpoints.chunks import Chunk
+from personalization_jax.checkpoints.keeper import Keeper, Task
 from personalization_jax.datasets import Population
 from personalization_jax.datasets.splits import PADDING, Split
 from personalization_jax.distributed import (
@@ -28,25 +31,74 @@ from personalization_jax.distributed import (
 from personalization_jax.grouping.groups import Groups
 from personalization_jax.methods import Method, parse_method
 from personalization_jax.methods.batches import Batches
+from personalization_jax.networks import classifier, interface
+from personalization_jax.randomness import SHARED
 from personalization_jax.runs import saved_models
 from personalization_jax.settings import Settings, make_learner
-from personalization_jax.training import evaluation, identities, latent_space
-from personalization_jax.training.global_phase import GlobalPhase
-from personalization_jax.training.individual_phase import IndividualTraining
+from personalization_jax.training import (
+  evaluation,
+  identities,
+  latent_space,
+  phases,
+)
+from personalization_jax.training.evaluation import Validation
 from personalization_jax.training.latent_space import (
   LatentSettings,
   LatentSpace,
 )
-from personalization_jax.training.population import PopulationTrainer
+from personalization_jax.training.population import (
+  PopulationTrainer,
+  individual_key,
+  individual_keys,
+)
 from personalization_jax.training.record import Record
 from personalization_jax.training.step import TrainState
+
+
+def make_trainer(
+  population: Population,
+  settings: Settings,
+  *,
+  model: nn.Module | None = None,
+  mesh: Mesh | None = None,
+  individuals_per_device: int | None = None,
+  side_by_side: int | None = None,
+  store: str = "device",
+) -> PopulationTrainer:
+  """What trains the models of a study, or of several of one population.
+
+  Args:
+    population: the store.
+    settings: width, precision and learning rate.
+    model: what everybody's model is: any Flax Linen module that gives logits
+      [B, num_classes] of samples [B, ...], called as `networks.interface` says;
+      by default Fig. 4's network.
+    mesh: where; by default on all devices.
+    individuals_per_device: models on a device at once; by default what
+      `distributed.default_individuals_per_device` says.
+    side_by_side: see `PopulationTrainer`.
+    store: likewise, "device" or "host".
+
+  Returns:
+    The trainer, with the store in its place; nothing is compiled yet.
+  """
+  mesh = make_mesh() if mesh is None else mesh
+  return PopulationTrainer(
+    make_learner(settings, population.num_classes, model),
+    population.images,
+    population.labels,
+    mesh,
+    individuals_per_device or default_individuals_per_device(mesh),
+    side_by_side,
+    store,
+  )
 
 
 class Study:
   """One split of one population, and models trained on it.
 
   The phase on D_G that transfer learning shares is trained when first needed
-  and kept.
+  and kept. Nothing of a study is to be assigned: make another one.
   """
 
   def __init__(
@@ -55,35 +107,24 @@ class Study:
     split: Split,
     settings: Settings,
     *,
-    mesh: Mesh | None = None,
     model: nn.Module | None = None,
-    individuals_per_device: int | None = None,
-    side_by_side: int | None = None,
-    store: str = "device",
     trainer: PopulationTrainer | None = None,
     keeper: Keeper | None = None,
     models_dir: pathlib.Path | None = None,
     eval_every: int = 0,
     groups: Groups | None = None,
   ):
-    """Checks the parts against each other and puts the store on the devices.
+    """Checks what it is given; nothing is trained yet.
 
     Args:
       population: the store.
-      split: its parts.
+      split: what each of its samples is for.
       settings: how to train.
-      mesh: where; by default on all devices.
-      model: what everybody's model is: any Flax Linen module that gives logits
-        [B, num_classes] of samples [B, ...], called as `own_model` says; by
-        default Fig. 4's network.
-      individuals_per_device: models on a device at once; by default what
-        `distributed.default_individuals_per_device` says.
-      side_by_side: see `PopulationTrainer`.
-      store: likewise, "device" or "host".
-      trainer: of another study of the same population and settings but for the
-        seed, whose compiled programs serve this one too; then what is about
-        devices isn't asked. One whose learner has an optimiser of one's own
-        trains by that, whatever learning rate is set.
+      model: see `make_trainer`.
+      trainer: from `make_trainer`, by default with all its defaults. Another
+        study's of the same population and settings but for the seed serves
+        this one too, with its compiled programs. One whose learner has an
+        optimiser of one's own trains by that, whatever learning rate is set.
       keeper: saves what is under way, and the model of D_G alone, for later
         processes; by default they are in memory only.
       models_dir: where `saved_models` keeps everybody's final parameters; None
@@ -99,49 +140,41 @@ class Study:
         the keeper has a folder and couldn't tell the network from another one.
     """
     if trainer is not None:
-      study_checks.check_trainer(trainer, population, settings, model)
+      _check_trainer(trainer, population, settings, model)
       model = trainer.learner.model
-    study_checks.check_data(population, split, model, eval_every)
+    _check_data(population, split, model, eval_every)
+    if groups is None:
+      groups = Groups(population, split, seed=settings.seed)
+    _check_groups(groups, population, split)
     self.population = population
     self.split = split
     self.settings = settings
-    if trainer is None:
-      mesh = make_mesh() if mesh is None else mesh
-      trainer = PopulationTrainer(
-        make_learner(settings, population.num_classes, model),
-        population.images,
-        population.labels,
-        mesh,
-        individuals_per_device or default_individuals_per_device(mesh),
-        side_by_side,
-        store,
-      )
-    self.trainer = trainer
-    if groups is None:
-      groups = Groups(population, split, seed=settings.seed)
-    study_checks.check_groups(groups, population, split)
+    self.trainer = trainer or make_trainer(population, settings, model=model)
     self.batches = Batches(split, settings, groups)
     self.eval_every = int(eval_every)
     self.keeper = keeper or Keeper()
-    if self.keeper.folder is not None:  # or what nothing can be kept of
-      identities.of_learner(trainer.learner, population.sample_shape)
     self.models_dir = models_dir
-    self._global_phase = GlobalPhase(
-      population, self.batches, self._global_task, eval_every
-    )
-    self._individuals = IndividualTraining(
-      population, self.batches, self._global_phase, eval_every
-    )
+    if self.keeper.folder is not None:  # or what nothing can be kept of
+      identities.of_learner(self.trainer.learner, population.sample_shape)
+    self._global_phase: tuple[TrainState, Record] | None = None
 
   @property
   def groups(self) -> Groups:
     """What data grouping enlarges D_I with."""
     return self.batches.groups
 
-  @groups.setter
-  def groups(self, groups: Groups) -> None:
-    study_checks.check_groups(groups, self.population, self.split)
-    self.batches.groups = groups
+  def with_trainer(self, trainer: PopulationTrainer) -> Study:
+    """The same study with another trainer, before anything is trained."""
+    return Study(
+      self.population,
+      self.split,
+      self.settings,
+      trainer=trainer,
+      keeper=self.keeper,
+      models_dir=self.models_dir,
+      eval_every=self.eval_every,
+      groups=self.groups,
+    )
 
   def find_groups(
     self,
@@ -178,7 +211,7 @@ class Study:
     before = self.groups
     if among_individuals is None:
       among_individuals = before.among_individuals
-    self.groups = Groups(
+    groups = Groups(
       self.population,
       self.split,
       seed=before.seed,
@@ -186,10 +219,11 @@ class Study:
       among_individuals=among_individuals,
       mesh=before.mesh or make_mesh(jax.local_devices()),
     )
+    self.batches = Batches(self.split, self.settings, groups)
     return space
 
   def check(self, method: Method) -> None:
-    """Refuses a method that this study can't train.
+    """Rejects a method that this study can't train.
 
     Args:
       method: the method.
@@ -197,18 +231,29 @@ class Study:
     Raises:
       ValueError: saying why.
     """
-    study_checks.check_method(method, self.batches, self.trainer)
+    if method.baseline and len(self.split.individuals) < 2:
+      raise ValueError(
+        "method 'baseline' trains on another individual's data, so"
+        " num_individuals must be at least 2."
+      )
+    if method.group is not None:
+      self.groups.check(method.group)
+    frozen_layers(method, self.trainer)
+    if method.schedule is not None:
+      _check_schedule(method, self.batches)
 
   def num_steps(self, methods: Sequence[Method]) -> int:
     """Training steps that these methods take, summed over individuals."""
-    own = [
+    own = sum(
       method.late if method.shares_global_phase else self.batches.length(method)
       for method in methods
-    ]
-    shares = any(method.shares_global_phase for method in methods)
-    due = shares and not self._global_phase.is_done
-    shared = self.batches.num_shared_steps if due else 0
-    return sum(own) * len(self.split.individuals) + shared
+    )
+    shared = 0
+    if any(method.shares_global_phase for method in methods):
+      _, chunk = self._global_task
+      if self._global_phase is None and chunk.step < self._num_shared:
+        shared = self._num_shared
+    return own * len(self.split.individuals) + shared
 
   def personalize(
     self,
@@ -233,7 +278,7 @@ class Study:
       ValueError: if the method can't be trained on this split; the keeper's
         folder holds another training of its name; or keep_models is asked for
         and some are trained already.
-      progress.Stopped: if the keeper was asked to stop.
+      keeper.Stopped: if the keeper was asked to stop.
 
     Source: section IV; the shaping half of Table I.
     """
@@ -243,90 +288,78 @@ class Study:
     if method.needs_latents and not self.groups.has_latents:
       self.find_groups()
     task = self._task(method)
-    pieces = task.plan(len(self.split.individuals), self.trainer.chunk)
-    if keep_models and any(piece.step < 0 for piece in pieces):
+    chunks = task.plan(len(self.split.individuals), self.trainer.chunk_size)
+    if keep_models and any(chunk.is_finished for chunk in chunks):
       raise ValueError(
         f"method {method.spec!r} was trained before, at least in part:"
         " models_dir keeps such parameters, keep_models can't."
       )
+    shared = self._num_shared if method.shares_global_phase else 0
+    points = self._evaluation_steps(method)
     models: list[Any] = []
-    for piece in pieces:
-      if piece.step < 0:
-        on_steps(
-          self.num_steps([method])
-          // len(self.split.individuals)
-          * len(piece.indices)
-        )
+    for chunk in chunks:
+      indices = list(chunk.indices)
+      if chunk.is_finished:
+        on_steps((self.batches.length(method) - shared) * len(indices))
         continue
       self.keeper.check()
-      part, states = self._personalize_piece(method, task, piece, on_steps)
-      task.finish(piece, part)
+      rows = np.stack([self.batches.rows(method, index) for index in indices])
+      states, record = phases.run(
+        self.trainer,
+        task,
+        chunk,
+        rows,
+        functools.partial(self._begin, method, chunk, on_steps),
+        phases=self._phases(method),
+        validation=self._validation(
+          points, self.split.validation[indices][:, None]
+        ),
+        reported=shared,
+        on_steps=on_steps,
+      )
+      self._save_models(method, indices, states)
+      arrays = evaluation.final(
+        self.trainer, self.split, indices, states, rows, record
+      )
+      task.finish(chunk, arrays)
       if keep_models:
         kept = distributed.gather(
           {"params": states.params, "batch_stats": states.batch_stats}
         )
-        count = len(piece.indices)
-        models.append(jax.tree.map(lambda leaf, n=count: leaf[:n], kept))
-    parts = task.parts(pieces)
-    joined = {
-      name: np.concatenate([part[name] for part in parts]) for name in parts[0]
+        models.append(
+          jax.tree.map(lambda leaf, rows=rows: leaf[: len(rows)], kept)
+        )
+    found = task.results(chunks)
+    labels = self.population.labels
+    of_rows = {
+      "individual": self.split.test,
+      "validation": self.split.validation,
+      "global": self.split.global_test,
     }
     return Result(
       method=method.spec,
       seed=self.settings.seed,
       individuals=self.split.individuals,
-      individual_rows=self.split.test,
-      validation_rows=self.split.validation,
-      curve_steps=np.asarray(
-        self._individuals.evaluation_steps(method), np.int32
-      ),
-      global_rows=self.split.global_test,
-      individual_labels=self._labels_of(self.split.test),
-      validation_labels=self._labels_of(self.split.validation),
-      global_labels=self._labels_of(self.split.global_test),
+      curve_steps=np.asarray(points, np.int32),
       one_model=method.one_model,
       models=jax.tree.map(lambda *leaves: np.concatenate(leaves), *models)
       if keep_models
       else None,
-      **joined,
+      **{f"{name}_rows": rows for name, rows in of_rows.items()},
+      **{
+        f"{name}_labels": np.where(rows == PADDING, PADDING, labels[rows])
+        for name, rows in of_rows.items()
+      },
+      **{
+        name: np.concatenate([arrays[name] for arrays in found])
+        for name in found[0]
+      },
     )
-
-  def _labels_of(self, rows: np.ndarray) -> np.ndarray:
-    """The true classes of rows, -1 for padding."""
-    return np.where(rows == PADDING, PADDING, self.population.labels[rows])
 
   def forget(self, method: Method) -> None:
     """Removes what was kept of a method under way: its result is safe."""
     distributed.wait_for_all("forget")  # others may still be reading
     self.keeper.forget(method.spec)
-
-  def _personalize_piece(
-    self,
-    method: Method,
-    task: Task,
-    piece: Piece,
-    on_steps: Callable[[int], None],
-  ) -> tuple[dict[str, np.ndarray], TrainState]:
-    """These individuals' part of a `Result`, and their models."""
-    indices = list(piece.indices)
-    states, rows, record = self._individuals.train(
-      self.trainer, method, task, piece, on_steps
-    )
-    if self.models_dir is not None:
-      people = self.split.individuals[indices].tolist()
-      description = saved_models.Description.of(
-        self.trainer.learner.model,
-        self.population.sample_shape,
-        dtype=self.population.images.dtype,
-        label_names=self.population.label_names,
-      )
-      saved_models.save(
-        self.models_dir, method.spec, people, states, description
-      )
-    part = evaluation.final(
-      self.trainer, self.split, indices, states, rows, record
-    )
-    return part, states
 
   def global_phase(
     self, on_steps: Callable[[int], None] = lambda steps: None
@@ -337,12 +370,78 @@ class Study:
       on_steps: called with the training steps done since the last call.
 
     Returns:
-      The state, NumPy arrays with a leading axis of 1, keys as `hosts.gather`
-      gives them; and its record, with everybody's accuracy.
+      The state, NumPy arrays with a leading axis of 1, keys as
+      `distributed.gather` gives them; and its record, with everybody's
+      accuracy.
 
     Source: Algorithm 1, line 9.
     """
-    return self._global_phase.train(self.trainer, on_steps)
+    if self._global_phase is None:
+      self._global_phase = phases.run_one(
+        self.trainer.one_per_device(),
+        *self._global_task,
+        self.batches.shared_rows(),
+        individual_key(jax.random.key(self.settings.seed), SHARED),
+        validation=self._validation(
+          evaluation.steps([self._num_shared], self.eval_every),
+          self.split.validation[None],
+        ),
+        on_steps=on_steps,
+      )
+    return self._global_phase
+
+  def _begin(
+    self, method: Method, chunk: Chunk, on_steps: Callable[[int], None]
+  ) -> tuple[TrainState, Record]:
+    """What training begins with: fresh models, or copies of D_G's."""
+    keys = individual_keys(
+      jax.random.key(self.settings.seed),
+      self.split.individuals[list(chunk.indices)],
+    )
+    if not method.shares_global_phase:
+      empty = Record.restored({}, models=len(chunk.indices))
+      return self.trainer.create(keys), empty
+    state, record = self.global_phase(on_steps)
+    return self.trainer.share(state, keys), record.of(chunk.indices)
+
+  def _phases(self, method: Method) -> list[tuple[int, int]]:
+    """See `PopulationTrainer.train`."""
+    end = self.batches.length(method)
+    # The last k layers alone are a phase of its own, with its own compiled
+    # step; without that option everything is one phase.
+    late = method.late if method.last_layers else 0
+    return [(end - late, 0), (end, frozen_layers(method, self.trainer))]
+
+  def _evaluation_steps(self, method: Method) -> list[int]:
+    """Behind which steps a method's models are evaluated, if they are."""
+    ends = [self.batches.length(method)]
+    if method.shares_global_phase:
+      ends.append(self._num_shared)
+    return evaluation.steps(ends, self.eval_every)
+
+  def _validation(self, steps: Sequence[int], own: np.ndarray) -> Validation:
+    return Validation(
+      steps, self.population.labels, own, self.split.global_validation
+    )
+
+  def _save_models(
+    self, method: Method, indices: list[int], states: TrainState
+  ) -> None:
+    """Writes some individuals' models, if they are to be kept."""
+    if self.models_dir is None:
+      return
+    description = saved_models.Description.of(
+      self.trainer.learner.model,
+      self.population.sample_shape,
+      dtype=self.population.images.dtype,
+      label_names=self.population.label_names,
+    )
+    people = self.split.individuals[indices].tolist()
+    saved_models.save(self.models_dir, method.spec, people, states, description)
+
+  @property
+  def _num_shared(self) -> int:
+    return self.batches.num_shared_steps
 
   def _task(self, method: Method) -> Task:
     """What keeps a method's training, told from all others."""
@@ -351,13 +450,15 @@ class Study:
       identity = identities.of_method(self._identity(), method, self.batches)
     return self.keeper.task(method.spec, identity)
 
-  def _global_task(self) -> Task:
-    """What keeps the phase on D_G."""
+  @functools.cached_property
+  def _global_task(self) -> tuple[Task, Chunk]:
+    """What keeps the phase on D_G, and how far an earlier process came."""
     identity = ""
     if self.keeper.folder is not None:
-      steps = self.batches.num_shared_steps
-      identity = files.digest([self._identity(), steps])
-    return self.keeper.task("global_phase", identity)
+      identity = files.digest([self._identity(), self._num_shared])
+    task = self.keeper.task("global_phase", identity)
+    (chunk,) = task.plan(1, 1)
+    return task, chunk
 
   def _identity(self) -> str:
     """What decides this study's numbers, as a digest."""
@@ -372,3 +473,230 @@ class Study:
   @functools.cached_property
   def _data_identity(self) -> str:
     return identities.of_data(self.population.fingerprint(), self.split)
+
+
+def personalize(
+  population: Population,
+  split: Split,
+  method: Method | str,
+  settings: Settings | None = None,
+  *,
+  keep_models: bool = False,
+  **about: Any,
+) -> Result:
+  """Trains one model for every individual by one method, and tests it.
+
+  For several methods on one split make one `Study`, which trains what they
+  share once and compiles once.
+
+  Args:
+    population: the store.
+    split: its parts.
+    method: or its spec, as on the command line: "tl:300", "es:40+sw:12".
+    settings: how to train; by default the paper's.
+    keep_models: whether the result holds everybody's parameters.
+    **about: of `Study`: `model` for a network of one's own, `trainer`,
+      `eval_every` and others.
+
+  Returns:
+    Predictions, losses and, if asked for, curves and parameters.
+
+  Raises:
+    ValueError: if method, data and model don't fit.
+  """
+  study = Study(population, split, settings or Settings(), **about)
+  return study.personalize(method, keep_models=keep_models)
+
+
+def frozen_layers(method: Method, trainer: PopulationTrainer) -> int:
+  """How many leading layers TL leaves as they are, 0 if it trains all of them.
+
+  Args:
+    method: the method.
+    trainer: of its models.
+
+  Returns:
+    The number.
+
+  Raises:
+    ValueError: if these layers can't be trained alone.
+
+  Source: section III-C, "fewer layers adjusted".
+  """
+  if not method.last_layers:
+    return 0
+  model = trainer.learner.model
+  if not interface.takes_frozen_layers(model):
+    raise ValueError(
+      f"method {method.spec!r} trains the last layers alone, but model"
+      f" {type(model).__name__} doesn't take frozen_layers."
+    )
+  try:
+    there = classifier.count_layers(trainer.shapes.params)
+  except ValueError as error:
+    raise ValueError(
+      f"method {method.spec!r} with model {type(model).__name__}: {error}"
+    ) from error
+  if method.last_layers > there:
+    raise ValueError(
+      f"method {method.spec!r} trains the last {method.last_layers} layers,"
+      f" but the network has {there}."
+    )
+  return there - method.last_layers
+
+
+def _check_trainer(
+  trainer: PopulationTrainer,
+  population: Population,
+  settings: Settings,
+  model: nn.Module | None,
+) -> None:
+  """Rejects a trainer of other data, another model or other settings."""
+  if trainer.images.shape != population.images.shape:
+    raise ValueError(
+      f"trainer is of a population of shape {list(trainer.images.shape)}, but"
+      f" this one has shape {list(population.images.shape)}."
+    )
+  if trainer.store_digest != files.digest(
+    [population.images, population.labels]
+  ):
+    raise ValueError(
+      "trainer is of a population with other samples or labels, so its models"
+      " would be trained on those: a trainer serves one population alone."
+    )
+  its = trainer.learner.model
+  if model is not None and model is not its:
+    shape = population.sample_shape
+    interface.check(model, shape, population.num_classes)
+    if identities.of_model(model, shape) != identities.of_model(its, shape):
+      raise ValueError(
+        f"trainer is of {its!r}, but model is {model!r}, which computes"
+        " otherwise."
+      )
+  has: dict[str, Any] = {}
+  if model is None and isinstance(its, classifier.Classifier):
+    has = {"width": its.width, "precision": np.dtype(its.dtype).name}
+  if trainer.learner.learning_rate is not None:
+    has["learning_rate"] = trainer.learner.learning_rate
+  for name, value in has.items():
+    if value != getattr(settings, name):
+      raise ValueError(
+        f"trainer trains with {name} {value}, but settings ask for"
+        f" {getattr(settings, name)}."
+      )
+
+
+def _check_groups(groups: Groups, population: Population, split: Split) -> None:
+  """Rejects groups of another split: their rows would be other people's."""
+  if not _alike(
+    groups.population, population, ("labels", "individuals", "originals")
+  ):
+    raise ValueError("groups are of another population than the study's.")
+  names = [field.name for field in dataclasses.fields(split)]
+  if not _alike(groups.split, split, names):
+    raise ValueError("groups are of another split than the study's.")
+
+
+def _alike(one: Any, other: Any, names: Sequence[str]) -> bool:
+  return one is other or all(
+    np.array_equal(getattr(one, name), getattr(other, name)) for name in names
+  )
+
+
+def _check_data(
+  population: Population,
+  split: Split,
+  model: nn.Module | None,
+  eval_every: int,
+) -> None:
+  """Rejects samples that can't be trained or evaluated on."""
+  if population.num_classes < 2:
+    raise ValueError(
+      "labels hold one class alone; there must be at least two classes."
+    )
+  _check_split(population, split)
+  _check_finite(population)
+  checks.whole_number("eval_every", eval_every, 0)
+  if eval_every and not (
+    split.validation.shape[1] and len(split.global_validation)
+  ):
+    raise ValueError(
+      f"eval_every={eval_every} needs data to evaluate on: a"
+      " validation_fraction above 0, and enough samples."
+    )
+  if model is None or isinstance(model, classifier.Classifier):
+    _check_images(population)
+  else:
+    interface.check(model, population.sample_shape, population.num_classes)
+
+
+def _check_split(population: Population, split: Split) -> None:
+  """Rejects a split of another population."""
+  own = (split.train, split.validation, split.test)
+  rows = np.concatenate([each.reshape(len(each), -1) for each in own], axis=1)
+  general = (split.global_train, split.global_validation, split.global_test)
+  most = max(each.max(initial=0) for each in (rows, *general))
+  if most >= len(population):
+    raise ValueError(
+      f"split has row {most}, but the population has {len(population)}"
+      " samples: split this very population."
+    )
+  writers = population.individuals[np.maximum(rows, 0)]
+  wrong = (rows != PADDING) & (writers != split.individuals[:, None])
+  if wrong.any():
+    person = split.individuals[wrong.any(axis=1)][0]
+    raise ValueError(
+      f"split gives individual {person} samples that others have in this"
+      " population: split this very population."
+    )
+  empty = (split.train == PADDING).all(axis=1)
+  if empty.any():
+    raise ValueError(
+      f"individual {split.individuals[empty][0]} has nothing to train on."
+    )
+
+
+def _check_finite(population: Population) -> None:
+  """Rejects float samples on which every model would diverge."""
+  images = population.images
+  with np.errstate(over="ignore"):  # models see them as float32
+    ends = np.array([images.min(), images.max()]).astype(np.float32)
+    if np.isfinite(ends).all():
+      return
+    samples = images.reshape(len(images), -1).astype(np.float32)
+  row = int(np.argmin(np.isfinite(samples).all(axis=1)))
+  raise ValueError(
+    f"samples must be finite, but row {row} of images, of individual"
+    f" {population.individuals[row]}, holds NaN, infinity or a number"
+    " too large for float32."
+  )
+
+
+def _check_images(population: Population) -> None:
+  """Rejects samples that Fig. 4's network isn't made for."""
+  if not population.holds_images:
+    raise ValueError(
+      "the paper's network takes images [H, W, C], but samples have shape"
+      f" {list(population.sample_shape)}: give a model of your own, for"
+      " instance MLP."
+    )
+  height, width, _ = population.sample_shape
+  if height != width:
+    raise ValueError(
+      f"images must be square for the paper's network, but are"
+      f" {height}x{width}."
+    )
+  classifier.check_image_size(height)
+
+
+def _check_schedule(method: Method, batches: Batches) -> None:
+  """Rejects schedules that are malformed or not deterministic."""
+  try:
+    once, again = (batches.sources(method) for _ in range(2))
+  except ValueError as error:
+    raise ValueError(f"method {method.spec!r}: {error}") from error
+  if not np.array_equal(once, again):
+    raise ValueError(
+      f"method {method.spec!r} has a schedule that differs from call to call:"
+      " draw its random numbers from a generator with a seed of its own."
+    )

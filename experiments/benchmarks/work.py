@@ -26,6 +26,7 @@ from personalization_jax.training import step as training_step
 from personalization_jax.training.population import (
   PopulationTrainer,
   individual_key,
+  planned_bytes,
 )
 
 _SEED = 0
@@ -170,8 +171,11 @@ class Ours:
     return self._states(next(self._trainer.chunks(self.work.individuals)))
 
   def planned_bytes(self) -> int | None:
-    """See `PopulationTrainer`."""
-    return self._trainer.planned_bytes(self.work.batch_size)
+    """Of each device, to train; see there."""
+    trainer = self._trainer
+    return planned_bytes(
+      trainer.lower_train(self.work.batch_size), on_cpu=trainer.on_cpu
+    )
 
   def first(self) -> None:
     """The first chunk alone: compiles what the whole work needs."""

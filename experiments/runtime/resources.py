@@ -23,8 +23,8 @@ from personalization_jax.training.latent_space import LatentSettings
 from personalization_jax.training.population import (
   BLOCK_STEPS,
   PopulationTrainer,
+  planned_bytes,
 )
-from personalization_jax.training.programs import planned_bytes
 
 # Two checkpoints are kept while a third is written.
 _CHECKPOINTS = 3
@@ -83,7 +83,7 @@ def disk_need(
     The bytes.
   """
   shapes = study.trainer.shapes
-  chunk = study.trainer.chunk
+  chunk = study.trainer.chunk_size
   state = bytes_of(shapes) // chunk
   people = len(study.split.individuals)
   steps = max((study.batches.length(method) for method in methods), default=0)
@@ -139,7 +139,7 @@ def check_memory(
   Raises:
     ValueError: naming the flags, the need and what there is.
   """
-  chunk = study.trainer.chunk
+  chunk = study.trainer.chunk_size
   batch = study.settings.batch_size
   for method in methods:
     steps = study.batches.length(method)
@@ -360,7 +360,7 @@ def _plan(
     for name, program in programs.items()
   }
   # Rows, and states that are being saved.
-  beside = schedule_bytes(steps, batch_size, trainer.chunk) + 2 * bytes_of(
+  beside = schedule_bytes(steps, batch_size, trainer.chunk_size) + 2 * bytes_of(
     trainer.shapes
   )
   here = len(trainer.mesh.local_devices)

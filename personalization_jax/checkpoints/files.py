@@ -17,12 +17,7 @@ _TEMPORARY = re.compile(r"\..+\.\d+\.part")
 
 
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
-  """Writes a file that is either as before or complete.
-
-  Args:
-    path: the file.
-    content: text, written as UTF-8, or bytes.
-  """
+  """Writes text (as UTF-8) or bytes: the file is as before or complete."""
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
   data = content.encode() if isinstance(content, str) else content
@@ -42,14 +37,7 @@ def is_temporary(path: pathlib.Path) -> bool:
 
 
 def check_writable(folder: pathlib.Path) -> None:
-  """Makes a folder, and makes sure that files can be written there.
-
-  Args:
-    folder: the folder.
-
-  Raises:
-    OSError: naming it and why not.
-  """
+  """Makes a folder; raises an OSError that names it if it is read-only."""
   probe = folder / f".probe.{os.getpid()}.part"
   try:
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,26 +49,17 @@ def check_writable(folder: pathlib.Path) -> None:
 
 
 def remove_temporary(folder: pathlib.Path) -> None:
-  """Removes what killed calls of `write_atomically` left.
+  """Removes what killed calls of `write_atomically` left, in subfolders too.
 
-  Args:
-    folder: no other process may be writing there.
+  No other process may be writing there.
   """
-  for path in folder.glob(".*.part"):
+  for path in folder.rglob(".*.part"):
     if is_temporary(path):
       path.unlink(missing_ok=True)
 
 
 def explained(error: Exception, path: pathlib.Path) -> Exception:
-  """A full disk by its name, whoever found it; other errors as they are.
-
-  Args:
-    error: what writing raised: an OSError, or another library's words for it.
-    path: what was written.
-
-  Returns:
-    What to raise from it.
-  """
+  """A full disk by its name, whoever found it; other errors as they are."""
   full = isinstance(error, OSError) and error.errno in (
     errno.ENOSPC,
     errno.EDQUOT,
@@ -91,15 +70,7 @@ def explained(error: Exception, path: pathlib.Path) -> Exception:
 
 
 def check_space(path: pathlib.Path, size: int) -> None:
-  """Refuses to write onto a disk that can't hold it.
-
-  Args:
-    path: of the file or folder that is to be made.
-    size: in bytes.
-
-  Raises:
-    OSError: as `explained` gives it.
-  """
+  """Raises an OSError if the disk of a path has no room for so many bytes."""
   folder = path.absolute()
   while not folder.exists():
     folder = folder.parent
@@ -123,14 +94,7 @@ def digests(folder: pathlib.Path) -> dict[str, str]:
 
 
 def digest(parts: Sequence[Any]) -> str:
-  """SHA-256 of arrays by their content, and of all else by its `repr`.
-
-  Args:
-    parts: in order.
-
-  Returns:
-    Hexadecimal digits.
-  """
+  """SHA-256 of arrays by their content, and of all else by its `repr`."""
   total = hashlib.sha256()
   for part in parts:
     if isinstance(part, np.ndarray):

@@ -1,7 +1,7 @@
 """Training that is saved while it is under way, so that a run survives (host).
 
-When to save and when to stop is one `Keeper`'s to say, for a whole run; what is
-done of each training, and what is to do, its `Task` knows.
+A `Keeper` says for a whole run when to save and when to stop. A `Task` knows of
+each training what is done and what is to do.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ import numpy as np
 
 from personalization_jax import distributed
 from personalization_jax.checkpoints import chunks, files, trees
-from personalization_jax.checkpoints.chunks import Piece
-from personalization_jax.checkpoints.saved_chunks import SavedPieces
+from personalization_jax.checkpoints.chunks import (
+  AnotherTrainingError,
+  Chunk,
+  SavedChunks,
+)
 
-# What is recorded while a piece is trained: name -> float32 [n, ...].
+# What is recorded while a chunk is trained: name -> float32 [n, ...].
 History = Mapping[str, np.ndarray]
 
 
@@ -60,23 +63,12 @@ class Keeper:
   def task(self, name: str, identity: str) -> Task:
     """The training of one method, or of a model that several start from.
 
-    Args:
-      name: of the training, and of its folder.
-      identity: the digest of all that decides it (see `identities`); without a
-        folder it doesn't matter.
-
-    Returns:
-      The task. What another training left in its folder is refused by
-      `Task.plan`.
+    `identity` is the digest of all that decides it; see `identities`.
     """
     return Task(self, name, identity, self._folder_of(name))
 
   def forget(self, name: str) -> None:
-    """Removes what is kept of a training, whatever decided it.
-
-    Args:
-      name: of the training.
-    """
+    """Removes what is kept of a training, whatever decided it."""
     self.wait()
     folder = self._folder_of(name)
     if folder is not None and distributed.is_first():
@@ -150,56 +142,49 @@ class Task:
     folder: pathlib.Path | None,
   ):
     """See `Keeper.task`."""
-    self.keeper = keeper
-    self._saved = SavedPieces(folder, name, identity, keeper.say)
+    self._keeper = keeper
+    self._saved = SavedChunks(folder, name, identity, keeper.say)
 
-  def plan(self, count: int, chunk: int) -> list[Piece]:
-    """What is finished, and what is to be trained together from which step.
-
-    Args:
-      count: how many individuals there are.
-      chunk: how many are trained at once, whatever it was before.
-
-    Returns:
-      Pieces that hold every individual once, in order; the same on all hosts.
+  def plan(self, count: int, size: int) -> list[Chunk]:
+    """What is finished and what is to do; see `chunks.plan`. Hosts agree.
 
     Raises:
-      saved_pieces.AnotherTrainingError: if the folder keeps what isn't this
-        training's, which is left as it is.
+      AnotherTrainingError: if the folder keeps what isn't this training's,
+        which is left as it is.
     """
     table = np.full((count, 5), -1, np.int32)
-    known: list[Piece] | None = []
+    known: list[Chunk] = []
+    another = False
     if distributed.is_first():
-      self.keeper.wait()
-      known = self._saved.intact()
-    if distributed.highest(int(known is None)):
-      raise self._saved.another_s()
-    for row, piece in enumerate(chunks.plan(known or [], count, chunk)):
-      table[row] = (piece.first, piece.last, piece.step, *piece.source)
-    rows = distributed.from_first(table).tolist()
+      self._keeper.wait()
+      try:
+        known = self._saved.intact()
+      except AnotherTrainingError:
+        another = True
+    if distributed.highest(int(another)):
+      raise self._saved.another()
+    for row, chunk in enumerate(chunks.plan(known, count, size)):
+      table[row] = (chunk.first, chunk.last, chunk.step, *chunk.source)
     return [
-      Piece(first, last, step, (source_first, source_last))
-      for first, last, step, source_first, source_last in rows
+      Chunk(first, last, step, (source_first, source_last))
+      for first, last, step, source_first, source_last in (
+        distributed.from_first(table).tolist()
+      )
       if first >= 0
     ]
 
-  def restore(self, piece: Piece, like: Any) -> tuple[Any, History]:
-    """The models of a piece that has begun.
+  def restore(self, chunk: Chunk, like: Any) -> tuple[Any, History]:
+    """The models [n, ...] of a chunk that has begun, and what was recorded.
 
-    Args:
-      piece: from `plan`, at a step above 0.
-      like: the shapes of a chunk's states.
-
-    Returns:
-      States of NumPy arrays with a leading axis of the piece's individuals,
-      keys as `hosts.gather` gives them, and what was recorded of them.
+    They are NumPy arrays, keys as `distributed.gather` gives them; `like` tells
+    the shapes of the states of a chunk.
     """
-    first, last = piece.source
-    path = self._saved.path(chunks.state_name(first, last, piece.step))
+    first, last = chunk.source
+    path = self._saved.path(chunks.state_name(first, last, chunk.step))
     about = trees.about(path)
     rows = about["rows"]
     numbers = jax.eval_shape(distributed.numbers_of_keys, like)
-    states, history = trees.restore_on_host(
+    saved = trees.restore(
       path,
       (
         jax.tree.map(
@@ -211,73 +196,57 @@ class Task:
         },
       ),
     )
-    own = slice(piece.first - first, piece.last - first)
-    return jax.tree.map(lambda leaf: leaf[own], (states, history))
+    own = slice(chunk.first - first, chunk.last - first)
+    states, history = jax.tree.map(lambda leaf: leaf[own], saved)
+    return states, history
 
   def watch(
     self,
-    piece: Piece,
+    chunk: Chunk,
     step: int,
-    states: Callable[[], Any],
+    states: Any,
     history: Callable[[], History],
   ) -> None:
-    """Saves a piece if it is time to; see `PopulationTrainer.train`.
-
-    Args:
-      piece: what is being trained.
-      step: steps of the schedule that are done.
-      states: gives its states on the devices, with a leading axis.
-      history: gives what was recorded of it.
+    """After each block: saves its states if it is time to.
 
     Raises:
       Stopped: if asked to stop, after saving.
       OSError: if the last checkpoint couldn't be written.
     """
-    save, stop = self.keeper.demand()
+    save, stop = self._keeper.demand()
     if save:
-      self.save(piece, step, states(), history())
+      self.save(chunk, step, states, history())
     if stop:
-      self.keeper.wait()
+      self._keeper.wait()
       raise Stopped
 
   def save(
-    self, piece: Piece, step: int, states: Any, history: History
+    self, chunk: Chunk, step: int, states: Any, history: History
   ) -> None:
-    """Begins to write a checkpoint, whatever the time.
-
-    Args:
-      piece: whose.
-      step: steps of the schedule that are done.
-      states: on the devices, with a leading axis; they may change after.
-      history: what was recorded of it up to that step.
-    """
+    """Begins to write a checkpoint, whatever the time; see `watch`."""
     if self._saved.folder is None:
       return
     # The next block is given the states' memory: hence a copy.
-    kept, rows = _own(distributed.copy(states), len(piece.indices))
-    name = chunks.state_name(piece.first, piece.last, step)
-    path = self._saved.path(name)
+    kept, rows = _own(distributed.copy(states), len(chunk.indices))
+    path = self._saved.path(chunks.state_name(chunk.first, chunk.last, step))
     about = {
       **self._saved.about(path),
       "rows": rows,
       "history": {key: values.shape[1:] for key, values in history.items()},
     }
-    self.keeper.write(path, (kept, dict(history)), about)
+    self._keeper.write(path, (kept, dict(history)), about)
 
-  def finish(self, piece: Piece, arrays: Mapping[str, np.ndarray]) -> None:
-    """Keeps what a piece gave, and drops its checkpoints.
+  def finish(self, chunk: Chunk, arrays: Mapping[str, np.ndarray]) -> None:
+    """Keeps arrays [n, ...] that a chunk gave, and drops its checkpoints."""
+    self._keeper.wait()
+    self._saved.remember(chunk, arrays)
+    if self._saved.folder is not None and distributed.is_first():
+      self._saved.write(chunk, arrays)
 
-    Args:
-      piece: what was trained.
-      arrays: of which each has a leading axis of the piece's individuals.
-    """
-    self.keeper.wait()
-    self._saved.keep(piece, arrays)
-
-  def parts(self, done: list[Piece]) -> list[dict[str, np.ndarray]]:
-    """What every piece gave, in order; all must be finished."""
+  def results(self, done: list[Chunk]) -> list[dict[str, np.ndarray]]:
+    """What every chunk gave, in order; all must be finished."""
     distributed.wait_for_all("parts")
-    return [self._saved.part(piece) for piece in done]
+    return [self._saved.results(chunk) for chunk in done]
 
 
 def _own(states: Any, count: int) -> tuple[Any, int]:
@@ -287,6 +256,5 @@ def _own(states: Any, count: int) -> tuple[Any, int]:
     return states, len(leaf)
   states = jax.tree.map(lambda leaf: leaf[:count], states)
   # With several processes Orbax takes what is each one's for NumPy's.
-  return (
-    distributed.gather(states) if jax.process_count() > 1 else states
-  ), count
+  several = jax.process_count() > 1
+  return (distributed.gather(states) if several else states), count

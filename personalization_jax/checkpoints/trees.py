@@ -25,23 +25,6 @@ from personalization_jax.checkpoints import files
 SUFFIX = ".sha256.json"
 
 
-def save(
-  path: str | os.PathLike[str],
-  tree: Any,
-  about: Mapping[str, Any] | None = None,
-) -> None:
-  """Writes a tree of arrays, complete or not at all.
-
-  With several processes all must call it.
-
-  Args:
-    path: the folder to make; what was there is replaced.
-    tree: arrays, typed keys among them.
-    about: JSON values to keep with it.
-  """
-  save_async(path, tree, about)()
-
-
 def save_async(
   path: str | os.PathLike[str],
   tree: Any,
@@ -79,20 +62,13 @@ def save_async(
 
 
 def exists(path: str | os.PathLike[str]) -> bool:
-  """Whether `save` finished this folder."""
+  """Whether the writing of this folder was finished."""
   path = pathlib.Path(path).absolute()
   return path.is_dir() and _manifest(path).is_file()
 
 
 def damage(path: str | os.PathLike[str]) -> str | None:
-  """What is wrong with a checkpoint.
-
-  Args:
-    path: the folder.
-
-  Returns:
-    Half a sentence ("FILE is missing"), or None if every byte is as written.
-  """
+  """What is wrong: half a sentence ("FILE is missing"), or None if nothing."""
   path = pathlib.Path(path).absolute()
   try:
     manifest = json.loads(_manifest(path).read_bytes())
@@ -113,7 +89,7 @@ def damage(path: str | os.PathLike[str]) -> str | None:
 
 
 def about(path: str | os.PathLike[str]) -> dict[str, Any]:
-  """What `save` was told to keep with a checkpoint."""
+  """The JSON values that are kept with a checkpoint."""
   manifest = json.loads(_manifest(pathlib.Path(path).absolute()).read_text())
   return dict(manifest["about"])
 
@@ -126,34 +102,7 @@ def remove(path: str | os.PathLike[str]) -> None:
 
 
 def restore(path: str | os.PathLike[str], like: Any) -> Any:
-  """Reads a tree of arrays onto the first device of this process.
-
-  Args:
-    path: a folder that `save` wrote, on any devices.
-    like: a tree of the same structure whose leaves have shape and dtype.
-
-  Returns:
-    The tree.
-  """
-  here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  like = jax.tree.map(
-    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
-    like,
-  )
-  return ocp.load(pathlib.Path(path).absolute(), like)
-
-
-def restore_on_host(path: str | os.PathLike[str], like: Any) -> Any:
-  """Reads a tree of arrays into this process's memory.
-
-  Args:
-    path: a folder that `save` wrote, on any devices.
-    like: a tree of the same structure of NumPy arrays; their content doesn't
-      matter.
-
-  Returns:
-    The tree, of NumPy arrays.
-  """
+  """Reads a tree that any devices wrote, as NumPy arrays shaped `like` it."""
   return ocp.load(pathlib.Path(path).absolute(), like)
 
 

@@ -215,6 +215,18 @@ def check(model: Any, sample_shape: tuple[int, ...], num_classes: int) -> None:
       )
 
 
+def mismatch(variables: Any, expected: Any) -> str | None:
+  """Half a sentence on where two trees of arrays differ in shape or dtype."""
+  there, wanted = _leaves(variables), _leaves(expected)
+  for name in {**wanted, **there}:
+    if there.get(name) != wanted.get(name):
+      return (
+        f"{name} is {there.get(name, 'missing')} where"
+        f" {wanted.get(name, 'nothing')} is expected"
+      )
+  return None
+
+
 def _train(
   model: nn.Module,
   variables: Any,
@@ -274,3 +286,12 @@ def _repeated(samples: jax.Array, mask: jax.Array) -> jax.Array:
   real = jnp.argsort(~mask, stable=True)
   turn = (jnp.cumsum(~mask) - 1) % jnp.maximum(mask.sum(), 1)
   return samples[jnp.where(mask, jnp.arange(len(mask)), real[turn])]
+
+
+def _leaves(tree: Any) -> dict[str, str]:
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): (
+      f"{leaf.dtype}{list(leaf.shape)}"
+    )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }

@@ -23,6 +23,7 @@ from personalization_jax.datasets.splits import PADDING, Split
 from personalization_jax.networks import classifier, interface
 from personalization_jax.runs import saved_models
 from personalization_jax.training.population import (
+  Block,
   PopulationTrainer,
   individual_keys,
 )
@@ -174,8 +175,8 @@ def adapt(
     states, losses = trainer.train(
       states,
       rows,
-      frozen_layers=frozen_layers,
-      on_steps=functools.partial(_on_steps_of_all, on_steps, len(people)),
+      phases=[(steps, frozen_layers)],
+      on_block=functools.partial(_on_block, on_steps, len(people)),
     )
     after = predict(states)
     trained = distributed.gather(
@@ -289,10 +290,10 @@ def classify(
   return classes, probabilities
 
 
-def _on_steps_of_all(
-  on_steps: Callable[[int], None], num_people: int, steps: int
+def _on_block(
+  on_steps: Callable[[int], None], num_people: int, block: Block
 ) -> None:
-  on_steps(steps * num_people)
+  on_steps(block.finished * num_people)
 
 
 def _base_state(

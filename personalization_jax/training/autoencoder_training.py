@@ -14,7 +14,7 @@ import optax
 from personalization_jax.datasets.splits import PADDING
 from personalization_jax.networks.autoencoder import check_image_shape
 from personalization_jax.training import autoencoder
-from personalization_jax.training.pace import Pace
+from personalization_jax.training.population import Pace
 from personalization_jax.training.step import Learner, TrainState
 
 _BLOCK_STEPS = 50

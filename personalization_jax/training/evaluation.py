@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,39 +14,68 @@ from personalization_jax.training.record import Record
 from personalization_jax.training.step import TrainState
 
 
-def validation_accuracy(
+def predict(
   trainer: PopulationTrainer,
-  labels: np.ndarray,
+  states: TrainState,
   own: np.ndarray,
   general: np.ndarray,
-  states: TrainState,
-) -> tuple[np.ndarray, np.ndarray]:
-  """Accuracy on validation data, as `Record.evaluated` takes it.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """What n models answer for rows of their own and for rows of all.
 
   Args:
     trainer: of the models.
-    labels: int32 [N], the store's.
-    own: int32 [n, k, R], validation rows of k people for each model, -1 for
-      padding.
-    general: int32 [Q], those of D_G.
     states: n models.
+    own: int32 [n, R], rows of the store, -1 for padding.
+    general: int32 [Q], rows that all models classify.
 
   Returns:
-    Accuracy on D_I [n, k] and on D_G [n]; NaN of models that diverged.
-
-  Source: section II-A.
+    Classes int32 [n, R] and [n, Q], -1 for padding and where a model gives no
+    finite numbers; and bool [n], which models those are.
   """
-  rows = own.reshape(len(own), -1)
-  predictions = trainer.predict(states, _beside(rows, general))
-  of_people, of_all = np.split(predictions, [rows.shape[1]], axis=1)
-  flat = own.reshape(-1, own.shape[2])
-  individual, _ = metrics.accuracy(of_people.reshape(flat.shape), labels, flat)
-  individual = individual.reshape(own.shape[:2])
-  accuracy, _ = metrics.accuracy(of_all, labels, general[None])
-  diverged = ((predictions < 0) & (_beside(rows, general) != PADDING)).any(1)
-  individual[diverged] = np.nan
-  accuracy[diverged] = np.nan
-  return individual, accuracy
+  general = np.broadcast_to(general, (len(own), len(general)))
+  rows = np.concatenate([own, general], axis=1)
+  found = trainer.predict(states, rows)
+  of_own, of_general = np.split(found, [own.shape[1]], axis=1)
+  return of_own, of_general, ((found < 0) & (rows != PADDING)).any(axis=1)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Validation:
+  """When models are evaluated while they train, and on which data.
+
+  Attributes:
+    steps: behind which steps of the schedule, ascending.
+    labels: int32 [N], the store's.
+    own: int32 [n, k, R], validation rows of k people for each of n models, -1
+      for padding.
+    general: int32 [Q], those of D_G.
+  """
+
+  steps: Sequence[int]
+  labels: np.ndarray
+  own: np.ndarray
+  general: np.ndarray
+
+  def accuracy(
+    self, trainer: PopulationTrainer, states: TrainState
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Accuracy on D_I [n, k] and on D_G [n]; NaN of models that diverged."""
+    models, people, _ = self.own.shape
+    of_people, of_all, diverged = predict(
+      trainer, states, self.own.reshape(models, -1), self.general
+    )
+    flat = self.own.reshape(models * people, -1)
+    own, _ = metrics.accuracy(of_people.reshape(flat.shape), self.labels, flat)
+    general, _ = metrics.accuracy(of_all, self.labels, self.general[None])
+    own = own.reshape(models, people)
+    own[diverged] = np.nan
+    general[diverged] = np.nan
+    return own, general
+
+
+def steps(ends: Sequence[int], every: int) -> list[int]:
+  """Every so many steps and at these, the last of a schedule; 0 for none."""
+  return sorted({*range(every, max(ends), every), *ends}) if every else []
 
 
 def final(
@@ -56,7 +86,7 @@ def final(
   rows: np.ndarray,
   record: Record,
 ) -> dict[str, np.ndarray]:
-  """What trained models answer, and what was recorded of them.
+  """What a chunk adds to the arrays of a `Result`, by name.
 
   Args:
     trainer: of the models.
@@ -65,37 +95,25 @@ def final(
     states: their models.
     rows: int32 [n, T, B], what they were trained on, -1 for padding.
     record: of their training.
-
-  Returns:
-    Their part of the arrays of a `Result`, by name.
   """
-  own = split.validation[indices]
-  ends = [own.shape[1], own.shape[1] + split.test.shape[1]]
+  validation, test = split.validation[indices], split.test[indices]
   # One array for all tests, so that one compilation serves them.
-  own = np.concatenate([own, split.test[indices]], axis=1)
-  tested = _beside(own, split.global_test)
-  predictions = trainer.predict(states, tested)
-  trained = (rows != PADDING).any(axis=2)
-  diverged = (
-    ~trainer.finite(states)[: len(indices)]
-    # Losses of padded steps are NaN by design.
-    | (trained & ~np.isfinite(record.losses)).any(axis=1)
-    | ((predictions < 0) & (tested != PADDING)).any(axis=1)
+  own, general, unanswered = predict(
+    trainer,
+    states,
+    np.concatenate([validation, test], axis=1),
+    split.global_test,
   )
-  validation, individual, general = np.split(predictions, ends, axis=1)
+  # Losses of padded steps are NaN by design.
+  trained = (rows != PADDING).any(axis=2)
   return {
-    "validation_predictions": validation,
-    "individual_predictions": individual,
+    "validation_predictions": own[:, : validation.shape[1]],
+    "individual_predictions": own[:, validation.shape[1] :],
     "global_predictions": general,
     "losses": record.losses,
     "individual_curve": record.individual[..., 0],
     "global_curve": record.general,
-    "diverged": diverged,
+    "diverged": ~trainer.finite(states)[: len(indices)]
+    | (trained & ~np.isfinite(record.losses)).any(axis=1)
+    | unanswered,
   }
-
-
-def _beside(own: np.ndarray, general: np.ndarray) -> np.ndarray:
-  """Rows [n, R], and behind each line the same rows [Q]."""
-  return np.concatenate(
-    [own, np.broadcast_to(general, (len(own), len(general)))], axis=1
-  )

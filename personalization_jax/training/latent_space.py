@@ -221,13 +221,13 @@ def fit(
     saved, history = task.restore(
       piece, jax.eval_shape(lambda: _as_one_of_many(state))
     )
-    record = Record.restored(history, models=1)
+    record = Record.restored(history, 1)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     state = distributed.put(
       jax.tree.map(lambda leaf: leaf[0], saved), state, here
     )
   else:
-    record = Record.empty(models=1)
+    record = Record.restored({}, 1)
 
   def on_block(
     steps: int, state: TrainState, losses: Callable[[], np.ndarray]
@@ -235,7 +235,7 @@ def fit(
     task.watch(
       piece,
       piece.step + steps,
-      lambda: _as_one_of_many(state),
+      _as_one_of_many(state),
       lambda: record.trained(losses()[None]).saved(),
     )
 

@@ -1,87 +1,132 @@
-"""Through a schedule, with looks at validation data on the way."""
+"""Through a schedule: from the start or from a checkpoint, saved on the way."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
+import jax
 import numpy as np
 
-from personalization_jax.training.population import PopulationTrainer
+from personalization_jax import distributed
+from personalization_jax.checkpoints.chunks import Chunk
+from personalization_jax.checkpoints.keeper import Task
+from personalization_jax.training.evaluation import Validation
+from personalization_jax.training.population import Block, PopulationTrainer
 from personalization_jax.training.record import Record
 from personalization_jax.training.step import TrainState
 
 
-def evaluation_steps(ends: Sequence[int], every: int) -> list[int]:
-  """Behind which steps models are evaluated.
-
-  Args:
-    ends: steps that are among them, the last of the schedule too.
-    every: steps from one to the next; 0 for no evaluation at all.
-
-  Returns:
-    Step numbers, ascending.
-  """
-  if not every:
-    return []
-  return sorted({*range(every, max(ends), every), *ends})
-
-
-def train(
+def run(
   trainer: PopulationTrainer,
-  states: TrainState,
-  record: Record,
+  task: Task,
+  chunk: Chunk,
   rows: np.ndarray,
+  begin: Callable[[], tuple[TrainState, Record]],
   *,
-  phases: Iterable[tuple[int, int]],
-  points: Sequence[int],
-  evaluate: Callable[[TrainState], tuple[np.ndarray, np.ndarray]],
-  on_steps: Callable[[int], None],
-  watch: Callable[..., None],
+  phases: Sequence[tuple[int, int]] | None = None,
+  validation: Validation | None = None,
+  reported: int = 0,
+  on_steps: Callable[[int], None] = lambda steps: None,
 ) -> tuple[TrainState, Record]:
-  """Trains a chunk through what is left of a schedule.
+  """Trains a chunk of models to the end of its schedule.
 
   Args:
-    trainer: how.
-    states: with a leading axis of n or more; consumed.
-    record: of the steps before.
-    rows: int32 [n, T, B], of the whole schedule.
-    phases: their ends, and how many first layers are frozen in each.
-    points: from `evaluation_steps`.
-    evaluate: gives the accuracies that `Record.evaluated` takes.
-    on_steps: see `PopulationTrainer.train`.
-    watch: given steps, states and a history, saves them now and then; see
-      `progress.Task.watch`.
+    trainer: how; it has room for the chunk.
+    task: saves what is under way and knows what was saved.
+    chunk: n individuals, and how far they have come.
+    rows: int32 [n, T, B], of the whole schedule, -1 for padding.
+    begin: gives the models and the record that nothing saved begins with.
+    phases: see `PopulationTrainer.train`.
+    validation: when to evaluate, and on what; None for never.
+    reported: steps of what is saved that `on_steps` was told of already.
+    on_steps: called with the training steps done since the last call, summed
+      over the chunk.
 
   Returns:
-    States and record at the end of the schedule.
+    Their states, with a leading axis of n or more, and what was recorded.
+
+  Source: Algorithm 1.
   """
+  count = len(chunk.indices)
+  points = validation.steps if validation else ()
+  if chunk.step:
+    saved, history = task.restore(chunk, trainer.shapes)
+    states = trainer.place(saved)
+    people = validation.own.shape[1] if validation else 1
+    record = Record.restored(history, count, people)
+    on_steps((chunk.step - reported) * count)
+  else:
+    states, record = begin()
 
-  def caught_up(record: Record) -> Record:
-    # A checkpoint may have been written before its step's evaluation.
-    if record.evaluations == sum(point <= record.steps for point in points):
-      return record
-    return record.evaluated(*evaluate(states))
+  def evaluate(states: TrainState) -> None:
+    nonlocal record
+    if validation:
+      record = record.evaluated(*validation.accuracy(trainer, states))
 
-  def on_block(
-    steps: int, states: TrainState, losses: Callable[[], np.ndarray]
-  ) -> None:
-    watch(
-      record.steps + steps,
-      lambda: states,
-      lambda: record.trained(losses()).saved(),
+  def on_block(block: Block) -> None:
+    on_steps(block.finished * count)
+    if block.step in points:
+      evaluate(block.states)
+    task.watch(
+      chunk,
+      block.step,
+      block.states,
+      lambda: record.trained(block.losses()).saved(),
     )
 
-  for end, frozen_layers in phases:
-    for stop in [*(point for point in points if point < end), end]:
-      if stop < record.steps:
-        continue
-      record = caught_up(record)
-      states, losses = trainer.train(
-        states,
-        rows[:, record.steps : stop],
-        frozen_layers=frozen_layers,
-        on_steps=on_steps,
-        on_block=on_block,
-      )
-      record = record.trained(losses)
-  return states, caught_up(record)
+  # A checkpoint may have been written before its step's evaluation.
+  if record.evaluations < sum(point <= record.steps for point in points):
+    evaluate(states)
+  states, losses = trainer.train(
+    states,
+    rows,
+    start=record.steps,
+    phases=phases,
+    points=points,
+    on_block=on_block,
+  )
+  return states, record.trained(losses)
+
+
+def run_one(
+  trainer: PopulationTrainer,
+  task: Task,
+  chunk: Chunk,
+  rows: np.ndarray,
+  key: jax.Array,
+  *,
+  validation: Validation | None = None,
+  on_steps: Callable[[int], None] = lambda steps: None,
+) -> tuple[TrainState, Record]:
+  """Trains a model that several go on with, and keeps it for later processes.
+
+  Args:
+    trainer: how; fillers of more individuals would be trained for nothing.
+    task: see `run`.
+    chunk: its only one, from `task.plan(1, 1)`.
+    rows: int32 [T, B], -1 for padding.
+    key: typed key [], of initial weights and dropout.
+    validation: see `run`, of one model and k people.
+    on_steps: see `run`; a model that is there already tells no steps.
+
+  Returns:
+    The state, NumPy arrays with a leading axis of 1, keys as
+    `distributed.gather` gives them; and its record.
+
+  Source: Algorithm 1, line 9.
+  """
+  people = validation.own.shape[1] if validation else 1
+  states, record = run(
+    trainer,
+    task,
+    chunk,
+    rows[None],
+    lambda: (trainer.create(key[None]), Record.restored({}, 1, people)),
+    validation=validation,
+    reported=len(rows) if chunk.step == len(rows) else 0,
+    on_steps=on_steps,
+  )
+  if chunk.step < len(rows):
+    task.save(chunk, len(rows), states, record.saved())
+  one = jax.tree.map(lambda leaf: leaf[:1], distributed.gather(states))
+  return one, record

@@ -1,8 +1,9 @@
 """Training and evaluating everybody's models, over all devices (JAX).
 
-The functions of `training`, mapped over individuals by `programs`. Individuals
-exchange nothing. They go in chunks of `devices x individuals_per_device`, so
-that memory is bounded by that and not by the population.
+The functions of `step`, each of one individual, under `vmap` on a device and
+`shard_map` over the mesh. Individuals exchange nothing. They go in chunks of
+`devices x individuals_per_device`, so that this bounds memory, not the size of
+the population.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -23,18 +25,17 @@ from personalization_jax import distributed
 from personalization_jax.checkpoints import files
 from personalization_jax.datasets.splits import PADDING
 from personalization_jax.distributed import AXIS
-from personalization_jax.training.pace import Pace
-from personalization_jax.training.programs import Programs, planned_bytes
+from personalization_jax.training import step as training_step
 from personalization_jax.training.step import Learner, TrainState
 from personalization_jax.training.stores import DeviceStore, HostStore
 
-# Called at each end of a block with the steps done, the states (donated to the
-# next block, so not to be kept), and a function that gives the losses so far.
-OnBlock = Callable[[int, TrainState, Callable[[], np.ndarray]], None]
-# Steps in one compiled scan.
+# Steps in one compiled loop.
 BLOCK_STEPS = 50
 # Images classified at once.
 _PREDICTED = 256
+# What kernels take of a CPU device beside XLA's plan: 8 to 20 MiB, measured
+# from width 0.125 and batches of 32 to width 1 and batches of 128.
+_OF_CPU_KERNELS = 24 * 2**20
 
 
 def individual_key(root: jax.Array, individual: int) -> jax.Array:
@@ -47,6 +48,25 @@ def individual_keys(
 ) -> jax.Array:
   """The keys [n] of n individuals, from their ids."""
   return jnp.stack([individual_key(root, int(each)) for each in individuals])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Block:
+  """Where the training of a chunk is at the end of a block of steps.
+
+  Attributes:
+    step: steps of the schedule that are done.
+    finished: steps that the devices completed since the last block; they lag
+      one block behind until training stops at a point or at its end.
+    states: the models; the next block consumes them.
+    losses: gives the losses float32 [n, t] of the steps since training began
+      here.
+  """
+
+  step: int
+  finished: int
+  states: TrainState
+  losses: Callable[[], np.ndarray]
 
 
 @dataclasses.dataclass(eq=False)
@@ -67,7 +87,7 @@ class PopulationTrainer:
     store: "device" puts the images on every device once; "host" keeps them in
       this process's memory and sends each device, block by block, the rows that
       its individuals need: for a D_G that no device holds.
-    block_steps: steps in one compiled scan, at most.
+    block_steps: steps in one compiled loop, at most.
     block_seconds: about how long a block may take; slow models get fewer steps
       in each call of the same program. Between blocks the host looks at the
       clock, saves, and stops if it is asked to.
@@ -102,29 +122,32 @@ class PopulationTrainer:
       )
     else:
       raise ValueError(f"store={self.store!r} must be 'device' or 'host'.")
-    self._programs = Programs(
-      self.learner,
-      self.mesh,
-      self.side_by_side,
-      self.images.shape[1:],
-      self._source.layout,
-    )
+    self._pace = Pace(self.block_steps, self.block_seconds)
+    self._of_layers: dict[int, jax.stages.Wrapped] = {}
 
   @functools.cached_property
   def store_digest(self) -> str:
-    """Of the content of the store, `files.digest` of images and labels."""
+    """The `files.digest` of images and labels."""
     arrays = (self.images, self.labels)
     return files.digest([distributed.own_copy(array) for array in arrays])
 
   @property
-  def chunk(self) -> int:
+  def chunk_size(self) -> int:
     """How many individuals are trained at once."""
     return self.mesh.size * self.individuals_per_device
 
+  @property
+  def on_cpu(self) -> bool:
+    """Whether its devices are a CPU's, and their memory the host's."""
+    return bool(self.mesh.devices.flat[0].platform == "cpu")
+
   def one_per_device(self) -> PopulationTrainer:
-    """A trainer for a single model: fillers would be trained for nothing."""
-    if self.individuals_per_device == 1:
-      return self
+    """A trainer for a single model, always the same one: it compiles once."""
+    return self if self.individuals_per_device == 1 else self._one_per_device
+
+  @functools.cached_property
+  def _one_per_device(self) -> PopulationTrainer:
+    # More models on a device would be fillers, trained for nothing.
     return self.with_individuals_per_device(1)
 
   def with_individuals_per_device(self, count: int) -> PopulationTrainer:
@@ -137,47 +160,24 @@ class PopulationTrainer:
 
   def chunks(self, num_individuals: int) -> Iterator[slice]:
     """Slices of a population that are trained one after another."""
-    for start in range(0, num_individuals, self.chunk):
-      yield slice(start, min(start + self.chunk, num_individuals))
+    for start in range(0, num_individuals, self.chunk_size):
+      yield slice(start, min(start + self.chunk_size, num_individuals))
 
   def create(self, keys: jax.Array) -> TrainState:
-    """Fresh models.
-
-    Args:
-      keys: typed keys [n], n at most `chunk`.
-
-    Returns:
-      States with a leading axis of `chunk`; those behind n are fillers.
-    """
-    return self._programs.create(self._put_keys(keys))
+    """Fresh models of keys [n]: states [chunk_size], fillers behind n."""
+    return self._create(self._put_keys(keys))
 
   def share(self, state: TrainState, keys: jax.Array) -> TrainState:
-    """Copies one trained model to individuals (TL's start).
-
-    Args:
-      state: states with a leading axis, of which the first is copied.
-      keys: typed keys [n], from which the individuals go on.
-
-    Returns:
-      States with a leading axis of `chunk`.
-    """
+    """Copies the first of these models to people with keys [n] (TL's start)."""
     one = distributed.gather(state).replace(key=None)
     one = jax.tree.map(lambda leaf: leaf[0], one)
-    return self._programs.share(self._put_keys(keys), one)
+    return self._share(self._put_keys(keys), one)
 
   def place(self, states: Any) -> TrainState:
-    """States that were saved, back onto the devices.
-
-    Args:
-      states: NumPy arrays with a leading axis of n, at most `chunk`, keys as
-        `hosts.gather` gives them.
-
-    Returns:
-      States with a leading axis of `chunk`.
-    """
+    """Puts saved states, NumPy arrays [n, ...], back: states [chunk_size]."""
     count = len(states.step)
     self._check_count(count)
-    index = np.minimum(np.arange(self.chunk), count - 1)
+    index = np.minimum(np.arange(self.chunk_size), count - 1)
     filled = jax.tree.map(lambda leaf: leaf[index], states)
     return distributed.put(filled, self.shapes, self._by_individual)
 
@@ -186,26 +186,31 @@ class PopulationTrainer:
     states: TrainState,
     rows: np.ndarray,
     *,
-    frozen_layers: int = 0,
-    on_steps: Callable[[int], None] = lambda steps: None,
-    on_block: OnBlock = lambda steps, states, losses: None,
+    start: int = 0,
+    phases: Sequence[tuple[int, int]] | None = None,
+    points: Iterable[int] = (),
+    on_block: Callable[[Block], None] = lambda block: None,
   ) -> tuple[TrainState, np.ndarray]:
-    """Trains a chunk through a schedule.
+    """Trains a chunk through what is left of a schedule.
 
     Args:
-      states: from `create` or `share`; consumed.
+      states: from `create`, `share` or `place`; consumed.
       rows: int32 [n, T, B], each individual's rows of the store, -1 for
         padding.
-      frozen_layers: so many first layers stay as they are.
-      on_steps: called with the number of steps done since the last call.
+      start: steps of the schedule that are done.
+      phases: the end of each phase and how many leading layers it freezes, in
+        order, the last one's end T; by default all T steps train all layers.
+      points: steps at which a block must end.
       on_block: called at each end of a block; what it raises ends training.
 
     Returns:
-      The states, and losses float32 [n, T], NaN where a step was padding.
+      The states, and losses float32 [n, T - start], NaN where a step was
+      padding.
     """
     self._check_count(len(rows))
     count, num_steps, batch_size = rows.shape
-    train = self._programs.train(frozen_layers)
+    phases = phases or [(num_steps, 0)]
+    stops = sorted({*points, *(end for end, _ in phases)})
     losses: list[tuple[jax.Array, int]] = []
 
     def losses_so_far() -> np.ndarray:
@@ -214,94 +219,174 @@ class PopulationTrainer:
         blocks.append(distributed.gather(block)[:count, :steps])
       return np.concatenate(blocks, axis=1)
 
-    pace = self._pace
-    pace.begin()
-    done = 0
+    done, waited = start, 0
+    self._pace.begin()
     while done < num_steps:
-      steps = min(pace.steps(), num_steps - done)
+      stop = next(stop for stop in stops if stop > done)
+      frozen_layers = next(frozen for end, frozen in phases if end > done)
+      steps = min(self._pace.steps(), stop - done)
       padded = np.full(
-        (self.chunk, self.block_steps, batch_size), PADDING, np.int32
+        (self.chunk_size, self.block_steps, batch_size), PADDING, np.int32
       )
       padded[:count, :steps] = rows[:, done : done + steps]
       block, images, labels = self._source.block(padded)
-      states, block_losses = train(
+      states, block_losses = self._train(frozen_layers)(
         states, self._put(block), self._to_all(steps), images, labels
       )
-      pace.started()
+      self._pace.started()
       losses.append((block_losses, steps))
       done += steps
-      if len(losses) > 1:
-        # One block behind, so that the device never waits for the host.
-        self._wait(*losses[-2], pace, on_steps)
-      on_block(done, states, losses_so_far)
-    if losses:
-      self._wait(*losses[-1], pace, on_steps)
+      finished = 0
+      # One block behind, so that the device never waits for the host.
+      while waited < len(losses) - (done < stop):
+        losses[waited][0].block_until_ready()
+        self._pace.ended(losses[waited][1])
+        finished += losses[waited][1]
+        waited += 1
+      on_block(Block(done, finished, states, losses_so_far))
+      if done == stop:
+        self._pace.begin()  # the time of an evaluation isn't training's
     return states, losses_so_far()
 
-  @functools.cached_property
-  def _pace(self) -> Pace:
-    return Pace(self.block_steps, self.block_seconds)
+  def finite(self, states: TrainState) -> np.ndarray:
+    """Whose parameters and running statistics are all finite, bool [chunk]."""
+    found = self._finite(states.params, states.batch_stats)
+    return np.asarray(distributed.gather(found))
 
-  def _wait(
-    self,
-    losses: jax.Array,
-    steps: int,
-    pace: Pace,
-    on_steps: Callable[[int], None],
-  ) -> None:
-    losses.block_until_ready()
-    pace.ended(steps)
-    on_steps(steps)
+  def predict(
+    self, states: TrainState, rows: np.ndarray, *, batch_size: int = _PREDICTED
+  ) -> np.ndarray:
+    """Classes int32 [n, R] of each individual's rows by their own model.
 
-  def planned_bytes(self, batch_size: int) -> int | None:
-    """Bytes that training takes at most of each device, as XLA plans it.
-
-    Args:
-      batch_size: samples in a batch.
-
-    Returns:
-      The states, a copy of them that is being saved, the store or what a block
-      needs of it, and all that a step makes on the way; see
-      `programs.planned_bytes`.
+    -1 where a row was padding (-1) or the model gave no finite numbers. So many
+    images are classified at once; the last batch is padded.
     """
-    return planned_bytes(self.lower_train(batch_size), on_cpu=self.on_cpu)
+    self._check_count(len(rows))
+    count, num_rows = rows.shape
+    batches = math.ceil(num_rows / batch_size)
+    together = self._batches_together(batches)
+    flat = [np.empty((self.chunk_size, 0), np.int32)]
+    for start in range(0, batches, max(1, together)):
+      some = rows[:, start * batch_size : (start + together) * batch_size]
+      padded = np.full(
+        (self.chunk_size, together * batch_size), PADDING, np.int32
+      )
+      padded[:count, : some.shape[1]] = some
+      block, images, labels = self._source.block(
+        padded.reshape(self.chunk_size, together, batch_size)
+      )
+      found = self._predict(states, self._put(block), images, labels)
+      flat.append(distributed.gather(found).reshape(self.chunk_size, -1))
+    return np.concatenate(flat, axis=1)[:count, :num_rows]
 
   def lower_train(
     self, batch_size: int, frozen_layers: int = 0
   ) -> jax.stages.Lowered:
-    """The program that trains, before it is compiled.
-
-    Args:
-      batch_size: samples in a batch.
-      frozen_layers: so many first layers stay as they are.
-
-    Returns:
-      The very program that `train` calls for batches of this size.
-    """
-    shape = (self.chunk, self.block_steps, batch_size)
+    """The very program that `train` calls, before it is compiled."""
+    shape = (self.chunk_size, self.block_steps, batch_size)
     rows, images, labels = self._block_like(shape)
-    train = self._programs.train(frozen_layers)
-    return train.lower(self._states_like, rows, self._to_all(0), images, labels)
+    return self._train(frozen_layers).lower(
+      self._states_like, rows, self._to_all(0), images, labels
+    )
 
   def lower_predict(
     self, num_rows: int, batch_size: int = _PREDICTED
   ) -> jax.stages.Lowered:
-    """The program that predicts, before it is compiled.
-
-    Args:
-      num_rows: of each individual.
-      batch_size: images classified at once.
-
-    Returns:
-      The very program that `predict` calls for so many rows.
-    """
+    """The very program that `predict` calls for so many rows of each."""
     batches = self._batches_together(math.ceil(num_rows / batch_size))
-    return self._programs.predict.lower(
-      self._states_like, *self._block_like((self.chunk, batches, batch_size))
+    shape = (self.chunk_size, batches, batch_size)
+    return self._predict.lower(self._states_like, *self._block_like(shape))
+
+  @functools.cached_property
+  def shapes(self) -> TrainState:
+    """The shapes and dtypes of the states of a whole chunk."""
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+    one = jax.eval_shape(jax.vmap(self._create_one), keys)
+    return jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(
+        (self.chunk_size, *leaf.shape[1:]), leaf.dtype
+      ),
+      one,
+    )
+
+  @property
+  def _create_one(self) -> Callable[..., TrainState]:
+    return functools.partial(
+      training_step.create_state,
+      self.learner,
+      image_shape=self.images.shape[1:],
+    )
+
+  @functools.cached_property
+  def _create(self) -> Callable[..., TrainState]:
+    """Keys [n] -> fresh states [n]."""
+    return jax.jit(self._over_individuals(self._create_one, 1))
+
+  @functools.cached_property
+  def _share(self) -> Callable[..., TrainState]:
+    """Keys [n] and one state -> states [n]."""
+
+    def share(key: jax.Array, one: TrainState) -> TrainState:
+      return training_step.continue_as(one, key)
+
+    return jax.jit(self._over_individuals(share, 1, P()))
+
+  def _train(self, frozen_layers: int) -> jax.stages.Wrapped:
+    """States [n] (consumed), a block -> states [n] and losses [n, T]."""
+    if frozen_layers not in self._of_layers:
+      train = functools.partial(
+        training_step.train_on_rows, self.learner, frozen_layers=frozen_layers
+      )
+      self._of_layers[frozen_layers] = jax.jit(
+        self._over_individuals(train, 2, P(), *self._source.layout),
+        donate_argnums=0,
+      )
+    return self._of_layers[frozen_layers]
+
+  @functools.cached_property
+  def _predict(self) -> jax.stages.Wrapped:
+    """States [n], a block -> classes int32 [n, T, B]."""
+    predict = functools.partial(training_step.predict_rows, self.learner)
+    return jax.jit(self._over_individuals(predict, 2, *self._source.layout))
+
+  @functools.cached_property
+  def _finite(self) -> Callable[..., jax.Array]:
+    """Two trees of arrays [n, ...] -> bool [n], whose numbers are finite."""
+
+    def finite(*trees: Any) -> jax.Array:
+      leaves = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(trees)]
+      return jnp.stack(leaves).all()
+
+    return jax.jit(self._over_individuals(finite, 2))
+
+  def _over_individuals(
+    self, function: Callable[..., Any], num_mapped: int, *shared: P
+  ) -> Callable[..., Any]:
+    """Maps a function of num_mapped trees of one individual, then shared ones.
+
+    `shared` says how each of the latter lies over the mesh.
+    """
+
+    def on_device(*args: Any) -> Any:
+      mapped, others = args[:num_mapped], args[num_mapped:]
+      return jax.lax.map(
+        lambda one: function(*one, *others),
+        mapped,
+        batch_size=None if self.side_by_side == 1 else self.side_by_side,
+      )
+
+    return jax.shard_map(
+      on_device,
+      mesh=self.mesh,
+      in_specs=(P(AXIS),) * num_mapped + shared,
+      out_specs=P(AXIS),
+      # A scan in a model of one's own (an RNN's, say) begins with constants,
+      # which the check would refuse: they don't vary over the mesh.
+      check_vma=False,
     )
 
   def _batches_together(self, batches: int) -> int:
-    """The whole store serves all batches at once, a part of it so many."""
+    """The whole store serves all batches at once, a selection of it so many."""
     return batches if self.store == "device" else self.block_steps
 
   def _block_like(
@@ -320,69 +405,17 @@ class PopulationTrainer:
       self.shapes,
     )
 
-  def finite(self, states: TrainState) -> np.ndarray:
-    """Whose parameters and running statistics are all finite.
-
-    Args:
-      states: from `train`.
-
-    Returns:
-      Bool [chunk].
-    """
-    return np.asarray(
-      distributed.gather(
-        self._programs.finite(states.params, states.batch_stats)
-      )
-    )
-
-  def predict(
-    self, states: TrainState, rows: np.ndarray, *, batch_size: int = _PREDICTED
-  ) -> np.ndarray:
-    """Classifies each individual's rows with that individual's model.
-
-    Args:
-      states: from `train`.
-      rows: int32 [n, R], rows of the store, -1 for padding; any R.
-      batch_size: images classified at once; the last batch is padded.
-
-    Returns:
-      int32 [n, R], predicted classes, -1 where a row was padding or the model
-      gave no finite numbers.
-    """
-    self._check_count(len(rows))
-    count, num_rows = rows.shape
-    batches = math.ceil(num_rows / batch_size)
-    together = self._batches_together(batches)
-    flat = []
-    for start in range(0, batches, max(1, together)):
-      some = rows[:, start * batch_size : (start + together) * batch_size]
-      padded = np.full((self.chunk, together * batch_size), PADDING, np.int32)
-      padded[:count, : some.shape[1]] = some
-      block, images, labels = self._source.block(
-        padded.reshape(self.chunk, together, batch_size)
-      )
-      predictions = self._programs.predict(
-        states, self._put(block), images, labels
-      )
-      flat.append(distributed.gather(predictions).reshape(self.chunk, -1))
-    return np.concatenate(flat, axis=1)[:count, :num_rows]
-
   def _check_count(self, count: int) -> None:
-    if not 1 <= count <= self.chunk:
+    if not 1 <= count <= self.chunk_size:
       raise ValueError(
-        f"{count} individuals don't fit a chunk of {self.chunk}; see"
+        f"{count} individuals don't fit a chunk of {self.chunk_size}; see"
         " `PopulationTrainer.chunks`."
       )
-
-  @functools.cached_property
-  def shapes(self) -> TrainState:
-    """The shapes and dtypes of the states of a whole chunk."""
-    return self._programs.shapes(self.chunk)
 
   def _put_keys(self, keys: jax.Array) -> jax.Array:
     """Keys [n] on their devices, the last one again for fillers."""
     self._check_count(len(keys))
-    missing = self.chunk - len(keys)
+    missing = self.chunk_size - len(keys)
     return self._put(jnp.concatenate([keys, jnp.repeat(keys[-1:], missing)]))
 
   def _put(self, array: Any) -> Any:
@@ -393,10 +426,56 @@ class PopulationTrainer:
     return distributed.put(scalar, scalar, NamedSharding(self.mesh, P()))
 
   @property
-  def on_cpu(self) -> bool:
-    """Whether its devices are a CPU's, and their memory the host's."""
-    return bool(self.mesh.devices.flat[0].platform == "cpu")
-
-  @property
   def _by_individual(self) -> NamedSharding:
     return NamedSharding(self.mesh, P(AXIS))
+
+
+def planned_bytes(program: jax.stages.Lowered, *, on_cpu: bool) -> int | None:
+  """Bytes that a program takes at most of each device; None if XLA won't tell.
+
+  It is compiled for that, and is there when it is called. What goes in, what
+  comes out and all that is made on the way counts.
+  """
+  plan = program.compile().memory_analysis()
+  if not plan:
+    return None
+  return (
+    plan.argument_size_in_bytes
+    + plan.output_size_in_bytes
+    + plan.temp_size_in_bytes
+    + (_OF_CPU_KERNELS if on_cpu else 0)
+  )
+
+
+class Pace:
+  """How many steps go into a block, so that it takes about so many seconds."""
+
+  def __init__(self, most: int, seconds: float):
+    """Starts with few steps, of at most so many."""
+    self._most = most
+    self._seconds = seconds
+    self._steps = min(most, 5)
+    self.begin()
+
+  def begin(self) -> None:
+    """Starts the clock anew; what is known of the speed stays."""
+    self._begin: float | None = None
+    self._done = 0
+
+  def steps(self) -> int:
+    """For the next block; the same on every process."""
+    return int(distributed.from_first(np.int32(self._steps)))
+
+  def started(self) -> None:
+    """A block was handed to the devices (its program is compiled by now)."""
+    if self._begin is None:
+      self._begin = time.monotonic()
+
+  def ended(self, steps: int) -> None:
+    """The oldest block under way, of so many steps, ended."""
+    assert self._begin is not None
+    self._done += steps
+    seconds = max((time.monotonic() - self._begin) / self._done, 1e-6)
+    # Growing slowly, since the first blocks tell little.
+    most = min(self._most, 2 * self._steps + 5)
+    self._steps = max(1, min(most, round(self._seconds / seconds)))

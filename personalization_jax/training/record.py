@@ -25,21 +25,16 @@ class Record:
   general: np.ndarray
 
   @classmethod
-  def empty(cls, models: int, people: int = 1) -> Record:
-    """Nothing yet.
-
-    Args:
-      models: n.
-      people: k.
-
-    Returns:
-      The record.
-    """
-    return cls(
-      np.empty((models, 0), np.float32),
-      np.empty((models, 0, people), np.float32),
-      np.empty((models, 0), np.float32),
-    )
+  def restored(
+    cls, arrays: Mapping[str, np.ndarray], models: int, people: int = 1
+  ) -> Record:
+    """What `saved` gave of n models and k people; an empty record of {}."""
+    empty = {
+      "losses": np.empty((models, 0), np.float32),
+      "individual": np.empty((models, 0, people), np.float32),
+      "general": np.empty((models, 0), np.float32),
+    }
+    return cls(**{**empty, **arrays})
 
   @property
   def steps(self) -> int:
@@ -52,28 +47,13 @@ class Record:
     return self.general.shape[1]
 
   def trained(self, losses: np.ndarray) -> Record:
-    """The record after more steps.
-
-    Args:
-      losses: float32 [n, steps] in nats, theirs; NaN where one was padding.
-
-    Returns:
-      A record of t + steps steps.
-    """
+    """The record after more steps with losses float32 [n, steps]."""
     return dataclasses.replace(
       self, losses=np.concatenate([self.losses, losses], axis=1)
     )
 
   def evaluated(self, individual: np.ndarray, general: np.ndarray) -> Record:
-    """The record after an evaluation.
-
-    Args:
-      individual: float [n, k], accuracy on validation data of D_I.
-      general: float [n], accuracy on validation data of D_G.
-
-    Returns:
-      A record of e + 1 evaluations.
-    """
+    """The record after an evaluation: accuracy on D_I [n, k], on D_G [n]."""
     return dataclasses.replace(
       self,
       individual=np.concatenate(
@@ -85,15 +65,7 @@ class Record:
     )
 
   def of(self, people: range) -> Record:
-    """What these people begin with, if all begin with one shared model.
-
-    Args:
-      people: places among the k individuals, m of them.
-
-    Returns:
-      A record of m models, each with the shared model's losses and accuracies,
-      of which those on D_I are its own individual's (k = 1).
-    """
+    """What m of the k people begin with who all go on with this one model."""
     count = len(people)
     return Record(
       np.broadcast_to(self.losses, (count, self.steps)),
@@ -105,19 +77,3 @@ class Record:
     """As `Task.save` takes it; Orbax doesn't keep empty arrays."""
     arrays = dataclasses.asdict(self)
     return {name: array for name, array in arrays.items() if array.size}
-
-  @classmethod
-  def restored(
-    cls, arrays: Mapping[str, np.ndarray], models: int, people: int = 1
-  ) -> Record:
-    """What `saved` gave.
-
-    Args:
-      arrays: from `Task.restore`.
-      models: n.
-      people: k.
-
-    Returns:
-      The record.
-    """
-    return dataclasses.replace(cls.empty(models, people), **arrays)

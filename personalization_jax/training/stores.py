@@ -17,18 +17,12 @@ from personalization_jax.datasets.splits import PADDING
 
 
 class DeviceStore:
-  """All images on every device, sent once."""
+  """All images [N, ...] and labels [N] on every device, sent once."""
 
   layout = (PartitionSpec(), PartitionSpec())
 
   def __init__(self, mesh: Mesh, images: Any, labels: Any):
-    """Sends them.
-
-    Args:
-      mesh: of the devices.
-      images: uint8 [N, H, W, C] or float32 [N, ...].
-      labels: int32 [N].
-    """
+    """Sends them to the devices of the mesh."""
     arrays = (images, labels)
     self.arrays = distributed.put(
       arrays, arrays, NamedSharding(mesh, PartitionSpec())
@@ -55,14 +49,9 @@ class HostStore:
     images: np.ndarray,
     labels: np.ndarray,
   ):
-    """Keeps them.
+    """Keeps images [N, ...], perhaps a memory map, and labels [N].
 
-    Args:
-      mesh: of the devices, with one axis.
-      spec: that divides a leading axis among them.
-      images: uint8 [N, H, W, C] or float32 [N, ...], of which a memory map
-        will do.
-      labels: int32 [N].
+    `spec` divides a leading axis among the devices of the mesh.
     """
     self.layout = (spec, spec)
     self._sharding = NamedSharding(mesh, spec)
@@ -71,14 +60,14 @@ class HostStore:
     self._labels = labels
 
   def block(self, rows: np.ndarray) -> tuple[np.ndarray, jax.Array, jax.Array]:
-    """The rows that a block needs, each once on each device.
+    """What a block needs of the store, each row once on each device.
 
     Args:
       rows: int32 [n, T, B], rows of the whole store, -1 for padding; the
         devices share n evenly.
 
     Returns:
-      The same rows as rows of a device's part, int32 [n, T, B]; that part's
+      The same rows as rows of what the device gets, int32 [n, T, B]; and its
       images and labels, with a leading axis that is divided among the devices.
       Its size depends on the shape of `rows` alone.
     """
@@ -112,7 +101,7 @@ class HostStore:
     return images, labels
 
   def _size(self, shape: tuple[int, ...]) -> int:
-    """Rows of a device's part of the store, for a block of rows."""
+    """How many rows of the store a device gets for a block of rows."""
     # Row 0 stands in for padding in either store.
     return min(math.prod(shape) // self._devices + 1, len(self._images))
 

@@ -9,9 +9,7 @@ import jax
 import numpy as np
 import pytest
 from helpers.small_study import make_study
-from helpers.tiny import TINY
 
-from personalization_jax.checkpoints import keeper as progress
 from personalization_jax.checkpoints import trees
 from personalization_jax.checkpoints.keeper import Keeper, Stopped
 from personalization_jax.methods import parse_method
@@ -41,20 +39,9 @@ def keeper(folder, stop_after=None, seconds=0.0, said=None):
 def new_study(people):
   """Makes studies that share their compiled programs, but nothing else."""
 
-  @functools.cache
-  def trainer(devices, individuals_per_device):
-    study = make_study(
-      people,
-      5,
-      devices=devices,
-      individuals_per_device=individuals_per_device,
-    )
-    return dataclasses.replace(study.trainer, learner=TINY, block_steps=4)
-
   def make(keeper=None, devices=2, individuals_per_device=1):
-    study = make_study(people, 5, devices=devices, keeper=keeper)
-    study.trainer = trainer(devices, individuals_per_device)
-    return study
+    how = {"tiny": True, "individuals_per_device": individuals_per_device}
+    return make_study(people, 5, devices=devices, how=how, keeper=keeper)
 
   return make
 
@@ -74,9 +61,9 @@ def assert_same(result, whole):
     )
 
 
-def plan(study, count, chunk):
+def plan(study, count, size):
   """What is done of METHOD, and what is to do."""
-  return study._task(METHOD).plan(count, chunk)
+  return study._task(METHOD).plan(count, size)
 
 
 def stop(study, method):
@@ -114,7 +101,7 @@ def test_other_devices_go_on(
   """Chunks of two become chunks of one, three and four."""
   stop(new_study(keeper(tmp_path, 9)), METHOD)
   study = new_study(keeper(tmp_path), devices, individuals_per_device)
-  begun = plan(study, 5, study.trainer.chunk)
+  begun = plan(study, 5, study.trainer.chunk_size)
   assert begun[0].step == -1  # finished
   assert begun[1].step > 0
   assert_same(study.personalize(METHOD), whole)
@@ -124,14 +111,14 @@ def test_what_is_saved_is_not_trained_again(new_study, tmp_path, monkeypatch):
   seen = []
   train = PopulationTrainer.train
 
-  def counting(self, states, rows, **arguments):
-    seen.append(rows.shape[0] * rows.shape[1])
-    return train(self, states, rows, **arguments)
+  def counting(self, states, rows, *, start, **arguments):
+    seen.append(rows.shape[0] * (rows.shape[1] - start))
+    return train(self, states, rows, start=start, **arguments)
 
   stop(new_study(keeper(tmp_path, 9)), METHOD)
   study = new_study(keeper(tmp_path))
   found = plan(study, 5, 2)
-  assert [piece.step < 0 for piece in found] == [True, False, False]
+  assert [chunk.is_finished for chunk in found] == [True, False, False]
   assert found[1].step > 0
   monkeypatch.setattr(PopulationTrainer, "train", counting)
   study.personalize(METHOD)
@@ -141,11 +128,18 @@ def test_what_is_saved_is_not_trained_again(new_study, tmp_path, monkeypatch):
 
 def test_only_the_last_two_checkpoints_are_kept(new_study, tmp_path):
   stop(new_study(keeper(tmp_path, 9)), METHOD)
-  names = sorted(
-    path.name for path in (tmp_path / "sw-2+tl-6-last=1").iterdir()
-  )
+  folder = tmp_path / "sw-2+tl-6-last=1"
+  names = sorted(path.name for path in folder.iterdir())
   assert sum(name.endswith(".sha256.json") for name in names) == 2
   assert len(names) == 5  # the two folders, and the first two individuals
+  # What a kill leaves is gone once the next process has looked.
+  newest = names[-1].removesuffix(".sha256.json")
+  for left in (f".{names[0]}.4711.part", f".{newest}.sha256.json.12.part"):
+    (folder / left).write_text("half")
+  (folder / f"{newest}.orbax-checkpoint-tmp-7").mkdir()
+  (folder / "00004-00005-step-0000004").mkdir()  # without its digests
+  plan(new_study(keeper(tmp_path)), 5, 2)
+  assert sorted(path.name for path in folder.iterdir()) == names
 
 
 def damage_one(folder, generator):
@@ -227,7 +221,7 @@ def test_a_full_disk_is_named_and_loses_nothing(
       raise ValueError("RESOURCE_EXHAUSTED: [OS error 28: No space left]")
     return save(*arguments)
 
-  monkeypatch.setattr(progress.checkpoints, "save_async", full)
+  monkeypatch.setattr(trees, "save_async", full)
   with pytest.raises(OSError, match="the disk is full") as raised:
     new_study(keeper(tmp_path)).personalize(METHOD)
   assert raised.value.errno == errno.ENOSPC
@@ -249,7 +243,7 @@ def test_one_who_diverges_touches_nobody(
   def poisoned(begin):
     def begin_poisoned(self, *arguments):
       states, keys = begin(self, *arguments), arguments[-1]
-      scale = np.ones(self.chunk, np.float32)
+      scale = np.ones(self.chunk_size, np.float32)
       scale[: len(keys)][np.asarray(keys == victim)] = value
       return states.replace(
         params=jax.tree.map(

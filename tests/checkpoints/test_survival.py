@@ -39,7 +39,7 @@ from personalization_jax.study import Study
 Study.personalize = lambda *_, **__: time.sleep(300)
 """
 REFUSAL = """
-from experiments import study_flags
+from experiments.flags import study_flags
 def load_population():
   raise ValueError("npz_path=people.npz is no file.")
 study_flags.load_population = load_population
@@ -58,7 +58,7 @@ def personalize(*_, **__):
 Study.personalize = personalize
 """
 CHECKPOINTS = """
-from personalization_jax import files
+from personalization_jax.checkpoints import files
 def check_writable(folder):
   raise OSError(f"{folder} can't be written to (Permission denied).")
 files.check_writable = check_writable

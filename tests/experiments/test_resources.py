@@ -9,13 +9,14 @@ import re
 import jax
 import numpy as np
 import pytest
-from helpers.small_study import make_study
+from helpers.small_study import SETTINGS, make_study
 from helpers.tiny import TINY, Tiny
 
 from experiments.runtime import host_memory, resources
 from personalization_jax.checkpoints import keeper as progress
 from personalization_jax.methods import parse_methods
 from personalization_jax.training import latent_space
+from personalization_jax.training.population import planned_bytes
 
 Usage = collections.namedtuple("Usage", "total used free")
 
@@ -32,9 +33,11 @@ def test_a_run_takes_no_more_disk_than_predicted(people, tmp_path):
   """With every checkpoint kept as long as it ever is."""
   largest = 0
   keeper = progress.Keeper(tmp_path / "checkpoints", seconds=0.0)
-  study = make_study(people, keeper=keeper, models_dir=tmp_path / "models")
-  study.trainer = dataclasses.replace(
-    study.trainer, learner=TINY, block_steps=4
+  study = make_study(
+    people,
+    how={"tiny": True},
+    keeper=keeper,
+    models_dir=tmp_path / "models",
   )
   methods = parse_methods("sw:2,tl:3")
 
@@ -78,11 +81,7 @@ def test_schedules_that_no_memory_holds_are_refused(people):
 
 @pytest.fixture
 def study(people):
-  study = make_study(people)
-  study.trainer = dataclasses.replace(
-    study.trainer, learner=TINY, individuals_per_device=4
-  )
-  return study
+  return make_study(people, how={"tiny": True, "individuals_per_device": 4})
 
 
 @pytest.fixture
@@ -99,8 +98,8 @@ def fitting(study, **arguments):
 
 def device_need(study, count):
   """Bytes of each device with so many models there."""
-  study.trainer = study.trainer.with_individuals_per_device(count)
-  _, plan = fitting(study)
+  trainer = study.trainer.with_individuals_per_device(count)
+  _, plan = fitting(study.with_trainer(trainer))
   return max(phase.device for phase in plan.phases.values())
 
 
@@ -127,9 +126,11 @@ def test_as_many_models_go_at_once_as_memory_holds(study):
     fit(needs[4] - 1, fewer=False)
 
 
-def test_evaluation_counts_where_it_takes_more_than_training(study):
+def test_evaluation_counts_where_it_takes_more_than_training(people):
   """It classifies 256 images at once, however small a batch is."""
-  study.settings = dataclasses.replace(study.settings, batch_size=1)
+  settings = dataclasses.replace(SETTINGS, batch_size=1)
+  how = {"tiny": True, "individuals_per_device": 4}
+  study = make_study(people, settings=settings, how=how)
   _, plan = fitting(study)
   training, evaluation = (
     plan.phases[name].device for name in ("training", "evaluation")
@@ -167,10 +168,10 @@ def test_memory_is_planned_for_all_that_a_block_holds(trainer):
   states = resources.bytes_of(trainer.shapes) // trainer.mesh.size
   store = resources.bytes_of((trainer.images, trainer.labels))
   rows = 4 * trainer.individuals_per_device * trainer.block_steps * 8
-  small = trainer.planned_bytes(8)
+  small = planned_bytes(trainer.lower_train(8), on_cpu=True)
   assert small > 2 * states + store + rows
   # Activations grow with the batch, and models with the memory they take.
-  assert trainer.planned_bytes(64) > small + 7 * rows
+  assert planned_bytes(trainer.lower_train(64), on_cpu=True) > small + 7 * rows
 
 
 def test_a_batch_that_no_memory_holds_is_planned_without_taking_any(trainer):
@@ -205,16 +206,16 @@ def test_the_programs_that_memory_is_planned_for_are_those_that_run(
     learner=learner,
     store=store,
   )
-  keys = jax.random.split(jax.random.key(0), trainer.chunk)
+  keys = jax.random.split(jax.random.key(0), trainer.chunk_size)
   states = trainer.create(keys)
-  rows = np.zeros((trainer.chunk, 2, 8), np.int32)
+  rows = np.zeros((trainer.chunk_size, 2, 8), np.int32)
   with compiled(caplog) as planned:
     trainer.lower_train(8).compile()
     trainer.lower_predict(300).compile()
   before = len(traced)
   with compiled(caplog) as running:
     states, _ = trainer.train(states, rows)
-    trainer.predict(states, np.zeros((trainer.chunk, 300), np.int32))
+    trainer.predict(states, np.zeros((trainer.chunk_size, 300), np.int32))
   assert len(planned) == 2
   assert not set(planned) & set(running)
   assert len(traced) == before > 0

@@ -11,7 +11,7 @@ import pytest
 from helpers.small_run import run
 
 from experiments import table1
-from personalization_jax.checkpoints.saved_chunks import AnotherTrainingError
+from personalization_jax.checkpoints.chunks import AnotherTrainingError
 from personalization_jax.runs import directory
 
 

@@ -2,12 +2,10 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
 
 from personalization_jax.datasets import Population, splits
-from personalization_jax.distributed import make_mesh
 from personalization_jax.grouping.groups import Groups
 from personalization_jax.methods import Group, parse_method
 from personalization_jax.networks import classifier
@@ -219,7 +217,6 @@ def test_models_are_trained_on_d_i_enlarged_and_tested_on_d_i(
     people,
     split,
     Settings(epochs=2, batch_size=16, width=1 / 32, seed=2),
-    mesh=make_mesh(jax.devices()[:1]),
     groups=groups,
   )
   for spec in ("sg:13", "ig:2", "random:9", "sg:13:only", "ig:1+es:4"):

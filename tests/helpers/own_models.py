@@ -7,7 +7,7 @@ import numpy as np
 from personalization_jax.datasets import Population, splits
 from personalization_jax.distributed import make_mesh
 from personalization_jax.settings import Settings
-from personalization_jax.study import Study
+from personalization_jax.study import Study, make_trainer
 
 NUM_CLASSES = 3
 SETTINGS = Settings(epochs=12, batch_size=16, learning_rate=2e-2)
@@ -26,8 +26,10 @@ def vectors(num_people=8, num_features=6, seed=0):
 def make_study(population, model, **about):
   chosen = splits.choose_people(population, 3, 5, seed=1)
   split = splits.split(population, *chosen, seed=1)
-  mesh = make_mesh(jax.devices()[:2])
-  return Study(population, split, SETTINGS, mesh=mesh, model=model, **about)
+  trainer = make_trainer(
+    population, SETTINGS, model=model, mesh=make_mesh(jax.devices()[:2])
+  )
+  return Study(population, split, SETTINGS, trainer=trainer, **about)
 
 
 class Plain(nn.Module):

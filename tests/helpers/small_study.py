@@ -1,16 +1,36 @@
+import dataclasses
+
 import jax
+from helpers.tiny import TINY
 
 from personalization_jax.datasets import splits
 from personalization_jax.distributed import make_mesh
-from personalization_jax.study import Settings, Study
+from personalization_jax.settings import Settings
+from personalization_jax.study import Study, make_trainer
 
 SETTINGS = Settings(
   epochs=2, batch_size=16, learning_rate=5e-3, width=1 / 32, seed=4
 )
+_trainers = {}
 
 
-def make_study(people, num_individuals=3, devices=2, settings=SETTINGS, **kw):
+def trainer_of(people, devices=2, settings=SETTINGS, tiny=False, **how):
+  """A trainer whose programs all tests share that ask for the same one."""
+  key = (id(people), devices, settings, tiny, *sorted(how.items()))
+  if key not in _trainers:
+    mesh = make_mesh(jax.devices()[:devices])
+    trainer = make_trainer(people, settings, mesh=mesh, **how)
+    if tiny:
+      trainer = dataclasses.replace(trainer, learner=TINY, block_steps=4)
+    _trainers[key] = people, trainer  # kept, or another might get its id
+  return _trainers[key][1]
+
+
+def make_study(
+  people, num_individuals=3, devices=2, settings=SETTINGS, how=None, **kw
+):
+  """`how` has what `trainer_of` takes beside the devices and the settings."""
   chosen = splits.choose_people(people, num_individuals, 4, seed=2)
   split = splits.split(people, *chosen, seed=2)
-  mesh = make_mesh(jax.devices()[:devices])
-  return Study(people, split, settings, mesh=mesh, **kw)
+  trainer = trainer_of(people, devices, settings, **(how or {}))
+  return Study(people, split, settings, trainer=trainer, **kw)

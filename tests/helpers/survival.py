@@ -14,11 +14,11 @@ TINY_RUN = {
   "num_global_individuals": 3,
   "synthetic_samples": 30,
   "image_size": 16,
-  "width": 1 / 32,
+  "model": "mlp",  # Fig. 4's network takes seconds to compile
   "epochs": 40,
   "batch_size": 16,
   "learning_rate": 0.02,
-  "methods": "sw:2,tl:60",
+  "methods": "sw:2,tl:90",
   "checkpoint_minutes": 0,
   "noflips": True,
   "cpu_devices": 2,

@@ -19,7 +19,6 @@ from helpers.tiny import compiled
 
 from personalization_jax.checkpoints.keeper import Keeper
 from personalization_jax.datasets import Population, splits
-from personalization_jax.distributed import make_mesh
 from personalization_jax.methods import parse_method
 from personalization_jax.networks import classifier, interface
 from personalization_jax.settings import Settings, make_learner
@@ -113,7 +112,6 @@ def test_colour_images_by_the_paper_s_network(people):
     population,
     splits.split(population, *chosen),
     Settings(epochs=1, batch_size=16, width=1 / 32),
-    mesh=make_mesh(jax.devices()[:1]),
   )
   result = study.personalize(parse_method("tl:1"))
   assert (result.global_predictions >= 0).all()

@@ -11,7 +11,7 @@ from personalization_jax.datasets import splits
 from personalization_jax.grouping.groups import Groups
 from personalization_jax.networks import classifier
 from personalization_jax.settings import Settings
-from personalization_jax.study import Study
+from personalization_jax.study import Study, make_trainer
 from personalization_jax.training import evaluation
 
 SETTINGS = Settings(epochs=1, batch_size=16, width=1 / 32)
@@ -81,7 +81,7 @@ def test_a_trainer_serves_its_own_samples_alone(people, split):
   """Of the same shape, wherever the store is: those of others are seen."""
   model = classifier.MLP(3, hidden=(4,))
   for store in ("device", "host"):
-    trainer = Study(people, split, SETTINGS, model=model, store=store).trainer
+    trainer = make_trainer(people, SETTINGS, model=model, store=store)
     Study(people, split, SETTINGS, trainer=trainer)
     for name, array in (
       ("images", people.images ^ 1),
@@ -110,8 +110,8 @@ def test_a_trainer_trains_as_the_settings_say(people, split):
 
 
 def test_groups_are_of_this_study(people, split):
-  study = Study(people, split, SETTINGS, model=classifier.MLP(3, hidden=(4,)))
-  study.groups = Groups(people, dataclasses.replace(split), seed=3)
+  alike = Groups(people, dataclasses.replace(split), seed=3)
+  assert Study(people, split, SETTINGS, groups=alike).groups is alike
   other = splits.split(people, split.individuals, split.global_people, seed=9)
   labels = (people.labels + 1) % 3
   for groups, sentence in (
@@ -121,8 +121,6 @@ def test_groups_are_of_this_study(people, split):
       "groups are of another population",
     ),
   ):
-    with pytest.raises(ValueError, match=sentence):
-      study.groups = groups
     with pytest.raises(ValueError, match=sentence):
       Study(people, split, SETTINGS, groups=groups)
 
@@ -146,12 +144,12 @@ def test_models_that_diverged_have_no_accuracy_on_the_way():
       answers[1, 2] = -1  # of a sample that there is
       return answers
 
-  own, general = evaluation.validation_accuracy(
-    Trainer(),
+  validation = evaluation.Validation(
+    steps=[],
     labels=np.asarray([0, 0, 1, 1]),
     own=np.asarray([[[0, -1]], [[1, -1]]]),
     general=np.asarray([2, 0]),
-    states=None,
   )
+  own, general = validation.accuracy(Trainer(), states=None)
   np.testing.assert_array_equal(own, [[1.0], [np.nan]])
   np.testing.assert_array_equal(general, [0.5, np.nan])

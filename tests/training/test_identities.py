@@ -17,15 +17,15 @@ import pytest
 from flax import linen as nn
 
 from personalization_jax.checkpoints import files, trees
+from personalization_jax.checkpoints.chunks import AnotherTrainingError
 from personalization_jax.checkpoints.keeper import Keeper, Stopped
-from personalization_jax.checkpoints.saved_chunks import AnotherTrainingError
 from personalization_jax.datasets import splits
 from personalization_jax.distributed import make_mesh
 from personalization_jax.grouping.groups import Groups
 from personalization_jax.methods import Group, Method, parse_method
 from personalization_jax.networks import classifier
 from personalization_jax.settings import Settings, make_learner
-from personalization_jax.study import Study
+from personalization_jax.study import Study, make_trainer
 from personalization_jax.training import autoencoder, identities, latent_space
 from personalization_jax.training import step as training_step
 from personalization_jax.training.latent_space import LatentSettings
@@ -517,16 +517,20 @@ def test_a_replaced_optimiser_has_not_the_old_one_s_rate():
 def test_kept_models_are_asked_for_before_anything_is_trained(
   people, split, tmp_path
 ):
-  """One piece is finished and the other isn't: neither is trained."""
+  """One chunk is finished and the other isn't: neither is trained."""
 
   def study():
     return Study(
       people,
       split,
       SETTINGS,
-      model=MODEL,
-      mesh=make_mesh(jax.devices()[:1]),
-      individuals_per_device=2,
+      trainer=make_trainer(
+        people,
+        SETTINGS,
+        model=MODEL,
+        mesh=make_mesh(jax.devices()[:1]),
+        individuals_per_device=2,
+      ),
       keeper=Keeper(tmp_path),
     )
 
