@@ -21,8 +21,9 @@ from experiments.benchmarks.work import Ours, Task, Work, rows
 from personalization_jax.datasets import Population
 from personalization_jax.distributed import make_mesh
 from personalization_jax.networks import classifier
-from personalization_jax.settings import Settings, make_learner
-from personalization_jax.training.step import Learner, loss_fn
+from personalization_jax.settings import Settings
+from personalization_jax.training.learner import Learner, make_learner
+from personalization_jax.training.step import TrainState, loss_fn
 
 CLASSES = 30
 OPTIMIZER = optax.adam(1e-3)
@@ -114,7 +115,7 @@ def our_step(store, variables, batch):
     )(
       variables["params"],
       learner,
-      variables["batch_stats"],
+      TrainState(0, None, variables["batch_stats"], None, None),
       images,
       store.labels[chosen],
       np.ones(len(chosen), bool),
