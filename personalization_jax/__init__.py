@@ -1,6 +1,6 @@
 """One model for each person: Personalization of Deep Learning in JAX.
 
-The names below are the library's face; see README and GUIDE for examples.
+These are the names that most users need; GUIDE has examples.
 """
 
 from personalization_jax.analysis.result import Result

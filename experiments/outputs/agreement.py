@@ -20,7 +20,6 @@ from personalization_jax.datasets.splits import Split
 from personalization_jax.datasets.synthetic import WriterFactors
 from personalization_jax.distributed import make_mesh
 from personalization_jax.figures import styles
-from personalization_jax.figures.agreement import agreement as draw
 from personalization_jax.grouping.groups import Groups
 from personalization_jax.methods import Method
 from personalization_jax.study import Study
@@ -141,7 +140,7 @@ def write(found: Found, workdir: pathlib.Path) -> pathlib.Path:
       name = f"{figures.method_name(one.group)}: {one.measure}"
       values.setdefault(name, {}).setdefault(one.part, {})[space] = one.values
       random.setdefault(name, {})[one.part] = float(one.random.mean())
-  page = styles.figure_of(draw(values, random))
+  page = styles.figure_of(figures.agreement(values, random))
   return figures.save(page, workdir / "figures" / "group_agreement.png")
 
 

@@ -9,7 +9,6 @@ import math
 import os
 import pathlib
 import textwrap
-from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +19,15 @@ from matplotlib.figure import Figure
 from personalization_jax.checkpoints import files
 
 DPI = 150
+
+Data = Literal["individual", "global"]
+DATA = {"individual": ("the individual's", "D_I"), "global": ("global", "D_G")}
+
+_LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 9}
+LEGEND_ABOVE = _LEGEND | {
+  "loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2
+}  # fmt: skip
+LEGEND_BESIDE = _LEGEND | {"loc": "upper left", "bbox_to_anchor": (1.01, 1)}
 
 # Okabe and Ito's palette, which people of every colour vision can tell apart;
 # its yellow is left out, too faint on white. Each family's marker says the same
@@ -36,23 +44,17 @@ _FAMILIES = {
   "sg": ("SG", "#CC79A7", "p", 3122.0),
 }
 _UNKNOWN = "#777777"
-_FEW = 12  # evaluations that all get a marker
 
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-  """How one method is drawn, the same in every figure.
+  """How one method is drawn, the same in every figure."""
 
-  Attributes:
-    colour: RGB in 0..1: the family's hue, darker for a larger n; the mean of
-      the parts for a combination.
-    marker: matplotlib marker of the family, or of the number of parts.
-    filled: False for a method with options (`tl:300:last=2`).
-  """
-
+  # The family's hue, darker for a larger n; a combination has the mean of its
+  # methods'.
   colour: tuple[float, float, float]
-  marker: str
-  filled: bool
+  marker: str  # of the family, or of the number of methods combined
+  filled: bool  # False for a method with options (`tl:300:last=2`)
 
 
 def method_name(method: str) -> str:
@@ -82,20 +84,7 @@ def method_style(method: str) -> Style:
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> pathlib.Path:
-  """Writes a PNG of 150 dpi, the same bytes for the same figure.
-
-  A file that was there stays as it was until the new one is complete.
-
-  Args:
-    figure: the figure (`axes.figure` of what the other functions return).
-    path: a file name that ends in .png; missing folders are made.
-
-  Returns:
-    The path.
-
-  Raises:
-    ValueError: the name ends otherwise.
-  """
+  """Writes `png` to a path in .png, whole or not at all; makes its folders."""
   path = pathlib.Path(path)
   if path.suffix != ".png":
     raise ValueError(f"path must end in .png, but is {str(path)!r}.")
@@ -104,7 +93,7 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def png(figure: Figure) -> bytes:
-  """What `save` writes, for a page or a notebook that holds it."""
+  """The PNG of 150 dpi that `save` writes, the same bytes for one figure."""
   content = io.BytesIO()
   figure.savefig(content, format="png", dpi=DPI, metadata={"Software": None})
   return content.getvalue()
@@ -132,89 +121,6 @@ def caption(axes: Axes, text: str) -> None:
   axes.set_title("\n".join(lines), fontsize=8, color="#444444", loc="left")
 
 
-def guide(draw: Callable[..., Any], place: float) -> None:
-  """A dotted line by `draw` (axes.axvline, axes.axhline), behind all else."""
-  draw(place, color="#999999", linewidth=0.8, linestyle=":", zorder=0.5)
-
-
-def curve(
-  axes: Axes,
-  method: str,
-  steps: np.ndarray,
-  values: np.ndarray,
-  *,
-  label: str,
-  turn: float,
-) -> None:
-  """A method's line over training steps, with markers: a few, or all of few.
-
-  Args:
-    axes: where to draw.
-    method: in whose style.
-    steps: [E].
-    values: float [E].
-    label: in the legend.
-    turn: the method's place among all, in 0..1: where values are many, its
-      markers stand at other steps than those of the others, so that they don't
-      hide them.
-  """
-  style = method_style(method)
-  every = 1 if len(steps) <= _FEW else -(-len(steps) // 5)
-  axes.plot(
-    steps,
-    values,
-    color=style.colour,
-    linewidth=1.5,
-    label=label,
-    linestyle="-" if style.filled else "--",
-    marker=style.marker,
-    markersize=6,
-    markeredgecolor="white",
-    # By index: at distances along the line a jagged one would be full of them.
-    markevery=(int(turn * every), every),
-    clip_on=False,
-  )
-
-
-def points_with_bars(
-  axes: Axes,
-  values: np.ndarray,
-  rows: np.ndarray,
-  bars: np.ndarray,
-  *,
-  colour: str,
-  marker: str,
-  bar_width: float,
-  label: str | None = None,
-) -> None:
-  """Points on the rows that `name_rows` names, each with a bar to both sides.
-
-  Args:
-    axes: where to draw.
-    values: float [P], the points' places on the horizontal axis.
-    rows: float [P].
-    bars: float [P], half lengths; NaN draws none.
-    colour: of points and, fainter, of bars.
-    marker: matplotlib's.
-    bar_width: in points.
-    label: in the legend.
-  """
-  axes.errorbar(
-    values,
-    rows,
-    xerr=bars,
-    fmt=marker,
-    markersize=5.5,
-    color=colour,
-    ecolor=(*colors.to_rgb(colour), 0.5),
-    elinewidth=bar_width,
-    markeredgecolor="white",
-    markeredgewidth=0.5,
-    label=label,
-    zorder=3,
-  )
-
-
 def accuracy_ticks(axes: Axes, which: Literal["x", "y"]) -> None:
   """Plain numbers (no offset), and hardly any room beyond 1."""
   axis = axes.xaxis if which == "x" else axes.yaxis
@@ -230,8 +136,11 @@ def accuracy_ticks(axes: Axes, which: Literal["x", "y"]) -> None:
   axes.ticklabel_format(axis=which, useOffset=False)
 
 
-def name_rows(axes: Axes, names: list[str]) -> None:
-  """One row a name, the first on top."""
+def name_rows(axes: Axes, names: list[str], *, grid: bool = False) -> None:
+  """One row a name, the first on top; vertical lines behind if wanted."""
+  if grid:
+    axes.grid(axis="x", color="#DDDDDD", linewidth=0.6)
+    axes.set_axisbelow(True)
   axes.set_yticks(range(len(names)), names)
   axes.set_ylim(len(names) - 0.5, -0.5)
   axes.tick_params(axis="y", length=0)

@@ -309,7 +309,7 @@ BROKEN = {
   "shared original": (
     changed(originals=np.zeros(len(LABELS), int)), {}, "original 0 belongs to"
   ),
-  "flips": (GOOD, {"flips": True}, "leave flips out (--noflips)"),
+  "flips": (GOOD, {"flips": True}, "leave flips out"),
   "few people": (GOOD, {"num_individuals": 20}, "but the data has 30"),
   "fig4": (GOOD, {"model": "fig4"}, "samples have shape [20]"),
   "layers": (GOOD, {"methods": "tl:2:last=9"}, "the network has 3"),
