@@ -515,7 +515,7 @@ def personalize(
 
   Args:
     population: the store.
-    split: its parts.
+    split: what each sample is for.
     method: or its spec, as on the command line: "tl:300", "es:40+sw:12".
     settings: how to train; by default the paper's.
     keep_models: whether the result holds everybody's parameters.
