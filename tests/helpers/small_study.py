@@ -21,7 +21,11 @@ def trainer_of(people, devices=2, settings=SETTINGS, tiny=False, **how):
     mesh = make_mesh(jax.devices()[:devices])
     trainer = make_trainer(people, settings, mesh=mesh, **how)
     if tiny:
-      trainer = dataclasses.replace(trainer, learner=TINY, block_steps=4)
+      learner = TINY
+      if people.num_classes != learner.model.num_classes:
+        model = learner.model.clone(num_classes=people.num_classes)
+        learner = dataclasses.replace(learner, model=model)
+      trainer = dataclasses.replace(trainer, learner=learner, block_steps=4)
     _trainers[key] = people, trainer  # kept, or another might get its id
   return _trainers[key][1]
 
