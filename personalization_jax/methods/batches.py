@@ -39,13 +39,7 @@ class Batches:
     return self.settings.epochs * self._per_epoch(len(self.split.global_train))
 
   def shared_rows(self) -> np.ndarray:
-    """The rows of that phase.
-
-    Returns:
-      int32 [T, B], -1 for padding.
-
-    Source: Algorithm 1, line 9.
-    """
+    """The rows of that phase, int32 [T, B] (Algorithm 1, line 9)."""
     return schedules.global_batches(
       self.split.global_train,
       self.settings.batch_size,
@@ -78,14 +72,7 @@ class Batches:
     )
 
   def length(self, method: Method) -> int:
-    """Steps of a method's schedule, the longest individual's.
-
-    Args:
-      method: the method.
-
-    Returns:
-      How many batches a model takes, none of them built for it.
-    """
+    """Steps of a method's schedule, the longest individual's."""
     if method.local:
       return method.early or self.num_shared_steps
     if method.schedule is not None:
@@ -123,17 +110,7 @@ class Batches:
     return np.pad(rows, ((0, missing), (0, 0)), constant_values=PADDING)
 
   def individual_rows(self, method: Method, index: int) -> np.ndarray:
-    """What stands for D_I in training: D_I, or D_I' enlarged with a group.
-
-    Args:
-      method: the method.
-      index: place of the individual in the split.
-
-    Returns:
-      int32 [m], rows of the store.
-
-    Source: section III, data grouping.
-    """
+    """Rows [m] that stand for D_I: its own, enlarged with a group."""
     own, _, _ = self.split.parts(index)
     if method.group is None:
       return own

@@ -122,9 +122,6 @@ def combined(
   Returns:
     int32 [early + epochs * steps_per_epoch + late] of sources.
 
-  Raises:
-    ValueError: if a number is out of range, or `schedule` gives no sources.
-
   Source: section I ("the three forms of shaping can also be combined").
   """
   if schedule is not None:

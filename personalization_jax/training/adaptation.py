@@ -55,14 +55,7 @@ class Adapted:
   diverged: np.ndarray
 
   def accuracies(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Accuracy before and after, float64 [n] each, on the rows held out.
-
-    Args:
-      labels: int32 [N], the store's.
-
-    Returns:
-      Both; after is NaN for models that diverged.
-    """
+    """Before and after, float64 [n], by the store's labels; NaN if diverged."""
     before, _ = metrics.accuracy(self.before, labels, self.rows)
     after, _ = metrics.accuracy(self.after, labels, self.rows)
     return before, np.where(self.diverged, np.nan, after)
@@ -86,27 +79,22 @@ def adapt(
   """Makes a model for every individual of a split from one base model.
 
   What a person gets depends on the seed and on that person alone, and is what
-  TL gives from the same base with a fresh optimiser.
+  TL gives from the same base with a fresh optimiser. Programs are compiled once
+  for a learner, however often and for whomever it adapts.
 
   Args:
-    trainer: of these people's store, with the network that the base model was
-      made for. It compiles once, however often it adapts.
+    trainer: of these people's store, with the base model's network.
     variables: `params` and `batch_stats` of the base model.
     split: everybody's `train` rows, and `test` rows that are held out.
     steps: TL's n.
     batch_size: samples in a batch.
     last_layers: train so many last layers alone; None trains all.
     seed: of the order of samples and of dropout.
-    on_steps: called as training goes on with the number of training steps
-      done since the last call, summed over individuals.
+    on_steps: called with the training steps done since the last call, summed
+      over individuals.
 
   Yields:
-    The individuals' models in the split's order, as many at a time as are
-    trained at once.
-
-  Raises:
-    ValueError: if a number is out of range, or the model doesn't suit the
-      data.
+    Models in the split's order, as many as are trained at once.
 
   Source: section III-C; Algorithm 1, line 10.
   """
@@ -210,11 +198,8 @@ def classify(
     batch_size: samples classified at once; the last batch is padded.
 
   Returns:
-    Classes int32 [N], -1 where the model gives no finite numbers, and the
-    softmax's probabilities float32 [N].
-
-  Raises:
-    ValueError: if there are no samples, or batch_size is no number of them.
+    Classes int32 [N], -1 where the model gives no finite numbers, and their
+    probabilities float32 [N].
   """
   checks.whole_number("batch_size", batch_size, 1)
   if not len(images):

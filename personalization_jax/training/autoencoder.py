@@ -37,19 +37,9 @@ def make_learner(
   learning_rate: float = 1e-3,
   precision: str = "float32",
 ) -> Learner:
-  """Fig. 5's network with Adam; the defaults are the paper's.
+  """Fig. 5's network with Adam, one learner for the same arguments.
 
-  Args:
-    width: factor on the channels, above 0.
-    learning_rate: Adam's.
-    precision: "float32" or "bfloat16", of activations.
-
-  Returns:
-    The learner, the same one for the same arguments: programs are compiled
-    for it.
-
-  Raises:
-    ValueError: if width isn't above 0.
+  The defaults are the paper's; precision is that of activations.
   """
   checks.positive("width", width)
   model = AutoEncoder(width=width, dtype=jnp.dtype(precision))
@@ -62,42 +52,19 @@ def make_learner(
 def squared_error(
   reconstructed: jax.Array,
   images: jax.Array,
-  params: Any = None,
-  reference: Any = None,
+  *_: Any,
 ) -> jax.Array:
-  """(X - X')^2, mean over an image's pixels: a `methods.answers.Loss`.
-
-  Args:
-    reconstructed: float32 [B, H, W, C].
-    images: of that shape, in 0..1.
-    params: of no use here.
-    reference: likewise.
-
-  Returns:
-    float32 [B], in squared units of full ink.
+  """(X - X')^2, mean over an image's pixels: float32 [B], full ink is 1.
 
   Source: section IV ("L2-reconstruction loss").
   """
-  del params, reference
   return jnp.square(images - reconstructed).mean(axis=(1, 2, 3))
 
 
 def encode(
   model: nn.Module, variables: Any, images: Any, rows: np.ndarray
 ) -> np.ndarray:
-  """AE(X) of rows of the store, each by itself (running statistics).
-
-  Args:
-    model: the auto-encoder.
-    variables: its `params` and `batch_stats`.
-    images: uint8 [N, H, W, C] or float32 in 0..1, the store.
-    rows: integers [n], 0 .. N - 1.
-
-  Returns:
-    Latents float32 [n, 16].
-
-  Raises:
-    ValueError: if there is no such row.
+  """AE(X) of rows [n] of the store, by running statistics: float32 [n, 16].
 
   Source: Algorithm 1, lines 14 and 17.
   """
@@ -108,20 +75,7 @@ def encode(
 def reconstruct(
   model: nn.Module, variables: Any, images: Any, rows: np.ndarray
 ) -> np.ndarray:
-  """X' of rows of the store, encoded and decoded.
-
-  Args:
-    model: the auto-encoder.
-    variables: its `params` and `batch_stats`.
-    images: uint8 [N, H, W, C] or float32 in 0..1, the store.
-    rows: integers [n], 0 .. N - 1.
-
-  Returns:
-    float32 [n, H, W, C], where 1 is an image's 255; some may be above 1.
-
-  Raises:
-    ValueError: if there is no such row.
-  """
+  """X' of rows [n] of the store: float32 [n, H, W, C], 1 is full ink."""
   reconstructed = _evaluate(_reconstruct, model, variables, images, rows)
   return reconstructed.reshape(-1, *images.shape[1:])
 
@@ -146,21 +100,7 @@ def reconstruction_error(
   rows: np.ndarray,
   train_rows: np.ndarray,
 ) -> ReconstructionError:
-  """How well held-out images are reconstructed.
-
-  Args:
-    model: the auto-encoder.
-    variables: its `params` and `batch_stats`.
-    images: uint8 [N, H, W, C] or float32 in 0..1, the store.
-    rows: integers [n], held-out rows, at least one.
-    train_rows: integers [m], the rows that were trained on, at least one.
-
-  Returns:
-    The error, and the mean image's for comparison.
-
-  Raises:
-    ValueError: if there is no row, or no such row.
-  """
+  """How well held-out rows are reconstructed, beside the mean of train_rows."""
   if not len(rows) or not len(train_rows):
     raise ValueError(
       "a reconstruction error needs a held-out row and a training row at"

@@ -23,6 +23,7 @@ from personalization_jax.training.population import (
   PopulationTrainer,
   individual_key,
 )
+from personalization_jax.training.step import TrainState
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -107,14 +108,8 @@ def check(population: Population) -> None:
 def standardised(population: Population, split: Split) -> LatentSpace:
   """The samples' own features as the latent space: no auto-encoder.
 
-  Args:
-    population: the store, of feature vectors or other samples that are no
-      images; all axes but the first are one vector.
-    split: what each of its samples is for.
-
-  Returns:
-    The latent space: each feature less its mean over the training rows of D_G,
-    divided by its standard deviation there. One that is constant there is 0.
+  Each feature less its mean over the training rows of D_G, divided by its
+  standard deviation there; one that is constant there is 0.
   """
   features = population.images.reshape(len(population), -1).astype(np.float64)
   known = features[split.global_train]
@@ -140,22 +135,17 @@ def lower(
     return []
   trainer = _trainer(population, settings)
   here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  one, images = jax.tree.map(
-    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
-    (
-      jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype),
-        {
-          "params": trainer.shapes.params,
-          "batch_stats": trainer.shapes.batch_stats,
-        },
-      ),
-      trainer.images,
-    ),
+
+  def one(leaf: Any, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=here)
+
+  variables = jax.tree.map(
+    lambda leaf: one(leaf, leaf.shape[1:]), _variables(trainer.shapes)
   )
+  images = one(trainer.images, trainer.images.shape)
   return [
     trainer.lower_train(settings.batch_size),
-    *autoencoder.lower_evaluation(trainer.learner.model, one, images),
+    *autoencoder.lower_evaluation(trainer.learner.model, variables, images),
   ]
 
 
@@ -167,24 +157,10 @@ def fit(
   keeper: Keeper | None = None,
   on_steps: Callable[[int], None] = lambda steps: None,
 ) -> LatentSpace:
-  """Trains the auto-encoder on D_G, or takes it from its checkpoint.
+  """Trains the auto-encoder on D_G, or takes it from the keeper.
 
-  Samples that are no images need none: see `standardised`.
-
-  Args:
-    population: the store.
-    split: what each of its samples is for; the training rows of D_G are
-      trained on.
-    settings: how to train.
-    keeper: saves it while it is trained and after; by default nothing does.
-    on_steps: called with the training steps done since the last call.
-
-  Returns:
-    The latent space.
-
-  Raises:
-    ValueError: if there is no such network for these images, or the keeper has
-      one of other data or settings.
+  Samples that are no images need none: see `standardised`. `on_steps` is called
+  with the training steps done since the last call.
 
   Source: Algorithm 1, lines 11 and 16; section IV.
   """
@@ -237,9 +213,12 @@ def _train(
     on_steps=on_steps,
   )
   return trainer.learner.model, jax.tree.map(
-    lambda leaf: leaf[0],
-    {"params": states.params, "batch_stats": states.batch_stats},
+    lambda leaf: leaf[0], _variables(states)
   )
+
+
+def _variables(states: TrainState) -> dict[str, Any]:
+  return {"params": states.params, "batch_stats": states.batch_stats}
 
 
 def _trainer(

@@ -46,16 +46,9 @@ class ReferencedState(TrainState):
 def create_state(
   learner: Learner, key: jax.Array, image_shape: tuple[int, ...]
 ) -> TrainState:
-  """A model at step 0.
+  """A model of samples of a shape, such as (H, W, C), at step 0.
 
-  Args:
-    learner: network, optimiser and loss.
-    key: the individual's key; it determines the initial weights and all
-      dropout.
-    image_shape: a sample's, for instance (H, W, C).
-
-  Returns:
-    The state.
+  The individual's key determines the initial weights and all dropout.
   """
   init_key, dropout_key = jax.random.split(key)
   variables = interface.init(
@@ -77,13 +70,7 @@ def continue_as(
 ) -> TrainState:
   """A trained model that another individual goes on with (TL's start).
 
-  Args:
-    learner: what it goes on with.
-    state: the model.
-    key: the individual's key, as for `create_state`.
-
-  Returns:
-    The state, with the dropout that `create_state` gives this individual.
+  The key gives the dropout that `create_state` would give this individual.
   """
   _, dropout_key = jax.random.split(key)
   return _with_reference(learner, state.replace(key=dropout_key))
@@ -92,17 +79,10 @@ def continue_as(
 def gather(
   images: jax.Array, labels: jax.Array | None, rows: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Fetches a batch from the store.
+  """Fetches rows int32 [B] from the store: samples, labels, and a mask.
 
-  Args:
-    images: uint8 [N, H, W, C] or float32 [N, ...], the store.
-    labels: int32 [N]; None where each sample is its own, as an auto-encoder's.
-    rows: int32 [B], -1 where there is none.
-
-  Returns:
-    Samples float32 [B, ...], those of uint8 in 0..1; labels int32 [B]; and
-    bool [B], False where a row was padding (sample and label are then
-    meaningless).
+  The mask is False where a row is padding; sample and label are meaningless
+  there. Without labels each sample is its own, as an auto-encoder's.
   """
   index = jnp.maximum(rows, 0)
   samples = as_input(images[index])
@@ -160,7 +140,7 @@ def train_step(
     mask: bool [B], False where a row is padding.
 
   Returns:
-    The model after, and the mean loss [] over the batch's rows, in nats.
+    The model after, and the mean loss [] over the real rows, in nats.
 
   Source: section II ("trained using gradient descent based on batches").
   """
@@ -249,17 +229,7 @@ def train_on_rows(
 def eval_step(
   learner: Learner, state: TrainState, images: jax.Array
 ) -> jax.Array:
-  """Classifies a batch.
-
-  Args:
-    learner: network, and how it answers.
-    state: a model.
-    images: float32 [B, ...].
-
-  Returns:
-    int32 [B], the class of the highest score, -1 where there is none because a
-    number isn't finite.
-  """
+  """Classes int32 [B] of images [B, ...], -1 if scores aren't finite."""
   scores = learner.predict(learner.model, state, images)
   classes = jnp.argmax(scores, axis=-1).astype(jnp.int32)
   return jnp.where(jnp.isfinite(scores).all(axis=-1), classes, -1)
@@ -272,18 +242,7 @@ def predict_rows(
   images: jax.Array,
   labels: jax.Array,
 ) -> jax.Array:
-  """Classifies rows of the store, batch by batch.
-
-  Args:
-    learner: network, and how it answers.
-    state: a model.
-    rows: int32 [T, B], -1 for padding.
-    images: uint8 [N, H, W, C] or float32 [N, ...], the store.
-    labels: int32 [N].
-
-  Returns:
-    int32 [T, B], the most probable class, -1 where a row was padding.
-  """
+  """Classes int32 [T, B] of rows [T, B] of the store, -1 for padding."""
 
   def predict(rows: jax.Array) -> jax.Array:
     batch, _, mask = gather(images, labels, rows)

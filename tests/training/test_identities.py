@@ -23,6 +23,8 @@ from personalization_jax.datasets import splits
 from personalization_jax.distributed import make_mesh
 from personalization_jax.grouping.groups import Groups
 from personalization_jax.methods import Group, Method, parse_method
+from personalization_jax.methods.answers import by_model, cross_entropy
+from personalization_jax.methods.batches import Batches
 from personalization_jax.networks import MLP
 from personalization_jax.settings import Settings
 from personalization_jax.study import Study, make_trainer
@@ -503,6 +505,74 @@ def test_fig_4_and_adam_are_known_by_their_numbers_alone(monkeypatch):
     for changes in ({}, {}, {"width": 1 / 16})
   )
   assert one == same != other
+
+
+def test_runs_of_the_first_version_go_on(people, split):
+  """The digests that its folders are signed with."""
+  learner = make_learner(SETTINGS, 3)
+  batches = Batches(split, SETTINGS, Groups(people, split))
+  data = identities.of_data(people.fingerprint(), split)
+  shape = people.sample_shape
+  study = identities.of_study(data, SETTINGS, learner, shape, 0)
+  assert study.startswith("0568fc22371a83b1")
+  for spec, digest in {
+    "baseline": "9c26e3f235143a56",
+    "es:40": "e5836a676530502e",
+    "sw:1/2": "45005f701617c5cc",
+    "tl:300:last=2": "3559bb8faa5e8030",
+    "random:5": "8e472f039919f596",
+    "random:5:only+tl:3": "3a03cc4ea267afd6",
+    "local": "2eb9247b2646e1d4",
+    "global": "145073144eebfcc8",
+  }.items():
+    method = parse_method(spec)
+    of_method = identities.of_method(study, method, batches, learner, shape)
+    assert of_method.startswith(digest), spec
+  of_space = files.digest([LatentSettings(), "", split.global_train])
+  assert of_space.startswith("a3c1c6c8739b5b5f")
+
+
+def test_methods_that_answer_otherwise_are_other_trainings(people, split):
+  """Known by what they compute, in every process; defaults say nothing."""
+  learner = Learner(MODEL, optax.sgd(0.1))
+  batches = Batches(split, SETTINGS, Groups(people, split))
+
+  def scaled(factor):
+    def loss(logits, labels, params, reference):
+      return factor * cross_entropy(logits, labels, params, reference)
+
+    return loss
+
+  def doubled(model, state, samples):
+    return 2 * by_model(model, state, samples)
+
+  def last(params):
+    return {name: name == "layer_1" for name in params}
+
+  def digest(**answers):
+    method = Method("mine", late=3, **answers)
+    return identities.of_method("", method, batches, learner, SHAPE)
+
+  every = [
+    {},
+    {"loss": scaled(2.0)},
+    {"loss": scaled(3.0)},
+    {"loss": scaled(2.0), "reference": True},
+    {"predict": doubled},
+    {"trainable": last},
+    {"trainable": lambda params: dict.fromkeys(params, True)},
+  ]
+  digests = [digest(**answers) for answers in every]
+  assert len(set(digests)) == len(every)
+  assert digest(loss=scaled(2.0)) == digests[1]
+  assert digests[0] == digest(loss=None)
+  with pytest.raises(ValueError, match="loss computes by pure_callback"):
+    digest(loss=calls_python)
+
+
+def calls_python(logits, labels, params, reference):
+  shape = jax.ShapeDtypeStruct(labels.shape, jnp.float32)
+  return jax.pure_callback(np.asarray, shape, logits.max(axis=1))
 
 
 def test_a_replaced_optimiser_has_not_the_old_one_s_rate():
