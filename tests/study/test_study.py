@@ -224,7 +224,7 @@ def test_faulty_schedules_of_one_s_own_are_refused_before_training(people):
     ("batch_size", 0),
     ("learning_rate", 0.0),
     ("learning_rate", float("nan")),
-    ("width", 0.01),
+    ("width", 0.0),
     ("precision", "float16"),
     ("seed", -1),
   ],
