@@ -52,16 +52,17 @@ def main() -> tuple[float, float]:
 
   # Everybody's model, trained on D_G.
   state = create(learner, jax.random.key(0), people.sample_shape)
-  on_all, on_own = np.split(rows, [steps_on_all])
-  state, _ = train(learner, state, on_all, len(on_all), images, labels)
+  state, _ = train(learner, state, rows, steps_on_all, images, labels)
   before = accuracy(state)
 
   # It goes on with D_I, and becomes this person's own.
-  state, losses = train(learner, state, on_own, len(on_own), images, labels)
+  own_first = np.roll(rows, STEPS_ON_OWN, axis=0)
+  state, losses = train(learner, state, own_first, STEPS_ON_OWN, images, labels)
   after = accuracy(state)
 
   print(f"Person {person}: {len(own_train)} samples to train on.")
-  print(f"Training loss on them: {losses[0]:.2f}, then {losses[-1]:.2f} nats.")
+  first, last = losses[0], losses[STEPS_ON_OWN - 1]
+  print(f"Training loss on them: {first:.2f} nats, then {last:.2f}.")
   print(f"Accuracy on {len(own_test)} others: {before:.3f} -> {after:.3f}.")
   return before, after
 

@@ -161,7 +161,6 @@ class Study:
     if self.keeper.folder is not None:  # or what nothing can be kept of
       identities.of_learner(self.trainer.learner, population.sample_shape)
     self._global_phase: tuple[TrainState, Record] | None = None
-    self._trainers: dict[Method, PopulationTrainer] = {}
 
   @property
   def groups(self) -> Groups:
@@ -424,11 +423,7 @@ class Study:
     learner = self.trainer.learner.answering(method)
     if learner is self.trainer.learner:
       return self.trainer
-    if method not in self._trainers:
-      self._trainers[method] = dataclasses.replace(
-        self.trainer, learner=learner
-      )
-    return self._trainers[method]
+    return dataclasses.replace(self.trainer, learner=learner)
 
   def _evaluation_steps(self, method: Method) -> list[int]:
     """Behind which steps a method's models are evaluated, if they are."""
@@ -515,7 +510,7 @@ def personalize(
 
   Args:
     population: the store.
-    split: its parts.
+    split: what each sample is for.
     method: or its spec, as on the command line: "tl:300", "es:40+sw:12".
     settings: how to train; by default the paper's.
     keep_models: whether the result holds everybody's parameters.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax.numpy as jnp
@@ -65,7 +66,13 @@ class Learner:
       for name in ("loss", "predict", "reference")
       if getattr(method, name)
     }
-    return dataclasses.replace(self, **answers) if answers else self
+    return _answering(self, **answers) if answers else self
+
+
+@functools.lru_cache(maxsize=128)
+def _answering(learner: Learner, **answers: Any) -> Learner:
+  """The same one for the same answers: programs are compiled for it."""
+  return dataclasses.replace(learner, **answers)
 
 
 def make_learner(

@@ -73,12 +73,14 @@ def near_the_start(model, state, samples):
   return by_model(model, state, samples) + by_model(model, began, samples)
 
 
+TOWARDS_THE_START = {
+  "loss": pulled(0.1), "predict": near_the_start, "reference": True,
+}  # fmt: skip
 OWN = [
-  Method("pulled", late=5, loss=pulled(0.1), reference=True),
-  Method("pulled from nothing", early=2, loss=pulled(0.1), reference=True),
+  Method("pulled", late=5, **TOWARDS_THE_START),
+  Method("pulled from nothing", early=2, **TOWARDS_THE_START),
   Method("biases", late=5, trainable=biases),
   Method("least", late=5, predict=least_probable),
-  Method("mixed", late=5, predict=near_the_start, reference=True),
 ]
 SPECS = [small(s) for name in ("table1", "references") for s in SETS[name]]
 EVERY = [

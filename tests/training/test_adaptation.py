@@ -262,11 +262,13 @@ def test_a_model_without_finite_numbers_has_no_answer(people):
   [
     ({"last_layers": 0}, "last_layers=0 must lie in 1..2"),
     ({"last_layers": 9}, "last_layers=9 must lie in 1..2"),
-    ({"base": base_of(FIG_4)}, "the base model doesn't suit the network"),
-    ({"base": base_of(TINY, (16, 16, 3))}, "doesn't suit .*kernel"),
+    ({"base": (FIG_4,)}, "the base model doesn't suit the network"),
+    ({"base": (TINY, (16, 16, 3))}, "doesn't suit .*kernel"),
   ],
 )
 def test_what_does_not_fit_is_named(people, changes, message):
+  if "base" in changes:
+    changes = {"base": base_of(*changes["base"])}
   with pytest.raises(ValueError, match=message):
     adapt(people, which=[4], **changes)
 
