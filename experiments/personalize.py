@@ -26,11 +26,11 @@ from typing import Any
 
 import jax
 import numpy as np
+import pandas as pd
 from absl import flags
-from jax.sharding import Mesh
 
 from experiments.flags import people_flags
-from experiments.runtime import console, processes, resources, run_info
+from experiments.runtime import console, resources, run_info
 from personalization_jax.analysis import model_choice
 from personalization_jax.checkpoints import files
 from personalization_jax.datasets import Population, new_people
@@ -44,49 +44,37 @@ from personalization_jax.runs.saved_models import Description
 from personalization_jax.settings import Settings
 from personalization_jax.training import adaptation
 from personalization_jax.training.adaptation import Adapted
-from personalization_jax.training.learner import Learner, make_learner
+from personalization_jax.training.learner import make_learner
 from personalization_jax.training.population import PopulationTrainer
 
 PERSON = "person.json"
 FLAGS = flags.FlagValues()
-_BASE = flags.DEFINE_string(
-  "base", None, "The folder of a saved model to start from.", flag_values=FLAGS
-)
-_SAMPLES = flags.DEFINE_string(
-    "samples", None, "An npz file with the arrays images and labels,"
-    " individuals if it holds several people, and originals if some rows are"
-    " copies.",
-    flag_values=FLAGS,
-)  # fmt: skip
-_TEST_SAMPLES = flags.DEFINE_string(
-    "test_samples", None, "An npz file like --samples with the samples to hold"
-    " out; without it --validation_fraction of --samples are.",
-    flag_values=FLAGS,
-)  # fmt: skip
-_OUTPUT = flags.DEFINE_string(
-    "output", None, "The folder to write the person's model to; a folder of"
-    " folders for several people.",
-    flag_values=FLAGS,
-)  # fmt: skip
-_STEPS = flags.DEFINE_integer(
-  "steps", 300, "Batches of the person's data, TL's n.", flag_values=FLAGS
-)
-_BATCH_SIZE = flags.DEFINE_integer(
-  "batch_size", 32, "Samples in a batch.", flag_values=FLAGS
-)
-_LEARNING_RATE = flags.DEFINE_float(
-  "learning_rate", 1e-3, "Adam's.", flag_values=FLAGS
-)
-_LAST_LAYERS = flags.DEFINE_integer(
-  "last_layers", None, "Train so many last layers alone.", flag_values=FLAGS
-)
-_VALIDATION_FRACTION = flags.DEFINE_float(
-    "validation_fraction", 0.2, "Part of everyone's samples that is held out.",
-    flag_values=FLAGS,
-)  # fmt: skip
-_SEED = flags.DEFINE_integer(
-  "seed", 0, "Of everything random.", flag_values=FLAGS
-)
+# fmt: off
+_BASE = flags.DEFINE_string("base", None,
+    "The folder of a saved model to start from.", flag_values=FLAGS)
+_SAMPLES = flags.DEFINE_string("samples", None,
+    "An npz file with the arrays images and labels, individuals if it holds"
+    " several people, and originals if some rows are copies.",
+    flag_values=FLAGS)
+_TEST_SAMPLES = flags.DEFINE_string("test_samples", None,
+    "An npz file like --samples with the samples to hold out; without it"
+    " --validation_fraction of --samples are.", flag_values=FLAGS)
+_OUTPUT = flags.DEFINE_string("output", None,
+    "The folder to write the person's model to; a folder of folders for"
+    " several people.", flag_values=FLAGS)
+_STEPS = flags.DEFINE_integer("steps", 300,
+    "Batches of the person's data, TL's n.", flag_values=FLAGS)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32,
+    "Samples in a batch.", flag_values=FLAGS)
+_LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-3,
+    "Adam's.", flag_values=FLAGS)
+_LAST_LAYERS = flags.DEFINE_integer("last_layers", None,
+    "Train so many last layers alone.", flag_values=FLAGS)
+_VALIDATION_FRACTION = flags.DEFINE_float("validation_fraction", 0.2,
+    "Part of everyone's samples that is held out.", flag_values=FLAGS)
+_SEED = flags.DEFINE_integer("seed", 0,
+    "Of everything random.", flag_values=FLAGS)
+# fmt: on
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -96,18 +84,26 @@ class Job:
   Attributes:
     description: what the base model is, and everybody's will be.
     variables: its `params` and `batch_stats`.
-    learner: how to train them.
     population: the people's samples, of the model's shape.
     split: what trains and what is held out.
     folders: where each individual's model goes, in the split's order.
+    trainer: of as many people at once as there are, or have room.
   """
 
   description: Description
   variables: dict[str, Any]
-  learner: Learner
   population: Population
   split: Split
   folders: list[pathlib.Path]
+  trainer: PopulationTrainer
+
+
+def personalize() -> None:
+  """From the flags to everybody's folder."""
+  job = prepare()
+  start = time.perf_counter()
+  reports = train(job)
+  tell(job.folders, reports, time.perf_counter() - start)
 
 
 def prepare() -> Job:
@@ -128,14 +124,19 @@ def prepare() -> Job:
   population, arrays = people_flags.load_people(_SAMPLES, description)
   several = "individuals" in arrays
   if _TEST_SAMPLES.value is None:
-    split = _hold_out(population, several, settings.seed)
+    split = _hold_out(population, several)
   else:
     held_out, _ = people_flags.load_people(_TEST_SAMPLES, description)
     try:
       population, split = new_people.join(population, held_out)
     except ValueError as error:
       raise ValueError(f"--samples and --test_samples: {error}") from error
-  mesh, together = _places(len(split.individuals))
+  # Fillers would be trained for nothing: no more places than people.
+  num_people = len(split.individuals)
+  mesh = make_mesh(jax.devices()[:num_people])
+  together = min(
+    default_individuals_per_device(mesh), math.ceil(num_people / mesh.size)
+  )
   resources.check_schedules(
     _STEPS.value, _BATCH_SIZE.value, mesh.size * together
   )
@@ -155,16 +156,21 @@ def prepare() -> Job:
     raise ValueError(
       f"--output={output} can't be written to ({error.strerror})."
     ) from error
-  return Job(description, variables, learner, population, split, folders)
+  trainer = PopulationTrainer(
+    learner, population.images, population.labels, mesh, together
+  )
+  programs = adaptation.lower(
+    trainer,
+    split,
+    batch_size=_BATCH_SIZE.value,
+    last_layers=_LAST_LAYERS.value,
+  )
+  resources.check_trainer(trainer, programs, _BATCH_SIZE.value, _STEPS.value)
+  return Job(description, variables, population, split, folders, trainer)
 
 
-def _hold_out(population: Population, several: bool, seed: int) -> Split:
+def _hold_out(population: Population, several: bool) -> Split:
   """The split of --samples; `several` if it says whose each sample is."""
-  fraction = _VALIDATION_FRACTION.value
-  if not 0 < 1 - fraction < 1:
-    raise ValueError(
-      f"--validation_fraction={fraction} must lie between 0 and 1."
-    )
   if not several and len(np.unique(population.originals)) < 2:
     copies = f" in {len(population)} copies" if len(population) > 1 else ""
     raise ValueError(
@@ -172,45 +178,25 @@ def _hold_out(population: Population, several: bool, seed: int) -> Split:
       " one to train on and one to hold out."
     )
   try:
-    return new_people.hold_out(population, fraction, seed=seed)
+    return new_people.hold_out(
+      population, _VALIDATION_FRACTION.value, seed=_SEED.value
+    )
   except ValueError as error:
+    if str(error).startswith(_VALIDATION_FRACTION.name):
+      raise
     raise ValueError(f"--samples={_SAMPLES.value}: {error}") from error
 
 
-def _places(num_people: int) -> tuple[Mesh, int]:
-  """The devices, and how many people go on each: no more places than people."""
-  # Fillers would be trained for nothing.
-  mesh = make_mesh(jax.devices()[:num_people])
-  return mesh, min(
-    default_individuals_per_device(mesh), math.ceil(num_people / mesh.size)
-  )
-
-
 def train(job: Job) -> list[dict[str, Any]]:
-  """Trains everybody's model and saves it.
+  """Trains everybody's model and saves it, unless it diverged.
 
-  Args:
-    job: what to do.
-
-  Returns:
-    What each person.json says; nothing is written for who diverged.
+  Returns what each person.json says, in the split's order.
   """
   num_people = len(job.split.individuals)
-  mesh, together = _places(num_people)
-  trainer = PopulationTrainer(
-    job.learner, job.population.images, job.population.labels, mesh, together
-  )
-  programs = adaptation.lower(
-    trainer,
-    job.split,
-    batch_size=_BATCH_SIZE.value,
-    last_layers=_LAST_LAYERS.value,
-  )
-  resources.check_trainer(trainer, programs, _BATCH_SIZE.value, _STEPS.value)
   reports: list[dict[str, Any]] = []
   with console.progress(_STEPS.value * num_people, "personalize") as bar:
     for some in adaptation.adapt(
-      trainer,
+      job.trainer,
       job.variables,
       job.split,
       _STEPS.value,
@@ -251,9 +237,14 @@ def _save(job: Job, some: Adapted, first: int) -> list[dict[str, Any]]:
   return reports
 
 
-def tell(job: Job, reports: Sequence[dict[str, Any]], seconds: float) -> None:
+def tell(
+  folders: Sequence[pathlib.Path],
+  reports: Sequence[dict[str, Any]],
+  seconds: float,
+) -> None:
   """Says what everybody's model is worth; ends in an error if one diverged."""
-  for report, folder in zip(reports, job.folders):
+  for report, folder in zip(reports, folders):
+    verdict = "diverged: no model is saved"
     if report["status"] == "ok":
       verdict = (
         f"accuracy {report['accuracy_before']:.4f} before,"
@@ -261,19 +252,16 @@ def tell(job: Job, reports: Sequence[dict[str, Any]], seconds: float) -> None:
       )
       if report["better_on_held_out"] == "base":
         verdict += " (no better: the base model may serve this person as well)"
-    else:
-      verdict = "diverged: no model is saved"
     print(
       f"{folder}: {report['train_size']} samples trained,"
       f" {report['held_out_size']} held out; {verdict}."
     )
-  gone = [r["individual"] for r in reports if r["status"] != "ok"]
-  if len(reports) > 1 and len(gone) < len(reports):
-    before, after = (
-      np.array([r[f"accuracy_{when}"] for r in reports if r["status"] == "ok"])
-      for when in ("before", "after")
-    )
-    of_all = f" of {len(reports)}, whose models didn't diverge" if gone else ""
+  table = pd.DataFrame(reports)
+  kept = table[table["status"] == "ok"]
+  gone = table["individual"][table["status"] != "ok"].tolist()
+  if len(table) > 1 and len(kept):
+    before, after = kept["accuracy_before"], kept["accuracy_after"]
+    of_all = f" of {len(table)}, whose models didn't diverge" if gone else ""
     print(
       f"{len(before)} people{of_all}: mean accuracy {before.mean():.4f} before,"
       f" {after.mean():.4f} after; {model_choice.hurt(after, before):.0%} worse"
@@ -285,15 +273,6 @@ def tell(job: Job, reports: Sequence[dict[str, Any]], seconds: float) -> None:
       f"{len(gone)} of {len(reports)} models diverged (individual {gone[0]}"
       " first); a lower --learning_rate may help."
     )
-
-
-def personalize() -> None:
-  """From the flags to everybody's folder."""
-  processes.use_cpu_cores(0)
-  job = prepare()
-  start = time.perf_counter()
-  reports = train(job)
-  tell(job, reports, time.perf_counter() - start)
 
 
 def main(argv: Sequence[str]) -> None:

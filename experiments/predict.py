@@ -14,39 +14,34 @@ printed.
 
 from __future__ import annotations
 
-import csv
-import io
 import pathlib
 import sys
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from absl import flags
 
 from experiments.flags import people_flags
-from experiments.runtime import processes
 from personalization_jax.checkpoints import files
 from personalization_jax.settings import Settings
 from personalization_jax.training import adaptation
 from personalization_jax.training.learner import make_learner
 
 FLAGS = flags.FlagValues()
-_MODEL = flags.DEFINE_string(
-  "model", None, "The folder of a saved model.", flag_values=FLAGS
-)
-_SAMPLES = flags.DEFINE_string(
-    "samples", None, "An npz file with the array images, and labels if they are"
-    " known.",
-    flag_values=FLAGS,
-)  # fmt: skip
-_OUTPUT = flags.DEFINE_string(
-  "output", None, "The CSV file to write.", flag_values=FLAGS
-)
+# fmt: off
+_MODEL = flags.DEFINE_string("model", None,
+    "The folder of a saved model.", flag_values=FLAGS)
+_SAMPLES = flags.DEFINE_string("samples", None,
+    "An npz file with the array images, and labels if they are known.",
+    flag_values=FLAGS)
+_OUTPUT = flags.DEFINE_string("output", None,
+    "The CSV file to write.", flag_values=FLAGS)
+# fmt: on
 
 
 def predict() -> None:
   """From the flags to the CSV file."""
-  processes.use_cpu_cores(0)
   people_flags.require(_MODEL, _SAMPLES, _OUTPUT)
   output = pathlib.Path(_OUTPUT.value or "")
   if output.is_dir():
@@ -66,26 +61,17 @@ def predict() -> None:
     variables,
     population.images,
   )
-  columns = [
-    range(len(population)),
-    classes,
-    [f"{probability:.6f}" for probability in probabilities],
-  ]
-  names = ["row", "predicted", "probability"]
-  if called := description.label_names:
+  table = pd.DataFrame({"predicted": classes, "probability": probabilities})
+  table["probability"] = table["probability"].map("{:.6f}".format)
+  if names := description.label_names:
     # A model without finite numbers predicts no class.
-    columns.append(["" if place < 0 else called[place] for place in classes])
-    names.append("predicted_name")
+    table["predicted_name"] = ["" if k < 0 else names[k] for k in classes]
+  correct = classes == population.labels
   if "labels" in arrays:
-    correct = classes == population.labels
-    columns += [population.labels, correct.astype(int)]
-    names += ["label", "correct"]
-  text = io.StringIO()
-  writer = csv.writer(text, lineterminator="\n")
-  writer.writerow(names)
-  writer.writerows(zip(*columns))
+    table["label"], table["correct"] = population.labels, correct.astype(int)
+  text = table.to_csv(index_label="row", lineterminator="\n")
   try:
-    files.write_atomically(output, text.getvalue())
+    files.write_atomically(output, text)
   except OSError as error:
     raise ValueError(
       f"--output={output} can't be written ({error.strerror})."

@@ -1,4 +1,4 @@
-"""What arguments are checked by, and how others' errors are quoted (host)."""
+"""Checks of arguments, and how errors of other libraries are quoted."""
 
 from __future__ import annotations
 
@@ -9,15 +9,9 @@ from typing import Any
 
 
 def whole_number(name: str, value: Any, at_least: int) -> None:
-  """Refuses what isn't a whole number, or too small.
+  """Rejects what isn't a whole number of at least this, naming the argument.
 
-  Args:
-    name: of the argument.
-    value: Python's or NumPy's integers pass; 1e1 and True don't.
-    at_least: the smallest there may be.
-
-  Raises:
-    ValueError: naming the argument.
+  Python's and NumPy's integers pass; 1e1 and True don't.
   """
   if isinstance(value, bool) or not isinstance(value, numbers.Integral):
     raise ValueError(f"{name}={value!r} must be a whole number.")
@@ -27,17 +21,10 @@ def whole_number(name: str, value: Any, at_least: int) -> None:
 
 
 def seed(value: Any, name: str = "seed") -> None:
-  """Refuses what is no seed: JAX's keys hold 32 bits of one.
+  """Rejects what isn't a whole number of 0 .. 2**32 - 1.
 
-  Two seeds that are equal modulo 2**32 would have the same weights and dropout,
-  but other batches.
-
-  Args:
-    value: Python's or NumPy's integers of 0 .. 2**32 - 1 pass.
-    name: of the argument.
-
-  Raises:
-    ValueError: naming the argument.
+  JAX's keys hold 32 bits of a seed: two seeds that are equal modulo 2**32 would
+  have the same weights and dropout, but other batches.
   """
   whole_number(name, value, 0)
   if value >= 2**32:
@@ -45,15 +32,7 @@ def seed(value: Any, name: str = "seed") -> None:
 
 
 def positive(name: str, value: Any) -> None:
-  """Refuses what isn't a finite number above 0.
-
-  Args:
-    name: of the argument.
-    value: Python's and NumPy's numbers pass.
-
-  Raises:
-    ValueError: naming the argument.
-  """
+  """Rejects what isn't a finite number above 0, naming the argument."""
   if isinstance(value, bool) or not isinstance(value, numbers.Real):
     raise ValueError(f"{name}={value!r} must be a number.")
   if not value > 0.0:  # type: ignore[operator]
@@ -63,14 +42,7 @@ def positive(name: str, value: Any) -> None:
 
 
 def training(settings: Any) -> None:
-  """Refuses numbers that nothing can be trained with.
-
-  Args:
-    settings: has epochs, batch_size, learning_rate, width and seed.
-
-  Raises:
-    ValueError: naming the field.
-  """
+  """Rejects epochs, batch_size, learning_rate, width or seed out of range."""
   for name in ("epochs", "batch_size"):
     whole_number(name, getattr(settings, name), 1)
   for name in ("learning_rate", "width"):
@@ -79,11 +51,9 @@ def training(settings: Any) -> None:
 
 
 def plain_numbers(fields: Any) -> None:
-  """Makes numbers Python's, so that equal ones are written alike.
+  """Makes a dataclass's numbers Python's, so that equal ones are written alike.
 
-  Args:
-    fields: a dataclass, whose fields of type int and float are set; checked
-      already.
+  Fields of type int and float, which are checked already, are set.
   """
   kinds = {"int": int, "int | None": int, "float": float}
   for field in dataclasses.fields(fields):
@@ -93,14 +63,7 @@ def plain_numbers(fields: Any) -> None:
 
 
 def first_line(error: BaseException) -> str:
-  """What an error of somebody else's says first, to stand in a sentence.
-
-  Args:
-    error: whatever was raised.
-
-  Returns:
-    One line without its full stop; the error's type if it says nothing.
-  """
+  """An error's first line without its full stop, or its type if it has none."""
   text = str(error).strip().strip("'\"").strip()
   line = (text.splitlines() or [""])[0].strip().rstrip(".")
   return line or type(error).__name__

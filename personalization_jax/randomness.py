@@ -30,18 +30,6 @@ class Stream(enum.IntEnum):
 
 
 def generator(seed: int, stream: Stream, *path: int) -> np.random.Generator:
-  """The generator of one purpose.
-
-  Args:
-    seed: the run's seed, 0 .. 2**32 - 1.
-    stream: the purpose.
-    *path: further integers of 0 or more, for instance an individual's id.
-
-  Returns:
-    A generator that these arguments alone determine.
-
-  Raises:
-    ValueError: if the seed is none.
-  """
+  """The generator that seed, purpose and path (such as an id) determine."""
   checks.seed(seed)
   return np.random.default_rng([seed, int(stream), *path])

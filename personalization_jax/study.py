@@ -494,6 +494,39 @@ class Study:
     return identities.of_data(self.population.fingerprint(), self.split)
 
 
+def personalize(
+  population: Population,
+  split: Split,
+  method: Method | str,
+  settings: Settings | None = None,
+  *,
+  keep_models: bool = False,
+  **about: Any,
+) -> Result:
+  """Trains one model for every individual by one method, and tests it.
+
+  For several methods on one split make one `Study`, which trains what they
+  share once and compiles once.
+
+  Args:
+    population: the store.
+    split: what each sample is for.
+    method: or its spec, as on the command line: "tl:300", "es:40+sw:12".
+    settings: how to train; by default the paper's.
+    keep_models: whether the result holds everybody's parameters.
+    **about: of `Study`: `model` for a network of one's own, `trainer`,
+      `eval_every` and others.
+
+  Returns:
+    Predictions, losses and, if asked for, curves and parameters.
+
+  Raises:
+    ValueError: if method, data and model don't fit.
+  """
+  study = Study(population, split, settings or Settings(), **about)
+  return study.personalize(method, keep_models=keep_models)
+
+
 def _check_trainer(
   trainer: PopulationTrainer,
   population: Population,

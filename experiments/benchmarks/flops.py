@@ -40,14 +40,11 @@ def forward_macs(
   """
   macs = []
   side, inputs = image_size, channels
-  for spec in classifier.FIG_4:
-    if isinstance(spec, tuple):
-      size, full = spec
-      outputs = int(full * width)
-      macs.append(side * side * size * size * inputs * outputs)
-      inputs = outputs
-    elif not isinstance(spec, float):
-      side //= 2
+  for layer in classifier.FIG_4:
+    outputs = int(layer.channels * width)
+    macs.append((side * layer.size) ** 2 * inputs * outputs)
+    inputs = outputs
+    side //= 2 if layer.pool else 1
   # The last pooling is global, so the dense layer sees one vector.
   return [*macs, inputs * num_classes]
 

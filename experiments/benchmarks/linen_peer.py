@@ -37,32 +37,28 @@ class PlainClassifier(nn.Module):
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     """Logits float32 [B, num_classes] of images float [B, H, W, C]."""
     x = x.astype(self.dtype)
-    pools = classifier.FIG_4.count("pool")
-    layer = 0
-    for spec in classifier.FIG_4:
-      if spec == "pool":
-        pools -= 1
-        window = (2, 2) if pools else x.shape[1:3]
+    last = len(classifier.FIG_4) - 1
+    for index, layer in enumerate(classifier.FIG_4):
+      x = nn.Conv(
+        int(layer.channels * self.width),
+        (layer.size, layer.size),
+        dtype=self.dtype,
+        name=f"layer_{index}",
+      )(x)
+      x = nn.BatchNorm(
+        use_running_average=not train,
+        momentum=0.9,
+        dtype=self.dtype,
+        name=f"norm_{index}",
+      )(nn.relu(x))
+      if layer.pool:
+        window = (2, 2) if index < last else x.shape[1:3]
         x = nn.max_pool(x, window, window)
-      elif isinstance(spec, float):
-        x = nn.Dropout(spec, deterministic=not train)(x)
-      else:
-        size, channels = spec
-        x = nn.Conv(
-          int(channels * self.width),
-          (size, size),
-          dtype=self.dtype,
-          name=f"layer_{layer}",
-        )(x)
-        x = nn.BatchNorm(
-          use_running_average=not train,
-          momentum=0.9,
-          dtype=self.dtype,
-          name=f"norm_{layer}",
-        )(nn.relu(x))
-        layer += 1
+      if layer.dropout:
+        x = nn.Dropout(layer.dropout, deterministic=not train)(x)
     x = x.reshape(len(x), -1)
-    x = nn.Dense(self.num_classes, dtype=self.dtype, name=f"layer_{layer}")(x)
+    name = f"layer_{last + 1}"
+    x = nn.Dense(self.num_classes, dtype=self.dtype, name=name)(x)
     return x.astype(jnp.float32)
 
 

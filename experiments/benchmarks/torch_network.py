@@ -26,21 +26,17 @@ class Network(nn.Module):
   def __init__(self, params: Mapping[str, Any], batch_stats: Mapping[str, Any]):
     super().__init__()
     layers: list[nn.Module] = []
-    pools = classifier.FIG_4.count("pool")
-    layer = 0
-    for spec in classifier.FIG_4:
-      if spec == "pool":
-        pools -= 1
-        layers.append(nn.MaxPool2d(2) if pools else _GlobalMax())
-      elif isinstance(spec, float):
-        layers.append(nn.Dropout(spec))
-      else:
-        layers.append(_convolution(params[f"layer_{layer}"]))
-        layers.append(nn.ReLU())
-        name = f"norm_{layer}"
-        layers.append(_norm(params[name], batch_stats[name]))
-        layer += 1
-    layers.append(_dense(params[f"layer_{layer}"]))
+    last = len(classifier.FIG_4) - 1
+    for index, layer in enumerate(classifier.FIG_4):
+      layers.append(_convolution(params[f"layer_{index}"]))
+      layers.append(nn.ReLU())
+      name = f"norm_{index}"
+      layers.append(_norm(params[name], batch_stats[name]))
+      if layer.pool:
+        layers.append(nn.MaxPool2d(2) if index < last else _GlobalMax())
+      if layer.dropout:
+        layers.append(nn.Dropout(layer.dropout))
+    layers.append(_dense(params[f"layer_{last + 1}"]))
     self.layers = nn.Sequential(*layers)
 
   def forward(self, images: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from absl import app, flags, logging
+from absl import app, flags
 
 from experiments.runtime import console, processes
 from personalization_jax.datasets import Population, new_people, npz
@@ -19,12 +19,10 @@ Flag = flags.FlagHolder[str | None]
 def run(
   main: Callable[[Sequence[str]], None], own_flags: flags.FlagValues
 ) -> None:
-  """Runs a script as a program.
+  """Runs a script, with flags of its own, as a program.
 
-  Args:
-    main: the script.
-    own_flags: its flags. They are no part of absl's global ones, where other
-      scripts have flags of the same names with other defaults.
+  They are no part of absl's global ones before, where other scripts have flags
+  of the same names with other defaults.
   """
   for name in own_flags:
     flags.DEFINE_flag(own_flags[name], module_name=sys.argv[0])
@@ -36,25 +34,17 @@ def run(
 def or_say_why(
   act: Callable[[], None], argv: Sequence[str], own_flags: flags.FlagValues
 ) -> None:
-  """Acts; a user's mistake ends the process with a sentence.
-
-  Args:
-    act: the whole of a script.
-    argv: the program's name, and what isn't a flag.
-    own_flags: the script's.
-  """
-  if not flags.FLAGS["verbosity"].present:
-    logging.set_verbosity(logging.WARNING)  # Orbax tells every step it takes
+  """The whole of a script; a user's mistake ends it in a sentence."""
   try:
-    if len(argv) > 1:
-      raise ValueError(f"unexpected argument {argv[1]!r}; flags begin with --.")
+    console.begin(argv)
+    processes.use_cpu_cores(0)
     act()
   except (ValueError, OSError, ImportError, MemoryError) as error:
     sys.exit(f"error: {console.as_flag(error, list(own_flags))}")
 
 
 def require(*needed: Flag) -> None:
-  """Refuses to go on without these flags."""
+  """Rejects a command without these flags."""
   for flag in needed:
     if not flag.value:
       raise ValueError(f"--{flag.name} is missing.")
@@ -72,16 +62,10 @@ def load_model(flag: Flag) -> tuple[Description, dict[str, Any]]:
 def load_people(
   flag: Flag, description: Description, *, labelled: bool = True
 ) -> tuple[Population, frozenset[str]]:
-  """The people in a flag's npz file.
+  """The people in a flag's npz file, with samples of a model's shape.
 
-  Args:
-    flag: its value is the file.
-    description: of the model that is to see them.
-    labelled: whether there must be labels.
-
-  Returns:
-    Their samples, of the model's shape, and which arrays the file has; labels
-    and individuals that it hasn't are 0, and originals all different.
+  Also the names of the file's arrays: labels and individuals that it hasn't are
+  0, and originals all different. With `labelled` it must have labels.
   """
   path = flag.value or ""
   names = ("images", "labels", "individuals", "originals")

@@ -6,8 +6,8 @@
 #
 # --workdir must lie on a file system that all nodes share. SLURM sends SIGTERM
 # 60 s before the time is up (--signal); the run then saves and ends with code
-# 75, and the job puts itself in the queue again. A lost node (code 76, or any
-# other) is taken up in the same way, at most five times in all.
+# 75, and the job puts itself back into the queue. A lost node (code 76, or any
+# other) requeues it in the same way, at most five times in all.
 #SBATCH --job-name=personalization
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1

@@ -2,45 +2,42 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import math
 import pathlib
 from collections.abc import Sequence
 
 import jax
 import numpy as np
+import pandas as pd
 
 from personalization_jax import figures
 from personalization_jax.analysis import group_agreement, metrics
+from personalization_jax.analysis.columns import AGREEMENT_COLUMNS
 from personalization_jax.analysis.group_agreement import Agreement
 from personalization_jax.checkpoints.files import write_atomically
 from personalization_jax.datasets.splits import Split
 from personalization_jax.datasets.synthetic import WriterFactors
 from personalization_jax.distributed import make_mesh
 from personalization_jax.figures import styles
-from personalization_jax.figures.agreement import agreement as draw
 from personalization_jax.grouping.groups import Groups
 from personalization_jax.methods import Method
+from personalization_jax.runs import table_files
 from personalization_jax.study import Study
 
 AUTO_ENCODER, PIXELS = "auto-encoder", "raw pixels"
-COLUMNS = (
-  "group",
-  "measure",
-  "part",
-  "latent_space",
-  "mean",
-  "sd",
-  "random",
-  "individuals",
-  # Two-sided paired t-tests over individuals, uncorrected.
-  "p_random",
-  "p_raw_pixels",
-)
 # Among pixels SG takes about a second for 5e9 of them on two CPU cores.
 _MULTIPLICATIONS = 1e11
+_NOTE = """\
+Groups against the writers' hidden factors: mean (sd) over {} individuals; more\
+ is better. Recall: of the n writers that IG found, the share that is truly\
+ among the n nearest; rank correlation: of IG's order of all candidates with\
+ the true one. Own class: SG's samples that have the class of the sample that\
+ chose them; nearness: the chance that their writers write its digit more like\
+ the individual than the writer of a sample drawn from D_G. *: differs from\
+ random choice with p < 0.05; p of spaces: whether the two latent spaces\
+ differ; both paired t-tests over individuals, uncorrected.
+"""
 
 # Latent space -> what was found in it, in the same order everywhere.
 Found = dict[str, list[Agreement]]
@@ -49,19 +46,11 @@ Found = dict[str, list[Agreement]]
 def compare(
   study: Study, methods: Sequence[Method], factors: WriterFactors
 ) -> Found:
-  """Judges the groups that a run asks for, in two latent spaces.
+  """Judges the groups that a run asks for, in its latent space and in pixels.
 
   Raw pixels have many dimensions, so SG is judged by the first individuals
   alone, as many as take a bounded time; in both spaces the same ones. What an
   individual's group is doesn't depend on the others.
-
-  Args:
-    study: with groups in the auto-encoder's latent space.
-    methods: of the run.
-    factors: of all writers.
-
-  Returns:
-    What was found in the auto-encoder's latents and in raw pixels.
   """
   asked = dict.fromkeys(
     (method.group.kind, method.group.n) for method in methods if method.group
@@ -111,41 +100,29 @@ def first_individuals(split: Split, count: int) -> Split:
 
 
 def write(found: Found, workdir: pathlib.Path) -> pathlib.Path:
-  """Writes group_agreement.csv and its figure.
-
-  Args:
-    found: from `compare`.
-    workdir: the run directory.
-
-  Returns:
-    The figure's file.
-  """
-  text = io.StringIO()
-  lines = csv.writer(text, lineterminator="\n")
-  lines.writerow(COLUMNS)
-  for space, agreements in found.items():
-    for one, pixels in zip(agreements, found[PIXELS]):
-      numbers = (one.mean, one.sd, one.random.mean())
-      lines.writerow(
-        [one.group, one.measure, one.part, space]
-        + ["" if math.isnan(x) else float(x) for x in numbers]
-        + [one.count, _cell(one.values, one.random)]
-        + [_cell(one.values, pixels.values) if space != PIXELS else ""]
-      )
-  write_atomically(workdir / "group_agreement.csv", text.getvalue())
-
+  """Writes group_agreement.csv and its figure; the figure's file."""
+  lines = []
   values: dict[str, dict[str, dict[str, np.ndarray]]] = {}
   random: dict[str, dict[str, float]] = {}
   for space, agreements in found.items():
-    for one in agreements:
+    for one, pixels in zip(agreements, found[PIXELS]):
+      numbers = (one.mean, one.sd, float(one.random.mean()), one.count)
+      p_pixels = math.nan if space == PIXELS else _p(one.values, pixels.values)
+      p_values = (_p(one.values, one.random), p_pixels)
+      lines.append(
+        (one.group, one.measure, one.part, space, *numbers, *p_values)
+      )
       name = f"{figures.method_name(one.group)}: {one.measure}"
       values.setdefault(name, {}).setdefault(one.part, {})[space] = one.values
       random.setdefault(name, {})[one.part] = float(one.random.mean())
-  page = styles.figure_of(draw(values, random))
+  table = pd.DataFrame(lines, columns=list(AGREEMENT_COLUMNS))
+  text = table.to_csv(index=False, lineterminator="\n")
+  write_atomically(workdir / "group_agreement.csv", text)
+  page = styles.figure_of(figures.agreement(values, random))
   return figures.save(page, workdir / "figures" / "group_agreement.png")
 
 
-def _p_value(values: np.ndarray, others: np.ndarray) -> float:
+def _p(values: np.ndarray, others: np.ndarray) -> float:
   """Of a paired t-test over the individuals that both have."""
   both = {"values": values, "others": others}
   return metrics.significance(both, "others")["values"].t
@@ -155,48 +132,22 @@ def _number(value: float) -> str:
   return "-" if math.isnan(value) else f"{value:.3f}"
 
 
-def _cell(values: np.ndarray, others: np.ndarray) -> float | str:
-  p = _p_value(values, others)
-  return "" if math.isnan(p) else p
-
-
 def markdown(found: Found) -> str:
-  """The comparison for people.
-
-  Args:
-    found: from `compare`.
-
-  Returns:
-    A Markdown table, aligned to be read as plain text too, and a note.
-  """
-
-  def line(group: str, measure: str, part: str, cells: Sequence[str]) -> str:
-    numbers = " | ".join(cell.rjust(15) for cell in cells)
-    return f"| {group:<9} | {measure:<16} | {part:<10} | {numbers} |"
-
-  lines = [
-    line("Group", "agreement", "in", [*found, "random choice", "p of spaces"]),
-    line("-" * 9, "-" * 16, "-" * 10, ["-" * 14 + ":"] * (len(found) + 2)),
-  ]
+  """A Markdown table, aligned to be read as plain text too, and a note."""
+  lines = [["Group", f"{'agreement':<16}", f"{'in':<10}"]]
+  lines[0] += [*found, "random choice", "p of spaces"]
   for same in zip(*found.values()):
     cells = [
       f"{_number(one.mean)} ({_number(one.sd)})"
-      + ("*" if _p_value(one.values, one.random) < 0.05 else " ")
+      + ("*" if _p(one.values, one.random) < 0.05 else " ")
       for one in same
     ]
-    cells.append(f"{same[0].random.mean():.3f}")
-    cells.append(_number(_p_value(same[0].values, same[-1].values)))
-    lines.append(line(same[0].group, same[0].measure, same[0].part, cells))
+    first = same[0]
+    cells.append(f"{first.random.mean():.3f}")
+    cells.append(_number(_p(first.values, same[-1].values)))
+    # Names to the left.
+    name = [first.group, f"{first.measure:<16}", f"{first.part:<10}"]
+    lines.append([*name, *cells])
   judged = sorted({one.count for row in found.values() for one in row})
-  note = (
-    "Groups against the writers' hidden factors: mean (sd) over"
-    f" {' or '.join(map(str, judged))} individuals; more is better. Recall: of"
-    " the n writers that IG found, the share that is truly among the n nearest;"
-    " rank correlation: of IG's order of all candidates with the true one. Own"
-    " class: SG's samples that have the class of the sample that chose them;"
-    " nearness: the chance that their writers write its digit more like the"
-    " individual than the writer of a sample drawn from D_G. *: differs from"
-    " random choice with p < 0.05; p of spaces: whether the two latent spaces"
-    " differ; both paired t-tests over individuals, uncorrected.\n"
-  )
-  return "\n".join([*lines, "", note])
+  note = _NOTE.format(" or ".join(map(str, judged)))
+  return f"{table_files.aligned(lines)}\n\n{note}"

@@ -2,39 +2,39 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from personalization_jax import figures
 from personalization_jax.analysis import model_choice, tables
+from personalization_jax.analysis.columns import CHOICE_COLUMNS
 from personalization_jax.analysis.model_choice import Choice
 from personalization_jax.analysis.result import Result
 from personalization_jax.checkpoints.files import write_atomically
 from personalization_jax.runs import table_files
 
 GLOBAL = "global"
-COLUMNS = ("method", "hurt", "hurt_with_choice", "gain", "gain_with_choice")
+_TITLES = ["Method", "hurt", "hurt, chosen", "gain", "gain, chosen"]
+_NOTE = """
+hurt: share of individuals whose own model is worse on their test data than the\
+ global one; gain: mean difference in acc(D_I). Chosen: each individual has the\
+ better of the two on validation data, the global one if they are equal. Of\
+ several seeds the choice is made for each, and an individual's means over them\
+ are compared.
+"""
 
 
 def compare(
   finished: Sequence[Result], labels: np.ndarray
 ) -> dict[str, Choice] | None:
-  """Chooses between each method's models and those of `global`.
+  """Method -> what people gain who choose between its models and `global`'s.
 
-  Args:
-    finished: a run's results, of all seeds.
-    labels: int32 [N], the store's labels.
-
-  Returns:
-    method -> what the choice gives people; None if the run has no `global`, or
-    nothing to compare with it. Without validation data nobody can be chosen
-    for, and everybody keeps the global model.
+  None if the run has no `global`, or nothing to compare with it. Without
+  validation data everybody keeps the global model. `finished` has all seeds.
   """
   by_seed = tables.by_seed(finished)
   if GLOBAL not in by_seed or len(by_seed) < 2:
@@ -52,42 +52,25 @@ def compare(
 def write(
   found: dict[str, Choice], workdir: pathlib.Path
 ) -> tuple[str, list[pathlib.Path]]:
-  """Writes choice.csv and draws its figure.
-
-  Args:
-    found: from `compare`.
-    workdir: the run directory.
-
-  Returns:
-    The table for people, and the figures written.
-  """
-  lines: list[tuple[str, float, float, float, float]] = [
-    (method, one.hurt, one.hurt_with_choice, one.gain, one.gain_with_choice)
-    for method, one in found.items()
-  ]
-  text = io.StringIO()
-  csv.writer(text, lineterminator="\n").writerows([COLUMNS, *lines])
-  write_atomically(workdir / "choice.csv", text.getvalue())
+  """Writes choice.csv and its figure; the table for people, and the figure."""
+  table = pd.DataFrame(
+    [
+      (method, *(getattr(choice, column) for column in CHOICE_COLUMNS[1:]))
+      for method, choice in found.items()
+    ],
+    columns=list(CHOICE_COLUMNS),
+  )
+  text = table.to_csv(index=False, na_rep="nan", lineterminator="\n")
+  write_atomically(workdir / "choice.csv", text)
   page: Any = figures.choice(found).figure
   drawn = figures.save(page, workdir / "figures" / "choice.png")
-  cells = [
-    [
-      method,
-      *(
-        "-" if math.isnan(value) else f"{value:{form}}"
-        for value, form in zip(line, (".0%", ".0%", "+.4f", "+.4f"))
-      ),
+  shown = table.copy().astype(object)
+  for column, form in zip(CHOICE_COLUMNS[1:], (".0%", ".0%", "+.4f", "+.4f")):
+    shown[column] = [
+      "-" if np.isnan(x) else format(x, form) for x in table[column]
     ]
-    for method, *line in lines
-  ]
-  header = ["Method", "hurt", "hurt, chosen", "gain", "gain, chosen"]
+  told = table_files.aligned([_TITLES, *shown.to_numpy().tolist()])
   return (
-    "Against the model of D_G alone (global)\n\n"
-    + table_files.aligned([header, *cells])
-    + "\n\nhurt: share of individuals whose own model is worse on their test"
-    " data than the global one; gain: mean difference in acc(D_I). Chosen: each"
-    " individual has the better of the two on validation data, the global one"
-    " if they are equal. Of several seeds the choice is made for each, and an"
-    " individual's means over them are compared.\n",
+    f"Against the model of D_G alone (global)\n\n{told}\n{_NOTE}",
     [drawn],
   )

@@ -25,19 +25,10 @@ def draw(
   space: LatentSpace | None,
   folder: pathlib.Path,
 ) -> list[pathlib.Path]:
-  """Draws everything that a run can show.
+  """Draws everything that a run can show, and returns the files.
 
-  Samples are shown if they are images of one channel or three.
-
-  Args:
-    study: the population and its split.
-    methods: what was trained.
-    finished: its results, of all seeds.
-    space: the latent space, if one was needed.
-    folder: where the figures go.
-
-  Returns:
-    The files written.
+  Samples are shown if they are images of one channel or three. `finished` has
+  the results of all seeds; `space` is the latent space, if one was needed.
   """
   pages = _of_results(study, methods, finished)
   pictures = _pictures(study.population)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from personalization_jax.methods import Method, known_method
 
@@ -12,8 +11,7 @@ from personalization_jax.methods import Method, known_method
 Finished = tuple[str, int]
 
 
-@dataclasses.dataclass(frozen=True)
-class Rows:
+class Rows(NamedTuple):
   """What the tables of a run directory are of.
 
   Attributes:
@@ -23,21 +21,10 @@ class Rows:
     notes: sentences about what is left out.
   """
 
-  methods: tuple[str, ...]
-  seeds: tuple[int, ...]
-  beside: tuple[Finished, ...] = ()
-  notes: tuple[str, ...] = ()
-
-  def to_json(self) -> str:
-    """For `from_json` on another process."""
-    return json.dumps(dataclasses.asdict(self))
-
-  @classmethod
-  def from_json(cls, text: str) -> Rows:
-    """What `to_json` gave."""
-    fields = json.loads(text)
-    fields["beside"] = map(tuple, fields["beside"])
-    return cls(**{name: tuple(values) for name, values in fields.items()})
+  methods: list[str]
+  seeds: list[int]
+  beside: list[Finished]
+  notes: list[str]
 
   @property
   def parsed(self) -> list[Method]:
@@ -46,73 +33,68 @@ class Rows:
 
 
 def choose(
-  methods: Sequence[str],
+  asked: Mapping[str, Collection[int]],
   seeds: Sequence[int],
   finished: Collection[Finished],
-  asked_methods: Sequence[str],
+  now: Sequence[str],
 ) -> Rows:
-  """What was asked for, and all else that can be compared with it.
+  """What is asked for now, and all else that can be compared with it.
 
   Args:
-    methods: all that were ever asked for, in order.
-    seeds: likewise.
+    asked: spec -> seeds, all that was ever asked for, in order; of runs by old
+      versions without the seeds of what isn't finished.
+    seeds: all that were ever asked for, in order.
     finished: what there is, or will be once this start ends.
-    asked_methods: of this start; they have the seeds asked for in common.
+    now: specs of this start; they have the seeds asked for in common.
 
   Returns:
     The methods asked for with the seeds that they have in common, those of
     earlier starts too, and every other finished method that has all of these.
   """
   notes = []
-  there = []
-  for method in methods:
-    if not any((method, seed) in finished for seed in seeds):
-      continue
-    if known_method(method) is None:
+  there: dict[str, list[int]] = {}
+  for method in asked:
+    its = [seed for seed in seeds if (method, seed) in finished]
+    if its and known_method(method) is None:
       notes.append(
         f"Method {method!r} is finished, but this version knows none of that"
         " name: it is left out of all tables."
       )
-      continue
-    there.append(method)
+    elif its:
+      there[method] = its
   common = [
-    seed
-    for seed in seeds
-    if all((method, seed) in finished for method in asked_methods)
+    seed for seed in seeds if all(seed in there[method] for method in now)
   ]
-  rows = [
-    method
-    for method in there
-    if all((method, seed) in finished for seed in common)
-  ]
-  everything = [
-    (method, seed)
-    for seed in seeds
-    for method in there
-    if (method, seed) in finished
-  ]
+  methods = [method for method in there if set(common) <= {*there[method]}]
   beside = [
     (method, seed)
-    for method, seed in everything
-    if method not in rows or seed not in common
+    for seed in seeds
+    for method, its in there.items()
+    if seed in its and not (method in methods and seed in common)
   ]
   if beside:
-    left = ", ".join(f"{method} with seed {seed}" for method, seed in beside)
-    every = dict.fromkeys(seed for _, seed in everything)
+    every = [s for s in seeds if any(s in its for its in there.values())]
     notes.append(
       "table1.csv and the figures compare methods that have the same seeds"
-      f" ({', '.join(map(str, common))}); in results.csv alone: {left}."
+      f" ({_list(common)}); in results.csv alone:"
+      f" {_list(f'{method} with seed {seed}' for method, seed in beside)}."
       f" --methods={','.join(there)} --seeds={','.join(map(str, every))} would"
       " train what is missing and compare them all."
     )
-  missing = [
-    method
-    for method in methods
-    if not any((method, seed) in finished for seed in seeds)
-  ]
+  missing = []
+  for method, its_seeds in asked.items():
+    lost = [seed for seed in its_seeds if (method, seed) not in finished]
+    if method in there and lost:
+      missing.append(f"{method} with seed {' and '.join(map(str, lost))}")
+    elif lost or not its_seeds:
+      missing.append(method)
   if missing:
     notes.append(
-      f"Asked for before and not finished: {', '.join(missing)}; --methods has"
-      " to name them to go on."
+      f"Asked for before and not finished: {_list(missing)}; --methods and"
+      " --seeds have to name them to go on."
     )
-  return Rows(tuple(rows), tuple(common), tuple(beside), tuple(notes))
+  return Rows(methods, common, beside, notes)
+
+
+def _list(things: Iterable[object]) -> str:
+  return ", ".join(map(str, things))

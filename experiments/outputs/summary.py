@@ -1,20 +1,47 @@
-"""What a run of `experiments.table1` says and draws once all is trained."""
+"""What a run of `experiments.table1` says and draws."""
 
 from __future__ import annotations
 
 import pathlib
 import sys
+from collections import Counter
 from collections.abc import Sequence
+
+import numpy as np
 
 from experiments.outputs import agreement, choice, pictures
 from experiments.outputs.report.captions import CAPTIONS
 from experiments.runtime import resources
 from personalization_jax.analysis.result import Result
+from personalization_jax.datasets.splits import PADDING
 from personalization_jax.datasets.synthetic import WriterFactors
 from personalization_jax.methods import Method
 from personalization_jax.runs import table_files
 from personalization_jax.study import Study
 from personalization_jax.training.latent_space import LatentSpace
+
+
+def of_people(study: Study) -> str:
+  """Who is trained on what, and where."""
+  split, mesh = study.split, study.trainer.mesh
+  return (
+    f"{len(split.individuals)} individuals, with {sizes(split.train)} training,"
+    f" {sizes(split.validation)} validation and {sizes(split.test)} test"
+    " samples (min / median / max);"
+    f" D_G: {len(split.global_train)} of {len(split.global_people)} others;"
+    f" {study.population.num_classes} classes; {mesh.size} devices"
+    f" ({mesh.devices.flat[0].device_kind})."
+  )
+
+
+def sizes(rows: np.ndarray) -> str:
+  """Numbers of rows [S, R] that individuals have: least, median and most."""
+  counts = (rows != PADDING).sum(axis=1)
+  low, high = counts.min(), counts.max()
+  if low == high:
+    return str(low)
+  median = f"{np.median(counts):.1f}".removesuffix(".0")
+  return f"{low} / {median} / {high}"
 
 
 def write(
@@ -28,8 +55,6 @@ def write(
 ) -> None:
   """Writes the tables, draws the figures, says what it took.
 
-  What was drawn before is removed first: figures are of the tables beside them.
-
   Args:
     study: of the table's first seed, whose split and groups are drawn.
     factors: what is known of how synthetic people write.
@@ -39,7 +64,11 @@ def write(
     workdir: the run directory.
     beside: see `table_files.write_tables`.
   """
-  remove_drawn(workdir)
+  # Figures are of the tables beside them.
+  for name in CAPTIONS:
+    (workdir / "figures" / f"{name}.png").unlink(missing_ok=True)
+  for name in ("choice.csv", "group_agreement.csv"):
+    (workdir / name).unlink(missing_ok=True)
   rows = table_files.write_tables(
     workdir,
     finished,
@@ -75,38 +104,18 @@ def write(
     print(lost, file=sys.stderr, flush=True)
 
 
-def remove_drawn(workdir: pathlib.Path) -> None:
-  """Removes the figures and further tables that a run made before.
-
-  Args:
-    workdir: the run directory.
-  """
-  for name in CAPTIONS:
-    (workdir / "figures" / f"{name}.png").unlink(missing_ok=True)
-  for name in ("choice.csv", "group_agreement.csv"):
-    (workdir / name).unlink(missing_ok=True)
-
-
 def divergence(finished: Sequence[Result]) -> str | None:
-  """What to say of models that diverged.
-
-  Args:
-    finished: a run's results, of all seeds.
-
-  Returns:
-    A sentence; None if there are none.
-  """
-  gone: dict[str, int] = {}
+  """A sentence about models that diverged, if any did."""
+  gone: Counter[str] = Counter()
   for result in finished:
-    if result.diverged.any():
-      before = gone.get(result.method, 0)
-      gone[result.method] = before + int(result.diverged.sum())
+    gone[result.method] += int(result.diverged.sum())
+  gone = +gone  # without those of none
   if not gone:
     return None
   every = sum(len(result.diverged) for result in finished)
   of = ", ".join(f"{method}: {count}" for method, count in gone.items())
   return (
-    f"{sum(gone.values())} of {every} models diverged ({of}): their loss or"
+    f"{gone.total()} of {every} models diverged ({of}): their loss or"
     " parameters stopped being finite numbers, and they are left out of all"
     " else; a lower --learning_rate may help, in another --workdir."
   )

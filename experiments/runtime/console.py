@@ -1,14 +1,32 @@
-"""What a run prints, on its first process."""
+"""What scripts print, and how they begin."""
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Container
+from collections.abc import Container, Sequence
 
 import tqdm
+from absl import flags, logging
 
 from personalization_jax import checks, distributed
+
+# Words joined by underscores, and single ones that a value or a rule follows;
+# none that is in a path or has dashes already.
+_ARGUMENT = re.compile(
+  r"(?<![\w./-])([a-z]+(_[a-z]+)+(?![\w/])|[a-z]+(?==)|^[a-z]+(?= must ))"
+)
+
+
+def begin(argv: Sequence[str]) -> None:
+  """Silences libraries but for warnings; rejects arguments that are no flags.
+
+  argv[0] is the program's name.
+  """
+  if not flags.FLAGS["verbosity"].present:
+    logging.set_verbosity(logging.WARNING)  # Orbax tells every step it takes
+  if len(argv) > 1:
+    raise ValueError(f"unexpected argument {argv[1]!r}; flags begin with --.")
 
 
 def say(text: str) -> None:
@@ -18,30 +36,23 @@ def say(text: str) -> None:
 
 
 def as_flag(error: Exception, names: Container[str]) -> str:
-  """What the library says of an argument, as said of the flag.
-
-  Args:
-    error: it may begin with an argument's name, as in `epochs=0 must be ...`.
-    names: of the flags there are.
-
-  Returns:
-    Its text, with dashes in front if there is such a flag; of NumPy's words
-    for too large an array, a sentence.
-  """
-  text = str(error)
+  """The library's sentence, with dashes before arguments that are flags."""
   if isinstance(error, MemoryError):
     return f"this host's memory doesn't suffice ({checks.first_line(error)})."
-  found = re.match(r"(\w+)(=| must )", text)
-  return f"--{text}" if found and found[1] in names else text
+
+  def dashed(found: re.Match[str]) -> str:
+    return f"--{found[0]}" if found[0] in names else found[0]
+
+  return _ARGUMENT.sub(dashed, str(error))
 
 
 def progress(total: int, description: str) -> tqdm.tqdm:
-  """A bar with rate and time left."""
+  """A bar with rate and time left; none for no steps."""
   return tqdm.tqdm(
     total=total,
     desc=description,
     unit="step",
-    disable=not distributed.is_first(),
+    disable=not (total and distributed.is_first()),
     # A log file gets a line now and then, a terminal a moving bar.
     mininterval=1.0 if sys.stderr.isatty() else 10.0,
   )

@@ -23,13 +23,9 @@ def limit(
 ) -> int:
   """Bytes that this process may take of its host's memory.
 
-  Args:
-    root: where the system's files are, /proc and the cgroups'.
-    environment: SLURM says there what a job may take.
-
-  Returns:
-    The least of the machine's memory, the limits of the process's cgroup and of
-    those around it (versions 1 and 2), and SLURM's.
+  That is the least of the machine's, the limits of the process's cgroup and of
+  those around it (versions 1 and 2), and what SLURM says in the environment;
+  `root` is where /proc and the cgroups are.
   """
   machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
   return min([machine, *_of_cgroups(root), *_of_slurm(environment)])

@@ -26,18 +26,11 @@ def install(
   patience: float = PATIENCE,
   tell: Callable[[str, int], object] = lambda sentence, code: None,
 ) -> Callable[[], bool]:
-  """Catches SIGTERM and SIGINT in this process.
+  """Catches SIGTERM and SIGINT; returns whether one has come.
 
   After `patience` seconds the process ends whatever it is doing (compiling,
-  say), with the same code: what is on disk is complete at any moment. A second
-  Ctrl-C ends it at once.
-
-  Args:
-    patience: in seconds.
-    tell: is given the sentence and the code before the process ends so.
-
-  Returns:
-    Whether a signal has come.
+  say), with the same code: what is on disk is complete at any moment. `tell` is
+  given sentence and code before. A second Ctrl-C ends it at once.
   """
   asked = threading.Event()
   # The interpreter writes a byte here at once, even while the main thread is

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import dataclasses
 import json
 import os
 import re
@@ -12,7 +11,7 @@ import socket
 import sys
 import threading
 import time
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 from jax._src import distributed
@@ -40,8 +39,7 @@ _LOSS = re.compile(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Ending:
+class Ending(NamedTuple):
   """Why a run of several processes ends, and which of them said so."""
 
   process: int
@@ -50,25 +48,17 @@ class Ending:
 
 
 def join(
-  coordinator_address: str | None,
+  address: str | None,
   num_processes: int | None,
   process_id: int | None,
   detect: bool,
 ) -> None:
-  """Makes this process one of a run's; does nothing if none is asked for.
+  """Makes this process one of a run's, if flags ask for that.
 
-  Args:
-    coordinator_address: host:port of the first process.
-    num_processes: how many there are.
-    process_id: which this is, from 0.
-    detect: have JAX find what isn't given, from SLURM, GKE, a TPU pod and
-      others.
-
-  Raises:
-    ValueError: if flags are missing, contradict each other, or the processes
-      don't find each other.
+  `address` is the first process's; `detect` has JAX find what isn't given, from
+  SLURM, GKE, a TPU pod and others.
   """
-  given = (coordinator_address, num_processes, process_id)
+  given = (address, num_processes, process_id)
   if all(value is None for value in given) and not detect:
     return
   if not detect and any(value is None for value in given):
@@ -78,26 +68,20 @@ def join(
     )
   if num_processes is not None and num_processes < 1:
     raise ValueError(f"--num_processes={num_processes} must be at least 1.")
-  if (
-    process_id is not None
-    and num_processes is not None
-    and not 0 <= process_id < num_processes
-  ):
-    raise ValueError(
-      f"--process_id={process_id} must lie in 0..{num_processes - 1}"
-      f" (--num_processes={num_processes})."
-    )
-  if coordinator_address is not None and not _has_port(coordinator_address):
-    raise ValueError(
-      f"--coordinator_address={coordinator_address} must be HOST:PORT."
-    )
-  if coordinator_address is not None and process_id:
-    _wait_for(coordinator_address)
+  if process_id is not None and num_processes is not None:
+    last = num_processes - 1
+    if not 0 <= process_id <= last:
+      raise ValueError(
+        f"--process_id={process_id} must lie in 0..{last}"
+        f" (--num_processes={num_processes})."
+      )
+  if address is not None:
+    _check_address(address, wait=bool(process_id))
   # JAX would catch SIGTERM itself; `interruption` does.
   jax.config.update("jax_enable_preemption_service", False)
   try:
     jax.distributed.initialize(
-      coordinator_address,
+      address,
       num_processes,
       process_id,
       cluster_detection_method=None if detect else "deactivate",
@@ -113,53 +97,56 @@ def join(
   _listen()
 
 
+def _check_address(address: str, *, wait: bool) -> None:
+  """Rejects what is no host:port, or, after a wait, where nobody listens.
+
+  JAX would end this process with a core dump.
+  """
+  host, _, port = address.rpartition(":")
+  if not (host and port.isdecimal() and 0 < int(port) < 65536):
+    raise ValueError(f"--coordinator_address={address} must be HOST:PORT.")
+  end = time.monotonic() + PATIENCE
+  while wait:
+    try:
+      socket.create_connection((host.strip("[]"), int(port)), 5).close()
+      return
+    except OSError as error:
+      if isinstance(error, socket.gaierror) or time.monotonic() > end:
+        raise ValueError(
+          f"--coordinator_address={address} doesn't answer ({error}): it must"
+          " be the host and a free port of the process with --process_id=0."
+        ) from error
+    time.sleep(0.2)
+
+
 def end(sentence: str, code: int = 1) -> NoReturn:
-  """Ends the run in a sentence: this process, and all others with it.
+  """Ends all processes of the run in a sentence, with the same exit code.
 
   If another one has said before why the run ends, that counts: what fails here
   may follow from it.
-
-  Args:
-    sentence: why; printed by every process.
-    code: the exit code of all.
-
-  Raises:
-    SystemExit: if there is no other process.
   """
-  if not several():
-    if code == 1:
-      sys.exit(sentence)
-    print(sentence, file=sys.stderr, flush=True)
-    sys.exit(code)
-  _leave(tell(sentence, code))
+  if several():
+    _leave(tell(sentence, code))
+  if code == 1:
+    sys.exit(sentence)
+  print(sentence, file=sys.stderr, flush=True)
+  sys.exit(code)
 
 
 def tell(sentence: str, code: int) -> Ending:
-  """Says to all other processes why the run ends; they end then.
-
-  Args:
-    sentence: why; printed by each of them.
-    code: their exit code.
-
-  Returns:
-    Why it ends: what was said first.
-  """
+  """Tells all other processes to end, and why; returns what was said first."""
   mine = Ending(distributed.global_state.process_id, sentence, code)
   if not several():
     return mine
   with contextlib.suppress(jax.errors.JaxRuntimeError):  # another was faster
-    _client().key_value_set(_KEY, json.dumps(dataclasses.asdict(mine)))
+    _client().key_value_set(_KEY, json.dumps(mine))
   if mine.process == 0:
     time.sleep(_LISTENED)  # what the others ask ends with this process
   return _told() or mine
 
 
 def end_as_told(seconds: float = 4.0) -> None:
-  """Ends this process if another one says why the run ends.
-
-  Args:
-    seconds: to wait for that.
-  """
+  """Ends this process if another one says why the run ends, within seconds."""
   last = time.monotonic() + seconds
   while several():
     if told := _told():
@@ -183,12 +170,8 @@ def name() -> str:
 def is_loss(error: BaseException) -> bool:
   """Whether an error says that another process is gone.
 
-  Args:
-    error: what an exchange with the others raised, or anything else.
-
-  Returns:
-    True for what Gloo, NCCL and JAX's coordination service say then, and not
-    for all else that they and XLA raise, such as memory that ran out.
+  Gloo, NCCL and JAX's coordination service have words for that, and raise other
+  errors, too, such as memory that ran out.
   """
   if isinstance(error, OSError) or not several():
     return False
@@ -207,7 +190,7 @@ def _client() -> Any:
 def _told() -> Ending | None:
   """Why the run ends, if a process has said so."""
   try:
-    return Ending(**json.loads(_client().key_value_try_get(_KEY)))
+    return Ending(*json.loads(_client().key_value_try_get(_KEY)))
   except (jax.errors.JaxRuntimeError, AttributeError):
     return None  # nobody has, or the service is gone
 
@@ -245,35 +228,6 @@ def _listen() -> None:
   atexit.register(stop)  # before JAX lets go of the service
 
 
-def _wait_for(address: str) -> None:
-  """Until the first process listens; JAX would end this one with a core dump.
-
-  Args:
-    address: host:port.
-
-  Raises:
-    ValueError: if it never does.
-  """
-  host, _, port = address.rpartition(":")
-  end = time.monotonic() + PATIENCE
-  while True:
-    try:
-      socket.create_connection((host.strip("[]"), int(port)), 5).close()
-      return
-    except OSError as error:
-      if isinstance(error, socket.gaierror) or time.monotonic() > end:
-        raise ValueError(
-          f"--coordinator_address={address} doesn't answer ({error}): it must"
-          " be the host and a free port of the process with --process_id=0."
-        ) from error
-    time.sleep(0.2)
-
-
-def _has_port(address: str) -> bool:
-  host, _, port = address.rpartition(":")
-  return bool(host) and port.isdecimal() and 0 < int(port) < 65536
-
-
 def cores() -> list[int]:
   """The processor cores that this process may use."""
   if hasattr(os, "sched_getaffinity"):  # not on macOS
@@ -282,14 +236,11 @@ def cores() -> list[int]:
 
 
 def use_cpu_cores(devices: int) -> None:
-  """Makes each core a device: many CPU operations run on one thread only.
+  """Makes each core a device, or so many: CPU operations often use one thread.
 
   XLA has as many threads as there are cores or devices, whichever is more. With
   a single one it adds up in another order than with several (whose number does
-  not matter; see `convolution.choose_formulation`), so there are two at least.
-
-  Args:
-    devices: how many; 0 takes the cores there are.
+  not matter; see `networks.kernels.cpu`), so there are two at least.
   """
   there = len(cores())
   os.environ.setdefault("NPROC", str(max(there, 2)))

@@ -11,16 +11,10 @@ from typing import Any
 
 import jax
 
-PACKAGES = (
-  "personalization_jax",
-  "jax",
-  "jaxlib",
-  "flax",
-  "optax",
-  "orbax-checkpoint",
-  "numpy",
-  "scipy",
-)
+_PACKAGES = (
+    "personalization_jax", "jax", "jaxlib", "flax", "optax",
+    "orbax-checkpoint", "numpy", "scipy",
+)  # fmt: skip
 
 
 def describe() -> dict[str, Any]:
@@ -30,7 +24,7 @@ def describe() -> dict[str, Any]:
     "command": sys.argv,
     "commit": _commit(),
     "python": platform.python_version(),
-    "versions": {name: _version(name) for name in PACKAGES},
+    "versions": {name: version(name) for name in _PACKAGES},
     "platform": devices[0].platform,
     "device": devices[0].device_kind,
     "num_devices": len(devices),
@@ -38,7 +32,8 @@ def describe() -> dict[str, Any]:
   }
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
+  """Of an installed package; None if it isn't."""
   try:
     return importlib.metadata.version(package)
   except importlib.metadata.PackageNotFoundError:

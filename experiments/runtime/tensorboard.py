@@ -18,11 +18,7 @@ _OVERHEAD, _SCALAR, _POINT = 4096, 128, 8192
 
 
 def check() -> None:
-  """Says what is missing.
-
-  Raises:
-    ValueError: if the package that writes event files isn't installed.
-  """
+  """Rejects --tensorboard without the package that writes event files."""
   if importlib.util.find_spec("tensorboardX") is None:
     raise ValueError(
       "event files (--tensorboard) need the extra `tensorboard`: pip install"
@@ -31,16 +27,7 @@ def check() -> None:
 
 
 def write(folder: pathlib.Path, results: Iterable[Result]) -> None:
-  """Writes event files, one folder for each method and seed.
-
-  Args:
-    folder: for `tensorboard --logdir`; what it held of these methods and seeds
-      is replaced.
-    results: finished methods.
-
-  Raises:
-    OSError: if the disk is full.
-  """
+  """Writes event files, a folder for each method and seed, over older ones."""
   import tensorboardX  # the extra `tensorboard`
 
   for result in results:

@@ -1,4 +1,4 @@
-"""Whether groups are of those who truly write alike (NumPy, host).
+"""Whether groups are of people who truly write alike (NumPy, SciPy).
 
 The hidden factors of synthetic writers are known, and so is who should be in a
 group. A person's id is the place of that person's factors.
@@ -9,18 +9,21 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import stats
 
-from personalization_jax.datasets import synthetic
+from personalization_jax.analysis import metrics
 from personalization_jax.datasets.splits import PADDING
-from personalization_jax.datasets.synthetic import WriterFactors
-from personalization_jax.grouping.groups import Groups
 from personalization_jax.methods import Group
 
+if TYPE_CHECKING:  # their modules import JAX
+  from personalization_jax.datasets.synthetic import WriterFactors
+  from personalization_jax.grouping.groups import Groups
+
 ALL = "all"
-# What is compared beside the factors: whether a sample is of the same class.
+# Compared beside the factors: whether a sample is of the same class.
 OWN_CLASS = "own class"
 
 
@@ -34,7 +37,7 @@ class Agreement:
     measure: "rank correlation", "recall", "nearness" or "share of samples".
     part: which factors: "style", "allographs", "forms" or "all"; or
       "own class".
-    values: float64 [S], each individual's; NaN where there is none.
+    values: float64 [S], of each individual; NaN where there is none.
     random: float64 [S], what random choice gives on average.
   """
 
@@ -46,20 +49,18 @@ class Agreement:
 
   @property
   def count(self) -> int:
-    """How many individuals have a value: mean and sd are over them."""
+    """Number of individuals with a value."""
     return int((~np.isnan(self.values)).sum())
 
   @property
   def mean(self) -> float:
-    """Over the individuals that have a value; NaN if nobody has one."""
-    values = self.values[~np.isnan(self.values)]
-    return float(values.mean()) if values.size else math.nan
+    """Mean over individuals with a value; NaN if there are none."""
+    return metrics.spread(self.values).mean
 
   @property
   def sd(self) -> float:
     """Standard deviation over them (ddof 1); NaN for fewer than two."""
-    values = self.values[~np.isnan(self.values)]
-    return float(values.std(ddof=1)) if values.size > 1 else math.nan
+    return metrics.spread(self.values).sd
 
 
 def true_distances(
@@ -68,30 +69,13 @@ def true_distances(
   writers: np.ndarray,
   digit: int | None = None,
 ) -> dict[str, np.ndarray]:
-  """How far apart people are in their hidden factors, part by part.
+  """Distances [S, M] between people [S] and writers [M] in hidden factors.
 
-  The parts are those of `WriterFactors.vector`: the style (six scalars in
-  standard deviations), the allographs (one-hot, so the squared distance is
-  twice the number of digits written in another way) and the forms (amplitudes
-  in standard deviations). "all" joins them: the squared distances, each
-  divided by its standard deviation over the writers whom a person is compared
-  with, are added. So every part moves that person's order of writers about
-  equally; in the vector's own norm the forms, 80 of its 126 numbers, would
-  outweigh the style, which is in every drawing.
-
-  Args:
-    factors: of all writers.
-    people: integers [S], ids.
-    writers: integers [M], ids of those whom they are compared with.
-    digit: compares the way of writing one digit: the style, and this digit's
-      allograph and form; by default all ten.
-
-  Returns:
-    "style", "allographs", "forms" and "all" -> float64 [S, M]. Those of "all"
-    can be compared within a row alone.
-
-  Raises:
-    ValueError: if somebody's factors are missing.
+  Of style, allographs, forms and "all", for one digit or all ten. "all" adds
+  the squared distances of the three, each divided by its standard deviation
+  over the other writers, so that each moves a person's order of writers about
+  equally; it can be compared within a row alone. In `WriterFactors.vector` the
+  forms, 80 of 126 numbers, would outweigh the style, which is in every drawing.
   """
   people, writers = np.asarray(people), np.asarray(writers)
   parts = _parts(factors, digit)
@@ -112,7 +96,6 @@ def true_distances(
   others = writers != people[:, None]
   total = np.zeros(others.shape)
   for square in squares.values():
-    # Nobody else has a say in somebody's order.
     spread = np.std(square, axis=1, where=others, keepdims=True)
     total += np.divide(
       square, spread, out=np.zeros_like(total), where=spread > 0
@@ -120,23 +103,28 @@ def true_distances(
   return {part: np.sqrt(s) for part, s in {**squares, ALL: total}.items()}
 
 
+def _parts(factors: WriterFactors, digit: int | None) -> dict[str, np.ndarray]:
+  """The vectors of factors cut in three, float64 [M, ...] each."""
+  vectors = factors.vector().astype(np.float64)
+  num_digits, size = factors.forms.shape[1:]
+  # The scalars of style, then all digits' allographs, then their forms.
+  num_scalars = sum(np.ndim(each) == 1 for each in vars(factors).values())
+  style, *by_digit = np.split(
+    vectors, [num_scalars, -num_digits * size], axis=1
+  )
+  if digit is not None:
+    by_digit = [
+      each.reshape(len(each), num_digits, -1)[:, digit] for each in by_digit
+    ]
+  return dict(zip(("style", "allographs", "forms"), (style, *by_digit)))
+
+
 def recall(truth: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-  """How many of the first n are truly among the n nearest.
+  """Share of the n first candidates truly among the n nearest, and by chance.
 
-  Candidates that tie with the nth nearest all count as near: what is as good as
-  the truth has a recall of 1. Random choice then gives more than n/M.
-
-  Args:
-    truth: float [S, M], true distances of each individual's candidates in the
-      order in which a method found them, nearest first.
-    n: how many are chosen.
-
-  Returns:
-    Recall float64 [S] in 0..1, and its expectation for n candidates chosen at
-    random [S]: n/M where there are no ties.
-
-  Raises:
-    ValueError: if n isn't in 1..M.
+  `truth` [S, M] are true distances in the order in which a method found the
+  candidates. All as near as the nth nearest count, so that what is as good as
+  the truth has a recall of 1; random choice then gives n/M or more.
   """
   if not 1 <= n <= truth.shape[1]:
     raise ValueError(
@@ -147,34 +135,23 @@ def recall(truth: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def rank_correlation(truth: np.ndarray) -> np.ndarray:
-  """Spearman's correlation of the order found with true distances.
+  """Spearman's correlation [S] of the order found with `truth`, as `recall`.
 
-  Args:
-    truth: float [S, M], as `recall`.
-
-  Returns:
-    float64 [S]: 1 for the true order, 0 on average for random order; NaN where
-    all candidates are equally far.
+  NaN where all candidates are equally far.
   """
   order = np.arange(truth.shape[1])
   return np.array(
     [
-      stats.spearmanr(order, row).statistic if len(set(row)) > 1 else math.nan
-      for row in truth.tolist()
+      stats.spearmanr(order, row).statistic if np.ptp(row) else math.nan
+      for row in truth
     ]
   )
 
 
 def nearness(distances: np.ndarray, counts: np.ndarray) -> np.ndarray:
-  """How near each writer is among the samples that can be chosen.
+  """Share of samples whose writers are farther away than each writer [M].
 
-  Args:
-    distances: float [M], true distances from one person.
-    counts: integers [M], how many samples of each writer there are.
-
-  Returns:
-    float64 [M], the share of samples whose writers are farther away, those of
-    equally far ones by half. Its mean over all samples is 1/2.
+  Samples of equally far writers count by half: the mean over samples is 1/2.
   """
   _, place = np.unique(distances, return_inverse=True)
   at = np.bincount(place, weights=counts)
@@ -185,9 +162,7 @@ def nearness(distances: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def of_individuals(
   groups: Groups, factors: WriterFactors, sizes: Iterable[int]
 ) -> list[Agreement]:
-  """Whether the writers whom IG finds nearest truly write alike.
-
-  All ten digits are compared.
+  """Whether the writers whom IG finds nearest truly write all digits alike.
 
   Args:
     groups: with the latents to judge.
@@ -195,30 +170,27 @@ def of_individuals(
     sizes: the n of IG, each in 1..M.
 
   Returns:
-    The rank correlation over all candidates, then the recall of each n; part
-    by part.
+    The rank correlation over all candidates, then the recall of each n; for
+    each part of the factors.
 
   Source: Algorithm 1, lines 16-20.
   """
   people = groups.split.individuals
   found = groups.nearest(groups.num_candidates)
+  distances = true_distances(factors, people, groups.candidates)
   truth = {
-    part: np.take_along_axis(distances, found, axis=1)
-    for part, distances in true_distances(
-      factors, people, groups.candidates
-    ).items()
+    part: np.take_along_axis(each, found, axis=1)
+    for part, each in distances.items()
   }
   nothing = np.zeros(len(people))
-  agreements = [
+  return [
     Agreement("ig", "rank correlation", part, rank_correlation(rows), nothing)
     for part, rows in truth.items()
+  ] + [
+    Agreement(f"ig:{n}", "recall", part, *recall(rows, n))
+    for n in sizes
+    for part, rows in truth.items()
   ]
-  for n in sizes:
-    agreements += [
-      Agreement(f"ig:{n}", "recall", part, *recall(rows, n))
-      for part, rows in truth.items()
-    ]
-  return agreements
 
 
 def of_samples(
@@ -226,20 +198,11 @@ def of_samples(
 ) -> list[Agreement]:
   """Whether SG's samples are of the same class, by writers who write it alike.
 
-  A sample and what was chosen for it are compared by how their writers write
-  the sample's digit: what else they write can't be seen in a drawing.
-
-  Args:
-    groups: with the latents to judge, of a population whose class modulo ten is
-      the digit (flips keep that).
-    factors: of all writers.
-    total: n of SG.
-    count: how many individuals, the first ones.
-
-  Returns:
-    The share of chosen samples that have the class of the sample that chose
-    them, then the mean `nearness` of their writers among D_G's training
-    samples, part by part.
+  For SG's n `total` and the first `count` individuals: the share of chosen
+  samples that have the class of the sample that chose them, then the mean
+  `nearness` of their writers among D_G's training samples, for each part of the
+  factors of the chosen digit; what else they write can't be seen in a drawing.
+  The class modulo ten must be the digit (flips keep that).
 
   Source: Algorithm 1, lines 11-15.
   """
@@ -249,9 +212,10 @@ def of_samples(
   writers, counts = np.unique(owners[available], return_counts=True)
   shares = np.bincount(labels[available], minlength=labels.max() + 1)
   people = groups.split.individuals[:count]
+  num_digits = factors.forms.shape[1]
   by_digit = [
     true_distances(factors, people, writers, digit)
-    for digit in range(synthetic.NUM_DIGITS)
+    for digit in range(num_digits)
   ]
   own_class, random = np.zeros(count), np.zeros(count)
   near = {part: np.zeros(count) for part in by_digit[0]}
@@ -261,7 +225,7 @@ def of_samples(
     asking, given = own[sample], chosen[sample, column]
     own_class[index] = (labels[asking] == labels[given]).mean()
     random[index] = shares[labels[asking]].mean() / len(available)
-    digits = labels[asking] % synthetic.NUM_DIGITS
+    digits = labels[asking] % num_digits
     places = np.searchsorted(writers, owners[given])
     for part, values in near.items():
       of_writers = [nearness(truth[part][index], counts) for truth in by_digit]
@@ -271,23 +235,3 @@ def of_samples(
     Agreement(spec, "share of samples", OWN_CLASS, own_class, random),
     *(Agreement(spec, "nearness", part, v, half) for part, v in near.items()),
   ]
-
-
-def _parts(factors: WriterFactors, digit: int | None) -> dict[str, np.ndarray]:
-  """The parts of everybody's vector of factors, float64 [M, ...] each."""
-  vectors = factors.vector().astype(np.float64)
-  num_writers, size = vectors.shape
-  widths = {
-    "allographs": synthetic.NUM_ALLOGRAPHS,
-    "forms": 2 * synthetic.NUM_MODES,
-  }
-  start = size - synthetic.NUM_DIGITS * sum(widths.values())
-  parts = {"style": vectors[:, :start]}
-  for part, width in widths.items():
-    stop = start + synthetic.NUM_DIGITS * width
-    by_digit = vectors[:, start:stop].reshape(num_writers, -1, width)
-    if digit is not None:
-      by_digit = by_digit[:, digit]
-    parts[part] = by_digit.reshape(num_writers, -1)
-    start = stop
-  return parts

@@ -1,17 +1,18 @@
-"""A choice for each person that makes hardly anybody worse (NumPy, host).
+"""A choice for each person that makes hardly anybody worse (NumPy).
 
 Personalised models hurt some people: the model of D_G alone would have served
-them better. Who keeps that one is chosen on validation data, never on test
-data, so what the choice gives is honest; it may still err where the two sets of
-data disagree.
+them better. The choice is made on validation data, never on test data, so what
+it gives is honest; it may still err where the two sets of data disagree.
 
-A person is one person: of several seeds everybody's mean over those with which
-neither of the two models diverged is compared, as in the table's tests.
+Functions take one accuracy for each person [S], or for each of K seeds and each
+person [K, S], NaN where the model diverged. As in the table's tests, people are
+compared by their means over the seeds in which neither model diverged.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,20 +25,17 @@ from personalization_jax.analysis import metrics
 class Choice:
   """What the choice between a method's models and the global one gives.
 
-  With K seeds everybody has K models of each kind, and one is chosen for each
-  person and seed; all else is of people.
-
   Attributes:
     personal: bool [S], or [K, S], who gets the personalised model.
-    accuracy: float64 [S], test accuracy of the model chosen, of several seeds
-      the mean.
+    accuracy: float64 [S], test accuracy of the model chosen, the mean over
+      seeds.
     hurt: fraction of people whom the method hurts if everyone gets its model.
     hurt_with_choice: fraction hurt if everyone gets the model chosen.
     gain: mean gain in test accuracy over the global model if everyone gets the
-      method's; who diverged is left out.
-    gain_with_choice: likewise with the model chosen, where who diverged has the
-      global model, and so a gain of 0. Whose global model diverged has nothing
-      to gain over, and is left out of all four numbers.
+      method's, without people whose model diverged.
+    gain_with_choice: likewise with the model chosen: the global one, and a gain
+      of 0, where the personalised one diverged. People whose global model
+      diverged are left out of all four numbers.
   """
 
   personal: np.ndarray
@@ -49,22 +47,10 @@ class Choice:
 
 
 def choose(personal: Any, general: Any) -> np.ndarray:
-  """Who is better off with the personalised model, on validation data.
+  """Where the personalised model has the better validation accuracy.
 
   Ties go to the global model: without evidence for a model of one's own, the
-  one that was trained on more people is the safer. A model that diverged is
-  chosen only if both did, or if there are no validation data to tell (NaN).
-
-  Args:
-    personal: float [S], or [K, S] with a row for each seed, everyone's accuracy
-      by the personalised model; NaN where it diverged.
-    general: likewise by the global model.
-
-  Returns:
-    Bool of the same shape, True where the personalised model is chosen.
-
-  Raises:
-    ValueError: if these aren't accuracies of the same people and seeds.
+  one that was trained on more people is safer.
   """
   personal, general = _pair(personal, general)
   better = metrics.changes(personal, general) > 0
@@ -72,46 +58,21 @@ def choose(personal: Any, general: Any) -> np.ndarray:
 
 
 def hurt(personal: Any, general: Any) -> float:
-  """The fraction of people whom a method makes worse.
+  """The fraction of people whom a method makes worse; NaN without people.
 
-  Args:
-    personal: float [S], or [K, S] with a row for each seed, everyone's test
-      accuracy; NaN where the model diverged. Who has no model to set against a
-      global one counts as hurt.
-    general: likewise by the global model; who has nothing but NaN here can't be
-      compared and is left out.
-
-  Returns:
-    The fraction in 0..1; NaN if nobody can be compared.
-
-  Raises:
-    ValueError: as `choose`.
+  People without a personalised model count as hurt; those without a global one
+  are left out.
   """
   personal, general = _pair(personal, general)
   compared = ~np.isnan(np.atleast_2d(general)).all(axis=0)
   if not compared.any():
-    return float("nan")
+    return math.nan
   change = metrics.changes(*metrics.paired_means(personal, general))
   return float((~(change >= 0))[compared].mean())
 
 
-def judge(
-  validation: tuple[Any, Any],
-  test: tuple[Any, Any],
-) -> Choice:
-  """Chooses for each person on validation data, and tests the choice.
-
-  Args:
-    validation: accuracies on validation data, (personalised, global), each
-      [S], or [K, S] with a row for each seed.
-    test: accuracies on test data, likewise, of the same people and seeds.
-
-  Returns:
-    The choice and what it gives.
-
-  Raises:
-    ValueError: as `choose`, or if the two are of other shapes.
-  """
+def judge(validation: tuple[Any, Any], test: tuple[Any, Any]) -> Choice:
+  """Chooses by (personalised, global) validation accuracies, and tests that."""
   personal = choose(*validation)
   own, general = _pair(*test)
   if own.shape != personal.shape:
@@ -136,16 +97,16 @@ def judge_all(
   """`judge` for every method against the same global model.
 
   Args:
-    validation: method -> accuracies on validation data, float [S], or [K, S]
-      with a row for each seed, in the same order everywhere.
-    test: method -> accuracies on test data, of the same people and seeds.
+    validation: method -> accuracies on validation data, float [S], or [K, S],
+      people and seeds in the same order everywhere.
+    test: method -> accuracies on test data, likewise.
     general: the method that gives the global model, a key of both.
 
   Returns:
     method -> what the choice gives, for all methods but `general`.
 
   Raises:
-    ValueError: as `judge`, naming the method; or one isn't in both.
+    ValueError: as `judge`, naming the method; or a method isn't in both.
   """
   for name, accuracies in (("validation", validation), ("test", test)):
     for method in (general, *validation, *test):
@@ -172,6 +133,7 @@ def _gain(personal: np.ndarray, general: np.ndarray) -> float:
 
 
 def _pair(personal: Any, general: Any) -> tuple[np.ndarray, np.ndarray]:
+  """Both as arrays, checked to be accuracies of the same people and seeds."""
   personal, general = (np.asarray(v, np.float64) for v in (personal, general))
   shapes = personal.shape, general.shape
   if shapes[0] != shapes[1] or personal.ndim not in (1, 2) or not personal.size:

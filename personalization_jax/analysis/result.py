@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import field
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,38 @@ import numpy as np
 from personalization_jax.analysis import metrics
 from personalization_jax.datasets.splits import PADDING
 
+# Axes and kind of every array: S individuals, R test rows, V validation rows,
+# Q test rows of D_G, T steps, E evaluations; i integers, f floats, b booleans.
+_ARRAYS = {
+  "individuals": ("S", "i"),
+  "individual_rows": ("SR", "i"),
+  "individual_predictions": ("SR", "i"),
+  "individual_labels": ("SR", "i"),
+  "global_rows": ("Q", "i"),
+  "global_predictions": ("SQ", "i"),
+  "global_labels": ("Q", "i"),
+  "losses": ("ST", "f"),
+  "diverged": ("S", "b"),
+  "validation_rows": ("SV", "i"),
+  "validation_predictions": ("SV", "i"),
+  "validation_labels": ("SV", "i"),
+  "curve_steps": ("E", "i"),
+  "individual_curve": ("SE", "f"),
+  "global_curve": ("SE", "f"),
+}
+_DTYPES = {"i": np.int32, "f": np.float32, "b": np.bool_}
+_KINDS = {"i": "integers", "f": "floats", "b": "booleans"}
+_NOTHING = np.empty(0)
+
+
+def _nothing() -> np.ndarray:
+  """Stands for an array that isn't given."""
+  return _NOTHING
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Result:
-  """What one method gave every individual.
+  """What one method gave every individual: NumPy arrays, checked.
 
   Attributes:
     method: the method's spec.
@@ -23,28 +52,29 @@ class Result:
     individual_predictions: int32 [S, R], predicted classes.
     global_rows: int32 [Q], test rows of D_G.
     global_predictions: int32 [S, Q], each individual's model on D_G.
-    individual_labels: int32 [S, R], the true classes, -1 for padding; with them
-      accuracies need no population, and another one's labels are refused. None
-      if nobody gave them.
-    global_labels: int32 [Q], likewise.
     losses: float32 [S, T], training loss of each step in nats, NaN where a
       step was padding.
-    diverged: bool [S], whose loss or parameters stopped being finite numbers;
-      nobody by default.
+    individual_labels: int32 [S, R], the true classes, -1 for padding; with them
+      accuracies need no population. None if they are unknown.
+    global_labels: int32 [Q], likewise.
+    validation_labels: int32 [S, V], likewise.
+    diverged: bool [S], whether loss or parameters stopped being finite; by
+      default False.
     validation_rows: int32 [S, V], validation rows of each D_I, -1 for padding;
-      none by default.
+      by default V is 0.
     validation_predictions: int32 [S, V], predicted classes.
-    validation_labels: int32 [S, V], the true classes, -1 for padding; None if
-      nobody gave them.
-    curve_steps: int32 [E], behind which steps models were evaluated on
-      validation data; none by default.
-    individual_curve: float32 [S, E], accuracy on D_I then; NaN for who has no
-      validation data.
+    curve_steps: int32 [E], after which steps models were evaluated on
+      validation data; by default E is 0.
+    individual_curve: float32 [S, E], accuracy on D_I then; NaN for individuals
+      without validation data.
     global_curve: float32 [S, E], accuracy on D_G then.
-    one_model: everybody has one and the same model, that of D_G alone, whose
+    one_model: all individuals share one model, that of D_G alone, so that its
       acc(D_G) is one number.
-    models: if asked for, `params` and `batch_stats` of everybody, trees of
+    models: if asked for, `params` and `batch_stats` of all models, trees of
       arrays [S, ...]; they aren't saved with the rest.
+
+  Raises:
+    ValueError: if an array has another shape or kind, naming it.
   """
 
   method: str
@@ -58,28 +88,39 @@ class Result:
   individual_labels: np.ndarray | None = None
   global_labels: np.ndarray | None = None
   validation_labels: np.ndarray | None = None
-  diverged: np.ndarray = None  # type: ignore[assignment]
-  validation_rows: np.ndarray = None  # type: ignore[assignment]
-  validation_predictions: np.ndarray = None  # type: ignore[assignment]
-  curve_steps: np.ndarray = None  # type: ignore[assignment]
-  individual_curve: np.ndarray = None  # type: ignore[assignment]
-  global_curve: np.ndarray = None  # type: ignore[assignment]
+  diverged: np.ndarray = field(default_factory=_nothing)
+  validation_rows: np.ndarray = field(default_factory=_nothing)
+  validation_predictions: np.ndarray = field(default_factory=_nothing)
+  curve_steps: np.ndarray = field(default_factory=_nothing)
+  individual_curve: np.ndarray = field(default_factory=_nothing)
+  global_curve: np.ndarray = field(default_factory=_nothing)
   one_model: bool = False
   models: dict[str, Any] | None = None
 
   def __post_init__(self) -> None:
-    """What isn't said is empty; nobody diverged."""
-    count = len(self.individuals)
-    for name, empty in (
-      ("diverged", np.zeros(count, bool)),
-      ("validation_rows", np.empty((count, 0), np.int32)),
-      ("validation_predictions", np.empty((count, 0), np.int32)),
-      ("curve_steps", np.empty(0, np.int32)),
-      ("individual_curve", np.empty((count, 0), np.float32)),
-      ("global_curve", np.empty((count, 0), np.float32)),
-    ):
-      if getattr(self, name) is None:
-        object.__setattr__(self, name, empty)
+    """Makes arrays NumPy's, gives empty ones their shape, checks all."""
+    sizes = {"S": len(self.individuals)}
+    for name, (axes, kind) in _ARRAYS.items():
+      given = getattr(self, name)
+      if given is None and name.endswith("_labels"):
+        continue
+      array = np.asarray(given)
+      if given is _NOTHING:
+        # Nobody diverged; no validation rows, no evaluations.
+        shape = [sizes[axis] if axis == "S" else 0 for axis in axes]
+        array = np.zeros(shape, _DTYPES[kind])
+      elif array.dtype.kind != kind or array.ndim != len(axes):
+        raise ValueError(
+          f"{name} must be {_KINDS[kind]} [{', '.join(axes)}], but is"
+          f" {array.dtype}{list(array.shape)}."
+        )
+      for axis, size in zip(axes, array.shape):
+        if sizes.setdefault(axis, size) != size:
+          raise ValueError(
+            f"{name} has shape {list(array.shape)}, but {axis} of"
+            f" [{', '.join(axes)}] is {sizes[axis]} in other arrays."
+          )
+      object.__setattr__(self, name, array)
 
   @property
   def status(self) -> list[str]:
@@ -96,8 +137,8 @@ class Result:
         none of its own.
 
     Returns:
-      Accuracy float64 [S] in 0..1, and the number of samples it stands on [S].
-      Who diverged has NaN: what such a model answers is no accuracy.
+      Accuracy float64 [S] in 0..1, NaN where the model diverged; the number of
+      samples it stands on [S].
 
     Raises:
       ValueError: if the result's own labels aren't these.
@@ -107,35 +148,13 @@ class Result:
   def validation_accuracy(
     self, labels: np.ndarray | None = None
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Accuracy on everyone's own validation data.
-
-    Args:
-      labels: as of `individual_accuracy`.
-
-    Returns:
-      Accuracy float64 [S] in 0..1, NaN for who diverged or has no such data,
-      and the number of samples it stands on [S].
-
-    Raises:
-      ValueError: likewise.
-    """
+    """Like `individual_accuracy`, on validation data; NaN without any."""
     return self._accuracy("validation", labels)
 
   def global_accuracy(
     self, labels: np.ndarray | None = None
   ) -> tuple[np.ndarray, np.ndarray]:
-    """acc(D_G), of everyone's model on the test data of D_G.
-
-    Args:
-      labels: as of `individual_accuracy`.
-
-    Returns:
-      Accuracy float64 [S] in 0..1, NaN for who diverged, and the number of
-      samples it stands on [S].
-
-    Raises:
-      ValueError: likewise.
-    """
+    """acc(D_G), like `individual_accuracy`, on the test data of D_G."""
     return self._accuracy("global", labels)
 
   def _accuracy(
@@ -153,12 +172,12 @@ class Result:
     rows, own = getattr(self, f"{data}_rows"), getattr(self, f"{data}_labels")
     what = f"method {self.method!r} with seed {self.seed}"
     if not rows.size:
-      return np.asarray(rows)
-    if own is None and labels is None:
-      raise ValueError(f"{what} has no true labels: give its population's.")
+      return rows
     if labels is None:
-      return np.asarray(own)
-    if rows.max(initial=PADDING) >= len(labels):
+      if own is None:
+        raise ValueError(f"{what} has no true labels: give its population's.")
+      return own
+    if rows.max() >= len(labels):
       raise ValueError(
         f"{what} was tested on row {rows.max()}, but the population has"
         f" {len(labels)} samples: give the one that it was made of."

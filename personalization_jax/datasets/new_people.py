@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -21,31 +20,18 @@ def population_of(
 ) -> Population:
   """People's samples as a base model takes them.
 
-  Args:
-    arrays: images uint8 or float32 [N, H, W, C], or [N, H, W] for one channel,
-      or other samples [N, ...] of the model's shape; labels integers [N],
-      individuals integers [N] and originals integers [N] where there are any.
-      Without them labels and individuals are 0, and every row is its own
-      original.
-    num_classes: of the model.
-    sample_shape: of what the model takes, (H, W, C) for images.
-    is_fig_4: whether the model is the paper's, which sees images resized.
-    dtype: of the samples that the model was trained on, "uint8" or "float32";
-      None if nobody knows.
-
-  Returns:
-    The population. Samples of the model's shape are as they were; square images
-    of any other size are brought to the model's. Classes without a sample are
-    fine.
-
-  Raises:
-    ValueError: naming what is wrong with the arrays.
+  `arrays` has images [N, ...] and where there are any labels, individuals and
+  originals, integers [N]; without them labels and individuals are 0. Samples of
+  the model's shape stay, square images of any other size are brought to it.
+  `is_fig_4` tells the paper's model, which sees images resized, and `dtype`
+  what it was trained on, "uint8" or "float32", if that is known. Raises
+  ValueError, which names what is wrong with the arrays.
   """
   images = np.asarray(arrays["images"])
   shape = tuple(sample_shape)
   if images.ndim == 3 and len(shape) == 3 and shape[2] == 1:
     images = images[..., None]
-  # What isn't there can't be faulty; `from_arrays` judges the shape.
+  # Defaults can't be faulty; `from_arrays` judges the shape of the images.
   nothing = np.zeros(np.shape(images)[:1], np.int32)
   population = Population.from_arrays(
     images,
@@ -55,58 +41,42 @@ def population_of(
     num_classes=num_classes,
     complete=False,
   )
-  if dtype == "uint8":
-    _check_range(population.images)
-  if population.sample_shape == shape:
-    return population
-  differ = f"samples have shape {list(population.sample_shape)}, but the model"
-  if len(shape) != 3:
-    raise ValueError(f"{differ} takes {list(shape)}.")
-  if not population.holds_images:
-    raise ValueError(f"{differ} takes images {list(shape)}.")
-  channels = population.images.shape[3]
-  if channels != shape[2]:
-    raise ValueError(
-      f"images have {channels} channels, but the model takes {shape[2]}."
-    )
-  # Pictures for an MLP are resized as they were in its run; floats for a model
-  # of one's own may be anything, which nobody resized.
-  is_picture = is_fig_4 or population.images.dtype == np.uint8
-  if not is_picture or shape[0] != shape[1] or shape[0] & (shape[0] - 1):
-    raise ValueError(f"{differ} takes {list(shape)}.")
-  return variations.resize(population, shape[0])
-
-
-def _check_range(images: np.ndarray) -> None:
-  """Refuses floats that a model of uint8 images would see as too bright."""
-  if images.dtype != np.uint8 and not 0 <= images.min() <= images.max() <= 1:
+  images = population.images
+  is_uint8 = images.dtype == np.uint8
+  if dtype == "uint8" and not (
+    is_uint8 or 0 <= images.min() <= images.max() <= 1
+  ):
     raise ValueError(
       "the model was trained on uint8 images, seen as 0..1, but these floats"
       f" reach from {images.min():.6g} to {images.max():.6g}: give uint8"
       " images, or floats in 0..1."
     )
+  if population.sample_shape == shape:
+    return population
+  differ = f"samples have shape {list(population.sample_shape)}, but the model"
+  if len(shape) == 3 and not population.holds_images:
+    raise ValueError(f"{differ} takes images {list(shape)}.")
+  if len(shape) == 3 and images.shape[3] != shape[2]:
+    raise ValueError(
+      f"images have {images.shape[3]} channels, but the model takes {shape[2]}."
+    )
+  # Pictures for an MLP are resized as they were in its run; floats for a model
+  # of one's own may be anything, which nobody resized.
+  is_square = len(shape) == 3 and shape[0] == shape[1]
+  if not is_square or shape[0] & (shape[0] - 1) or not (is_fig_4 or is_uint8):
+    raise ValueError(f"{differ} takes {list(shape)}.")
+  return variations.resize(population, shape[0])
 
 
 def hold_out(
   population: Population, validation_fraction: float, *, seed: int = 0
 ) -> Split:
-  """Everybody an individual, with a part of each person's samples held out.
+  """Everybody an individual, with a fraction of each one's samples as `test`.
 
-  Args:
-    population: the new people.
-    validation_fraction: part of a person's samples that is held out; at least
-      one sample is, and one trains. Copies of one original stay together and
-      count once.
-    seed: of the choice.
-
-  Returns:
-    A split without D_G; what is held out is `test`.
-
-  Raises:
-    ValueError: if the fraction is out of range, or a person has one sample or
-      copies of one alone.
+  At least one sample is held out, and one trains; copies of one original stay
+  together and count once. Raises ValueError if that can't be.
   """
-  # What is next to 0 leaves 1 in float64.
+  # A fraction next to 0 leaves 1 in float64.
   if not 0 < 1 - validation_fraction < 1:
     raise ValueError(
       f"validation_fraction={validation_fraction} must lie between 0 and 1."
@@ -123,18 +93,10 @@ def hold_out(
 def join(
   population: Population, held_out: Population
 ) -> tuple[Population, Split]:
-  """Everybody an individual, with samples held out that lie elsewhere.
+  """Everybody an individual, with samples of a second population as `test`.
 
-  Args:
-    population: the new people's samples to train on.
-    held_out: samples of the same people.
-
-  Returns:
-    One store of both, and the split without D_G; what is held out is `test`.
-
-  Raises:
-    ValueError: if somebody is in one of the two alone, or one holds images and
-      the other floats.
+  Returns one store of both, and the split without D_G. Raises ValueError if
+  somebody is in one of the two alone, or one holds images and the other floats.
   """
   kinds = population.images.dtype, held_out.images.dtype
   if kinds[0] != kinds[1]:
@@ -151,17 +113,17 @@ def join(
     )
   count = len(population)
   # Each file numbers its own originals, however high.
-  train_originals, test_originals = (
-    np.unique(part.originals, return_inverse=True)[1].astype(np.int32)
-    for part in (population, held_out)
-  )
-  both = dataclasses.replace(
-    population,
+  originals = [
+    np.unique(one.originals, return_inverse=True)[1].astype(np.int32)
+    for one in (population, held_out)
+  ]
+  both = Population(
     images=np.concatenate([population.images, held_out.images]),
     labels=np.concatenate([population.labels, held_out.labels]),
     individuals=np.concatenate([population.individuals, held_out.individuals]),
-    originals=np.concatenate([train_originals, count + test_originals]),
-    file_rows=np.arange(count + len(held_out), dtype=np.int32),
+    originals=np.concatenate([originals[0], count + originals[1]]),
+    num_classes=population.num_classes,
+    label_names=population.label_names,
   )
   rows = [np.flatnonzero(both.individuals == person) for person in people]
   nothing = np.empty(0, np.int32)

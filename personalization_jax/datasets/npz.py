@@ -12,9 +12,6 @@ import numpy as np
 
 from personalization_jax.datasets.population import Population
 
-_REQUIRED = ("images", "labels", "individuals")
-_OPTIONAL = ("originals",)
-
 
 def load(path: str | os.PathLike[str]) -> Population:
   """Reads an npz file with the arrays images, labels, individuals.
@@ -30,7 +27,8 @@ def load(path: str | os.PathLike[str]) -> Population:
   Raises:
     ValueError: if the file is missing, unreadable, or its arrays are faulty.
   """
-  arrays: dict[str, Any] = {**load_arrays(path, _REQUIRED, _OPTIONAL)}
+  required = ("images", "labels", "individuals")
+  arrays: Any = load_arrays(path, required, ("originals",))
   try:
     return Population.from_arrays(**arrays)
   except ValueError as error:
@@ -44,19 +42,10 @@ def load_arrays(
   *,
   name: str = "npz_path",
 ) -> dict[str, np.ndarray]:
-  """Reads arrays of an npz file, and never a pickle.
+  """Reads arrays of an npz file by name, and never a pickle.
 
-  Args:
-    path: the file.
-    required: names of arrays that must be there.
-    optional: names of arrays that may be there; others aren't read.
-    name: what errors call the file.
-
-  Returns:
-    Name -> array.
-
-  Raises:
-    ValueError: if the file is missing or unreadable, or lacks an array.
+  Arrays that aren't named aren't read. Raises ValueError, which calls the file
+  by `name`, if it is missing or unreadable or lacks a required array.
   """
   path = pathlib.Path(path)
   if not path.is_file():

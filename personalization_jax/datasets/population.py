@@ -39,7 +39,6 @@ class Population:
   file_rows: np.ndarray = None  # type: ignore[assignment]
 
   def __post_init__(self) -> None:
-    """Without other word, the store is the file."""
     if self.file_rows is None:
       rows = np.arange(len(self.labels), dtype=np.int32)
       object.__setattr__(self, "file_rows", rows)
@@ -78,8 +77,8 @@ class Population:
       originals: integers [N], equal for rows made from one drawing; by default
         every row is its own.
       num_classes: by default the largest label plus one.
-      complete: refuse classes without a sample and people with a single one,
-        which a study can't do with.
+      complete: whether to reject classes without a sample and people with one
+        sample, with which no study can be made.
 
     Returns:
       The population.
@@ -88,55 +87,40 @@ class Population:
       ValueError: naming, in one sentence, what is wrong with the arrays.
     """
     images = _samples(images)
-    num_rows = len(images)
+    count = len(images)
     # A model's classes have numbers already, a study's may get new ones.
-    labels = _integer_vector("labels", labels, num_rows, renumber=complete)
-    individuals = _integer_vector("individuals", individuals, num_rows)
-    originals = (
-      np.arange(num_rows, dtype=np.int32)
-      if originals is None
-      else _integer_vector("originals", originals, num_rows)
-    )
-    if individuals.min() < 0:
-      raise ValueError(
-        "individuals must be ids of 0 or more, but row"
-        f" {int(individuals.argmin())} holds {int(individuals.min())}."
-      )
-    if labels.min() < 0:
-      raise ValueError(
-        f"labels must be 0 or more, but row {int(labels.argmin())} holds"
-        f" {int(labels.min())}."
-      )
+    labels = _integer_vector("labels", labels, count, renumber=complete)
+    individuals = _integer_vector("individuals", individuals, count)
+    if originals is None:
+      originals = np.arange(count)
+    originals = _integer_vector("originals", originals, count)
+    for name, values in (("individuals", individuals), ("labels", labels)):
+      if values.min() < 0:
+        row = int(values.argmin())
+        raise ValueError(
+          f"{name} must be 0 or more, but row {row} holds {values[row]}."
+        )
     if num_classes is None:
       num_classes = int(labels.max()) + 1
     if labels.max() >= num_classes:
       row = int(np.argmax(labels >= num_classes))
       raise ValueError(
         f"labels must lie in 0..{num_classes - 1}, but row {row} holds"
-        f" {int(labels[row])}."
+        f" {labels[row]}."
       )
-    if not complete:
-      return cls(images, labels, individuals, originals, int(num_classes))
-    # More classes than rows leave one of the first empty: no need to count far.
-    empty = np.setdiff1d(np.arange(min(num_classes, num_rows + 1)), labels)
-    if empty.size:
-      raise ValueError(
-        f"class {int(empty[0])} of 0..{num_classes - 1} has no sample;"
-        " number the labels without gaps."
-      )
-    _check_drawings(individuals, originals)
+    if complete:
+      # More classes than rows leave one of the first empty.
+      empty = np.setdiff1d(np.arange(min(num_classes, count + 1)), labels)
+      if empty.size:
+        raise ValueError(
+          f"class {empty[0]} of 0..{num_classes - 1} has no sample; number the"
+          " labels without gaps."
+        )
+      _check_drawings(individuals, originals)
     return cls(images, labels, individuals, originals, int(num_classes))
 
   def take(self, rows: np.ndarray) -> Population:
-    """The population of these rows alone, renumbered from 0.
-
-    Args:
-      rows: integers [M], rows of this store.
-
-    Returns:
-      A population of M rows with the same number of classes, which know what
-      rows they were in the file.
-    """
+    """The population of these rows [M] alone, with as many classes."""
     return dataclasses.replace(
       self,
       images=self.images[rows],
@@ -181,13 +165,13 @@ def _samples(images: Any) -> np.ndarray:
   if 0 in images.shape:
     raise ValueError(f"images have an empty axis: shape {images.shape}.")
   if is_float:
-    with np.errstate(over="ignore"):  # what is too large is named below
+    with np.errstate(over="ignore"):  # too large a number is named below
       images = images.astype(np.float32, copy=False)
     finite = np.isfinite(images).reshape(len(images), -1).all(axis=1)
     if not finite.all():
       raise ValueError(
-        "images must be finite float32 numbers, but row"
-        f" {int(np.argmin(finite))} holds NaN, infinity or one too large."
+        f"images must be finite float32 numbers, but row {np.argmin(finite)}"
+        " holds NaN, infinity or one too large."
       )
   return images
 
@@ -195,6 +179,7 @@ def _samples(images: Any) -> np.ndarray:
 def _integer_vector(
   name: str, values: Any, length: int, *, renumber: bool = True
 ) -> np.ndarray:
+  """Values as int32 [length]; what they are instead, and how to mend it."""
   values = np.asarray(values)
   if values.ndim != 1:
     raise ValueError(
@@ -225,12 +210,11 @@ def _check_drawings(individuals: np.ndarray, originals: np.ndarray) -> None:
   drawings, owners = np.unique(pairs[:, 1], return_counts=True)
   if (owners > 1).any():
     raise ValueError(
-      f"original {int(drawings[owners > 1][0])} belongs to more than one"
-      " individual."
+      f"original {drawings[owners > 1][0]} belongs to more than one individual."
     )
   people, counts = np.unique(pairs[:, 0], return_counts=True)
   if (counts < 2).any():
     raise ValueError(
-      f"individual {int(people[counts < 2][0])} has one sample; everyone"
-      " needs at least two, one to train on and one to test on."
+      f"individual {people[counts < 2][0]} has one sample; everyone needs at"
+      " least two, one to train on and one to test on."
     )

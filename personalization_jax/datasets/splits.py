@@ -1,4 +1,4 @@
-"""Who is an individual, who feeds D_G, and everyone's parts (NumPy, host)."""
+"""Who is an individual, who feeds D_G, and everyone's rows (NumPy, host)."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class Split:
   def parts(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Train, validation and test rows of individual `index`, unpadded."""
     train, validation, test = (
-      without_padding(part[index])
-      for part in (self.train, self.validation, self.test)
+      without_padding(rows[index])
+      for rows in (self.train, self.validation, self.test)
     )
     return train, validation, test
 
@@ -53,15 +53,7 @@ def without_padding(rows: np.ndarray) -> np.ndarray:
 
 
 def pad(ragged: Sequence[np.ndarray], length: int | None = None) -> np.ndarray:
-  """Stacks vectors of rows, -1 behind the shorter ones.
-
-  Args:
-    ragged: integer vectors of any lengths.
-    length: columns; by default those of the longest vector.
-
-  Returns:
-    int32 [len(ragged), length].
-  """
+  """Vectors of rows as int32 [len(ragged), length or the longest], -1 last."""
   if length is None:
     length = max((len(rows) for rows in ragged), default=0)
   padded = np.full((len(ragged), length), PADDING, np.int32)
@@ -100,16 +92,15 @@ def choose_people(
     raise ValueError(
       f"num_global_individuals={num_global_individuals} must be at least 1."
     )
-  if num_individuals + num_global_individuals > len(people):
+  wanted = num_individuals + num_global_individuals
+  if wanted > len(people):
     raise ValueError(
       f"num_individuals={num_individuals} and"
-      f" num_global_individuals={num_global_individuals} ask for"
-      f" {num_individuals + num_global_individuals} people, but the data has"
-      f" {len(people)}."
+      f" num_global_individuals={num_global_individuals} ask for {wanted}"
+      f" people, but the data has {len(people)}."
     )
   order = generator(seed, Stream.PEOPLE).permutation(people)
-  reverse = order[::-1]
-  return order[:num_individuals], reverse[:num_global_individuals]
+  return order[:num_individuals], order[::-1][:num_global_individuals]
 
 
 def split(
@@ -123,20 +114,20 @@ def split(
 ) -> Split:
   """Divides everyone's drawings into train, validation and test.
 
-  A drawing goes to one part with all its copies. A person's parts depend on
-  the seed and on that person alone. Everyone has something to train on and
-  something to test on.
+  A drawing and all its copies stay together. A person's rows depend on the seed
+  and on that person alone. Everyone has something to train on and something to
+  test on.
 
   Args:
     population: everybody's samples.
     individuals: integers [S], ids of the individuals.
     global_people: integers [G], ids of the writers of D_G; there may be none.
-    train_fraction: part of a person's drawings to train on (the paper's 70%).
-    validation_fraction: part to choose by; the rest is for tests.
+    train_fraction: of a person's drawings, to train on (the paper's 70%).
+    validation_fraction: of them, to choose by; the rest is for tests.
     seed: the run's seed.
 
   Returns:
-    The split; the writers' parts are joined to D_G's.
+    The split; the writers' rows are joined to D_G's.
 
   Raises:
     ValueError: if a fraction is out of range, somebody is in both groups or
@@ -157,30 +148,40 @@ def split(
   both = np.intersect1d(individuals, global_people)
   if both.size:
     raise ValueError(
-      f"person {int(both[0])} can't be an individual and feed D_G as well."
+      f"person {both[0]} can't be an individual and feed D_G as well."
     )
   # Rows grouped by person once: a search for each person would be quadratic.
   by_person = np.argsort(population.individuals, kind="stable")
   ordered = population.individuals[by_person]
 
-  def parts(person: int) -> list[np.ndarray]:
+  def divided(person: int) -> list[np.ndarray]:
+    """Train, validation and test rows of a person."""
     low, high = np.searchsorted(ordered, [person, person + 1])
     if low == high:
       raise ValueError(f"individual {person} has no sample in the population.")
-    return _parts_of_person(
-      person,
-      by_person[low:high],
-      population.originals,
-      generator(seed, Stream.SPLIT, person),
-      train_fraction,
-      validation_fraction,
-    )
+    rows = by_person[low:high]
+    originals = population.originals[rows]
+    rng = generator(seed, Stream.SPLIT, person)
+    drawings = rng.permutation(np.unique(originals))
+    count = len(drawings)
+    if count < 2:
+      copies = f" in {len(rows)} copies" if len(rows) > 1 else ""
+      raise ValueError(
+        f"individual {person} has one sample{copies}; two are needed, one to"
+        " train on and one to hold out."
+      )
+    train = min(max(round(train_fraction * count), 1), count - 1)
+    validation = min(round(validation_fraction * count), count - train - 1)
+    return [
+      rows[np.isin(originals, drawings[low:high])]
+      for low, high in itertools.pairwise([0, train, train + validation, count])
+    ]
 
-  own = [parts(int(person)) for person in individuals]
-  others = [parts(int(person)) for person in global_people]
-  train, validation, test = (pad([p[k] for p in own]) for k in range(3))
+  own = [divided(int(person)) for person in individuals]
+  others = [divided(int(person)) for person in global_people]
+  train, validation, test = (pad([rows[k] for rows in own]) for k in range(3))
   global_train, global_validation, global_test = (
-    np.concatenate([[], *(p[k] for p in others)]).astype(np.int32)
+    np.concatenate([[], *(rows[k] for rows in others)]).astype(np.int32)
     for k in range(3)
   )
   return Split(
@@ -195,28 +196,37 @@ def split(
   )
 
 
-def _parts_of_person(
-  person: int,
-  rows: np.ndarray,
-  originals: np.ndarray,
-  rng: np.random.Generator,
-  train_fraction: float,
-  validation_fraction: float,
-) -> list[np.ndarray]:
-  drawings = rng.permutation(np.unique(originals[rows]))
-  count = len(drawings)
-  if count < 2:
-    copies = f" in {len(rows)} copies" if len(rows) > 1 else ""
-    raise ValueError(
-      f"individual {person} has one sample{copies}; two are needed, one to"
-      " train on and one to hold out."
-    )
-  num_train = min(max(round(train_fraction * count), 1), count - 1)
-  num_validation = min(
-    round(validation_fraction * count), count - num_train - 1
+def split_people(
+  population: Population,
+  num_individuals: int,
+  num_global_individuals: int,
+  *,
+  train_fraction: float = 0.7,
+  validation_fraction: float = 0.0,
+  seed: int = 0,
+) -> Split:
+  """Draws the individuals and the writers of D_G, and divides their samples.
+
+  Args:
+    population: all people.
+    num_individuals: |S|, people with a model each.
+    num_global_individuals: number of other people who feed D_G.
+    train_fraction: of a person's samples, to train on.
+    validation_fraction: of them, to choose by; the rest is for tests.
+    seed: of `choose_people` and `split`.
+
+  Returns:
+    Rows of the population for every purpose.
+
+  Raises:
+    ValueError: if there are too few people, or a fraction is out of range.
+
+  Source: section IV.
+  """
+  return split(
+    population,
+    *choose_people(population, num_individuals, num_global_individuals, seed),
+    train_fraction=train_fraction,
+    validation_fraction=validation_fraction,
+    seed=seed,
   )
-  bounds = [0, num_train, num_train + num_validation, count]
-  return [
-    rows[np.isin(originals[rows], drawings[low:high])]
-    for low, high in itertools.pairwise(bounds)
-  ]

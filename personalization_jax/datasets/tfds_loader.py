@@ -7,6 +7,7 @@ records are read through `as_data_source`, which wants the array_record format.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import os
 import pathlib
 from collections.abc import Callable
@@ -18,7 +19,45 @@ from absl import logging
 from personalization_jax.checks import first_line
 from personalization_jax.datasets.population import Population
 
-_FILE_FORMAT = "array_record"
+FILE_FORMAT = "array_record"
+
+
+def import_tfds(name: str) -> Any:
+  """Imports tensorflow-datasets, if it can write and read records here.
+
+  Raises ImportError, which names what needs it, and says what to install.
+  """
+  try:
+    importlib.import_module("array_record.python.array_record_module")
+  except ImportError as error:
+    raise ImportError(
+      f"{name} needs array_record, which can't be imported ({error}): on Linux"
+      " and on macOS with Apple silicon, pip install array_record; for other"
+      " systems it has no wheels, so load the people from an npz file there."
+    ) from error
+  try:
+    return importlib.import_module("tensorflow_datasets")
+  except ImportError as error:
+    raise ImportError(
+      f"{name} needs tensorflow-datasets and importlib_resources ({error})."
+    ) from error
+
+
+def root_of(tfds: Any, data_dir: str | os.PathLike[str] | None) -> str:
+  """The folder of prepared data; by default tensorflow-datasets' own."""
+  root = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR)
+  return os.fspath(root.expanduser())
+
+
+def download_config(
+  tfds: Any, manual_dir: str | os.PathLike[str] | None
+) -> Any:
+  """How to prepare a set from the files in manual_dir, if there is one."""
+  if manual_dir is not None:
+    manual_dir = os.fspath(pathlib.Path(manual_dir).expanduser())
+  return tfds.download.DownloadConfig(
+    manual_dir=manual_dir, try_download_gcs=False
+  )
 
 
 def load(
@@ -41,8 +80,7 @@ def load(
     image_feature: the samples, all of one shape: uint8 images, or floats.
     label_feature: integers, strings or bytes: the class.
     split: for instance "train" or "train+test"; by default all splits.
-    data_dir: where prepared data are; by default tensorflow-datasets' own
-      folder.
+    data_dir: of prepared data; by default tensorflow-datasets' own folder.
     manual_dir: folder of files already downloaded.
     say: told, in a sentence each, who was left out and what was numbered.
 
@@ -53,10 +91,8 @@ def load(
     values that were numbered.
 
   Raises:
-    ValueError: if there is no such set, split or feature, if it can't be
-      prepared here, if samples have no label (-1), or if they aren't what a
-      population is made of.
-    ImportError: if tensorflow-datasets isn't installed.
+    ValueError: naming the set, and the one thing that is wrong with it.
+    ImportError: if tensorflow-datasets or array_record isn't installed.
   """
   builder = _prepared(name, data_dir, manual_dir)
   features = (image_feature, label_feature, individual_feature)
@@ -66,8 +102,13 @@ def load(
       raise ValueError(
         f"tfds:{name} has no feature {feature!r}; it has {', '.join(there)}."
       )
-  parts = list(builder.info.splits) if split is None else [split]
-  images, labels, people, origins = _read(builder, name, parts, features)
+  origins = list(builder.info.splits) if split is None else [split]
+  records = [
+    (*values, origin)
+    for origin in origins
+    for values in _read(builder, name, origin, features)
+  ]
+  images, labels, people, origins = ([r[k] for r in records] for k in range(4))
 
   def tell(text: str) -> None:
     say(f"tfds:{name}: {text}")
@@ -76,25 +117,23 @@ def load(
     _check_shapes(image_feature, images)
     ids = _column(individual_feature, people)
     classes = _column(label_feature, labels)
-    _check_labelled(label_feature, classes, np.array(origins))
+    _check_labelled(label_feature, classes, origins)
     rows = _of_those_with_two(ids, tell)
-    ids = ids[rows]
+    ids, classes = ids[rows], classes[rows]
     if ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= 2**31:
       ids = _numbered(individual_feature, ids, tell)
-    classes = classes[rows]
     population = Population.from_arrays(
       np.stack([images[row] for row in rows]),
       _numbered(label_feature, classes, tell, every=True),
       ids,
     )
-    names = _label_names(builder.info.features[label_feature], classes)
-    return dataclasses.replace(
-      population,
-      label_names=names,
-      file_rows=np.asarray(rows, np.int32),
-    )
   except ValueError as error:
     raise ValueError(f"tfds:{name}: {error}") from error
+  return dataclasses.replace(
+    population,
+    label_names=_label_names(builder.info.features[label_feature], classes),
+    file_rows=rows.astype(np.int32),
+  )
 
 
 def _prepared(
@@ -103,51 +142,33 @@ def _prepared(
   manual_dir: str | os.PathLike[str] | None,
 ) -> Any:
   """The builder of a set whose records are on disk."""
-  try:
-    import tensorflow_datasets as tfds
-  except ImportError as error:
-    raise ImportError(
-      f"tfds:{name} needs tensorflow-datasets, array_record and"
-      f" importlib_resources ({error})."
-    ) from error
-  root = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
-
-  def make() -> Any:
-    return tfds.builder(
-      name, data_dir=os.fspath(root), file_format=_FILE_FORMAT
-    )
+  tfds = import_tfds(f"tfds:{name}")
+  root = root_of(tfds, data_dir)
 
   # What tensorflow-datasets raises is its own and its builders' affair.
   try:
-    builder = make()
+    builder = tfds.builder(name, data_dir=root, file_format=FILE_FORMAT)
   except Exception as error:
     raise ValueError(
       f"tensorflow-datasets has no set {name!r} ({first_line(error)}); one of"
-      f" your own has to be imported, or prepared in data_dir={root}"
-      " (--data_dir)."
+      f" your own has to be imported, or prepared in data_dir={root}."
     ) from error
   if builder.info.splits:
     return builder
-  if manual_dir is not None:
-    manual_dir = pathlib.Path(manual_dir).expanduser()
   try:
     builder.download_and_prepare(
-      download_config=tfds.download.DownloadConfig(
-        manual_dir=None if manual_dir is None else os.fspath(manual_dir),
-        try_download_gcs=False,
-      )
+      download_config=download_config(tfds, manual_dir)
     )
   except ImportError as error:
     raise ValueError(
       f"tfds:{name} can't be prepared without {error.name or 'TensorFlow'}:"
       " prepare it where that is installed, with"
-      f" file_format={_FILE_FORMAT!r}, and name the folder by data_dir"
-      " (--data_dir)."
+      f" file_format={FILE_FORMAT!r}, and name the folder by data_dir."
     ) from error
   except AssertionError as error:
     raise ValueError(
       f"tfds:{name} needs files that have to be fetched by hand"
-      f" ({first_line(error)}); name their folder by manual_dir (--manual_dir)."
+      f" ({first_line(error)}); name their folder by manual_dir."
     ) from error
   except Exception as error:
     raise ValueError(
@@ -155,35 +176,31 @@ def _prepared(
       f" ({type(error).__name__}: {first_line(error)})."
     ) from error
   # A builder learns what was prepared when it is made.
-  return make()
+  return tfds.builder(name, data_dir=root, file_format=FILE_FORMAT)
 
 
 def _read(
-  builder: Any, name: str, parts: list[str], features: tuple[str, ...]
+  builder: Any, name: str, split: str, features: tuple[str, ...]
 ) -> list[list[Any]]:
-  """The values of each feature, record by record; last, each one's split."""
-  values: list[list[Any]] = [[] for _ in features]
-  origins: list[str] = []
-  for part in parts:
-    try:
-      source = builder.as_data_source(part)
-    except Exception as error:
-      raise ValueError(
-        f"tfds:{name} has no split {part!r} that can be read"
-        f" ({first_line(error)}); it has {', '.join(builder.info.splits)}."
-      ) from error
+  """The values of these features in each record of a split."""
+  try:
+    source = builder.as_data_source(split)
+  except Exception as error:
+    raise ValueError(
+      f"tfds:{name} has no split {split!r} that can be read"
+      f" ({first_line(error)}); it has {', '.join(builder.info.splits)}."
+    ) from error
+  records: list[list[Any]] = []
+  try:
     for index in range(len(source)):
-      try:
-        record = source[index]
-      except Exception as error:
-        raise ValueError(
-          f"record {index} of split {part!r} of tfds:{name} can't be read"
-          f" ({type(error).__name__}: {first_line(error)})."
-        ) from error
-      for feature, column in zip(features, values):
-        column.append(record[feature])
-      origins.append(part)
-  return [*values, origins]
+      record = source[index]
+      records.append([record[feature] for feature in features])
+  except Exception as error:
+    raise ValueError(
+      f"record {len(records)} of split {split!r} of tfds:{name} can't be read"
+      f" ({type(error).__name__}: {first_line(error)})."
+    ) from error
+  return records
 
 
 def _check_shapes(feature: str, samples: list[Any]) -> None:
@@ -200,35 +217,31 @@ def _check_shapes(feature: str, samples: list[Any]) -> None:
 
 def _column(feature: str, values: list[Any]) -> np.ndarray:
   """Integers, strings or bytes [N]; nothing else says a class or a person."""
-  for value in values:
-    found = np.asarray(value)
-    is_known = found.ndim == 0 and isinstance(found.item(), int | str | bytes)
-    if not is_known:
+  for value in map(np.asarray, values):
+    if value.ndim or not isinstance(value.item(), int | str | bytes):
       raise ValueError(
         f"feature {feature!r} must be an integer, a string or bytes, but is"
-        f" {found.dtype} of shape {found.shape}."
+        f" {value.dtype} of shape {value.shape}."
       )
   return np.array([np.asarray(value).item() for value in values])
 
 
 def _check_labelled(
-  feature: str, labels: np.ndarray, origins: np.ndarray
+  feature: str, labels: np.ndarray, origins: list[str]
 ) -> None:
-  """Refuses samples without a label, which would be a class of their own."""
+  """Rejects samples without a label, which would be a class of their own."""
   if labels.dtype.kind in "SU" or labels.min() >= 0:
     return
   unlabelled = labels < 0
-  parts, places = np.unique(origins, return_inverse=True)
-  touched = np.bincount(places[unlabelled], minlength=len(parts)) > 0
-  whole = "+".join(parts[~touched])
+  touched = np.unique(np.array(origins)[unlabelled])
+  whole = "+".join(np.setdiff1d(origins, touched))
   raise ValueError(
     f"feature {feature!r} is below 0 in {unlabelled.sum()} of {len(labels)}"
-    f" records (of {', '.join(parts[touched])}), which says that they have no"
-    " label: "
+    f" records (of {', '.join(touched)}), which says that they have no label: "
     + (
-      f"leave them out by split={whole!r} (--tfds_split={whole})."
+      f"leave them out by split={whole!r}."
       if whole
-      else "write the others into an npz file (--dataset=npz)."
+      else "write the others into an npz file."
     )
   )
 
@@ -254,8 +267,7 @@ def _of_those_with_two(
   alone = int((counts < 2).sum())
   if alone == len(counts):
     raise ValueError(
-      "nobody has two samples: is it another individual_feature"
-      " (--individual_feature)?"
+      "nobody has two samples: is it another individual_feature?"
     )
   if alone:
     tell(
@@ -272,10 +284,7 @@ def _numbered(
   *,
   every: bool = False,
 ) -> np.ndarray:
-  """Numbers [N] from 0, in the sorted order of the values; says which.
-
-  Of people a few are named, of classes `every` one.
-  """
+  """Numbers [N] in sorted order; tells a few of them, or of classes `every`."""
   known, numbers = np.unique(values, return_inverse=True)
   is_text = known.dtype.kind in "SU"
   if is_text or not np.array_equal(known, np.arange(len(known))):

@@ -53,6 +53,7 @@ def resize(population: Population, image_size: int) -> Population:
 
 
 def _average_pixels(images: np.ndarray, factor: int) -> np.ndarray:
+  """Means of blocks of factor x factor pixels, halves rounded up."""
   count, height, width, channels = images.shape
   blocks = images.reshape(
     count, height // factor, factor, width // factor, factor, channels
@@ -85,9 +86,10 @@ def flips(population: Population) -> Population:
   if not population.holds_images:
     raise ValueError(
       "only images [N, H, W, C] can be flipped, but samples have shape"
-      f" {list(population.sample_shape)}: leave flips out (--noflips)."
+      f" {list(population.sample_shape)}: leave flips out."
     )
   names = population.label_names
+  kinds = ("", " flipped left to right", " upside down")
   return Population(
     images=np.concatenate([images, images[:, :, ::-1], images[:, ::-1]]),
     labels=np.concatenate(
@@ -97,12 +99,7 @@ def flips(population: Population) -> Population:
     originals=np.tile(population.originals, 3),
     file_rows=np.tile(population.file_rows, 3),
     num_classes=3 * classes,
-    label_names=names
-    and tuple(
-      name + how
-      for how in ("", " flipped left to right", " upside down")
-      for name in names
-    ),
+    label_names=names and tuple(n + kind for kind in kinds for n in names),
   )
 
 
@@ -151,18 +148,11 @@ def vary_class_counts(
       np.full(population.num_classes, float(concentration))
     )
     # Two drawings must be left: one to train on, one to test on.
-    copies = np.bincount(
-      np.unique(population.originals[rows], return_inverse=True)[1]
-    ).max()
-    total = min(max(round(keep * len(rows)), copies + 1), len(rows))
-    counts = _fill(proportions, available, total)
-    # Rows are in random order; the first counts[c] of each class stay.
-    order = np.argsort(labels, kind="stable")
-    rank = np.empty(len(rows), np.int64)
-    rank[order] = np.arange(len(rows)) - np.repeat(
-      np.cumsum(available) - available, available
-    )
-    chosen[rows[rank < counts[labels]]] = True
+    _, copies = np.unique(population.originals[rows], return_counts=True)
+    total = min(max(round(keep * len(rows)), copies.max() + 1), len(rows))
+    # Rows are in random order: the first of each class stay.
+    for label, count in enumerate(_fill(proportions, available, total)):
+      chosen[rows[labels == label][:count]] = True
   return population.take(np.flatnonzero(chosen))
 
 

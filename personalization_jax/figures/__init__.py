@@ -1,31 +1,25 @@
 """Figures of a study (matplotlib, no pyplot, no global state).
 
 Every function takes plain arrays and draws on `axes`, or on a new figure of a
-fitting size, and returns the axes (a page returns its figure). Methods are
-written as on the command line (`es:40`, `es:40+tl:10`, `tl:300:last=2`).
+fitting size, and returns the axes (a page returns its figure). What is wrong
+with arrays is named in a ValueError. Methods are written as on the command line
+(`es:40`, `es:40+tl:10`, `tl:300:last=2`). No module has a function's name.
 """
 
 from personalization_jax.figures.accuracies import Accuracies as Accuracies
-from personalization_jax.figures.accuracies import Data as Data
 from personalization_jax.figures.accuracies import distribution as distribution
 from personalization_jax.figures.accuracies import gains as gains
 from personalization_jax.figures.accuracies import trade_off as trade_off
-from personalization_jax.figures.agreement import agreement as agreement
-from personalization_jax.figures.choice import choice as choice
-from personalization_jax.figures.curves import (
-  validation_curves as validation_curves,
-)
-from personalization_jax.figures.handwriting import handwriting as handwriting
-from personalization_jax.figures.reconstructions import (
-  chosen_samples as chosen_samples,
-)
-from personalization_jax.figures.reconstructions import latent_map as latent_map
-from personalization_jax.figures.reconstructions import neighbours as neighbours
-from personalization_jax.figures.reconstructions import (
-  reconstructions as reconstructions,
-)
-from personalization_jax.figures.runs import MOST_RUNS as MOST_RUNS
-from personalization_jax.figures.runs import runs as runs
+from personalization_jax.figures.comparisons import MOST_RUNS as MOST_RUNS
+from personalization_jax.figures.comparisons import agreement as agreement
+from personalization_jax.figures.comparisons import choice as choice
+from personalization_jax.figures.comparisons import runs as runs
+from personalization_jax.figures.latent_space import latent_map as latent_map
+from personalization_jax.figures.pages import chosen_samples as chosen_samples
+from personalization_jax.figures.pages import handwriting as handwriting
+from personalization_jax.figures.pages import neighbours as neighbours
+from personalization_jax.figures.pages import reconstructions as reconstructions
+from personalization_jax.figures.styles import Data as Data
 from personalization_jax.figures.styles import Style as Style
 from personalization_jax.figures.styles import method_name as method_name
 from personalization_jax.figures.styles import method_style as method_style
@@ -34,4 +28,7 @@ from personalization_jax.figures.styles import save as save
 from personalization_jax.figures.timelines import schedules as schedules
 from personalization_jax.figures.timelines import (
   training_curves as training_curves,
+)
+from personalization_jax.figures.timelines import (
+  validation_curves as validation_curves,
 )

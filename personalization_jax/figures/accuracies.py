@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from personalization_jax.analysis import metrics
 from personalization_jax.figures import labels, styles
+from personalization_jax.figures.styles import Data
 
 # For each method: its individual and its global accuracy, float [S] in 0..1.
 Accuracies = Mapping[str, tuple[np.ndarray, np.ndarray]]
-Data = Literal["individual", "global"]
 
 
 def trade_off(accuracies: Accuracies, axes: Axes | None = None) -> Axes:
@@ -22,10 +22,8 @@ def trade_off(accuracies: Accuracies, axes: Axes | None = None) -> Axes:
 
   One point a method, at its means over individuals, with bars of one standard
   error of the mean; none where everybody has the same accuracy, as with one
-  model for all. (Values of at most 1 have a mean plus standard error of at
-  most 1, so no bar leaves the range of accuracies.) Names stand beside the
-  points, or in a legend where there is no room; they are laid out for the size
-  that the axes have at the call.
+  model for all. Names stand beside the points, or in a legend where there is no
+  room; they are laid out for the size that the axes have at the call.
 
   Args:
     accuracies: method -> (individual_accuracy [S], global_accuracy [S]).
@@ -60,8 +58,8 @@ def trade_off(accuracies: Accuracies, axes: Axes | None = None) -> Axes:
     )
   if "baseline" in checked:
     x, y = means[list(checked).index("baseline")]
-    styles.guide(axes.axvline, x)
-    styles.guide(axes.axhline, y)
+    _guide(axes.axvline, x)
+    _guide(axes.axhline, y)
   axes.margins(0.15)
   axes.set_xlabel(r"Mean accuracy on global data, acc$(D_G)$")
   axes.set_ylabel(r"Mean accuracy on the individual's data, acc$(D_I)$")
@@ -75,29 +73,20 @@ def trade_off(accuracies: Accuracies, axes: Axes | None = None) -> Axes:
   styles.accuracy_ticks(axes, "y")
   names = [styles.method_name(method) for method in checked]
   if not labels.label_points(axes, means, errors, names):
-    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
+    axes.legend(**styles.LEGEND_BESIDE | {"fontsize": None})
   return axes
 
 
 def distribution(
-  accuracies: Accuracies, axes: Axes | None = None, of: Data = "individual"
+  accuracies: Accuracies,
+  axes: Axes | None = None,
+  of: Data = "individual",
 ) -> Axes:
   """Every individual's accuracy by each method, one row a method.
 
   A row is a box (quartiles, median, whiskers to the extremes as in Table I), a
-  diamond at the mean, and below it one point an individual.
-
-  Args:
-    accuracies: method -> (individual_accuracy [S], global_accuracy [S]).
-    axes: where to draw; by default a new figure.
-    of: the accuracy to show, on "individual" or on "global" data.
-
-  Returns:
-    The axes, with the first method on top.
-
-  Raises:
-    ValueError: no method, accuracies that are not vectors in 0..1, or an
-      unknown `of`.
+  diamond at the mean, and below it one point an individual. Takes what
+  `trade_off` takes; `of` chooses the accuracy on individual or global data.
   """
   values = _chosen(accuracies, of)
   axes = styles.axes_or_new(axes, 7.5, 1.2 + 0.45 * len(values))
@@ -135,9 +124,8 @@ def distribution(
       label=styles.method_name(method),
     )
   if "baseline" in values:
-    styles.guide(axes.axvline, values["baseline"].mean())
-  symbol = "D_I" if of == "individual" else "D_G"
-  owner = "the individual's" if of == "individual" else "global"
+    _guide(axes.axvline, values["baseline"].mean())
+  owner, symbol = styles.DATA[of]
   axes.set_xlabel(f"Accuracy on {owner} data, acc$({symbol})$")
   styles.caption(
     axes,
@@ -165,15 +153,15 @@ def gains(
     accuracies: method -> (individual_accuracy [S], global_accuracy [S]), with
       the same individuals in the same order for every method.
     baseline: the method compared against, a key of accuracies.
-    axes: where to draw; by default a new figure.
     of: the accuracy compared, on "individual" or on "global" data.
+    axes: where to draw; by default a new figure.
 
   Returns:
     The axes, with the first method on top; changes in percentage points.
 
   Raises:
-    ValueError: as `distribution`; or the baseline is missing or alone, or a
-      method has another number of individuals.
+    ValueError: as `trade_off`; or the baseline is missing or alone, or a method
+      has another number of individuals.
   """
   values = _chosen(accuracies, of)
   if baseline not in values:
@@ -218,7 +206,7 @@ def gains(
   low, high = axes.get_xlim()
   axes.axvspan(min(low, 0), 0, color="#F2F2F2", zorder=0)
   axes.set_xlim(low, high)
-  symbol = "D_I" if of == "individual" else "D_G"
+  _, symbol = styles.DATA[of]
   axes.set_xlabel(
     f"Change of acc$({symbol})$ against {styles.method_name(baseline)}"
     " (percentage points)"
@@ -257,18 +245,23 @@ def _checked(accuracies: Accuracies) -> dict[str, np.ndarray]:
   return checked
 
 
+def _guide(draw: Callable[..., Any], place: float) -> None:
+  """A dotted line by `draw` (axes.axvline, axes.axhline), behind all else."""
+  draw(place, color="#999999", linewidth=0.8, linestyle=":", zorder=0.5)
+
+
 def _chosen(accuracies: Accuracies, of: Data) -> dict[str, np.ndarray]:
-  if of not in ("individual", "global"):
+  """Accuracies of one kind of data as method -> float [S]."""
+  if of not in styles.DATA:
     raise ValueError(f"of must be 'individual' or 'global', but is {of!r}.")
-  row = 0 if of == "individual" else 1
+  row = list(styles.DATA).index(of)
   return {method: pair[row] for method, pair in _checked(accuracies).items()}
 
 
 def _standard_errors(pair: np.ndarray) -> np.ndarray:
   """Of the mean of [2, S] over S; none (NaN) if nobody differs from another."""
-  size = pair.shape[1]
   differs = metrics.changes(pair, pair[:, :1]).any(axis=1)
   if not differs.any():
     return np.full(2, np.nan)
-  errors = pair.std(axis=1, ddof=1) / math.sqrt(size)
+  errors = pair.std(axis=1, ddof=1) / math.sqrt(pair.shape[1])
   return np.where(differs, errors, np.nan)

@@ -13,19 +13,12 @@ from personalization_jax.figures import styles
 def label_points(
   axes: Axes, points: np.ndarray, errors: np.ndarray, names: list[str]
 ) -> bool:
-  """Writes a name beside each point; none covers another, or a point.
+  """Writes a name beside each point [P, 2]; none covers another, or a point.
 
-  Each label in turn takes the cheapest of many places around its point, three
-  times over, so that early ones can give way to later ones.
-
-  Args:
-    axes: axes with their final limits.
-    points: [methods, 2] in data units.
-    errors: [methods, 2], half lengths of the bars, in data units.
-    names: a name a point.
-
-  Returns:
-    Whether there was room for all; if not, nothing is drawn.
+  Errors [P, 2] are half lengths of the points' bars; the axes have their final
+  limits. Each label in turn takes the cheapest of many places around its point,
+  three times over, so that early ones can give way to later ones. If there
+  isn't room for all, nothing is drawn, and False returned.
   """
   figure = styles.figure_of(axes)
   notes = [

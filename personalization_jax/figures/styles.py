@@ -9,7 +9,6 @@ import math
 import os
 import pathlib
 import textwrap
-from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +19,15 @@ from matplotlib.figure import Figure
 from personalization_jax.checkpoints import files
 
 DPI = 150
+
+Data = Literal["individual", "global"]
+DATA = {"individual": ("the individual's", "D_I"), "global": ("global", "D_G")}
+
+_LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 9}
+LEGEND_ABOVE = _LEGEND | {
+  "loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2
+}  # fmt: skip
+LEGEND_BESIDE = _LEGEND | {"loc": "upper left", "bbox_to_anchor": (1.01, 1)}
 
 # Okabe and Ito's palette, which people of every colour vision can tell apart;
 # its yellow is left out, too faint on white. Each family's marker says the same
@@ -36,7 +44,6 @@ _FAMILIES = {
   "sg": ("SG", "#CC79A7", "p", 3122.0),
 }
 _UNKNOWN = "#777777"
-_FEW = 12  # evaluations that all get a marker
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,89 +139,6 @@ def caption(axes: Axes, text: str) -> None:
   axes.set_title("\n".join(lines), fontsize=8, color="#444444", loc="left")
 
 
-def guide(draw: Callable[..., Any], place: float) -> None:
-  """A dotted line by `draw` (axes.axvline, axes.axhline), behind all else."""
-  draw(place, color="#999999", linewidth=0.8, linestyle=":", zorder=0.5)
-
-
-def curve(
-  axes: Axes,
-  method: str,
-  steps: np.ndarray,
-  values: np.ndarray,
-  *,
-  label: str,
-  turn: float,
-) -> None:
-  """A method's line over training steps, with markers: a few, or all of few.
-
-  Args:
-    axes: where to draw.
-    method: in whose style.
-    steps: [E].
-    values: float [E].
-    label: in the legend.
-    turn: the method's place among all, in 0..1: where values are many, its
-      markers stand at other steps than those of the others, so that they don't
-      hide them.
-  """
-  style = method_style(method)
-  every = 1 if len(steps) <= _FEW else -(-len(steps) // 5)
-  axes.plot(
-    steps,
-    values,
-    color=style.colour,
-    linewidth=1.5,
-    label=label,
-    linestyle="-" if style.filled else "--",
-    marker=style.marker,
-    markersize=6,
-    markeredgecolor="white",
-    # By index: at distances along the line a jagged one would be full of them.
-    markevery=(int(turn * every), every),
-    clip_on=False,
-  )
-
-
-def points_with_bars(
-  axes: Axes,
-  values: np.ndarray,
-  rows: np.ndarray,
-  bars: np.ndarray,
-  *,
-  colour: str,
-  marker: str,
-  bar_width: float,
-  label: str | None = None,
-) -> None:
-  """Points on the rows that `name_rows` names, each with a bar to both sides.
-
-  Args:
-    axes: where to draw.
-    values: float [P], the points' places on the horizontal axis.
-    rows: float [P].
-    bars: float [P], half lengths; NaN draws none.
-    colour: of points and, fainter, of bars.
-    marker: matplotlib's.
-    bar_width: in points.
-    label: in the legend.
-  """
-  axes.errorbar(
-    values,
-    rows,
-    xerr=bars,
-    fmt=marker,
-    markersize=5.5,
-    color=colour,
-    ecolor=(*colors.to_rgb(colour), 0.5),
-    elinewidth=bar_width,
-    markeredgecolor="white",
-    markeredgewidth=0.5,
-    label=label,
-    zorder=3,
-  )
-
-
 def accuracy_ticks(axes: Axes, which: Literal["x", "y"]) -> None:
   """Plain numbers (no offset), and hardly any room beyond 1."""
   axis = axes.xaxis if which == "x" else axes.yaxis
@@ -230,8 +154,11 @@ def accuracy_ticks(axes: Axes, which: Literal["x", "y"]) -> None:
   axes.ticklabel_format(axis=which, useOffset=False)
 
 
-def name_rows(axes: Axes, names: list[str]) -> None:
-  """One row a name, the first on top."""
+def name_rows(axes: Axes, names: list[str], *, grid: bool = False) -> None:
+  """One row a name, the first on top; vertical lines behind if wanted."""
+  if grid:
+    axes.grid(axis="x", color="#DDDDDD", linewidth=0.6)
+    axes.set_axisbelow(True)
   axes.set_yticks(range(len(names)), names)
   axes.set_ylim(len(names) - 0.5, -0.5)
   axes.tick_params(axis="y", length=0)

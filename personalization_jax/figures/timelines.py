@@ -1,18 +1,24 @@
-"""Figures over training steps: schedules and training curves."""
+"""Figures over training steps: schedules, losses, validation accuracy."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib import colors, patches, ticker
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from personalization_jax.figures import styles
 
 _GLOBAL_COLOUR, _INDIVIDUAL_COLOUR = "#DDDDDD", "#0072B2"
+_FEW = 12  # evaluations that all get a marker
+
+# For each method: steps integers [E], accuracy on D_I and on D_G float [S, E].
+Curves = Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
 def schedules(
@@ -71,12 +77,8 @@ def schedules(
     handles=[
       patches.Patch(color=shade(s), label=labels[s]) for s in sorted(labels)
     ],
-    loc="lower left",
-    bbox_to_anchor=(0, 1),
     ncols=3,
-    frameon=False,
-    fontsize=9,
-    borderaxespad=0.2,
+    **styles.LEGEND_ABOVE,
   )
   styles.name_rows(axes, [styles.method_name(method) for method in sources])
   styles.right_labels(axes, shares)
@@ -98,18 +100,11 @@ def training_curves(
 
   Args:
     losses: method -> float [S, steps], at least 0.
-    axes: where to draw; by default a new figure.
     window: steps averaged; by default 1% of the longest curve.
-    lengths: method -> integers [S], the steps that each individual trains; what
-      comes behind them doesn't count, and the mean is over those who still
-      train. By default everybody trains to the end.
-
-  Returns:
-    The axes, with a logarithmic loss.
-
-  Raises:
-    ValueError: no method, a window below 1, or losses of another shape or
-      below 0.
+    lengths: method -> integers [S], the steps that each individual trains; the
+      mean at a step is over those who still train. By default everybody trains
+      to the end.
+    axes: where to draw; by default a new figure.
   """
   if not losses:
     raise ValueError("losses holds no method; give at least one curve.")
@@ -141,11 +136,9 @@ def training_curves(
       name += f" ({np.sum(~finite)} of {len(value)} not finite)"
     ends = ends[finite]
     steps = np.arange(max(ends, default=0))
-    mean, low, high = _over_individuals(value[finite], ends, window)
-    if len(ends) > 1:
-      colour = styles.method_style(method).colour
-      axes.fill_between(steps, low, high, color=colour, alpha=0.12, linewidth=0)
-    styles.curve(axes, method, steps, mean, label=name, turn=i / len(values))
+    mean, *quartiles = _over_individuals(value[finite], ends, window)
+    band = quartiles if len(ends) > 1 else []
+    _curve(axes, method, steps, mean, band, name, i / len(values))
   axes.set_yscale("log")
   axes.set_xlabel("Training step (batches)")
   axes.set_ylabel("Training loss (nats)")
@@ -157,28 +150,125 @@ def training_curves(
     "Lines: means over individuals; bands: their quartiles, none where all"
     f" share one training; running mean over {steps_averaged}",
   )
-  axes.legend(
-    loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=9
-  )
+  axes.legend(**styles.LEGEND_BESIDE)
   return axes
+
+
+def validation_curves(
+  curves: Curves, sources: Mapping[str, np.ndarray]
+) -> Figure:
+  """Accuracy on validation data of D_I and of D_G over a schedule, above it.
+
+  Args:
+    curves: method -> (steps integers [E], accuracy on D_I float [S, E], on D_G
+      float [S, E]), as a `Result` has them.
+    sources: method -> integers [steps], 0 for a batch from D_G, 1 from D_I, of
+      the same methods.
+
+  Returns:
+    The figure: two panels of means over individuals with their quartiles, and
+    the schedules below on the same axis of steps. Where individuals share one
+    model they differ on D_I alone.
+
+  Raises:
+    ValueError: no method, or shapes that don't fit.
+  """
+  if not curves:
+    raise ValueError("curves holds no method; give at least one.")
+  for method, (steps, own, general) in curves.items():
+    shapes = [np.shape(values) for values in (steps, own, general)]
+    if (
+      len(shapes[0]) != 1
+      or len(shapes[1]) != 2
+      or shapes[1] != shapes[2]
+      or shapes[1][1:] != shapes[0]
+    ):
+      raise ValueError(
+        f"the curves of {method!r} must have shapes [E], [S, E] and [S, E], but"
+        f" have {', '.join(map(str, shapes))}."
+      )
+    if method not in sources:
+      raise ValueError(f"sources lacks method {method!r}.")
+  rows = 0.5 + 0.28 * len(curves)
+  figure = Figure(
+    figsize=(8.5, 6.0 + rows), dpi=styles.DPI, layout="constrained"
+  )
+  panels = figure.subplots(3, 1, sharex=True, height_ratios=[3.0, 3.0, rows])
+  for panel, index, data in zip(panels, (1, 2), ("$D_I$", "$D_G$")):
+    for i, (method, values) in enumerate(curves.items()):
+      with warnings.catch_warnings():
+        # Individuals without validation data have NaN everywhere.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        mean = np.nanmean(values[index], axis=0)
+        quartiles = np.nanquantile(values[index], (0.25, 0.75), axis=0)
+      name = styles.method_name(method)
+      _curve(panel, method, values[0], mean, quartiles, name, i / len(curves))
+    panel.set_ylabel(f"Accuracy on validation\ndata of {data}")
+    panel.yaxis.set_major_formatter(ticker.PercentFormatter(1.0, decimals=0))
+    panel.grid(axis="y", color="#EEEEEE", linewidth=0.8)
+    panel.set_axisbelow(True)
+    panel.spines[["top", "right"]].set_visible(False)
+  panels[0].legend(**styles.LEGEND_BESIDE)
+  figure.align_ylabels(panels[:2])
+  styles.caption(
+    panels[0],
+    "Lines: means over individuals; bands: their quartiles, on $D_G$ none where"
+    " all share one model",
+  )
+  schedules({method: sources[method] for method in curves}, panels[2])
+  return figure
+
+
+def _curve(
+  axes: Axes,
+  method: str,
+  steps: np.ndarray,
+  mean: np.ndarray,
+  quartiles: Sequence[np.ndarray] | np.ndarray,
+  label: str,
+  turn: float,
+) -> None:
+  """A method's mean [E] at steps [E] and the band of its quartiles, if any.
+
+  Where values are many, each method has its few markers at other steps, by its
+  turn (in 0..1) among all, so that they don't hide each other.
+  """
+  style = styles.method_style(method)
+  colour = style.colour
+  if len(quartiles):
+    axes.fill_between(steps, *quartiles, color=colour, alpha=0.12, linewidth=0)
+  every = 1 if len(steps) <= _FEW else -(-len(steps) // 5)
+  axes.plot(
+    steps,
+    mean,
+    color=colour,
+    linewidth=1.5,
+    label=label,
+    linestyle="-" if style.filled else "--",
+    marker=style.marker,
+    markersize=6,
+    markeredgecolor="white",
+    # By index: at distances along the line a jagged one would be full of them.
+    markevery=(int(turn * every), every),
+    clip_on=False,
+  )
 
 
 def _over_individuals(
   curves: np.ndarray, ends: np.ndarray, window: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> np.ndarray:
   """Mean and quartiles of smoothed curves [S, steps], each up to its end."""
   bounds = [0, *np.unique(ends).tolist()]
   smooth = np.zeros(curves.shape)
+  found = [np.zeros((3, 0))]
   for end in bounds[1:]:
     own = ends == end
     smooth[own, :end] = _running_mean(curves[own, :end], window)
-  parts = [np.zeros((3, 0))]
   for start, stop in itertools.pairwise(bounds):
     training = smooth[ends >= stop, start:stop]
-    low, high = np.quantile(training, (0.25, 0.75), axis=0)
-    parts.append(np.stack([training.mean(axis=0), low, high]))
-  mean, low, high = np.concatenate(parts, axis=1)
-  return mean, low, high
+    quartiles = np.quantile(training, (0.25, 0.75), axis=0)
+    found.append(np.stack([training.mean(axis=0), *quartiles]))
+  return np.concatenate(found, axis=1)
 
 
 def _running_mean(curves: np.ndarray, window: int) -> np.ndarray:
@@ -195,14 +285,10 @@ def _spans(
 ) -> list[tuple[int, int, float]]:
   """Cuts a schedule into (start, stop, share of D_I), wide enough to see.
 
-  A run is drawn as it is if it lasts a block; or if it is visible and at an end
-  of the schedule or between visible runs. All others are mixed: drawn together
-  in blocks, which are joined where their shares are equal but for rounding.
-
-  Args:
-    sources: integers [steps].
-    visible: steps from which a run can be seen.
-    block: steps over which shares are taken; many times `visible`.
+  A run is drawn as it is if it lasts a `block` of steps; or if it is `visible`
+  steps long and at an end of the schedule or between visible runs. All others
+  are mixed: drawn together in blocks (many times `visible`), which are joined
+  where their shares are equal but for rounding.
   """
   edges = np.flatnonzero(np.diff(sources.astype(int), prepend=-1, append=-1))
   lengths = np.diff(edges)

@@ -11,8 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-NOBODY = -1
+from jax import Array
 
 
 def class_means(
@@ -26,61 +25,34 @@ def class_means(
     num_classes: C.
 
   Returns:
-    means: float32 [C, D], 0 for a class without samples.
-    present: bool [C], which classes have samples.
+    Means float32 [C, D], 0 for a class without samples, and bool [C], which
+    classes have samples.
 
   Raises:
     ValueError: if shapes don't fit or a label is out of range.
 
   Source: Algorithm 1, line 17.
   """
-  labels = np.asarray(labels)
-  means, present = class_means_of_all(
-    latents, labels, np.zeros(labels.shape, np.int32), [0], num_classes
-  )
+  owners = np.zeros(np.shape(labels), np.int32)
+  means, present = class_means_of_all(latents, labels, owners, [0], num_classes)
   return means[0], present[0]
 
 
 def class_means_of_all(
-  latents: Any,
-  labels: Any,
-  individuals: Any,
-  people: Any,
-  num_classes: int,
+  latents: Any, labels: Any, individuals: Any, people: Any, num_classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """`class_means` of many individuals; a person's depend on nobody else.
+  """`class_means` [M, C, D] of `people` [M] among the `individuals` [N].
 
-  Args:
-    latents: [N, D], everybody's samples in any order.
-    labels: integers [N], 0 .. num_classes - 1.
-    individuals: integers [N], whose sample each is.
-    people: integers [M], the ids to take means of; the others' samples are
-      left out.
-    num_classes: C.
-
-  Returns:
-    means: float32 [M, C, D], 0 for a class without samples.
-    present: bool [M, C], which classes have samples.
-
-  Raises:
-    ValueError: if shapes don't fit, a label is out of range or a person is
-      named twice.
-
-  Source: Algorithm 1, line 17.
+  The means of a person depend on that person's samples alone.
   """
   latents = np.asarray(latents, np.float32)
   labels, individuals = np.asarray(labels), np.asarray(individuals)
-  people = np.asarray(people)
   if latents.ndim != 2:
     raise ValueError(
       f"latents must have shape [N, D], but have shape {latents.shape}."
     )
-  for name, values in (("labels", labels), ("individuals", individuals)):
-    if values.shape != latents.shape[:1]:
-      raise ValueError(
-        f"{name} must have shape {latents.shape[:1]}, one for each latent, but"
-        f" have shape {values.shape}."
-      )
+  _check_shape("labels", labels, latents.shape[:1])
+  _check_shape("individuals", individuals, latents.shape[:1])
   outside = (labels < 0) | (labels >= num_classes)
   if outside.any():
     row = int(np.argmax(outside))
@@ -88,16 +60,17 @@ def class_means_of_all(
       f"labels must lie in 0..{num_classes - 1}, but row {row} holds"
       f" {int(labels[row])}."
     )
-  order = np.argsort(people, kind="stable")
-  ordered = people[order]
-  if (ordered[1:] == ordered[:-1]).any():
-    twice = ordered[1:][ordered[1:] == ordered[:-1]][0]
+  ordered, order, times = np.unique(
+    people, return_index=True, return_counts=True
+  )
+  if (times > 1).any():
+    twice = ordered[np.argmax(times > 1)]
     raise ValueError(f"people names person {int(twice)} twice.")
-  place = np.searchsorted(ordered, individuals).clip(max=len(people) - 1)
+  place = np.searchsorted(ordered, individuals).clip(max=len(ordered) - 1)
   rows = np.flatnonzero(ordered[place] == individuals)
   cells = order[place[rows]] * num_classes + labels[rows]
-  shape = (len(people), num_classes)
-  counts = np.bincount(cells, minlength=len(people) * num_classes)
+  shape = (len(ordered), num_classes)
+  counts = np.bincount(cells, minlength=len(ordered) * num_classes)
   # bincount adds in float64, row after row: others' samples change nothing.
   sums = [
     np.bincount(cells, weights=column[rows], minlength=counts.size)
@@ -124,7 +97,7 @@ def nearest_individuals(
     present: bool [C], which classes it has.
     all_means: [M, C, D] of the candidates.
     all_present: bool [M, C].
-    n: how many.
+    n: number of candidates to choose.
 
   Returns:
     int32 [n], candidates 0 .. M - 1, nearest first, of equally near ones the
@@ -152,38 +125,17 @@ def nearest_individuals_of_all(
   all_present: Any,
   n: int,
   *,
-  left_out: Any = None,
+  among_themselves: bool = False,
 ) -> np.ndarray:
-  """`nearest_individuals` of every individual.
+  """`nearest_individuals` [P, n] of every individual, means [P, C, D].
 
-  Args:
-    means: [P, C, D].
-    present: bool [P, C].
-    all_means: [M, C, D] of the candidates.
-    all_present: bool [M, C].
-    n: how many for each.
-    left_out: integers [P], a candidate that an individual can't choose
-      (itself, where individuals are the candidates), -1 for nobody.
-
-  Returns:
-    int32 [P, n], nearest first.
-
-  Raises:
-    ValueError: if shapes don't fit or n exceeds the number of candidates.
-
-  Source: Algorithm 1, lines 16-20.
+  With `among_themselves` the individuals are the candidates, and no individual
+  chooses itself.
   """
   arrays = _check_means(means, present, all_means, all_present)
-  num_people, num_candidates = len(arrays[0]), len(arrays[2])
-  if left_out is None:
-    left_out = np.full(num_people, NOBODY)
-  left_out = np.asarray(left_out, np.int32)
-  if left_out.shape != (num_people,):
-    raise ValueError(
-      f"left_out must have shape ({num_people},), one for each individual, but"
-      f" has shape {left_out.shape}."
-    )
-  choice = num_candidates - int((left_out != NOBODY).any())
+  people = np.arange(len(arrays[0]), dtype=np.int32)
+  left_out = people if among_themselves else np.full_like(people, -1)
+  choice = len(arrays[2]) - int(among_themselves)
   if not 0 <= n <= choice:
     raise ValueError(
       f"n={n} must lie in 0..{choice}, the number of candidates."
@@ -196,40 +148,20 @@ def nearest_individuals_of_all(
 def individual_distances(
   means: Any, present: Any, all_means: Any, all_present: Any
 ) -> np.ndarray:
-  """The distances that `nearest_individuals` orders by.
-
-  Args:
-    means: [P, C, D].
-    present: bool [P, C].
-    all_means: [M, C, D].
-    all_present: bool [M, C].
-
-  Returns:
-    float64 [P, M], L2 norms, infinite for two without a common class.
-
-  Raises:
-    ValueError: if shapes don't fit.
-
-  Source: section III, data grouping.
-  """
+  """The distances that `nearest_individuals` orders by, float64 [P, M]."""
+  arrays = _check_means(means, present, all_means, all_present)
   with jax.enable_x64(True):
-    squares = _squared_distances(
-      *_check_means(means, present, all_means, all_present)
-    )
-    return np.sqrt(np.asarray(squares))
+    return np.sqrt(np.asarray(_squared_distances(*arrays)))
 
 
 @jax.jit
 def _squared_distances(
-  means: jax.Array,
-  present: jax.Array,
-  all_means: jax.Array,
-  all_present: jax.Array,
-) -> jax.Array:
+  means: Array, present: Array, all_means: Array, all_present: Array
+) -> Array:
   num_classes = means.shape[1]
   candidates = all_means.astype(jnp.float64)
 
-  def from_one(one: tuple[jax.Array, jax.Array]) -> jax.Array:
+  def from_one(one: tuple[Array, Array]) -> Array:
     own, has = one
     both = has & all_present
     differences = own.astype(jnp.float64) - candidates
@@ -244,7 +176,7 @@ def _squared_distances(
 
 
 @jax.jit
-def _order(squares: jax.Array, left_out: jax.Array) -> jax.Array:
+def _order(squares: Array, left_out: Array) -> Array:
   candidates = jnp.arange(squares.shape[1], dtype=jnp.int32)
   # Behind even those at an infinite distance.
   excluded = candidates == left_out[:, None]
@@ -258,23 +190,21 @@ def _check_means(
   means, all_means = np.asarray(means), np.asarray(all_means)
   present = np.asarray(present, bool)
   all_present = np.asarray(all_present, bool)
-  if means.ndim != 3 or all_means.ndim != 3:
+  if means.ndim != 3 or means.shape[1:] != all_means.shape[1:]:
     raise ValueError(
-      "class means must have shape [C, D] for each individual, but together"
-      f" have shapes {means.shape} and {all_means.shape}."
+      "class means must have shape [C, D] for each individual, and classes and"
+      " coordinates must agree, but together they have shapes"
+      f" {means.shape} and {all_means.shape}."
     )
-  if means.shape[1:] != all_means.shape[1:]:
-    raise ValueError(
-      f"class means of shape {means.shape[1:]} can't be compared with those of"
-      f" shape {all_means.shape[1:]}: classes and coordinates must agree."
-    )
-  for name, values, of in (
-    ("present", present, means),
-    ("all_present", all_present, all_means),
-  ):
-    if values.shape != of.shape[:2]:
-      raise ValueError(
-        f"{name} must have shape {of.shape[:2]}, one for each class, but has"
-        f" shape {values.shape}."
-      )
+  _check_shape("present", present, means.shape[:2])
+  _check_shape("all_present", all_present, all_means.shape[:2])
   return means, present, all_means, all_present
+
+
+def _check_shape(
+  name: str, values: np.ndarray, expected: tuple[int, ...]
+) -> None:
+  if values.shape != expected:
+    raise ValueError(
+      f"{name} must have shape {expected}, but has shape {values.shape}."
+    )

@@ -9,146 +9,202 @@ Finding the L nearest of N rows needs no sort of N numbers: D_G is cut into
 nearest rows are nearest. The fast search finds those bins by a float32 matrix
 product, and bounds on its error prove that no other bin matters. Individuals
 for whom the proof fails (by ties, mostly) are searched for in float64.
+
+Axes: I individuals; S samples; D coordinates, in J times w; N rows of D_G, in
+blocks (whose distances are in memory at once) of bins of rows. *Taken* are the
+bits of words uint32 [blocks, I, bins], one for each row of a bin.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from personalization_jax.datasets.splits import PADDING
-from personalization_jax.grouping.bins import (
-  Bins,
-  GlobalLatents,
-  coordinates,
-  float32_error,
-  float32_underflow,
-)
 
 # Candidates beyond those a sample takes: the first that it leaves must be
 # farther than float32's error, and ties of a few rows shouldn't hide it.
 _SPARE = 4
+# Rows of a block, about.
+_ROWS_PER_BLOCK = 2**15
+# The most rows of a bin: those that were taken are the bits of one word.
+_WORD = 32
+# Coordinates added up in one fused operation.
+_COORDINATES = 16
 
 
-def _squared_distances(
-  x: jax.Array, y: jax.Array, dtype: jax.typing.DTypeLike
-) -> jax.Array:
-  """Sums of squared differences, coordinate after coordinate.
+class GlobalLatents(NamedTuple):
+  """D_G on devices; row r is the row `r % rows` of bin `r // rows`.
 
-  Args:
-    x: [J, w, ...].
-    y: [J, w, ...], of a shape that broadcasts with x's.
-    dtype: of the differences and the sum.
-
-  Returns:
-    Their squared distances [...] in `dtype`.
+  Attributes:
+    by_bin: float32 [blocks * bins, J, w, rows], the latents.
+    center: float32 [J, w], taken off before the matrix product, whose error
+      grows with the distance from 0.
+    centered: float32 [blocks, rows, D, bins].
+    norms: float32 [blocks, rows, bins], lower bounds on the squared norms of
+      `centered`; see `_float32_error`.
+    nothing_taken: uint32 [blocks, bins], a bit for each row that is padding.
   """
 
-  def add(
-    total: jax.Array, part: tuple[jax.Array, jax.Array]
-  ) -> tuple[jax.Array, None]:
-    for a, b in zip(*part):
-      difference = a.astype(dtype) - b.astype(dtype)
-      total = total + difference * difference
-    return total, None
+  by_bin: Array
+  center: Array
+  centered: Array
+  norms: Array
+  nothing_taken: Array
 
-  shape = jnp.broadcast_shapes(x.shape[2:], y.shape[2:])
-  return jax.lax.scan(add, jnp.zeros(shape, dtype), (x, y))[0]
+  @classmethod
+  def put(cls, latents: np.ndarray, nearest: int, mesh: Mesh) -> GlobalLatents:
+    """Latents float32 [N, D] laid out for samples that take `nearest` rows."""
+    count = len(latents)
+    # The search looks at N/rows bins and at (nearest x rows) of their rows:
+    # the sum is least where both are equal.
+    best = math.sqrt(count / nearest)
+    rows = min(max(2 ** round(math.log2(best)), 2), _WORD)
+    total = math.ceil(count / rows)
+    blocks = math.ceil(total / max(_ROWS_PER_BLOCK // rows, 1))
+    bins = math.ceil(total / blocks)
 
+    def by_bin(values: np.ndarray) -> np.ndarray:
+      """[N, ...] as [blocks * bins, rows, ...], 0 if padding."""
+      padding = [(0, blocks * bins * rows - count)]
+      padded = np.pad(values, padding + [(0, 0)] * (values.ndim - 1))
+      return padded.reshape(-1, rows, *values.shape[1:])
 
-def _nearest_bins(
-  distances: Callable[..., jax.Array],
-  points: tuple[jax.Array, ...],
-  taken: jax.Array,
-  num_bins: int,
-) -> tuple[jax.Array, jax.Array]:
-  """The bins whose nearest free rows are nearest.
+    def by_block(values: np.ndarray) -> np.ndarray:
+      """[N, ...] as [blocks, rows, ..., bins]."""
+      binned = by_bin(values).reshape(blocks, bins, rows, *values.shape[1:])
+      return np.ascontiguousarray(np.moveaxis(binned, 1, -1))
 
-  The `num_bins` nearest rows, ordered by distance and then by row, are in
-  these bins. Proof: let r be one of them and its bin not chosen. Each chosen
-  bin has a nearest row that comes before r, since equally near bins are
-  chosen in order and a lower bin has lower rows; so `num_bins` rows come
-  before r.
-
-  Args:
-    distances: from one row of all bins of a block, arrays of `points` without
-      their first two axes, to distances [I, bins].
-    points: arrays [blocks, rows, ...].
-    taken: uint32 [blocks, I, bins], a bit for each row that isn't free.
-    num_bins: how many.
-
-  Returns:
-    Bins int32 [I, num_bins] and the distances [I, num_bins] of their nearest
-    free rows, infinite where no row is free; both by distance, then by bin.
-  """
-  shifts = jnp.arange(points[0].shape[1], dtype=jnp.uint32)
-
-  def minima_of_block(
-    block: tuple[tuple[jax.Array, ...], jax.Array],
-  ) -> jax.Array:
-    rows, words = block
-
-    def nearer(
-      minima: jax.Array, row: tuple[tuple[jax.Array, ...], jax.Array]
-    ) -> tuple[jax.Array, None]:
-      row_of_bins, shift = row
-      free = (words >> shift) & 1 == 0
-      new = jnp.minimum(minima, distances(*row_of_bins))
-      return jnp.where(free, new, minima), None
-
-    dtype = jax.eval_shape(distances, *(array[0] for array in rows)).dtype
-    start = jnp.full(words.shape, jnp.inf, dtype)
-    return jax.lax.scan(nearer, start, (rows, shifts))[0]
-
-  minima = jax.lax.map(minima_of_block, (points, taken))
-  minima = jnp.swapaxes(minima, 0, 1).reshape(taken.shape[1], -1)
-  negative, bins = jax.lax.top_k(-minima, num_bins)
-  return bins, -negative
+    coordinates = _coordinates(latents)
+    center = coordinates.mean(0, dtype=np.float64).astype(np.float32)
+    centered = (coordinates - center).reshape(count, -1)
+    norms = np.square(centered, dtype=np.float64).sum(-1)
+    norms *= 1 - _float32_error(centered.shape[1])
+    # Those that overflow are unused: `single_sample` then searches exactly.
+    norms = norms.clip(max=np.finfo(np.float32).max).astype(np.float32)
+    powers = np.uint32(1) << np.arange(rows, dtype=np.uint32)
+    padding = ~by_bin(np.ones(count, bool))
+    arrays = (
+      np.ascontiguousarray(np.moveaxis(by_bin(coordinates), 1, -1)),
+      center,
+      by_block(centered),
+      by_block(norms),
+      (padding * powers).sum(-1, dtype=np.uint32).reshape(blocks, bins),
+    )
+    return cls(*jax.device_put(arrays, NamedSharding(mesh, P())))
 
 
-def _rows_of_bins(
-  x: jax.Array,
-  bins: jax.Array,
-  by_bin: jax.Array,
-  taken: jax.Array,
-  dtype: jax.typing.DTypeLike,
-) -> tuple[jax.Array, jax.Array]:
-  """All rows of some bins, and how far they are.
+def take(
+  data: GlobalLatents,
+  samples: np.ndarray,
+  num_samples: np.ndarray,
+  total: int,
+  nearest: int,
+  mesh: Mesh,
+  *,
+  exactly: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Groups of some individuals, spread over a mesh of one axis.
 
   Args:
-    x: float32 [J, w, I].
-    bins: int32 [I, L].
-    by_bin: float32 [blocks * bins, J, w, rows].
-    taken: uint32 [blocks, I, bins].
-    dtype: of the distances.
+    data: D_G.
+    samples: float32 [I, S, D], I a multiple of the mesh's size.
+    num_samples: int32 [I], how many of the S are samples.
+    total: rows of a group.
+    nearest: the most rows that one sample takes.
+    mesh: see above.
+    exactly: search in float64: slower, and all rows are proven.
 
   Returns:
-    Rows int32 [I, L * rows] and distances of that shape, infinite if taken.
+    Rows of D_G, int32 [I, S, nearest], -1 where a sample took fewer; and
+    bool [I], whose rows are certainly the nearest.
   """
-  points = jnp.moveaxis(by_bin[bins], (2, 3), (0, 1))  # [J, w, I, L, rows]
-  distances = _squared_distances(x[..., None, None], points, dtype)
-  words = jnp.swapaxes(taken, 0, 1).reshape(len(bins), -1)
-  words = jnp.take_along_axis(words, bins, axis=1)
-  place = jnp.arange(by_bin.shape[-1], dtype=jnp.int32)
-  free = (words[..., None] >> place.astype(jnp.uint32)) & 1 == 0
-  distances = jnp.where(free, distances, jnp.inf)
-  rows = bins[..., None] * len(place) + place
-  return rows.reshape(len(bins), -1), distances.reshape(len(bins), -1)
+  (axis,) = mesh.axis_names
+  by_sample = np.ascontiguousarray(_coordinates(samples).transpose(1, 2, 3, 0))
+  last_axis = NamedSharding(mesh, P(None, None, None, axis))
+  placed = jax.device_put(
+    (by_sample, num_samples), (last_axis, NamedSharding(mesh, P(axis)))
+  )
+  with jax.enable_x64(True):
+    compiled = _compiled(mesh, nearest, exactly)
+    rows, proven = compiled(*placed, np.int32(total), data)
+  return np.asarray(rows), np.asarray(proven)
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled(
+  mesh: Mesh, nearest: int, exactly: bool
+) -> Callable[..., tuple[Array, Array]]:
+  (axis,) = mesh.axis_names
+  sharded = jax.shard_map(
+    functools.partial(_groups, nearest=nearest, exactly=exactly),
+    mesh=mesh,
+    in_specs=(P(None, None, None, axis), P(axis), P(), P()),
+    out_specs=P(axis),
+    # A loop's carry starts out equal on all devices and ends up different.
+    check_vma=False,
+  )
+  return jax.jit(sharded)
+
+
+def _groups(
+  samples: Array,
+  num_samples: Array,
+  total: Array,
+  data: GlobalLatents,
+  nearest: int,
+  exactly: bool,
+) -> tuple[Array, Array]:
+  """`take` on one device, samples [S, J, w, I]: one after another takes."""
+  num_individuals = len(num_samples)
+  blocks, bins = data.nothing_taken.shape
+  rows_of_bin = data.by_bin.shape[-1]
+  people = jnp.arange(num_individuals, dtype=jnp.int32)[:, None]
+  each = jnp.maximum(num_samples, 1)
+  search = _search_exactly if exactly else _search
+
+  def step(
+    index: Array, carry: tuple[Array, Array, Array]
+  ) -> tuple[Array, Array, Array]:
+    taken, groups, proven = carry
+    counts = total // each + (index < total % each)
+    counts = jnp.where(index < num_samples, counts, 0).astype(jnp.int32)
+    rows, certain = search(samples[index], counts, data, taken, nearest)
+    wanted = jnp.arange(nearest, dtype=jnp.int32) < counts[:, None]
+    # No row is taken twice, so adding its bit sets it.
+    bit = jnp.uint32(1) << (rows % rows_of_bin).astype(jnp.uint32)
+    bit = jnp.where(wanted, bit, jnp.uint32(0))
+    bin_ = rows // rows_of_bin
+    taken = taken.at[bin_ // bins, people, bin_ % bins].add(bit)
+    rows = jnp.where(wanted, rows, PADDING)
+    groups = jax.lax.dynamic_update_index_in_dim(groups, rows, index, axis=1)
+    return taken, groups, proven & certain
+
+  taken = jnp.broadcast_to(
+    data.nothing_taken[:, None], (blocks, num_individuals, bins)
+  )
+  shape = (num_individuals, len(samples), nearest)
+  groups = jnp.full(shape, PADDING, jnp.int32)
+  proven = jnp.full(num_individuals, True)
+  last = jnp.max(num_samples).astype(jnp.int32)
+  _, groups, proven = jax.lax.fori_loop(
+    jnp.int32(0), last, step, (taken, groups, proven)
+  )
+  return groups, proven
 
 
 def _search_exactly(
-  x: jax.Array,
-  counts: jax.Array,
-  data: GlobalLatents,
-  taken: jax.Array,
-  nearest: int,
-) -> tuple[jax.Array, jax.Array]:
+  x: Array, counts: Array, data: GlobalLatents, taken: Array, nearest: int
+) -> tuple[Array, Array]:
   """As `_search`, in float64 throughout: the definition."""
   blocks, bins = data.nothing_taken.shape
   by_block = data.by_bin.reshape(blocks, bins, *data.by_bin.shape[1:])
@@ -164,31 +220,22 @@ def _search_exactly(
 
 
 def _search(
-  x: jax.Array,
-  counts: jax.Array,
-  data: GlobalLatents,
-  taken: jax.Array,
-  nearest: int,
-) -> tuple[jax.Array, jax.Array]:
-  """The nearest free rows of one sample of each individual, found fast.
-
-  Args:
-    x: float32 [J, w, I].
-    counts: int32 [I], how many rows each takes; at most `nearest`.
-    data: D_G.
-    taken: uint32 [blocks, I, bins].
-    nearest: columns of the answer.
+  x: Array, counts: Array, data: GlobalLatents, taken: Array, nearest: int
+) -> tuple[Array, Array]:
+  """The nearest free rows of one sample [J, w, I] of each individual.
 
   Returns:
     Rows int32 [I, nearest], nearest first, and proven, bool [I]: whether the
     first `counts` of them are certainly the nearest in this order.
   """
-  total, parts, width, rows_of_bin = data.by_bin.shape
-  error = float32_error(parts * width)
-  underflow = float32_underflow(parts * width)
-  centered = (x - data.center[..., None]).reshape(parts * width, -1)
+  total, *axes, rows_of_bin = data.by_bin.shape
+  num_coordinates = math.prod(axes)
+  error = _float32_error(num_coordinates)
+  # What float32's squares and products lose below its range.
+  underflow = 4 * num_coordinates * float(np.finfo(np.float32).tiny)
+  centered = (x - data.center[..., None]).reshape(num_coordinates, -1)
 
-  def lower_bounds(y: jax.Array, norms: jax.Array) -> jax.Array:
+  def lower_bounds(y: Array, norms: Array) -> Array:
     # |x|^2 is the same for all rows: it is added to the last bin's alone.
     product = jnp.matmul((2 * centered).T, y, precision="highest")
     return norms - product
@@ -225,132 +272,102 @@ def _search(
   return rows[:, :nearest], proven | enough
 
 
-def _groups(
-  samples: jax.Array,
-  num_samples: jax.Array,
-  total: jax.Array,
-  data: GlobalLatents,
-  nearest: int,
-  exactly: bool,
-) -> tuple[jax.Array, jax.Array]:
-  """All samples of each individual take their rows, one after another.
+def _nearest_bins(
+  distances: Callable[..., Array],
+  points: tuple[Array, ...],
+  taken: Array,
+  num_bins: int,
+) -> tuple[Array, Array]:
+  """The bins whose nearest free rows are nearest.
+
+  The `num_bins` nearest rows, ordered by distance and then by row, are in
+  these bins. Proof: let r be one of them and its bin not chosen. Each chosen
+  bin has a nearest row that comes before r, since equally near bins are
+  chosen in order and a lower bin has lower rows; so `num_bins` rows come
+  before r.
 
   Args:
-    samples: float32 [S, J, w, I].
-    num_samples: int32 [I].
-    total: int32 scalar, rows of a group.
-    data: D_G.
-    nearest: the most rows that a sample takes.
-    exactly: search in float64.
+    distances: [I, bins], of one row of all bins of a block: arrays of `points`
+      without their first two axes.
+    points: arrays [blocks, rows, ...].
+    taken: uint32 [blocks, I, bins].
+    num_bins: L, number of bins to choose.
 
   Returns:
-    Rows int32 [I, S, nearest], -1 where a sample took fewer, and bool [I],
-    whose rows are proven.
+    Bins int32 [I, L] and the distances [I, L] of their nearest free rows,
+    infinite where no row is free; both by distance, then by bin.
   """
-  num_individuals = len(num_samples)
-  bins = data.nothing_taken.shape[1]
-  rows_of_bin = data.by_bin.shape[-1]
-  people = jnp.arange(num_individuals, dtype=jnp.int32)[:, None]
-  each = jnp.maximum(num_samples, 1)
-  search = _search_exactly if exactly else _search
+  shifts = jnp.arange(points[0].shape[1], dtype=jnp.uint32)
 
-  def step(
-    index: jax.Array, carry: tuple[jax.Array, jax.Array, jax.Array]
-  ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    taken, groups, proven = carry
-    counts = total // each + (index < total % each)
-    counts = jnp.where(index < num_samples, counts, 0).astype(jnp.int32)
-    rows, certain = search(samples[index], counts, data, taken, nearest)
-    wanted = jnp.arange(nearest, dtype=jnp.int32) < counts[:, None]
-    # No row is taken twice, so adding its bit sets it.
-    bit = jnp.uint32(1) << (rows % rows_of_bin).astype(jnp.uint32)
-    bit = jnp.where(wanted, bit, jnp.uint32(0))
-    bin_ = rows // rows_of_bin
-    taken = taken.at[bin_ // bins, people, bin_ % bins].add(bit)
-    rows = jnp.where(wanted, rows, PADDING)
-    groups = jax.lax.dynamic_update_index_in_dim(groups, rows, index, axis=1)
-    return taken, groups, proven & certain
+  def minima_of_block(block: tuple[tuple[Array, ...], Array]) -> Array:
+    rows, words = block
 
-  blocks = len(data.nothing_taken)
-  taken = jnp.broadcast_to(
-    data.nothing_taken[:, None], (blocks, num_individuals, bins)
-  )
-  shape = (num_individuals, len(samples), nearest)
-  groups = jnp.full(shape, PADDING, jnp.int32)
-  proven = jnp.full(num_individuals, True)
-  last = jnp.max(num_samples).astype(jnp.int32)
-  _, groups, proven = jax.lax.fori_loop(
-    jnp.int32(0), last, step, (taken, groups, proven)
-  )
-  return groups, proven
+    def nearer(
+      minima: Array, row: tuple[tuple[Array, ...], Array]
+    ) -> tuple[Array, None]:
+      row_of_bins, shift = row
+      free = (words >> shift) & 1 == 0
+      new = jnp.minimum(minima, distances(*row_of_bins))
+      return jnp.where(free, new, minima), None
+
+    dtype = jax.eval_shape(distances, *(array[0] for array in rows)).dtype
+    start = jnp.full(words.shape, jnp.inf, dtype)
+    return jax.lax.scan(nearer, start, (rows, shifts))[0]
+
+  minima = jax.lax.map(minima_of_block, (points, taken))
+  minima = jnp.swapaxes(minima, 0, 1).reshape(taken.shape[1], -1)
+  negative, bins = jax.lax.top_k(-minima, num_bins)
+  return bins, -negative
 
 
-@functools.lru_cache(maxsize=32)
-def _compiled(
-  mesh: Mesh, nearest: int, exactly: bool
-) -> Callable[..., tuple[jax.Array, jax.Array]]:
-  (axis,) = mesh.axis_names
-  sharded = jax.shard_map(
-    functools.partial(_groups, nearest=nearest, exactly=exactly),
-    mesh=mesh,
-    in_specs=(P(None, None, None, axis), P(axis), P(), P()),
-    out_specs=P(axis),
-    # A loop's carry starts out equal on all devices and ends up different.
-    check_vma=False,
-  )
-  return jax.jit(sharded)
+def _rows_of_bins(
+  x: Array,
+  bins: Array,
+  by_bin: Array,
+  taken: Array,
+  dtype: jax.typing.DTypeLike,
+) -> tuple[Array, Array]:
+  """All rows [I, L * rows] of bins [I, L], and how far; infinite if taken."""
+  points = jnp.moveaxis(by_bin[bins], (2, 3), (0, 1))  # [J, w, I, L, rows]
+  distances = _squared_distances(x[..., None, None], points, dtype)
+  words = jnp.swapaxes(taken, 0, 1).reshape(len(bins), -1)
+  words = jnp.take_along_axis(words, bins, axis=1)
+  place = jnp.arange(by_bin.shape[-1], dtype=jnp.int32)
+  free = (words[..., None] >> place.astype(jnp.uint32)) & 1 == 0
+  distances = jnp.where(free, distances, jnp.inf)
+  rows = bins[..., None] * len(place) + place
+  return rows.reshape(len(bins), -1), distances.reshape(len(bins), -1)
 
 
-class Search:
-  """D_G on the devices, ready for groups to be taken from it.
+def _squared_distances(
+  x: Array, y: Array, dtype: jax.typing.DTypeLike
+) -> Array:
+  """Of [J, w, ...] and [J, w, ...], coordinate after coordinate: [...]."""
 
-  Args:
-    latents: float32 [N, D] of D_G.
-    nearest: the most rows that one sample takes.
-    mesh: a mesh of one axis, over which individuals are spread.
-    rows_per_block: rows of D_G whose distances are in memory at once.
+  def add(total: Array, pair: tuple[Array, Array]) -> tuple[Array, None]:
+    for a, b in zip(*pair):
+      difference = a.astype(dtype) - b.astype(dtype)
+      total = total + difference * difference
+    return total, None
+
+  shape = jnp.broadcast_shapes(x.shape[2:], y.shape[2:])
+  return jax.lax.scan(add, jnp.zeros(shape, dtype), (x, y))[0]
+
+
+def _coordinates(latents: np.ndarray) -> np.ndarray:
+  """Latents [..., D] as [..., J, w], zeros where D is no multiple of w."""
+  width = min(_COORDINATES, max(latents.shape[-1], 1))
+  padding = -latents.shape[-1] % width
+  padded = np.pad(latents, [(0, 0)] * (latents.ndim - 1) + [(0, padding)])
+  return padded.reshape(*latents.shape[:-1], -1, width)
+
+
+def _float32_error(num_coordinates: int) -> float:
+  """Bounds float32's error in a squared distance of two vectors.
+
+  Of a sum of squared differences, this is the relative error. Of the expanded
+  form |x|^2 - 2xy + |y|^2, it is the error relative to |x|^2 + |y|^2, with
+  that of taking off a center from x and y. It is at least twice what half a
+  unit in the last place for each operation on the way adds up to.
   """
-
-  def __init__(
-    self,
-    latents: np.ndarray,
-    nearest: int,
-    mesh: Mesh,
-    rows_per_block: int,
-  ) -> None:
-    layout = Bins.of(len(latents), nearest, rows_per_block)
-    self._nearest = nearest
-    self._mesh = mesh
-    self._data = GlobalLatents.put(layout, latents, NamedSharding(mesh, P()))
-
-  def groups(
-    self,
-    samples: np.ndarray,
-    num_samples: np.ndarray,
-    total: int,
-    *,
-    exactly: bool = False,
-  ) -> tuple[np.ndarray, np.ndarray]:
-    """Groups of some individuals.
-
-    Args:
-      samples: float32 [I, S, D], I a multiple of the mesh's size.
-      num_samples: int32 [I], how many of the S are samples.
-      total: rows of a group.
-      exactly: search in float64: slower, and all rows are proven.
-
-    Returns:
-      Rows of D_G, int32 [I, S, nearest], -1 where a sample took fewer; and
-      bool [I], whose rows are certainly the nearest.
-    """
-    (axis,) = self._mesh.axis_names
-    by_sample = np.ascontiguousarray(coordinates(samples).transpose(1, 2, 3, 0))
-    by_individual = NamedSharding(self._mesh, P(axis))
-    last_axis = NamedSharding(self._mesh, P(None, None, None, axis))
-    placed = jax.device_put(
-      (by_sample, num_samples), (last_axis, by_individual)
-    )
-    with jax.enable_x64(True):
-      compiled = _compiled(self._mesh, self._nearest, exactly)
-      rows, proven = compiled(*placed, np.int32(total), self._data)
-    return np.asarray(rows), np.asarray(proven)
+  return (num_coordinates + 16) * float(np.finfo(np.float32).eps)

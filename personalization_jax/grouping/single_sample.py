@@ -10,12 +10,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from personalization_jax.datasets.splits import PADDING
-from personalization_jax.grouping.search import Search
+from personalization_jax.grouping.search import GlobalLatents, take
 from personalization_jax.randomness import Stream, generator
 
-_ROWS_PER_BLOCK = 2**15
-# What a step of all individuals of a block may take, besides D_G itself.
-_BLOCK_BYTES = 2**28
+# What a step of the individuals that go at once may take, besides D_G itself.
+_STEP_BYTES = 2**28
 # Float32 squares of larger latents could overflow.
 _LARGE = 1e16
 
@@ -61,13 +60,10 @@ def single_sample_groups(
   total: int,
   *,
   mesh: Mesh | None = None,
-  individuals_per_block: int | None = None,
-  rows_per_block: int = _ROWS_PER_BLOCK,
 ) -> np.ndarray:
-  """`single_sample_group` of every individual.
+  """`single_sample_group` of every individual, int32 [P, total].
 
-  Nobody's group depends on who else is asked for, on the blocks or on the
-  devices.
+  A group doesn't depend on who else is asked for, or on the devices.
 
   Args:
     individual_latents: [P, S, D]; an individual's samples first, then padding
@@ -75,19 +71,7 @@ def single_sample_groups(
     num_samples: integers [P], how many of the S are samples, at least 1.
     global_latents: [N, D], D_G's samples.
     total: rows of each group.
-    mesh: a mesh of one axis, over which individuals are spread; by default
-      all devices.
-    individuals_per_block: how many go at once on a device; by default as many
-      as keep temporary memory near 256 MiB.
-    rows_per_block: rows of D_G whose distances are in memory at once.
-
-  Returns:
-    int32 [P, total], rows of `global_latents`.
-
-  Raises:
-    ValueError: as `single_sample_group`.
-
-  Source: Algorithm 1, lines 11-15.
+    mesh: of one axis, over which individuals go; by default all devices.
   """
   individual_latents = _latents("individual_latents", individual_latents, "PSD")
   global_latents = _latents("global_latents", global_latents, "ND")
@@ -110,42 +94,39 @@ def single_sample_groups(
       f" {int(np.argmax(wrong))} has {int(num_samples[np.argmax(wrong)])}."
     )
   _check_total(total, len(global_latents))
-  _check_positive("rows_per_block", rows_per_block)
-  if mesh is None:
-    mesh = Mesh(np.asarray(jax.devices()), "individual")
   groups = np.empty((people, total), np.int32)
   if total == 0:
     return groups
+  if mesh is None:
+    mesh = Mesh(np.asarray(jax.devices()), "individual")
   nearest = math.ceil(total / int(num_samples.min()))
-  if individuals_per_block is None:
-    individuals_per_block = _individuals_per_block(
-      len(global_latents), width, nearest
-    )
-  _check_positive("individuals_per_block", individuals_per_block)
-
-  search = Search(global_latents, nearest, mesh, rows_per_block)
+  data = GlobalLatents.put(global_latents, nearest, mesh)
+  together = _individuals_at_once(len(global_latents), width, nearest)
   # Not more fillers than the devices need.
-  on_device = min(individuals_per_block, math.ceil(people / mesh.size))
-  size = on_device * mesh.size
+  size = min(together, math.ceil(people / mesh.size)) * mesh.size
 
   def group(individuals: np.ndarray, *, exactly: bool) -> np.ndarray:
     """Fills in groups; returns for whom they are proven."""
     proven = np.empty(len(individuals), bool)
     for start in range(0, len(individuals), size):
-      block = individuals[start : start + size]
+      some = individuals[start : start + size]
       samples = np.zeros((size, most_samples, width), np.float32)
-      samples[: len(block)] = individual_latents[block]
+      samples[: len(some)] = individual_latents[some]
       counts = np.zeros(size, np.int32)
-      counts[: len(block)] = num_samples[block]
-      rows, certain = search.groups(samples, counts, total, exactly=exactly)
-      groups[block] = rows[rows != PADDING].reshape(-1, total)
-      proven[start : start + size] = certain[: len(block)]
+      counts[: len(some)] = num_samples[some]
+      rows, certain = take(
+        data, samples, counts, total, nearest, mesh, exactly=exactly
+      )
+      groups[some] = rows[rows != PADDING].reshape(-1, total)
+      proven[start : start + size] = certain[: len(some)]
     return proven
 
-  # Neighbours in this order have about as many samples: nobody waits long.
+  # Neighbours in this order have about as many samples: none waits long.
   order = np.argsort(num_samples, kind="stable")
-  fits = max(map(_magnitude, (individual_latents, global_latents))) < _LARGE
-  proven = fits and group(order, exactly=False)
+  largest = max(
+    np.abs(one).max() for one in (individual_latents, global_latents)
+  )
+  proven = largest < _LARGE and group(order, exactly=False)
   group(order[~np.broadcast_to(proven, people)], exactly=True)
   return groups
 
@@ -155,21 +136,13 @@ def planned_bytes(
 ) -> int:
   """Bytes that `single_sample_groups` takes of a device, an upper bound.
 
-  Args:
-    people: individuals on the device.
-    samples: S, the most that an individual has.
-    least: the fewest that an individual has.
-    num_rows: N, rows of D_G.
-    width: D, coordinates.
-    total: rows of each group.
-
-  Returns:
-    D_G in bins, the individuals that go at once with all that a step makes in
-    float64, and their groups.
+  D_G [num_rows, width] in bins, the individuals that go at once (of `people`
+  with `least` to `samples` samples) with all that a step makes in float64, and
+  their groups.
   """
   nearest = math.ceil(total / least)
-  together = min(_individuals_per_block(num_rows, width, nearest), people)
-  # Coordinates are padded to whole parts of 16, rows to whole bins.
+  together = min(_individuals_at_once(num_rows, width, nearest), people)
+  # Coordinates are padded to multiples of 16, rows to whole bins.
   columns, rows = width + 16, num_rows + 32
   global_latents = 4 * rows * (2 * columns + 2)
   of_one = 8 * samples * (columns + nearest)
@@ -181,19 +154,9 @@ def planned_bytes(
 def random_group(
   num_rows: int, total: int, *, seed: int, individual: int
 ) -> np.ndarray:
-  """The baseline of data grouping: rows of D_G drawn at random.
+  """The baseline of data grouping: rows of D_G drawn at random, int32 [total].
 
-  Args:
-    num_rows: N, the size of D_G.
-    total: rows of the group.
-    seed: the run's seed.
-    individual: whose group; each draws its own.
-
-  Returns:
-    int32 [total], rows 0 .. N - 1, none twice.
-
-  Raises:
-    ValueError: if the group would be larger than D_G.
+  Each individual draws its own, none twice.
 
   Source: section IV (BaseLine n=1500, n=6500).
   """
@@ -202,9 +165,9 @@ def random_group(
   return rng.permutation(num_rows)[:total].astype(np.int32)
 
 
-def _individuals_per_block(num_rows: int, width: int, nearest: int) -> int:
-  """As many as keep a step's temporaries near `_BLOCK_BYTES`."""
-  return max(int(_BLOCK_BYTES / _step_bytes(num_rows, width, nearest)), 1)
+def _individuals_at_once(num_rows: int, width: int, nearest: int) -> int:
+  """As many on a device as keep a step's temporaries near `_STEP_BYTES`."""
+  return max(int(_STEP_BYTES / _step_bytes(num_rows, width, nearest)), 1)
 
 
 def _step_bytes(num_rows: int, width: int, nearest: int) -> float:
@@ -232,10 +195,6 @@ def _latents(name: str, values: Any, axes: str) -> np.ndarray:
   return values
 
 
-def _magnitude(latents: np.ndarray) -> float:
-  return max(float(latents.max()), -float(latents.min()))
-
-
 def _check_total(total: int, num_rows: int) -> None:
   if total < 0:
     raise ValueError(f"total={total} must be 0 or more.")
@@ -243,8 +202,3 @@ def _check_total(total: int, num_rows: int) -> None:
     raise ValueError(
       f"total={total} asks for more rows than the {num_rows} of D_G."
     )
-
-
-def _check_positive(name: str, value: int) -> None:
-  if value < 1:
-    raise ValueError(f"{name}={value} must be at least 1.")

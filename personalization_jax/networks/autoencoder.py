@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import Array
 
-from personalization_jax.networks.kernels import linen_convolution, pooling
+from personalization_jax.networks.kernels import pooling
+from personalization_jax.networks.kernels.convolution import Convolution
 
 NUM_LATENTS = 16
 MIN_IMAGE_SIZE = 8
@@ -34,8 +35,7 @@ class AutoEncoder(nn.Module):
   Attributes:
     width: factor on every channel count of Fig. 5 (at least one channel stays);
       the latents stay 16, and the last convolution has the images' channels.
-    dtype: what activations are computed in; parameters and latents stay
-      float32.
+    dtype: of activations; parameters and latents stay float32.
     momentum: of the running means and variances of batch normalisation.
 
   Source: Fig. 5 and section IV.
@@ -47,17 +47,13 @@ class AutoEncoder(nn.Module):
 
   def setup(self) -> None:
     """The two halves."""
-    parts = (self.width, self.dtype, self.momentum)
-    self.encoder = _Encoder(*parts)
-    self.decoder = _Decoder(*parts)
+    fields = (self.width, self.dtype, self.momentum)
+    self.encoder = _Encoder(*fields)
+    self.decoder = _Decoder(*fields)
 
   def __call__(
-    self,
-    images: jax.Array,
-    mask: jax.Array | None = None,
-    *,
-    train: bool = False,
-  ) -> jax.Array:
+    self, images: Array, mask: Array | None = None, *, train: bool = False
+  ) -> Array:
     """Encodes and decodes: X' of X.
 
     Args:
@@ -73,44 +69,21 @@ class AutoEncoder(nn.Module):
     return self.decode(latents, images.shape[1:], mask, train=train)
 
   def encode(
-    self,
-    images: jax.Array,
-    mask: jax.Array | None = None,
-    *,
-    train: bool = False,
-  ) -> jax.Array:
-    """AE(X) of the paper.
-
-    Args:
-      images: float [B, H, W, C] in 0..1.
-      mask: see `__call__`.
-      train: see there.
-
-    Returns:
-      Latents float32 [B, 16].
-    """
+    self, images: Array, mask: Array | None = None, *, train: bool = False
+  ) -> Array:
+    """AE(X) of the paper: latents float32 [B, 16]."""
     check_image_shape(images.shape[1:])
     return self.encoder(images, mask, train)
 
   def decode(
     self,
-    latents: jax.Array,
+    latents: Array,
     image_shape: tuple[int, ...],
-    mask: jax.Array | None = None,
+    mask: Array | None = None,
     *,
     train: bool = False,
-  ) -> jax.Array:
-    """Images of latents.
-
-    Args:
-      latents: float [B, 16].
-      image_shape: (H, W, C) of the images.
-      mask: see `__call__`.
-      train: see there.
-
-    Returns:
-      Images float32 [B, H, W, C], 0 or more.
-    """
+  ) -> Array:
+    """Images float32 [B, H, W, C], 0 or more, of latents [B, 16]."""
     check_image_shape(image_shape)
     return self.decoder(latents, image_shape, mask, train)
 
@@ -126,15 +99,10 @@ class _Half(nn.Module):
     return max(1, int(full * self.width))
 
   def convolved(
-    self,
-    layer: int,
-    full: int,
-    x: jax.Array,
-    mask: jax.Array | None,
-    train: bool,
-  ) -> jax.Array:
+    self, layer: int, full: int, x: Array, mask: Array | None, train: bool
+  ) -> Array:
     """Convolution, ReLU, batch normalisation."""
-    x = _convolution(self.channels(full), self.dtype, f"layer_{layer}")(x)
+    x = _convolution(self.channels(full), self.dtype, f"layer_{layer}", x)
     return nn.BatchNorm(
       use_running_average=not train,
       momentum=self.momentum,
@@ -145,9 +113,7 @@ class _Half(nn.Module):
 
 class _Encoder(_Half):
   @nn.compact
-  def __call__(
-    self, images: jax.Array, mask: jax.Array | None, train: bool
-  ) -> jax.Array:
+  def __call__(self, images: Array, mask: Array | None, train: bool) -> Array:
     x = images.astype(self.dtype)
     for layer, full in enumerate(ENCODER):
       x = self.convolved(layer, full, x, mask, train)
@@ -162,11 +128,11 @@ class _Decoder(_Half):
   @nn.compact
   def __call__(
     self,
-    latents: jax.Array,
+    latents: Array,
     image_shape: tuple[int, ...],
-    mask: jax.Array | None,
+    mask: Array | None,
     train: bool,
-  ) -> jax.Array:
+  ) -> Array:
     start = (_START_SIZE, _START_SIZE, self.channels(_START_CHANNELS))
     x = nn.Dense(math.prod(start), dtype=self.dtype, name="start")(latents)
     x = x.reshape(len(x), *start)
@@ -174,33 +140,27 @@ class _Decoder(_Half):
       zip(DECODER, upsampling(image_shape[0]))
     ):
       x = _enlarge(self.convolved(layer, full, x, mask, train), factor)
-    last = _convolution(
+    x = _convolution(
       image_shape[2],
       self.dtype,
       f"layer_{len(DECODER)}",
+      x,
       kernel_init=nn.initializers.variance_scaling(
         _LAST_KERNEL_VARIANCE, "fan_in", "truncated_normal"
       ),
       bias_init=nn.initializers.constant(_FIRST_GREY),
     )
-    return nn.relu(last(x)).astype(jnp.float32)
+    return nn.relu(x).astype(jnp.float32)
 
 
 def upsampling(image_size: int) -> tuple[int, ...]:
-  """How much each convolution of the decoder but the last is followed by.
+  """Factors on height and width after each of the first four convolutions.
 
   Fig. 5 as printed goes from 2x2 to 16x16: by 2 after each of the first three
-  convolutions. Other sizes are read so: 8x8 leaves out the third, 32x32 adds
-  one after the fourth, and what is still missing beyond that is done at once
-  after the first, so that most of the network sees the finer image.
-
-  Args:
-    image_size: pixels a side, a power of two of 8 or more.
-
-  Returns:
-    Factors on height and width after each of the first four convolutions.
-
-  Source: Fig. 5, and this project's reading of it.
+  convolutions. Other sizes, powers of two from 8, are this project's reading:
+  8x8 leaves out the third, 32x32 adds one after the fourth, and what is still
+  missing beyond that is done at once after the first, so that most of the
+  network sees the finer image.
   """
   doublings = (image_size // _START_SIZE).bit_length() - 1
   factors = [2 if layer < doublings else 1 for layer in range(len(DECODER))]
@@ -209,10 +169,7 @@ def upsampling(image_size: int) -> tuple[int, ...]:
 
 
 def check_image_shape(image_shape: tuple[int, ...]) -> None:
-  """Refuses images that the network isn't made for.
-
-  Args:
-    image_shape: a sample's, (H, W, C) if it is an image.
+  """Rejects samples, (H, W, C) if images, that the network isn't made for.
 
   Raises:
     ValueError: naming the shapes there are.
@@ -232,7 +189,7 @@ def check_image_shape(image_shape: tuple[int, ...]) -> None:
     )
 
 
-def _enlarge(images: jax.Array, factor: int) -> jax.Array:
+def _enlarge(images: Array, factor: int) -> Array:
   """Nearest-neighbour upsampling of [B, H, W, C]."""
   if factor == 1:
     return images
@@ -245,13 +202,8 @@ def _enlarge(images: jax.Array, factor: int) -> jax.Array:
 
 
 def _convolution(
-  channels: int, dtype: Any, name: str, **initializers: Any
-) -> nn.Conv:
-  return nn.Conv(
-    channels,
-    (3, 3),
-    dtype=dtype,
-    conv_general_dilated_cls=lambda: linen_convolution.conv_general_dilated,
-    name=name,
-    **initializers,
-  )
+  channels: int, dtype: Any, name: str, x: Array, **initializers: Any
+) -> Array:
+  """`nn.Conv` of 3x3 in the calling module."""
+  x, bias = Convolution(channels, dtype=dtype, name=name, **initializers)(x)
+  return x + bias.astype(dtype)

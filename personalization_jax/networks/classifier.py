@@ -1,51 +1,63 @@
-"""The networks, in Flax Linen (JAX): Fig. 4's classifier, and an MLP."""
+"""Fig. 4's classifier, in Flax Linen (JAX)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import Array
 
-from personalization_jax.networks.kernels import batch_norm, convolution
+from personalization_jax.networks.kernels.batch_norm import ReluBatchNorm
+from personalization_jax.networks.kernels.convolution import Convolution
 
-# Fig. 4, in order: a (kernel size, channels) convolution, a pooling, or a
-# dropout rate. Every layer with weights counts as one of `num_layers`; the
-# fully connected one comes last.
-_POOL = "pool"
-FIG_4: tuple[Any, ...] = (
-  (3, 32),
-  (3, 64),
-  _POOL,
-  0.2,
-  (3, 128),
-  (3, 128),
-  _POOL,
-  (3, 128),
-  (1, 128),
-  _POOL,
-  (1, 256),
-  _POOL,
-  0.35,
+
+class Layer(NamedTuple):
+  """A convolution with ReLU and batch normalisation, and what follows it.
+
+  Attributes:
+    size: side of the kernel, in pixels.
+    channels: output channels, at width 1.
+    pool: whether a max-pooling follows, 2x2, or global after the last layer.
+    dropout: rate of the dropout that follows.
+  """
+
+  size: int
+  channels: int
+  pool: bool = False
+  dropout: float = 0.0
+
+
+# The fully connected layer follows, and counts as one of the layers.
+FIG_4 = (
+  Layer(3, 32),
+  Layer(3, 64, pool=True, dropout=0.2),
+  Layer(3, 128),
+  Layer(3, 128, pool=True),
+  Layer(3, 128),
+  Layer(1, 128, pool=True),
+  Layer(1, 256, pool=True, dropout=0.35),
 )
-NUM_LAYERS = sum(isinstance(layer, tuple) for layer in FIG_4) + 1
+NUM_LAYERS = len(FIG_4) + 1
 IMAGE_SIZES = (16, 32, 64)
+# Numbers of channels have 31 bits.
+_MOST = 2**31
 
 
 class Classifier(nn.Module):
   """The VGG-style classifier of Fig. 4.
 
-  Each convolution is followed by ReLU and batch normalisation. The last
-  pooling is global, so that the fully connected layer sees one vector whatever
-  the image size.
+  The last pooling is global, so that the fully connected layer sees one vector
+  whatever the image size.
 
   Attributes:
     num_classes: number of classes.
     width: factor on every channel count of Fig. 4.
-    dtype: what activations are computed in; parameters stay float32.
+    dtype: of activations; parameters stay float32.
     momentum: of the running means and variances of batch normalisation.
+
+  Source: Fig. 4.
   """
 
   num_classes: int
@@ -56,12 +68,12 @@ class Classifier(nn.Module):
   @nn.compact
   def __call__(
     self,
-    images: jax.Array,
-    mask: jax.Array | None = None,
+    images: Array,
+    mask: Array | None = None,
     *,
     train: bool = False,
     frozen_layers: int = 0,
-  ) -> jax.Array:
+  ) -> Array:
     """Scores every class.
 
     Args:
@@ -70,8 +82,8 @@ class Classifier(nn.Module):
         batch statistics; None if none is.
       train: whether batch statistics are used and updated and dropout drops
         (needs the "dropout" key).
-      frozen_layers: so many first layers behave as in evaluation and pass no
-        gradient on.
+      frozen_layers: number of leading layers that behave as in evaluation and
+        pass no gradient on.
 
     Returns:
       Logits float32 [B, num_classes].
@@ -80,108 +92,43 @@ class Classifier(nn.Module):
     weights = None
     if mask is not None:
       weights = mask / jnp.maximum(mask.sum(), 1).astype(jnp.float32)
-    layer = 0
-    for index, spec in enumerate(FIG_4):
-      training = train and layer >= frozen_layers
-      if isinstance(spec, float):
-        x = nn.Dropout(spec, deterministic=not training)(x)
-      elif spec != _POOL:  # Which the normalisation before it does.
-        size, channels = spec
-        layer_name = f"layer_{layer}"
-        x, shift = _Convolution(
-          _channels(channels, self.width), size, self.dtype, name=layer_name
-        )(x)
-        window = 1
-        if FIG_4[index + 1] == _POOL:
-          window = 2 if layer < NUM_LAYERS - 2 else x.shape[1]
-        x = batch_norm.ReluBatchNorm(
-          momentum=self.momentum,
-          window=window,
-          dtype=self.dtype,
-          name=f"norm_{layer}",
-        )(x, shift, weights, use_running_average=not training)
-        layer += 1
-        if layer == frozen_layers:
-          x = jax.lax.stop_gradient(x)
-    logits = nn.Dense(self.num_classes, dtype=self.dtype, name=f"layer_{layer}")
-    return logits(x.reshape(len(x), -1)).astype(jnp.float32)
-
-
-class MLP(nn.Module):
-  """Dense layers with ReLU between them: for feature vectors.
-
-  An example of a model of one's own; see `own_model`. Features of very
-  different sizes want to be scaled beforehand: they are used as they are.
-
-  Attributes:
-    num_classes: number of classes.
-    hidden: how wide the hidden layers are.
-    dtype: what activations are computed in; parameters stay float32.
-  """
-
-  num_classes: int
-  hidden: Sequence[int] = (64, 64)
-  dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(
-    self, samples: jax.Array, *, frozen_layers: int = 0
-  ) -> jax.Array:
-    """Scores every class.
-
-    Args:
-      samples: float [B, ...]; all axes but the first are one vector.
-      frozen_layers: so many first layers pass no gradient on.
-
-    Returns:
-      Logits float32 [B, num_classes].
-    """
-    x = samples.reshape(len(samples), -1).astype(self.dtype)
-    for layer, size in enumerate(self.hidden):
-      x = nn.relu(nn.Dense(size, dtype=self.dtype, name=f"layer_{layer}")(x))
-      if layer + 1 == frozen_layers:
+    for index, layer in enumerate(FIG_4):
+      x, bias = Convolution(
+        _channels(layer.channels, self.width),
+        layer.size,
+        self.dtype,
+        name=f"layer_{index}",
+      )(x)
+      window = 1
+      if layer.pool:
+        window = 2 if index + 1 < len(FIG_4) else x.shape[1]
+      x = ReluBatchNorm(
+        self.momentum, window, self.dtype, name=f"norm_{index}"
+      )(
+        x, bias, weights, use_running_average=not train or index < frozen_layers
+      )
+      if index + 1 == frozen_layers:
         x = jax.lax.stop_gradient(x)
-    last = nn.Dense(
-      self.num_classes, dtype=self.dtype, name=f"layer_{len(self.hidden)}"
+      if layer.dropout:
+        drops = train and index + 1 >= frozen_layers
+        x = nn.Dropout(layer.dropout, deterministic=not drops)(x)
+    logits = nn.Dense(
+      self.num_classes, dtype=self.dtype, name=f"layer_{len(FIG_4)}"
     )
-    return last(x).astype(jnp.float32)
-
-
-class _Convolution(nn.Module):
-  """`flax.linen.Conv`, its bias not yet added: the same parameters."""
-
-  channels: int
-  size: int
-  dtype: Any
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    shape = (self.size, self.size, x.shape[-1], self.channels)
-    kernel = self.param(
-      "kernel", nn.initializers.lecun_normal(), shape, jnp.float32
-    )
-    bias = self.param("bias", nn.initializers.zeros, (self.channels,))
-    return convolution.convolve(x, kernel.astype(self.dtype)), bias
+    return logits(x.reshape(len(x), -1)).astype(jnp.float32)
 
 
 def _channels(full: int, width: float) -> int:
   return int(full * width)
 
 
-# Numbers of channels have 31 bits.
-_MOST = 2**31
-
-
 def check_width(width: float) -> None:
-  """Refuses a width that leaves a layer without channels, or with too many.
-
-  Args:
-    width: the multiplier.
+  """Rejects a width that leaves a layer without channels, or with too many.
 
   Raises:
     ValueError: naming the smallest or the largest width that works.
   """
-  channels = [spec[1] for spec in FIG_4 if isinstance(spec, tuple)]
+  channels = [layer.channels for layer in FIG_4]
   if width * max(channels) >= _MOST:
     raise ValueError(
       f"width={width} must be below {_MOST // max(channels)}, or sizes of"
@@ -196,10 +143,7 @@ def check_width(width: float) -> None:
 
 
 def check_image_size(image_size: int) -> None:
-  """Refuses sizes that the network isn't made for.
-
-  Args:
-    image_size: pixels a side.
+  """Rejects sizes, in pixels a side, that the network isn't made for.
 
   Raises:
     ValueError: naming the sizes there are.
@@ -212,15 +156,7 @@ def check_image_size(image_size: int) -> None:
 
 
 def trainable(variables: Any, frozen_layers: int) -> Any:
-  """Which leaves a step that freezes the first layers may change.
-
-  Args:
-    variables: parameters, or batch statistics, named by layer.
-    frozen_layers: how many first layers stay as they are.
-
-  Returns:
-    A tree of bools of the same structure.
-  """
+  """A tree of bools: which leaves a step with frozen layers may change."""
 
   def of_layer(path: tuple[Any, ...], _: Any) -> bool:
     return _layer(path[0].key) >= frozen_layers
@@ -229,13 +165,7 @@ def trainable(variables: Any, frozen_layers: int) -> Any:
 
 
 def count_layers(params: Any) -> int:
-  """How many layers a network has, by the numbers in their names.
-
-  Args:
-    params: its parameters, `layer_0` and so on.
-
-  Returns:
-    The number.
+  """Number of layers of a network, by the numbers in their names.
 
   Raises:
     ValueError: if a name has no number.

@@ -1,18 +1,19 @@
 """Calling a model, the paper's or one's own: any Flax Linen module (JAX).
 
 A model takes samples float32 [B, ...] and gives logits [B, num_classes]. Its
-`__call__` may take three options more, by these names, and gets those it takes:
+`__call__` may take three more options, by these names, and gets those it takes:
 
     mask           bool [B], False where a row is padding and must not count in
                    batch statistics; given in training alone, unless it has no
                    default
     train          True in training, False otherwise
-    frozen_layers  so many first layers behave as in evaluation and pass no
-                   gradient on; parameters are named by layer, `..._0`, `..._1`
+    frozen_layers  number of leading layers that behave as in evaluation and
+                   pass no gradient on; parameters are named by layer, `..._0`,
+                   `..._1`
 
 A model with batch statistics has to take `train`. The flag has no other name: a
 `deterministic` or `is_training` with a default would keep it and train as in
-evaluation, so such models are refused. There is always a "dropout" key.
+evaluation, so such models are rejected. There is always a "dropout" key.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import Array
 
 from personalization_jax import checks
 
@@ -31,48 +33,26 @@ OPTIONS = ("mask", "train", "frozen_layers")
 _COLLECTIONS = ("params", "batch_stats")
 # What other libraries, and Flax's layers, call `train` or its opposite.
 _OTHER_NAMES = (
-  "training",
-  "is_training",
-  "deterministic",
-  "use_running_average",
-)
+  "training", "is_training", "deterministic", "use_running_average",
+)  # fmt: skip
 _CHECKED_BATCH = 3
 
 
-def init(model: nn.Module, key: jax.Array, samples: jax.Array) -> Any:
-  """Fresh variables.
-
-  Args:
-    model: a Linen module.
-    key: determines them.
-    samples: float32 [B, ...].
-
-  Returns:
-    Collections of variables: "params" and, if there are any, "batch_stats".
-  """
+def init(model: nn.Module, key: Array, samples: Array) -> Any:
+  """Fresh "params" and, if there are any, "batch_stats"; samples [B, ...]."""
   rngs = {"params": key, "dropout": key}
   return model.init(rngs, samples, **_in_evaluation(model, samples))
 
 
 def apply(
-  model: nn.Module, variables: Any, samples: jax.Array, key: jax.Array
-) -> jax.Array:
-  """Logits as in evaluation.
+  model: nn.Module, variables: Any, samples: Array, key: Array
+) -> Array:
+  """Logits [B, num_classes] as in evaluation.
 
-  Args:
-    model: a Linen module.
-    variables: its params and batch_stats.
-    samples: float32 [B, ...].
-    key: for a model whose dropout can't be switched off.
-
-  Returns:
-    float [B, num_classes].
+  The key is for a model whose dropout can't be switched off.
   """
   logits: Any = model.apply(
-    variables,
-    samples,
-    rngs={"dropout": key},
-    **_in_evaluation(model, samples),
+    variables, samples, rngs={"dropout": key}, **_in_evaluation(model, samples)
   )
   return logits
 
@@ -80,26 +60,15 @@ def apply(
 def apply_in_training(
   model: nn.Module,
   variables: Any,
-  samples: jax.Array,
-  mask: jax.Array,
-  key: jax.Array,
+  samples: Array,
+  mask: Array,
+  key: Array,
   frozen_layers: int,
-) -> tuple[jax.Array, Any]:
-  """Logits as in training, and what becomes of the batch statistics.
+) -> tuple[Array, Any]:
+  """Logits [B, num_classes] as in training, and the new batch_stats.
 
-  Args:
-    model: a Linen module.
-    variables: its params and batch_stats.
-    samples: float32 [B, ...].
-    mask: bool [B], False where a row is padding. A model that doesn't take it
-      sees the batch's own rows again in their place.
-    key: this step's dropout key.
-    frozen_layers: so many first layers don't train; 0 for a model that doesn't
-      take it.
-
-  Returns:
-    Logits float [B, num_classes], meaningless where a row is padding, and the
-    new batch_stats.
+  Logits are meaningless where a row is padding (mask bool [B] is False). A
+  model that doesn't take the mask sees the batch's own rows again there.
   """
   taken = _options(model)
   given: dict[str, Any] = {
@@ -120,51 +89,24 @@ def apply_in_training(
 
 
 def takes_frozen_layers(model: nn.Module) -> bool:
-  """Whether some of a model's layers can be trained alone.
-
-  Args:
-    model: a Linen module.
-
-  Returns:
-    Whether its `__call__` takes frozen_layers.
-  """
+  """Whether some of a model's layers can be trained alone."""
   return "frozen_layers" in _options(model)
 
 
 def check(model: Any, sample_shape: tuple[int, ...], num_classes: int) -> None:
-  """Refuses a model that can't be trained on these samples.
-
-  Nothing is computed: the model is traced.
-
-  Args:
-    model: what stands for a Linen module.
-    sample_shape: of one sample.
-    num_classes: how many logits it has to give.
+  """Rejects a model that can't be trained on samples of a shape, by tracing it.
 
   Raises:
     ValueError: saying, in one sentence, what is wrong with it.
   """
   if not isinstance(model, nn.Module):
-    made = " (make one: models.MLP(5), not models.MLP)"
+    made = " (make one: MLP(5), not MLP)" if isinstance(model, type) else ""
     raise ValueError(
-      "model must be a Flax Linen module, but is"
-      f" {model!r}{made if isinstance(model, type) else ''}."
+      f"model must be a Flax Linen module, but is {model!r}{made}."
     )
-  name = type(model).__name__
+  name = f"model {type(model).__name__}"
+  _check_parameters(name, model)
   shape = (_CHECKED_BATCH, *sample_shape)
-  for parameter in _parameters(model):
-    if parameter.name in _OTHER_NAMES:
-      raise ValueError(
-        f"model {name} takes {parameter.name!r}, which nobody gives it here:"
-        " name it `train`, which is True in training and False otherwise."
-      )
-  needed = _needed(model)
-  if needed:
-    raise ValueError(
-      f"model {name} can't be called without {needed[0]!r}: beside samples it"
-      f" gets {', '.join(OPTIONS)} where it takes them, so all else needs a"
-      " default."
-    )
   samples = jax.ShapeDtypeStruct(shape, jnp.float32)
   mask = jax.ShapeDtypeStruct(shape[:1], jnp.bool_)
   key = jax.eval_shape(lambda: jax.random.key(0))
@@ -174,7 +116,7 @@ def check(model: Any, sample_shape: tuple[int, ...], num_classes: int) -> None:
       return jax.eval_shape(functools.partial(function, model), *arguments)
     except Exception as error:  # whatever the model's own code raises
       raise ValueError(
-        f"model {name} can't be called on samples of shape {list(shape)}"
+        f"{name} can't be called on samples of shape {list(shape)}"
         f" ({type(error).__name__}: {checks.first_line(error)})."
       ) from error
 
@@ -182,36 +124,56 @@ def check(model: Any, sample_shape: tuple[int, ...], num_classes: int) -> None:
   unknown = sorted(set(variables) - set(_COLLECTIONS))
   if unknown:
     raise ValueError(
-      f"model {name} keeps variables {unknown[0]!r}, but only params and"
-      " batch_stats are trained and saved."
+      f"{name} keeps variables {unknown[0]!r}, but only params and batch_stats"
+      " are trained and saved."
     )
   if not jax.tree.leaves(variables.get("params", {})):
-    raise ValueError(f"model {name} has no parameters to train.")
+    raise ValueError(f"{name} has no parameters to train.")
   if variables.get("batch_stats") and "train" not in _options(model):
     raise ValueError(
-      f"model {name} has batch_stats but doesn't take `train`, which would say"
-      " when to use them and when to update them."
+      f"{name} has batch_stats but doesn't take `train`, which says when to use"
+      " them and when to update them."
     )
   kept = {k: variables.get(k, {}) for k in _COLLECTIONS}
   tested = trace(apply, kept, samples, key)
-  trained, batch_stats = trace(_train, kept, samples, mask, key)
+  trained, batch_stats = trace(
+    functools.partial(apply_in_training, frozen_layers=0),
+    *(kept, samples, mask, key),
+  )
   began: Any = jax.tree.structure(kept["batch_stats"])
   if began != jax.tree.structure(batch_stats):
-    raise ValueError(
-      f"model {name} has other batch_stats in training than at its start."
-    )
+    raise ValueError(f"{name} has other batch_stats in training than at first.")
   for logits in (tested, trained):
     found = getattr(logits, "shape", None)
     if found != (_CHECKED_BATCH, num_classes):
       gives = type(logits).__name__ if found is None else f"shape {list(found)}"
       raise ValueError(
-        f"model {name} gives {gives} for {_CHECKED_BATCH} samples, but must"
-        f" give logits of shape [{_CHECKED_BATCH}, {num_classes}], one for each"
-        f" of the {num_classes} classes."
+        f"{name} gives {gives} for {_CHECKED_BATCH} samples, but must give"
+        f" logits of shape [{_CHECKED_BATCH}, {num_classes}], one for each of"
+        f" the {num_classes} classes."
       )
     if not jnp.issubdtype(logits.dtype, jnp.floating):
       raise ValueError(
-        f"model {name} gives {logits.dtype}, but logits must be floats."
+        f"{name} gives {logits.dtype}, but logits must be floats."
+      )
+
+
+def _check_parameters(name: str, model: nn.Module) -> None:
+  """Rejects a `__call__` that needs more than the options."""
+  for parameter in _parameters(model):
+    if parameter.name in _OTHER_NAMES:
+      raise ValueError(
+        f"{name} takes {parameter.name!r}, which it isn't given here: name it"
+        " `train`, which is True in training and False otherwise."
+      )
+    given = (
+      parameter.name in OPTIONS or parameter.default is not parameter.empty
+    )
+    if not given and not _is_variadic(parameter):
+      raise ValueError(
+        f"{name} can't be called without {parameter.name!r}: beside samples it"
+        f" gets {', '.join(OPTIONS)} where it takes them, so all else needs a"
+        " default."
       )
 
 
@@ -227,19 +189,13 @@ def mismatch(variables: Any, expected: Any) -> str | None:
   return None
 
 
-def _train(
-  model: nn.Module,
-  variables: Any,
-  samples: jax.Array,
-  mask: jax.Array,
-  key: jax.Array,
-) -> tuple[jax.Array, Any]:
-  return apply_in_training(model, variables, samples, mask, key, 0)
-
-
 def _parameters(model: nn.Module) -> list[inspect.Parameter]:
   """What `__call__` takes behind the samples."""
   return list(inspect.signature(model.__call__).parameters.values())[1:]
+
+
+def _is_variadic(parameter: inspect.Parameter) -> bool:
+  return parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
 
 
 def _options(model: nn.Module) -> dict[str, bool]:
@@ -254,18 +210,7 @@ def _options(model: nn.Module) -> dict[str, bool]:
   }
 
 
-def _needed(model: nn.Module) -> list[str]:
-  """What a model needs and nobody here gives."""
-  return [
-    p.name
-    for p in _parameters(model)
-    if p.default is p.empty
-    and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
-    and p.name not in OPTIONS
-  ]
-
-
-def _in_evaluation(model: nn.Module, samples: jax.Array) -> dict[str, Any]:
+def _in_evaluation(model: nn.Module, samples: Array) -> dict[str, Any]:
   taken = _options(model)
   options: dict[str, Any] = {}
   if "train" in taken:
@@ -277,7 +222,7 @@ def _in_evaluation(model: nn.Module, samples: jax.Array) -> dict[str, Any]:
   return options
 
 
-def _repeated(samples: jax.Array, mask: jax.Array) -> jax.Array:
+def _repeated(samples: Array, mask: Array) -> Array:
   """A batch whose padding is its own rows again, in turn.
 
   What stands in a padded row belongs to somebody else: it must not get into

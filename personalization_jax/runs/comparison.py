@@ -1,119 +1,37 @@
-"""The library's face: from people to a table, in a script or a notebook.
-
-    population, _ = make_population(60, samples_per_writer=100)
-    parts = split(population, num_individuals=10, num_global_individuals=50)
-    study = Study(population, parts, Settings(epochs=3, width=0.25))
-    found = [study.personalize(spec) for spec in ("baseline", "sw:2", "tl:300")]
-    compare(found, population)
-
-All of it is made of the same parts as `experiments.table1`.
-"""
+"""Methods side by side, as `compare` shows them in a notebook."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from personalization_jax.analysis import tables
+from personalization_jax.analysis.columns import TABLE_COLUMNS
+from personalization_jax.analysis.markdown import markdown
 from personalization_jax.analysis.result import Result
-from personalization_jax.datasets import Population, splits
-from personalization_jax.datasets.splits import Split
-from personalization_jax.methods import Method
-from personalization_jax.runs import table_files
-from personalization_jax.settings import Settings
-from personalization_jax.study import Study
+from personalization_jax.datasets import Population
 
 
-def split(
-  population: Population,
-  num_individuals: int,
-  num_global_individuals: int,
-  *,
-  train_fraction: float = 0.7,
-  validation_fraction: float = 0.0,
-  seed: int = 0,
-) -> Split:
-  """Chooses who gets a model and who feeds D_G, and divides their samples.
-
-  Args:
-    population: everybody.
-    num_individuals: |S|, people with a model each.
-    num_global_individuals: how many others feed D_G.
-    train_fraction: part of a person's samples to train on.
-    validation_fraction: part to choose by and to draw curves of; the rest is
-      for tests.
-    seed: of who and what.
-
-  Returns:
-    Rows of the population for every purpose.
-
-  Raises:
-    ValueError: if there are too few people, or a fraction is out of range.
-
-  Source: section IV.
-  """
-  return splits.split(
-    population,
-    *splits.choose_people(
-      population, num_individuals, num_global_individuals, seed
-    ),
-    train_fraction=train_fraction,
-    validation_fraction=validation_fraction,
-    seed=seed,
-  )
-
-
-def personalize(
-  population: Population,
-  split: Split,
-  method: Method | str,
-  settings: Settings | None = None,
-  *,
-  keep_models: bool = False,
-  **about: Any,
-) -> Result:
-  """Trains one model for every individual by one method, and tests it.
-
-  Several methods on one split want one `Study`, which trains what they share
-  once and compiles once.
-
-  Args:
-    population: everybody's samples.
-    split: from `split`.
-    method: or its spec, as on the command line: "tl:300", "es:40+sw:12".
-    settings: how to train; by default the paper's.
-    keep_models: whether the result holds everybody's parameters.
-    **about: of `Study`: `model` for a network of one's own, `trainer`,
-      `eval_every` and others.
-
-  Returns:
-    Predictions, losses and, if asked for, curves and parameters.
-
-  Raises:
-    ValueError: if method, data and model don't fit.
-  """
-  study = Study(population, split, settings or Settings(), **about)
-  return study.personalize(method, keep_models=keep_models)
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Comparison:
   """Methods side by side; a notebook shows it as a table.
 
   Attributes:
-    rows: one for each method.
+    table: a row for each method, as `tables.of_results` gives it.
     baseline: what all are ranked with and tested against; None if each half of
       the table has its own.
   """
 
-  rows: tuple[tables.TableRow, ...]
+  table: pd.DataFrame
   baseline: str | None = None
 
   def __str__(self) -> str:
-    return table_files.markdown(self.rows, self.baseline)
+    return markdown(self.table, self.baseline)
 
   # A notebook keeps this text beside the table, a terminal shows it.
   __repr__ = __str__
@@ -123,7 +41,10 @@ class Comparison:
 
   def records(self) -> list[dict[str, Any]]:
     """Columns of table1.csv by name, for pandas; NaN where a cell is empty."""
-    return table_files.records(self.rows)
+    return [
+      {name: math.nan if cell is None else cell for name, cell in row.items()}
+      for row in self.table[list(TABLE_COLUMNS)].to_dict("records")
+    ]
 
 
 def compare(
@@ -136,7 +57,7 @@ def compare(
   """Means, ranks, fairness and p-values of several methods.
 
   Several seeds of a method make one row, from each individual's mean over them.
-  Variants of a method that differ in something else want rows of their own:
+  Variants of a method that differ in something else need rows of their own:
 
       compare({"lr 1e-3": first, "lr 1e-2": second}, population, "lr 1e-3")
 
@@ -145,7 +66,7 @@ def compare(
       all of a seed made from one split; or the name of a row -> its result, or
       its results with several seeds.
     population: what they were made of; only results without true labels of
-      their own need it, and any other is refused.
+      their own need it, and any other is rejected.
     baseline: the method or name that all others are ranked with and tested
       against; by default the first `baseline` or `random:n` of each half of the
       table, as in the paper. Names of one's own stand in the first half.
@@ -158,18 +79,17 @@ def compare(
     against.
 
   Raises:
-    ValueError: if there is no result; a method has two with one seed, or other
-      seeds than the others; individuals or test rows differ; a name has results
-      of several methods; the population is another; or the baseline is none of
-      the rows.
+    ValueError: as `tables.of_results`; or a name has results of several
+      methods, or the population is another.
 
   Source: section IV, Table I; section II-A.
   """
   if isinstance(results, Mapping):
     results = _renamed(results)
   labels = None if population is None else population.labels
-  rows = tables.of_results(results, labels, distances, baseline)
-  return Comparison(tuple(rows), baseline)
+  return Comparison(
+    tables.of_results(results, labels, distances, baseline), baseline
+  )
 
 
 def _renamed(

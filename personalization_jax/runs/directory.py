@@ -1,26 +1,8 @@
-"""A run's directory: settings, predictions, tables (NumPy, host).
+"""A run's directory: opened by one run at a time, its results kept.
 
-    config.json       every setting, the data's fingerprint, versions, device;
-                      `made_with`: which results were made with what
-    predictions/      one npz for each finished method: what every model
-                      answered, which row of the user's file that was, and what
-                      would have been right
-    results.csv       one row for each method, individual and seed
-    table1.csv        one row for each method; table1.md is the same for people
-    choice.csv        whom methods hurt, if `global` was trained and there are
-                      validation data
-    group_agreement.csv  of groups with what is known of synthetic people
-    metrics.jsonl     training losses by step, and curves of validation accuracy
-    figures/
-    checkpoints/      what is under way, and what several methods start from
-    models/           everybody's final parameters, if asked for
-    tensorboard/      losses and curves, if asked for
-    seeds/K/          predictions/, models/, checkpoints/ of each further seed
-
-Every table but group_agreement.csv is computed from the `predictions/` of all
-seeds, so it can be made again. This module opens the directory and keeps the
-predictions; `table_files`, `checkpoints`, `saved_models`, `event_files` and
-`experiments` write the rest.
+experiments/GUIDE.md lists the files. This module writes config.json and the
+`predictions/` of all seeds, from which every table but group_agreement.csv is
+computed, so that it can be made again.
 """
 
 from __future__ import annotations
@@ -48,28 +30,29 @@ from personalization_jax.methods import known_method
 _ROWS = ("individual_rows", "validation_rows", "global_rows")
 
 _LOCK = ".lock"
+_CONFIG = "config.json"
 # What config.json tells beside what the run was made with.
 _NO_MAKERS = (
   "settings", "dataset_fingerprint", "methods", "seeds", "asked",
   "label_names", "made_with",
 )  # fmt: skip
+_Values = Sequence[Any] | Mapping[str, Sequence[Any]]
 
 
 def open_run(
-  workdir: str | os.PathLike[str],
+  workdir: pathlib.Path,
   settings: Mapping[str, Any],
   dataset_fingerprint: str,
   about: Mapping[str, Any],
   *,
   inert: Collection[str] = (),
-  growing: Mapping[str, Sequence[Any] | Mapping[str, Sequence[Any]]]
-  | None = None,
+  growing: Mapping[str, _Values] | None = None,
 ) -> dict[str, Any]:
   """Makes a run directory, or checks that one holds the same run.
 
   Args:
     workdir: the directory.
-    settings: what determines the results: flag -> JSON value.
+    settings: what determines the results: name -> JSON value.
     dataset_fingerprint: of the population; it must be the same as well.
     about: what else config.json tells (versions, device, ...). Once anything is
       finished it stays as it is there, for that was made with it.
@@ -82,43 +65,17 @@ def open_run(
 
   Raises:
     ValueError: if the directory holds a run with other settings, naming the
-      flag, or files that are no run.
+      setting, or files that are no run.
     OSError: if it can't be written to.
   """
-  workdir = pathlib.Path(workdir)
   _check_place(workdir)
-  config_path = workdir / "config.json"
   settings = json.loads(json.dumps(settings))
-  old: dict[str, Any] = {}
-  if config_path.exists():
-    try:
-      old = json.loads(config_path.read_text())
-      before = dict(old["settings"])
-      fingerprint = old["dataset_fingerprint"]
-    except (ValueError, KeyError, TypeError) as error:
-      raise ValueError(
-        f"workdir={workdir} holds a config.json that is no run's:"
-        " take another directory."
-      ) from error
-    for name in {**before, **settings}:
-      if name in inert:
-        continue
-      if name not in before and not settings[name]:
-        continue  # a setting that came later, and is off as it was
-      if before.get(name) != settings.get(name):
-        here = f"--{name}={settings[name]}" if name in settings else "not"
-        raise ValueError(
-          f"workdir={workdir} holds a run with --{name}={before.get(name)},"
-          f" but this one has {here}: take another directory, or the same"
-          " settings to go on."
-        )
-    if fingerprint != dataset_fingerprint:
-      raise ValueError(
-        f"workdir={workdir} holds a run with the same settings on other data:"
-        " take another directory."
-      )
-  begun = old if any(_saved(workdir)) else dict(about)
   first = {"settings": settings, "dataset_fingerprint": dataset_fingerprint}
+  old: dict[str, Any] = {}
+  if (workdir / _CONFIG).exists():
+    old = _read_config(workdir)
+    _check_same(workdir, old, first, inert)
+  begun = old if any(_saved(workdir)) else dict(about)
   config = first | begun | first  # for people, settings come first
   for name, values in (growing or {}).items():
     config[name] = _grown(old.get(name), values)
@@ -128,9 +85,49 @@ def open_run(
     raise _unwritable(workdir, error) from error
 
 
-def _grown(
-  there: Any, values: Sequence[Any] | Mapping[str, Sequence[Any]]
-) -> Any:
+def _read_config(workdir: pathlib.Path) -> dict[str, Any]:
+  """What config.json holds, if it is a run's."""
+  try:
+    config = json.loads((workdir / _CONFIG).read_text())
+  except ValueError:
+    config = None
+  if (
+    isinstance(config, dict)
+    and isinstance(config.get("settings"), dict)
+    and "dataset_fingerprint" in config
+  ):
+    return config
+  raise ValueError(
+    f"workdir={workdir} holds a config.json that is no run's: take another"
+    " directory."
+  )
+
+
+def _check_same(
+  workdir: pathlib.Path,
+  old: Mapping[str, Any],
+  new: Mapping[str, Any],
+  inert: Collection[str],
+) -> None:
+  """Rejects a run of other settings or data than config.json holds."""
+  before, now = old["settings"], new["settings"]
+  for name in {**before, **now}:
+    later_and_off = name not in before and not now[name]
+    if name in inert or later_and_off or before.get(name) == now.get(name):
+      continue
+    here = f"{name}={now[name]}" if name in now else "not"
+    raise ValueError(
+      f"workdir={workdir} holds a run with {name}={before.get(name)}, but this"
+      f" one has {here}: take another directory, or the same settings to go on."
+    )
+  if old["dataset_fingerprint"] != new["dataset_fingerprint"]:
+    raise ValueError(
+      f"workdir={workdir} holds a run with the same settings on other data:"
+      " take another directory."
+    )
+
+
+def _grown(there: Any, values: _Values) -> Any:
   """What is there, which may be anything, and behind it what is new."""
   if isinstance(values, Mapping):
     there = there if isinstance(there, dict) else {}
@@ -146,17 +143,12 @@ def _grown(
 
 
 def tell_origins(workdir: pathlib.Path) -> None:
-  """Has config.json say which finished results were made with what.
+  """Writes into config.json which finished results were made with what.
 
-  Its `made_with` has an entry for each command, version, device and so on, in
-  which `results` are method -> seeds. Of a result that doesn't say, from a run
-  of an older version, all else in config.json does.
-
-  Args:
-    workdir: the run directory.
+  A result that doesn't say, from a run of an older version, was made with all
+  else in config.json.
   """
-  config = json.loads((workdir / "config.json").read_text())
-  _write_config(workdir, config)
+  _write_config(workdir, json.loads((workdir / _CONFIG).read_text()))
 
 
 def _write_config(
@@ -173,21 +165,12 @@ def _write_config(
     {"results": made, **json.loads(maker)} for maker, made in makers.items()
   ]
   config = {**config, "made_with": entries}
-  path = workdir / "config.json"
-  write_atomically(path, json.dumps(config, indent=2) + "\n")
+  write_atomically(workdir / _CONFIG, json.dumps(config, indent=2) + "\n")
   return config
 
 
 def saved(workdir: pathlib.Path) -> list[tuple[str, int]]:
-  """What is finished in a run directory.
-
-  Args:
-    workdir: the run directory.
-
-  Returns:
-    Methods' specs and seeds, by what their files say; not that they can be
-    read whole, which `load_result` finds.
-  """
+  """Methods' specs and seeds that are finished, by what their files say."""
   return [(method, seed) for method, seed, _ in _saved(workdir)]
 
 
@@ -204,7 +187,7 @@ def _saved(
             made_with = dict(json.loads(str(arrays["made_with"])))
           method, seed = str(arrays["method"]), int(arrays["seed"])
       except Exception:  # zip, zlib and NumPy each raise their own
-        continue  # who needs it is told
+        continue  # `load_result` says so
       # The first seed has no folder of its own.
       home = workdir / "seeds" / str(seed)
       if path == _result_path(home if home.exists() else workdir, method):
@@ -215,21 +198,9 @@ def _saved(
 def alone_in(workdir: pathlib.Path, token: str = "") -> Iterator[None]:
   """Keeps other runs out of a run directory, until this one ends or is killed.
 
-  The directory is made if there is none, and then removed if nothing came into
-  it.
-  One that is refused stays as it is.
-
-  Args:
-    workdir: the run directory.
-    token: of this start, which `holds_token` finds there.
-
-  Yields:
-    Once.
-
-  Raises:
-    ValueError: if another process is at work there, or it holds files that are
-      no run.
-    OSError: if it can't be written to.
+  Makes a directory that isn't there, and removes it if nothing came into it;
+  removes what a run left that was killed while it wrote a file. A directory
+  that is rejected stays as it is. `holds_token` finds the token.
   """
   _check_place(workdir)
   made_here = not workdir.exists()
@@ -241,6 +212,9 @@ def alone_in(workdir: pathlib.Path, token: str = "") -> Iterator[None]:
   except OSError as error:
     raise _unwritable(workdir, error) from error
   with lock:
+    written = [workdir, workdir / "figures", workdir / "predictions"]
+    for folder in [*written, *workdir.glob("seeds/*/predictions")]:
+      files.remove_temporary(folder)
     try:
       files.remove_temporary(workdir)  # what a killed run left
       yield
@@ -288,21 +262,20 @@ def _lock(workdir: pathlib.Path) -> IO[str]:
 
 
 def _check_place(workdir: pathlib.Path) -> None:
-  """Refuses what can't be made a run directory, or holds something else."""
+  """Rejects what can't be made a run directory, or holds something else."""
   if workdir.is_file():
     raise ValueError(f"workdir={workdir} is a file: name a folder.")
   try:
     inside = list(workdir.iterdir())
   except (FileNotFoundError, NotADirectoryError):
     return  # nothing is there; another start may just have removed it
-  if (workdir / "config.json").exists():
+  if (workdir / _CONFIG).exists():
     return
-  for path in inside:
-    if path.name != _LOCK and not files.is_temporary(path):
-      raise ValueError(
-        f"workdir={workdir} is not empty and holds no run (no config.json):"
-        " take another directory."
-      )
+  if any(p.name != _LOCK and not files.is_temporary(p) for p in inside):
+    raise ValueError(
+      f"workdir={workdir} is not empty and holds no run (no config.json):"
+      " take another directory."
+    )
 
 
 def _unwritable(workdir: pathlib.Path, error: OSError) -> OSError:
@@ -321,14 +294,8 @@ def save_result(
   """Keeps a finished method's predictions and losses.
 
   Rows are those of the user's file, and the true classes stand beside them, so
-  that the file can be read without the population. What rows of the run's own
-  store they are is kept too, for who goes on with the run.
-
-  Args:
-    workdir: the run directory.
-    result: what `Study.personalize` returned.
-    population: what it was made of.
-    made_with: versions, device, command and so on, JSON values.
+  that the file can be read without the population. The rows of the run's own
+  store are kept too, for going on with the run, and what it was `made_with`.
   """
   fields = {k: v for k, v in vars(result).items() if v is not None}
   fields.pop("models", None)
@@ -357,7 +324,7 @@ def load_result(
     method: its spec.
     population: what it was made of, to have its rows in the result; without it
       they are those of the user's file.
-    seed: that it has to be of; None for any.
+    seed: the one it must be of; None for any.
 
   Returns:
     The result, or None if the method isn't finished.
@@ -369,22 +336,19 @@ def load_result(
   path = _result_path(workdir, method)
   if not path.exists():
     return None
+  known = known_method(method)
   try:
     with np.load(path, allow_pickle=False) as arrays:
-      fields = dict(arrays)
+      fields: dict[str, Any] = dict(arrays)
     fields.pop("made_with", None)
-    if str(fields["method"]) != method:
-      raise ValueError(f"it holds {str(fields['method'])!r}")
-    if seed is not None and int(fields["seed"]) != seed:
-      raise ValueError(f"it holds seed {int(fields['seed'])}")
-    known = known_method(method)
-    # Files from before it was kept.
+    # Files of older versions don't say.
     fields.setdefault("one_model", known is not None and known.one_model)
-    fields |= {
-      "method": method,
-      "seed": int(fields["seed"]),
-      "one_model": bool(fields["one_model"]),
-    }
+    for name, kind in (("method", str), ("seed", int), ("one_model", bool)):
+      fields[name] = kind(fields[name])
+    if fields["method"] != method:
+      raise ValueError(f"it holds {fields['method']!r}")
+    if seed is not None and fields["seed"] != seed:
+      raise ValueError(f"it holds seed {fields['seed']}")
     fingerprint = str(fields.pop("fingerprint", ""))
     in_store = {name: fields.pop(f"store_{name}", None) for name in _ROWS}
     result = Result(**fields)
@@ -407,7 +371,7 @@ def load_result(
 def _of_older_version(
   path: pathlib.Path, result: Result, population: Population | None
 ) -> Result:
-  """A result with rows of its run's store alone, and no true classes."""
+  """A result with rows of its run's store alone, given its true classes."""
   known = known_method(result.method)
   if known and known.group and known.group.kind == "sg":
     raise ValueError(
@@ -419,25 +383,19 @@ def _of_older_version(
       f"{path} is of an older version, which kept neither true labels nor the"
       " file's rows: give the population that it was made of."
     )
-
-  def labels(rows: np.ndarray) -> np.ndarray:
-    return np.where(rows == PADDING, PADDING, population.labels[rows])
-
-  return dataclasses.replace(
-    result,
-    individual_labels=labels(result.individual_rows),
-    validation_labels=labels(result.validation_rows),
-    global_labels=labels(result.global_rows),
-  )
+  labels: dict[str, Any] = {
+    name.replace("rows", "labels"): np.where(
+      getattr(result, name) == PADDING,
+      PADDING,
+      population.labels[getattr(result, name)],
+    )
+    for name in _ROWS
+  }
+  return dataclasses.replace(result, **labels)
 
 
 def set_aside(workdir: pathlib.Path, method: str) -> None:
-  """Renames a finished method's file that can't be read, so that it is trained.
-
-  Args:
-    workdir: the run directory.
-    method: its spec.
-  """
+  """Renames a finished method's file, so that the method is trained again."""
   path = _result_path(workdir, method)
   path.replace(path.with_name(path.name + ".aside"))
 

@@ -21,7 +21,7 @@ from personalization_jax.datasets.splits import Split
 from personalization_jax.methods import Method
 from personalization_jax.methods.answers import by_model, cross_entropy
 from personalization_jax.methods.batches import Batches
-from personalization_jax.networks import classifier, interface
+from personalization_jax.networks import MLP, Classifier, interface
 from personalization_jax.settings import Settings
 from personalization_jax.training.learner import Learner
 from personalization_jax.training.step import create_state
@@ -33,7 +33,7 @@ _OF_THE_LEARNER = ("learning_rate", "width", "precision")
 # These of `Method` are what they compute.
 _COMPUTED = ("schedule", "trainable", "loss", "predict", "reference")
 # Whose fields say all that they compute.
-_PACKAGE_S_MODELS = (classifier.Classifier, classifier.MLP)
+_PACKAGE_S_MODELS = (Classifier, MLP)
 _BATCH = 3
 
 

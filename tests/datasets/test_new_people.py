@@ -171,7 +171,7 @@ def test_test_samples_of_their_own_are_all_held_out():
     ({"images": np.zeros((12, 16))}, r"\[16\], but the model takes images"),
     ({"originals": np.zeros(3, int)}, "originals has 3 entries"),
     ({"originals": np.zeros(12)}, "originals must be integers"),
-    ({"individuals": np.full(12, -2)}, "ids of 0 or more"),
+    ({"individuals": np.full(12, -2)}, "individuals must be 0 or more"),
   ],
 )
 def test_faulty_arrays_are_named(changes, message):

@@ -16,7 +16,7 @@ from helpers.nist_files import (
 )
 
 from personalization_jax.datasets import nist_digits
-from personalization_jax.datasets.nist_digits import reader
+from personalization_jax.datasets.nist_digits import files, reader
 
 
 def empty(path):
@@ -28,7 +28,7 @@ def test_missing_file(tmp_path, kind):
   digit_set, _, _ = tiny_set(tmp_path)
   file = getattr(digit_set.parts[0], kind)
   (tmp_path / file.name).unlink()
-  with pytest.raises(nist_digits.MissingDataError) as caught:
+  with pytest.raises(files.MissingDataError) as caught:
     nist_digits.load(digit_set, data_dir=tmp_path / "tfds", manual_dir=tmp_path)
   assert isinstance(caught.value, FileNotFoundError)
   assert isinstance(caught.value, ValueError)
@@ -60,7 +60,7 @@ def test_damaged_file(tmp_path, kind, suffix, damage, complaint):
   assert len(reader.read_digits(digit_set, tmp_path).labels) == 40
   path = tmp_path / getattr(digit_set.parts[0], kind).name
   damage(path)
-  with pytest.raises(nist_digits.DataError, match=complaint) as caught:
+  with pytest.raises(files.DataError, match=complaint) as caught:
     reader.read_digits(digit_set, tmp_path)
   assert_one_sentence(str(caught.value), path)
 
@@ -70,7 +70,7 @@ def test_damage_is_noticed_even_without_a_digest(tmp_path, suffix):
   digit_set, _, _ = tiny_set(tmp_path, suffix=suffix)
   path = tmp_path / digit_set.parts[0].images.name
   flip_stored(path)  # caught by the container's own check sum
-  with pytest.raises(nist_digits.DataError, match="decompressed"):
+  with pytest.raises(files.DataError, match="decompressed"):
     reader.read_digits(digit_set, tmp_path)
 
 
@@ -87,7 +87,7 @@ def test_wrong_header_or_length(tmp_path, change, complaint):
   digit_set, images, _ = tiny_set(tmp_path)
   path = tmp_path / digit_set.parts[0].images.name
   path.write_bytes(gzip.compress(change(idx_bytes(images))))
-  with pytest.raises(nist_digits.DataError, match=complaint) as caught:
+  with pytest.raises(files.DataError, match=complaint) as caught:
     reader.read_digits(digit_set, tmp_path)
   assert_one_sentence(str(caught.value), path)
 
@@ -107,7 +107,7 @@ def test_wrong_labels(tmp_path, column, value, complaint):
   digit_set, _, labels = tiny_set(tmp_path)
   labels[6, column] = value
   path = write(tmp_path, digit_set.parts[0].labels, labels)
-  with pytest.raises(nist_digits.DataError, match=complaint) as caught:
+  with pytest.raises(files.DataError, match=complaint) as caught:
     nist_digits.load(digit_set, data_dir=tmp_path / "tfds", manual_dir=tmp_path)
   assert_one_sentence(str(caught.value), path.name)
   assert not list((tmp_path / "tfds").rglob("*.array_record*"))
@@ -117,7 +117,7 @@ def test_labels_must_be_as_many_as_images(tmp_path):
   digit_set, _, labels = tiny_set(tmp_path)
   digit_set = with_file(digit_set, "labels", shape=(39, 8))
   write(tmp_path, digit_set.parts[0].labels, labels[:39])
-  with pytest.raises(nist_digits.DataError, match="labels 39 digits, but"):
+  with pytest.raises(files.DataError, match="labels 39 digits, but"):
     reader.read_digits(digit_set, tmp_path)
 
 
@@ -131,7 +131,7 @@ def test_archive_digest_where_the_contents_is_unknown(tmp_path):
   )
   assert len(reader.read_digits(digit_set, tmp_path).labels) == 40
   path.write_bytes(gzip.compress(idx_bytes(images), compresslevel=1))
-  with pytest.raises(nist_digits.DataError, match="as published") as caught:
+  with pytest.raises(files.DataError, match="as published") as caught:
     reader.read_digits(digit_set, tmp_path)
   assert_one_sentence(str(caught.value), path)
   path.unlink()

@@ -56,7 +56,7 @@ def test_real_rows_are_those_of_the_files_sorted_by_writer(
 
 
 def test_published_sets():
-  sets = nist_digits.DIGIT_SETS
+  sets = files.DIGIT_SETS
   assert list(sets) == ["mnist", "qmnist", "xnist"]
   assert [s.num_digits for s in sets.values()] == [60_000, 120_000, 402_953]
   assert [s.num_writers for s in sets.values()] == [539, None, 3_579]
@@ -72,7 +72,7 @@ def test_files_are_found_and_read_in_any_container(tmp_path, subfolder, suffix):
   part, images, labels = part_of("train", 0, [1, 2] * 10)
   write(tmp_path / subfolder, part.images, images, suffix=suffix)
   write(tmp_path / subfolder, part.labels, labels, suffix=suffix)
-  digit_set = nist_digits.DigitSet("two", "Two writers.", (part,), 2)
+  digit_set = files.DigitSet("two", "Two writers.", (part,), 2)
   digits = reader.read_digits(digit_set, tmp_path)
   np.testing.assert_array_equal(digits.images[..., 0], images)
   columns = (digits.labels, digits.series, digits.writers, digits.digit_ids)
@@ -97,7 +97,7 @@ def test_parts_are_merged_by_writer(tmp_path):
   ):
     write(tmp_path / "mnist", part.images, arrays[0])
     write(tmp_path / "qmnist", part.labels, arrays[1])
-  digit_set = nist_digits.DigitSet("both", "Both parts.", (train, test))
+  digit_set = files.DigitSet("both", "Both parts.", (train, test))
   population = nist_digits.load(
     digit_set, data_dir=tmp_path / "tfds", manual_dir=tmp_path
   )
@@ -114,7 +114,7 @@ def test_parts_are_merged_by_writer(tmp_path):
 
 def digits_of(writers, digit_ids, duplicate_of):
   count = len(writers)
-  return nist_digits.Digits(
+  return reader.Digits(
     images=np.zeros((count, 28, 28, 1), np.uint8),
     labels=np.arange(count, dtype=np.int32) % 10,
     writers=np.array(writers, np.int32),

@@ -46,15 +46,22 @@ def width(images):
   return (images.max(axis=1) > 0.5).sum(axis=1)
 
 
-@pytest.mark.parametrize("image_size", [16, 32, 64])
-def test_shapes_types_and_ink(image_size):
-  population, factors = synthetic.make_population(
-    2, samples_per_writer=37, image_size=image_size
-  )
-  assert population.images.shape == (74, image_size, image_size, 1)
+@pytest.fixture(scope="module")
+def sized():
+  """The same two writers at two sizes."""
+  return {
+    size: synthetic.make_population(2, samples_per_writer=20, image_size=size)
+    for size in (16, 64)
+  }
+
+
+@pytest.mark.parametrize("image_size", [16, 64])
+def test_shapes_types_and_ink(sized, image_size):
+  population, factors = sized[image_size]
+  assert population.images.shape == (40, image_size, image_size, 1)
   assert population.images.dtype == np.uint8
   assert population.num_classes == 10
-  np.testing.assert_array_equal(population.individuals, [0] * 37 + [1] * 37)
+  np.testing.assert_array_equal(population.individuals, [0] * 20 + [1] * 20)
   images = population.images[..., 0]
   # White on black: every drawing has ink, most pixels have none, and the
   # outermost pixels hold no more than the margin lets in: nothing is cut off.
@@ -68,36 +75,35 @@ def test_shapes_types_and_ink(image_size):
   assert factors.forms.dtype == factors.curvature.dtype == np.float32
 
 
-def test_same_drawing_at_every_size():
-  small, _ = synthetic.make_population(1, samples_per_writer=10, image_size=16)
-  large, _ = synthetic.make_population(1, samples_per_writer=10, image_size=64)
-  pooled = large.images.reshape(10, 16, 4, 16, 4).mean((2, 4))
+def test_same_drawing_at_every_size(sized):
+  small, large = sized[16][0], sized[64][0]
+  pooled = large.images.reshape(40, 16, 4, 16, 4).mean((2, 4))
   np.testing.assert_array_equal(small.labels, large.labels)
   for image, coarse in zip(small.images[..., 0], pooled):
     assert np.corrcoef(image.ravel(), coarse.ravel())[0, 1] > 0.97
 
 
-def test_same_seed_same_bits_other_seed_other_people():
-  first, factors = synthetic.make_population(3, samples_per_writer=20)
-  again, factors_again = synthetic.make_population(3, samples_per_writer=20)
+def test_same_seed_same_bits_other_seed_other_people(sized):
+  first, factors = sized[16]
+  few = {"samples_per_writer": np.int64(20), "image_size": np.int32(16)}
+  again, factors_again = synthetic.make_population(np.int8(2), **few)
   np.testing.assert_array_equal(first.images, again.images)
   np.testing.assert_array_equal(first.labels, again.labels)
   np.testing.assert_array_equal(factors.vector(), factors_again.vector())
-  other, other_factors = synthetic.make_population(
-    3, samples_per_writer=20, seed=1
-  )
+  other, other_factors = synthetic.make_population(2, **few, seed=1)
   assert (first.images != other.images).any()
   assert (factors.slant != other_factors.slant).all()
 
 
-def test_writer_is_independent_of_how_many_others_there_are():
-  few, few_factors = synthetic.make_population(3, samples_per_writer=33)
+def test_writer_is_independent_of_how_many_others_there_are(sized):
+  few, few_factors = sized[16]
   # More writers than one block of factors.
-  many, many_factors = synthetic.make_population(70, samples_per_writer=33)
-  rows = 3 * 33
-  np.testing.assert_array_equal(few.images, many.images[:rows])
-  np.testing.assert_array_equal(few.labels, many.labels[:rows])
-  np.testing.assert_array_equal(few_factors.vector(), many_factors.vector()[:3])
+  many, many_factors = synthetic.make_population(
+    70, samples_per_writer=20, image_size=16
+  )
+  np.testing.assert_array_equal(few.images, many.images[:40])
+  np.testing.assert_array_equal(few.labels, many.labels[:40])
+  np.testing.assert_array_equal(few_factors.vector(), many_factors.vector()[:2])
 
 
 def test_everyone_is_someone_else():
@@ -247,13 +253,11 @@ def test_skeletons_are_smooth_where_chords_are_not():
   assert turns(skeletons.curves[0, 0]) < 0.45
 
 
-def test_double_precision_mode_draws_the_same():
-  plain, factors = synthetic.make_population(
-    1, samples_per_writer=10, image_size=16
-  )
+def test_double_precision_mode_draws_the_same(sized):
+  plain, factors = sized[16]
   with jax.enable_x64(True):
     wide, wide_factors = synthetic.make_population(
-      1, samples_per_writer=10, image_size=16
+      2, samples_per_writer=20, image_size=16
     )
   np.testing.assert_array_equal(plain.labels, wide.labels)
   np.testing.assert_allclose(plain.images * 1.0, wide.images, atol=1)
@@ -264,12 +268,12 @@ def test_double_precision_mode_draws_the_same():
 @pytest.mark.parametrize(
   ("num_writers", "arguments", "message"),
   [
-    (0, {}, "num_writers must be at least 1, but is 0"),
-    (-3, {}, "num_writers must be at least 1, but is -3"),
-    (2.5, {}, "num_writers must be a whole number, but is 2.5"),
-    (2, {"samples_per_writer": 1}, "samples_per_writer must be at least 2"),
-    (2, {"samples_per_writer": "9"}, "samples_per_writer must be a whole"),
-    (2, {"image_size": 4}, "image_size must be at least 8, but is 4"),
+    (0, {}, "num_writers=0 must be at least 1"),
+    (-3, {}, "num_writers=-3 must be at least 1"),
+    (2.5, {}, "num_writers=2.5 must be a whole number"),
+    (2, {"samples_per_writer": 1}, "samples_per_writer=1 must be at least 2"),
+    (2, {"samples_per_writer": "9"}, "samples_per_writer='9' must be a whole"),
+    (2, {"image_size": 4}, "image_size=4 must be at least 8"),
     (2, {"seed": -1}, "seed=-1 must be 0 or more"),
     (2, {"seed": 2**32}, "seed=4294967296 must be below"),
     (2, {"samples_per_writer": 4}, "cannot show all 10 digits"),
@@ -281,5 +285,5 @@ def test_bad_arguments_are_named(num_writers, arguments, message):
 
 
 def test_no_writers_have_no_factors():
-  with pytest.raises(ValueError, match="num_writers must be at least 1"):
+  with pytest.raises(ValueError, match="num_writers=0 must be at least 1"):
     synthetic.sample_factors(jax.random.key(0), 0)

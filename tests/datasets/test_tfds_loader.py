@@ -1,15 +1,19 @@
 """Any set of tensorflow-datasets with people in it, here a tiny one."""
 
 import json
+import os
+import pathlib
+import pickle
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from helpers.nist_files import tiny_set
 
 from experiments import table1
 from experiments.flags import study_flags
-from personalization_jax.datasets import tfds_loader
+from personalization_jax.datasets import nist_digits, tfds_loader
 
 tfds = pytest.importorskip("tensorflow_datasets")
 from absl import flags  # noqa: E402
@@ -212,7 +216,7 @@ def test_the_flags_name_it(data_dir, capsys, tmp_path):
     (
       "tiny_people",
       {"label_feature": "partly"},
-      r"'partly' is below 0 in 3 of 8 records \(of late\), .* split='early'",
+      r"'partly' is below 0 in 3 of 8 records \(of late\), .* by split='early'",
     ),
     (
       "tiny_people",
@@ -238,18 +242,60 @@ def test_a_fault_is_named_in_one_sentence(data_dir, name, about, sentence):
   assert message.startswith(("tfds:", "tensorflow-datasets has no set"))
 
 
+@pytest.mark.parametrize(
+  ("name", "load_data"),
+  [
+    ("tfds:tiny_people", lambda folder: load(folder)),
+    ("nist_digits", lambda folder: nist_digits.load(data_dir=folder)),
+  ],
+)
+@pytest.mark.parametrize("missing", ["array_record", "tensorflow_datasets"])
+def test_what_cannot_be_imported_is_named(
+  monkeypatch, tmp_path, missing, name, load_data
+):
+  """array_record has no wheels for some systems; all else works there."""
+  for module in list(sys.modules):
+    if module.split(".")[0] == missing:
+      monkeypatch.delitem(sys.modules, module)
+  monkeypatch.setitem(sys.modules, missing, None)
+  with pytest.raises(ImportError) as error:
+    load_data(tmp_path)
+  message = str(error.value)
+  if missing == "array_record":
+    assert message.startswith(f"{name} needs array_record, ")
+    assert "on Linux and on macOS with Apple silicon, pip install" in message
+    assert "load the people from an npz file there." in message
+  else:
+    assert message.startswith(f"{name} needs tensorflow-datasets and ")
+  assert "\n" not in message
+  assert not list(tmp_path.iterdir())
+
+
 def test_tensorflow_datasets_is_imported_when_needed_and_tensorflow_never(
-  data_dir,
+  data_dir, tmp_path
 ):
   load(data_dir)  # prepared by now
-  code = f"""
-import sys
-from personalization_jax.datasets import tfds_people
-assert "tensorflow_datasets" not in sys.modules
-population = tfds_people.load(
-  "tiny_people", individual_feature="writer", data_dir={str(data_dir)!r}
+  digit_set = pickle.dumps(tiny_set(tmp_path)[0]).hex()
+  (tmp_path / "tensorflow.py").write_text("raise SystemExit('imported')")
+  code = """
+import pickle, sys
+from personalization_jax.datasets import nist_digits, tfds_loader
+assert not {"tensorflow_datasets", "array_record"} & set(sys.modules)
+people, folder, digit_set = sys.argv[1], sys.argv[2], sys.argv[3]
+population = tfds_loader.load(
+  "tiny_people", individual_feature="writer", data_dir=people
 )
 assert len(population) == 6
+digit_set = pickle.loads(bytes.fromhex(digit_set))
+for _ in range(2):
+  nist_digits.load(digit_set, data_dir=folder + "/tfds", manual_dir=folder)
+assert "tensorflow_datasets" in sys.modules
 assert "tensorflow" not in sys.modules
 """
-  subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+  root = pathlib.Path(__file__).parents[2]
+  subprocess.run(
+    [sys.executable, "-c", code, data_dir, tmp_path, digit_set],
+    check=True,
+    timeout=120,
+    env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{root}"},
+  )

@@ -18,6 +18,10 @@ def test_errors_name_flags_as_they_are_given():
     ("labels must be integers", "labels must be integers"),
     ("keep=2 must be", "keep=2 must be"),
     ("steps are few", "steps are few"),
+    ("none by steps=3, or few", "none by --steps=3, or few"),
+    ("6 people (num_individuals) of", "6 people (--num_individuals) of"),
+    ("a/num_individuals/b is no file", "a/num_individuals/b is no file"),
+    ("--output=/steps=3 is", "--output=/steps=3 is"),
   ):
     assert console.as_flag(ValueError(text), names) == said
 
@@ -50,4 +54,4 @@ def test_one_sample_can_t_be_held_out(count, several, sentence):
   personalize.FLAGS.unparse_flags()
   personalize.FLAGS(["personalize", "--samples=p.npz"])
   with pytest.raises(ValueError, match=sentence):
-    personalize._hold_out(population, several, 0)
+    personalize._hold_out(population, several)

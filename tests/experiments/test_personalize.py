@@ -134,7 +134,7 @@ def test_predictions_are_named_if_classes_are(described, writers, tmp_path):
 
 
 def test_a_process_of_its_own(anna, writers, tmp_path):
-  """The flags are known there, help too, and nothing else is said."""
+  """The flags are known there, and nothing else is said."""
   samples = write_npz(tmp_path / "a.npz", writers, [NEW], count=5)
   output = tmp_path / "p.csv"
 
@@ -154,4 +154,3 @@ def test_a_process_of_its_own(anna, writers, tmp_path):
   assert failed.returncode == 1
   assert failed.stderr.strip().splitlines()[-1].startswith("error: --model")
   assert "Traceback" not in failed.stderr
-  assert "--samples:" in process("--helpshort").stdout

@@ -1,7 +1,6 @@
 """What the scripts for new people refuse, in a sentence."""
 
 import pickle
-import types
 import zipfile
 
 import numpy as np
@@ -67,15 +66,15 @@ def test_means_are_of_those_whose_models_did_not_diverge(capsys):
     report_of(2, "diverged", 0.0, float("nan")),
     report_of(3, "ok", 0.25, 0.75),
   ]
-  job = types.SimpleNamespace(folders=["a", "b", "c"])
+  folders = ["a", "b", "c"]
   with pytest.raises(ValueError, match="1 of 3 models diverged"):
-    personalize.tell(job, reports, 1.0)
+    personalize.tell(folders, reports, 1.0)
   said = capsys.readouterr().out
   assert "2 people of 3, whose models didn't diverge: mean accu" in said
   assert "0.3750 before, 0.7500 after; 0% worse" in said
   assert "nan" not in said
   with pytest.raises(ValueError, match="2 of 2 models diverged"):
-    personalize.tell(job, [reports[1]] * 2, 1.0)
+    personalize.tell(folders, [reports[1]] * 2, 1.0)
   assert "mean" not in capsys.readouterr().out
 
 
@@ -87,9 +86,9 @@ FAULTS = [
   ({"labels": np.full(6, 10)}, "labels must lie in 0..9, but row 0 holds 10"),
   ({"images": np.zeros((6, 16, 8), np.uint8)}, "square"),
   ({"images": np.zeros((6, 16, 16, 3), np.uint8)}, "3 channels"),
-  ({"images": np.zeros((0, 16, 16), np.uint8)}, "holds no samples"),
   ({"images": np.zeros((6, 16, 16), int)}, "must be uint8"),
   ({"labels": np.array([None] * 6)}, "can't be read"),
+  ({name: values[:0] for name, values in ARRAYS.items()}, "holds no samples"),
 ]
 
 
@@ -152,6 +151,7 @@ def test_pickles_and_empty_files_are_refused_unopened(base, tmp_path):
     ({"validation_fraction": 1}, "validation_fraction=1.0 must lie between"),
     ({"validation_fraction": 1e-320}, "validation_fraction=1e-320 must lie b"),
     ({"test_samples": "/nowhere"}, "--test_samples=/nowhere is no file"),
+    ({"test_samples": "NONE"}, "none.npz: images holds no samples"),
     ({"output": "FILE"}, "thesis.tex is there already"),
     ({"output": "FILE/x"}, "thesis.tex/x can't be written to (Not a dir"),
     ({"output": "FULL"}, "full is there already; choose another"),
@@ -162,6 +162,8 @@ def test_mistakes_get_one_sentence_and_destroy_nothing(
   base, tmp_path, changes, message
 ):
   np.savez(tmp_path / "a.npz", **ARRAYS)
+  none = {name: values[:0] for name, values in ARRAYS.items()}
+  np.savez(tmp_path / "none.npz", **none)
   (tmp_path / "thesis.tex").write_text("...")
   (tmp_path / "full").mkdir()
   (tmp_path / "full" / "photo").write_text("...")
@@ -171,6 +173,8 @@ def test_mistakes_get_one_sentence_and_destroy_nothing(
     "output": tmp_path / "out",
     **changes,
   }
+  if values.get("test_samples") == "NONE":
+    values["test_samples"] = tmp_path / "none.npz"
   places = {"FILE": tmp_path / "thesis.tex", "FULL": tmp_path / "full"}
   if str(values["output"]).split("/")[0] in places:
     first, *rest = values["output"].split("/")

@@ -14,7 +14,7 @@ from experiments.runtime import processes
 
 BUSY = """
 import time
-from experiments import interruption
+from experiments.runtime import interruption
 asked = interruption.install(patience={patience})
 print("ready", flush=True)
 while not (asked() and {looks}):

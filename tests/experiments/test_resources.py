@@ -5,12 +5,13 @@ import contextlib
 import dataclasses
 import logging
 import re
+import types
 
 import jax
 import numpy as np
 import pytest
 from helpers.small_study import SETTINGS, make_study
-from helpers.tiny import TINY, Tiny
+from helpers.tiny import FIG_4, TINY, Tiny
 
 from experiments.runtime import host_memory, resources
 from personalization_jax.checkpoints import keeper as progress
@@ -18,6 +19,7 @@ from personalization_jax.methods import parse_methods
 from personalization_jax.training import latent_space
 from personalization_jax.training.population import planned_bytes
 
+LATENTS = latent_space.LatentSettings()
 Usage = collections.namedtuple("Usage", "total used free")
 
 
@@ -51,14 +53,13 @@ def test_a_run_takes_no_more_disk_than_predicted(people, tmp_path):
     look(0)
   need = resources.disk_need(study, methods, save_models=True)
   without = resources.disk_need(study, methods)
-  assert largest <= need.total - need.other
-  assert largest > 0.2 * (need.total - need.other)
-  assert need.models > 0
-  assert without.models == 0
+  assert largest <= need - resources.OTHER_FILES
+  assert largest > 0.2 * (need - resources.OTHER_FILES)
+  assert without < min(need, resources.disk_need(study, methods, seeds=3))
 
 
 def test_too_little_disk_is_refused(people, tmp_path, monkeypatch):
-  need = resources.DiskNeed(10 * 2**20, 2**20, 0, other=0)
+  need = 11 * 2**20
   free = Usage(10**9, 0, 5 * 2**20)
   monkeypatch.setattr(resources.shutil, "disk_usage", lambda path: free)
   with pytest.raises(
@@ -75,12 +76,24 @@ def test_schedules_that_no_memory_holds_are_refused(people):
   study = make_study(people)
   methods = parse_methods("sw:2,tl:99999999999")
   with pytest.raises(ValueError, match=r"schedule of 'tl:99999999999'.*MiB"):
-    resources.check_memory(study, methods)
-  resources.check_memory(study, methods[:1])
+    resources.check_memory(study, methods, LATENTS)
+  resources.check_memory(study, methods[:1], LATENTS)
+
+
+PLANNED = {}
 
 
 @pytest.fixture
-def study(people):
+def study(people, monkeypatch):
+  """Its programs are compiled once for all tests."""
+
+  def planned(program, *, on_cpu):
+    text = program.as_text()
+    if text not in PLANNED:
+      PLANNED[text] = planned_bytes(program, on_cpu=on_cpu)
+    return PLANNED[text]
+
+  monkeypatch.setattr(resources, "planned_bytes", planned)
   return make_study(people, how={"tiny": True, "individuals_per_device": 4})
 
 
@@ -93,14 +106,14 @@ METHODS = parse_methods("sw:2,tl:3")
 
 
 def fitting(study, **arguments):
-  return resources.fitting_trainer(study, METHODS, **arguments)
+  return resources.fitting_trainer(study, METHODS, latents=LATENTS, **arguments)
 
 
 def device_need(study, count):
   """Bytes of each device with so many models there."""
   trainer = study.trainer.with_individuals_per_device(count)
   _, plan = fitting(study.with_trainer(trainer))
-  return max(phase.device for phase in plan.phases.values())
+  return max(plan.device.values())
 
 
 def test_as_many_models_go_at_once_as_memory_holds(study):
@@ -109,7 +122,7 @@ def test_as_many_models_go_at_once_as_memory_holds(study):
 
   def fit(need, **arguments):
     found, plan = fitting(study, memory_gib=need / 2**30, **arguments)
-    planned = max(phase.device for phase in plan.phases.values())
+    planned = max(plan.device.values())
     assert planned == needs[found.individuals_per_device] <= need
     return found.individuals_per_device
 
@@ -126,6 +139,24 @@ def test_as_many_models_go_at_once_as_memory_holds(study):
     fit(needs[4] - 1, fewer=False)
 
 
+@pytest.mark.parametrize("learner", [TINY, FIG_4], ids=["tiny", "fig. 4"])
+def test_a_width_is_offered_where_the_model_has_one(
+  study, monkeypatch, learner
+):
+  trainer = dataclasses.replace(study.trainer, learner=learner)
+  lowered = types.SimpleNamespace(as_text=lambda: "")
+  monkeypatch.setattr(type(trainer), "lower_train", lambda *_: lowered)
+  monkeypatch.setattr(type(trainer), "lower_predict", lambda *_: lowered)
+  monkeypatch.setattr(resources, "planned_bytes", lambda *_, **__: 2**40)
+  remedies = ["--individuals_per_device", "--batch_size"]
+  remedies += ["--width"] * (learner is FIG_4)
+  study = types.SimpleNamespace(**{**vars(study), "trainer": trainer})
+  with pytest.raises(
+    ValueError, match=f"lower {' or '.join(remedies)}, or take --store=host"
+  ):
+    fitting(study, memory_gib=1.0, fewer=False)
+
+
 def test_evaluation_counts_where_it_takes_more_than_training(people):
   """It classifies 256 images at once, however small a batch is."""
   settings = dataclasses.replace(SETTINGS, batch_size=1)
@@ -133,7 +164,7 @@ def test_evaluation_counts_where_it_takes_more_than_training(people):
   study = make_study(people, settings=settings, how=how)
   _, plan = fitting(study)
   training, evaluation = (
-    plan.phases[name].device for name in ("training", "evaluation")
+    plan.device[name] for name in ("training", "evaluation")
   )
   assert evaluation > training
   assert f"evaluation {resources.megabytes(evaluation)}" in str(plan)
@@ -153,7 +184,7 @@ def test_a_container_too_small_is_refused_before_compiling(study, monkeypatch):
 def test_models_that_a_container_cannot_hold_are_refused(study, monkeypatch):
   """On a CPU every device takes from the host's memory."""
   _, plan = fitting(study)
-  assert plan.host >= plan.process + study.trainer.mesh.size * (
+  assert max(plan.host.values()) >= plan.process + study.trainer.mesh.size * (
     resources.bytes_of(study.trainer.shapes) // study.trainer.mesh.size
   )
   monkeypatch.setattr(resources, "_check_compiling", lambda programs: None)
@@ -236,11 +267,13 @@ def test_the_auto_encoder_is_planned_by_the_programs_that_run(people, caplog):
 
 def test_methods_that_group_plan_for_their_latent_space(study, monkeypatch):
   monkeypatch.setattr(latent_space, "lower", lambda *_: [])
-  _, plan = resources.fitting_trainer(study, parse_methods("sg:5,ig:2"))
+  _, plan = resources.fitting_trainer(
+    study, parse_methods("sg:5,ig:2"), latents=LATENTS
+  )
   store = resources.bytes_of((study.trainer.images, study.trainer.labels))
-  assert plan.phases["grouping"].device > store
-  assert plan.phases["the latent space"].device >= store
-  assert list(fitting(study)[1].phases) == ["training", "evaluation"]
+  assert plan.device["grouping"] > store
+  assert plan.device["the latent space"] >= store
+  assert list(fitting(study)[1].device) == ["training", "evaluation"]
 
 
 def test_the_length_of_a_schedule_is_that_of_its_sources(people):

@@ -4,12 +4,9 @@ import types
 
 import numpy as np
 import pytest
-from absl import flags
 from helpers.small_run import read
 
-from experiments import table1
 from experiments.outputs import choice, summary
-from experiments.outputs import rows as table1_rows
 from personalization_jax.analysis import model_choice
 from personalization_jax.analysis.result import Result
 
@@ -42,53 +39,7 @@ def test_models_that_diverged_are_counted_with_a_remedy():
 )
 def test_sizes_are_of_people_and_no_mean_that_nobody_has(counts, said):
   rows = np.where(np.arange(max(counts)) < np.array(counts)[:, None], 7, -1)
-  assert table1.sizes(rows) == said
-
-
-@pytest.mark.parametrize(("second", "fails"), [([0, 1], False), ([1, 1], True)])
-def test_only_a_run_without_any_model_fails(second, fails, monkeypatch):
-  if not flags.FLAGS.is_parsed():
-    flags.FLAGS(["table1"])
-  finished = results(a=[1, 1], b=second)
-  trainer = types.SimpleNamespace(
-    mesh=types.SimpleNamespace(
-      size=1, devices=np.array([types.SimpleNamespace(device_kind="cpu")])
-    )
-  )
-  rows = np.zeros((2, 3), int)
-  study = types.SimpleNamespace(
-    split=types.SimpleNamespace(
-      individuals=[1, 2],
-      train=rows,
-      validation=rows[:, :0],
-      test=rows,
-      global_train=rows[0],
-      global_people=[3],
-    ),
-    population=types.SimpleNamespace(num_classes=2),
-    trainer=trainer,
-    settings=types.SimpleNamespace(seed=0),
-    keeper=types.SimpleNamespace(wait=lambda: None),
-  )
-  monkeypatch.setattr(table1, "find_groups", lambda *_: None)
-  monkeypatch.setattr(table1, "train_all", lambda *_: finished)
-  monkeypatch.setattr(summary, "write", lambda *_: None)
-  prepared = table1.Prepared(
-    workdir=None,
-    studies=[study],
-    methods=(),
-    rows=table1_rows.Rows((), ()),
-    drawn=study,
-    factors=None,
-    earlier={},
-    made_with={},
-  )
-  if not fails:
-    table1.run(prepared)
-    return
-  with pytest.raises(SystemExit) as stopped:
-    table1.run(prepared)
-  assert stopped.value.code == 1
+  assert summary.sizes(rows) == said
 
 
 def right(method, seed, test, validation):
@@ -130,7 +81,7 @@ def test_shares_of_the_choice_are_of_people_and_not_of_seeds(tmp_path):
   np.testing.assert_allclose(one.accuracy, [0.65, 0.5])
   text, _ = choice.write(found, tmp_path)
   (line,) = read(tmp_path / "choice.csv")
-  assert list(line) == list(choice.COLUMNS)
+  assert list(line) == choice.COLUMNS
   assert (line["hurt"], line["hurt_with_choice"]) == ("0.5", "0.5")
   assert float(line["gain"]) == pytest.approx((0.1 - 0.1) / 2)
   assert float(line["gain_with_choice"]) == pytest.approx((0.1 - 0.05) / 2)

@@ -128,3 +128,39 @@ def test_training_curves_count_who_diverged():
     "SW n=2 (1 of 4 not finite)",
     "TL n=10 (3 of 3 not finite)",
   ]
+
+
+def test_validation_curves_show_means_and_quartiles_above_the_schedule():
+  rng = np.random.default_rng(0)
+  steps = np.array([0, 4, 8])
+  own, general = rng.random((2, 5, 3))
+  own[1] = np.nan  # an individual without validation data
+  figure = figures.validation_curves(
+    {"sw:2": (steps, own, general)}, {"sw:2": np.tile([0, 1], 4), "other": []}
+  )
+  for axes, data in zip(figure.axes, ("$D_I$", "$D_G$")):
+    assert axes.get_ylabel().endswith(f"data of {data}")
+  for axes, values in zip(figure.axes, (np.delete(own, 1, 0), general)):
+    (line,) = axes.lines
+    np.testing.assert_array_equal(line.get_xdata(), steps)
+    np.testing.assert_allclose(line.get_ydata(), values.mean(axis=0))
+    band = axes.collections[0].get_paths()[0].vertices
+    low, high = np.quantile(values, (0.25, 0.75), axis=0)
+    np.testing.assert_allclose(band[:, 1].min(), low.min())
+    np.testing.assert_allclose(band[:, 1].max(), high.max())
+  names = [label.get_text() for label in figure.axes[2].get_yticklabels()]
+  assert names == ["SW n=2"]
+
+
+@pytest.mark.parametrize(
+  ("curves", "message"),
+  [
+    ({}, "no method"),
+    ({"es:4": (np.ones(3), np.ones((2, 3)), np.ones((2, 3)))}, "sources lacks"),
+    ({"sw:2": (np.ones(3), np.ones((2, 3)), np.ones((2, 4)))}, r"\(2, 4\)"),
+    ({"sw:2": (np.ones(3), np.ones(3), np.ones(3))}, r"must have shapes \[E\]"),
+  ],
+)
+def test_curves_that_do_not_fit_are_named(curves, message):
+  with pytest.raises(ValueError, match=message):
+    figures.validation_curves(curves, {"sw:2": np.zeros(3, int)})

@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import Mesh
 
 from personalization_jax import grouping
-from personalization_jax.grouping import search as nearest_module
+from personalization_jax.grouping import individuals, search, single_sample
 
 
 def slow_single_sample_group(samples, rows, total):
@@ -119,10 +119,10 @@ def test_the_fast_search_claims_no_more_than_it_knows():
   mesh = Mesh(np.asarray(jax.devices()[:1]), "individual")
   for make, expected in ((normal, True), (lattice, False)):
     rows, samples = make(rng, 2000, 3), make(rng, 2, 5, 3)
-    search = nearest_module.Search(rows, 6, mesh, 2**15)
-    counts = np.full(2, 5, np.int32)
-    found, proven = search.groups(samples, counts, 30)
-    exact, all_proven = search.groups(samples, counts, 30, exactly=True)
+    data = search.GlobalLatents.put(rows, 6, mesh)
+    arguments = data, samples, np.full(2, 5, np.int32), 30, 6, mesh
+    found, proven = search.take(*arguments, exactly=False)
+    exact, all_proven = search.take(*arguments, exactly=True)
     assert all_proven.all()
     assert (proven == expected).all()
     np.testing.assert_array_equal(found[proven], exact[proven])
@@ -155,17 +155,19 @@ def test_groups_of_all_are_those_of_one(crowd, groups):
 
 
 @pytest.mark.parametrize(
-  "devices,individuals,rows", [(1, 9, 2**15), (4, 1, 64), (1, 2, 100)]
+  "devices,together,rows", [(1, 9, 2**15), (4, 1, 64), (1, 2, 100)]
 )
 def test_groups_depend_on_no_block_and_no_device(
-  crowd, groups, devices, individuals, rows
+  monkeypatch, crowd, groups, devices, together, rows
 ):
+  monkeypatch.setattr(search, "_ROWS_PER_BLOCK", rows)
+  monkeypatch.setattr(
+    single_sample, "_individuals_at_once", lambda *_: together
+  )
   other = grouping.single_sample_groups(
     *crowd,
     50,
     mesh=Mesh(np.asarray(jax.devices()[:devices]), "individual"),
-    individuals_per_block=individuals,
-    rows_per_block=rows,
   )
   np.testing.assert_array_equal(groups, other)
 
@@ -222,8 +224,6 @@ def test_wrong_input_of_single_sample_group(samples, rows, total, message):
     ({"num_samples": [1, 0]}, "individual 1 has 0"),
     ({"num_samples": [1, 4]}, r"1\.\.3, but individual 1 has 4"),
     ({"num_samples": [1]}, r"num_samples must have shape \(2,\)"),
-    ({"rows_per_block": 0}, "rows_per_block=0"),
-    ({"individuals_per_block": 0}, "individuals_per_block=0"),
   ],
 )
 def test_wrong_input_of_single_sample_groups(change, message):
@@ -249,7 +249,7 @@ def test_class_means_of_all_are_those_of_one():
   latents = normal(rng, 200, 5)
   labels, owners = rng.integers(0, 6, 200), rng.integers(0, 9, 200) * 3
   people = np.array([24, 0, 12, 99])  # the last has nothing
-  means, present = grouping.class_means_of_all(
+  means, present = individuals.class_means_of_all(
     latents, labels, owners, people, 6
   )
   for k, person in enumerate(people[:-1]):
@@ -272,7 +272,7 @@ def test_nearest_individuals_are_the_slow_ones(make):
   present = rng.random((6, 5)) < 0.6
   all_present = rng.random((25, 5)) < 0.5
   present[0], all_present[3] = False, False  # nothing in common
-  order = grouping.nearest_individuals_of_all(
+  order = individuals.nearest_individuals_of_all(
     means, present, all_means, all_present, 25
   )
   assert order.dtype == np.int32
@@ -291,7 +291,7 @@ def test_nearest_individuals_are_the_slow_ones(make):
 
 
 def test_an_absent_class_counts_as_an_average_one():
-  distances = grouping.individual_distances(
+  distances = individuals.individual_distances(
     np.zeros((1, 3, 1)),
     np.ones((1, 3), bool),
     np.float32([[[2], [2], [2]], [[2], [9], [9]], [[1], [1], [1]]]),
@@ -303,8 +303,8 @@ def test_an_absent_class_counts_as_an_average_one():
 def test_nobody_chooses_who_is_left_out():
   means = normal(np.random.default_rng(4), 8, 3, 2)
   present = np.ones((8, 3), bool)
-  order = grouping.nearest_individuals_of_all(
-    means, present, means, present, 7, left_out=np.arange(8)
+  order = individuals.nearest_individuals_of_all(
+    means, present, means, present, 7, among_themselves=True
   )
   for k in range(8):
     assert sorted(order[k]) == sorted(set(range(8)) - {k})
@@ -319,8 +319,8 @@ def test_nobody_chooses_who_is_left_out():
   [
     (lambda m, p: grouping.nearest_individuals(m[0], p[0], m, p, 5), "n=5 .*4"),
     (
-      lambda m, p: grouping.nearest_individuals_of_all(
-        m, p, m, p, 4, left_out=np.arange(4)
+      lambda m, p: individuals.nearest_individuals_of_all(
+        m, p, m, p, 4, among_themselves=True
       ),
       r"n=4 must lie in 0\.\.3",
     ),
@@ -340,7 +340,7 @@ def test_nobody_chooses_who_is_left_out():
     (lambda m, p: grouping.class_means(m[0], [0, 1, 3], 3), "row 2 holds 3"),
     (lambda m, p: grouping.class_means(m, [0, 1, 2], 3), r"\[N, D\]"),
     (
-      lambda m, p: grouping.class_means_of_all(
+      lambda m, p: individuals.class_means_of_all(
         m[0], [0, 1, 2], [5, 5, 5], [5, 5], 3
       ),
       "person 5 twice",
@@ -408,7 +408,7 @@ def test_the_search_takes_no_more_than_planned(
 ):
   """By XLA's own plan of its program."""
   taken = []
-  compiled = nearest_module._compiled
+  compiled = search._compiled
 
   def spy(*arguments):
     program = compiled(*arguments)
@@ -424,7 +424,7 @@ def test_the_search_takes_no_more_than_planned(
 
     return run
 
-  monkeypatch.setattr(nearest_module, "_compiled", spy)
+  monkeypatch.setattr(search, "_compiled", spy)
   make = huge if exactly else normal
   rng = np.random.default_rng(0)
   grouping.single_sample_groups(

@@ -8,7 +8,7 @@ import pytest
 from personalization_jax.datasets import Population, splits
 from personalization_jax.grouping.groups import Groups
 from personalization_jax.methods import Group, parse_method
-from personalization_jax.networks import classifier
+from personalization_jax.networks import MLP
 from personalization_jax.randomness import Stream, generator
 from personalization_jax.settings import Settings
 from personalization_jax.study import Study
@@ -251,7 +251,7 @@ def test_a_latent_space_keeps_what_the_study_s_groups_were_given():
     people,
     split,
     Settings(epochs=1, batch_size=8),
-    model=classifier.MLP(3),
+    model=MLP(3),
     groups=given,
   )
   for among, expected in ((None, True), (False, False)):

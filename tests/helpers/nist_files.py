@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from personalization_jax.datasets import nist_digits
+from personalization_jax.datasets.nist_digits import files
 
 # Tests that import this are skipped where there is nothing to prepare with.
 pytest.importorskip("tensorflow_datasets")
@@ -48,14 +48,14 @@ def part_of(stem, first_id, writers, seed=0, suffix=".gz"):
   labels[:, 2] = writers
   labels[:, 4] = labels[:, 0] + 30
   labels[:, 5] = first_id + np.arange(count)
-  part = nist_digits.DigitPart(
-    images=nist_digits.DigitFile(
+  part = files.DigitPart(
+    images=files.DigitFile(
       f"{stem}-images-idx3-ubyte{suffix}",
       (f"https://example.org/{stem}-images-idx3-ubyte{suffix}",),
       images.shape,
       "uint8",
     ),
-    labels=nist_digits.DigitFile(
+    labels=files.DigitFile(
       f"{stem}-labels-idx2-int{suffix}",
       (f"https://example.org/{stem}-labels-idx2-int{suffix}",),
       labels.shape,
@@ -79,7 +79,7 @@ def tiny_set(folder, name="tiny", suffix=".gz"):
   part, images, labels = part_of(name, 100, writers, suffix=suffix)
   write(folder, part.images, images)
   write(folder, part.labels, labels)
-  digit_set = nist_digits.DigitSet(name, "A few digits.", (part,), 3)
+  digit_set = files.DigitSet(name, "A few digits.", (part,), 3)
   return digit_set, images, labels
 
 

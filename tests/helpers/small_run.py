@@ -12,7 +12,7 @@ SMALL = {
   "num_global_individuals": 3,
   "synthetic_samples": 30,
   "image_size": 16,
-  "width": 1 / 32,
+  "model": "mlp",  # Fig. 4's network takes seconds to compile
   "epochs": 1,
   "batch_size": 32,
   "methods": "baseline,sw:2,tl:2",

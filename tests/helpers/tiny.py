@@ -7,7 +7,8 @@ import jax
 import optax
 
 from personalization_jax.networks import classifier
-from personalization_jax.networks.kernels import linen_convolution, pooling
+from personalization_jax.networks.kernels import pooling
+from personalization_jax.networks.kernels.convolution import Convolution
 from personalization_jax.training.learner import Learner
 
 
@@ -21,15 +22,13 @@ class Tiny(nn.Module):
   def __call__(self, images, mask=None, *, train=False, frozen_layers=0):
     self.hook()
     training_layer = train and frozen_layers == 0
-    x = nn.Conv(
-      3,
-      (3, 3),
-      conv_general_dilated_cls=lambda: linen_convolution.conv_general_dilated,
-      name="layer_0",
-    )(images)
+    x, bias = Convolution(3, name="layer_0")(images)
     x = nn.BatchNorm(
       use_running_average=not training_layer, momentum=0.9, name="norm_0"
-    )(nn.relu(x), mask=None if mask is None else mask[:, None, None, None])
+    )(
+      nn.relu(x + bias),
+      mask=None if mask is None else mask[:, None, None, None],
+    )
     x = nn.Dropout(0.2, deterministic=not training_layer)(pooling.max_pool(x))
     if frozen_layers:
       x = jax.lax.stop_gradient(x)

@@ -37,6 +37,31 @@ def test_kernels_are_fig_4_s(image_size):
   assert classifier.NUM_LAYERS == 8
 
 
+def test_nothing_of_fig_4_is_ignored(monkeypatch):
+  """Wherever a layer's field changes, the network changes."""
+
+  def program():
+    model = classifier.Classifier(5, width=1 / 32)
+    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
+    images = jnp.zeros((2, 16, 16, 1))
+    return str(jax.make_jaxpr(lambda: model.init(rngs, images, train=True))())
+
+  programs = [program()]
+  for index, change in (
+    (0, {"pool": True}),
+    (0, {"dropout": 0.1}),
+    (2, {"size": 5}),
+    (4, {"channels": 64}),
+    (6, {"pool": False}),
+  ):
+    layers = list(classifier.FIG_4)
+    layers[index] = layers[index]._replace(**change)
+    with monkeypatch.context() as patch:
+      patch.setattr(classifier, "FIG_4", tuple(layers))
+      programs.append(program())
+  assert len(set(programs)) == len(programs)
+
+
 def test_width_multiplies_channels():
   full, quarter = shapes(16), shapes(16, width=0.25)
   assert full.keys() == quarter.keys()
@@ -60,9 +85,19 @@ def test_other_image_sizes_are_refused(image_size):
 
 @pytest.fixture(scope="module")
 def small():
+  """A model, random variables (its own take long to compile), and images."""
   model = classifier.Classifier(5, width=1 / 16)
   images = jax.random.uniform(jax.random.key(1), (6, 16, 16, 1))
-  return model, jax.jit(model.init)(jax.random.key(0), images), images
+  rng = np.random.default_rng(0)
+
+  def draw(path, leaf):
+    if path[-1].key == "kernel":
+      fan_in = np.prod(leaf.shape[:-1])
+      return jnp.asarray(rng.normal(size=leaf.shape) / fan_in**0.5, leaf.dtype)
+    return jnp.asarray(rng.uniform(0.5, 1, leaf.shape), leaf.dtype)
+
+  shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+  return model, jax.tree_util.tree_map_with_path(draw, shapes), images
 
 
 def test_padding_does_not_enter_batch_statistics(small):
@@ -79,14 +114,11 @@ def test_padding_does_not_enter_batch_statistics(small):
       rngs={"dropout": jax.random.key(7)},
     )
 
-  logits, stats = run(images[:4], jnp.ones(4, bool))
-  padded_logits, padded_stats = run(images, jnp.arange(6) < 4)
-  np.testing.assert_allclose(padded_logits[:4], logits, rtol=1e-5, atol=1e-5)
-  jax.tree.map(
-    lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5),
-    padded_stats,
-    stats,
-  )
+  mask = jnp.arange(6) < 4
+  logits, stats = run(images, mask)
+  others, other_stats = run(images.at[4:].set(9.0), mask)
+  np.testing.assert_array_equal(logits[:4], others[:4])
+  jax.tree.map(np.testing.assert_array_equal, stats, other_stats)
   _, unmasked = run(images, jnp.ones(6, bool))
   first = "norm_0"
   assert not np.allclose(
@@ -112,7 +144,7 @@ def test_bfloat16_gives_float32_logits_near_those_of_float32(small):
   np.testing.assert_allclose(half, full, atol=0.05 * np.abs(full).max())
 
 
-@pytest.mark.parametrize("frozen", [0, 3, 7])
+@pytest.mark.parametrize("frozen", [3, 7])
 def test_frozen_layers_get_no_gradient_and_keep_statistics(small, frozen):
   model, variables, images = small
 
@@ -134,9 +166,8 @@ def test_frozen_layers_get_no_gradient_and_keep_statistics(small, frozen):
     f"{kind}_{layer}" for layer in range(frozen) for kind in ("layer", "norm")
   }
   for path, gradient in flax.traverse_util.flatten_dict(gradients).items():
-    if not flat[path]:
-      assert not np.any(gradient), path
-  assert np.any(gradients["layer_7"]["kernel"])
+    if not flat[path] or path[-1] == "kernel":
+      assert np.any(gradient) == flat[path], path
   for layer in range(7):
     same = np.array_equal(
       stats[f"norm_{layer}"]["mean"],

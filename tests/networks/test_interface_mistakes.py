@@ -8,7 +8,7 @@ from helpers.own_models import NUM_CLASSES, Flat, Plain, make_study, vectors
 
 from personalization_jax.datasets import Population
 from personalization_jax.methods import parse_method
-from personalization_jax.networks import classifier
+from personalization_jax.networks import MLP
 
 
 class Needs(nn.Module):
@@ -98,7 +98,7 @@ class Squeezed(nn.Module):
 @pytest.mark.parametrize(
   ("model", "sentence"),
   [
-    (classifier.MLP, "must be a Flax Linen module.*make one"),
+    (MLP, r"must be a Flax Linen module.*make one: MLP\(5\)"),
     (lambda x: x, "must be a Flax Linen module"),
     (Needs(), "Needs takes 'deterministic', .*: name it `train`"),
     (Optional(), "Optional takes 'deterministic', .*: name it `train`"),
@@ -113,7 +113,7 @@ class Squeezed(nn.Module):
     (Pair(), "Pair gives tuple"),
     (Labels(), "Labels gives int32"),
     (Squeezed(), r"Squeezed gives shape \[3\]"),
-    (classifier.MLP(7), r"MLP gives shape \[3, 7\].*must give .* \[3, 3\]"),
+    (MLP(7), r"MLP gives shape \[3, 7\].*must give .* \[3, 3\]"),
     (Flat(), r"Flat can't be called on samples of shape \[3, 6\]"),
     (None, r"samples have shape \[6\]: give a model of your own"),
   ],

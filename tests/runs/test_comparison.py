@@ -3,14 +3,14 @@
 import jax
 import numpy as np
 import pytest
+from helpers.tiny import TINY
 
 import personalization_jax as pj
 from personalization_jax.analysis import metrics
-from personalization_jax.networks import classifier
+from personalization_jax.networks.classifier import MLP
 
-SETTINGS = pj.Settings(
-  epochs=1, batch_size=16, learning_rate=5e-3, width=1 / 32
-)
+SETTINGS = pj.Settings(epochs=1, batch_size=16, learning_rate=5e-3)
+MODEL = TINY.model
 
 
 @pytest.fixture(scope="module")
@@ -20,12 +20,27 @@ def parts(people):
 
 @pytest.fixture(scope="module")
 def study(people, parts):
-  return pj.Study(people, parts, SETTINGS, eval_every=4)
+  return pj.Study(people, parts, SETTINGS, model=MODEL, eval_every=4)
 
 
 @pytest.fixture(scope="module")
 def found(study):
-  return [study.personalize(spec) for spec in ("baseline", "global", "sg:20")]
+  return [
+    study.personalize(spec) for spec in ("baseline", "global", "random:20")
+  ]
+
+
+@pytest.fixture(scope="module")
+def adjusted(people, parts):
+  """In one call, without a study, and with everybody's parameters."""
+  return pj.personalize(
+    people,
+    parts,
+    "tl:3",
+    SETTINGS,
+    model=MODEL,
+    keep_models=True,
+  )
 
 
 def test_every_name_of_the_face_is_there():
@@ -36,9 +51,11 @@ def test_every_name_of_the_face_is_there():
     _ = pj.nothing
 
 
-def test_one_call_gives_what_a_study_gives(people, parts, found):
+def test_one_call_gives_what_a_study_gives(people, parts, study, found):
   for result in found[:2]:
-    again = pj.personalize(people, parts, result.method, SETTINGS)
+    again = pj.personalize(
+      people, parts, result.method, SETTINGS, trainer=study.trainer
+    )
     np.testing.assert_array_equal(again.losses, result.losses)
     np.testing.assert_array_equal(
       again.individual_predictions, result.individual_predictions
@@ -47,31 +64,32 @@ def test_one_call_gives_what_a_study_gives(people, parts, found):
     assert not again.individual_curve.size
 
 
-def test_models_that_are_asked_for_give_the_predictions(people, parts):
-  trainer = pj.Study(people, parts, SETTINGS).trainer
-  result = pj.personalize(
-    people, parts, "tl:3", SETTINGS, trainer=trainer, keep_models=True
-  )
-  model = classifier.Classifier(people.num_classes, width=SETTINGS.width)
+def test_models_that_are_asked_for_give_the_predictions(people, adjusted):
+  apply = jax.jit(MODEL.apply)
   for place in range(3):
-    own = jax.tree.map(lambda leaf, k=place: leaf[k], result.models)
-    rows = result.global_rows
-    logits = model.apply(own, people.images[rows] / np.float32(255))
+    own = jax.tree.map(lambda leaf, k=place: leaf[k], adjusted.models)
+    rows = adjusted.global_rows
+    logits = apply(own, people.images[rows] / np.float32(255))
     np.testing.assert_array_equal(
-      np.argmax(logits, axis=1), result.global_predictions[place]
+      np.argmax(logits, axis=1), adjusted.global_predictions[place]
     )
 
 
-def test_a_result_says_whether_all_share_one_model(people, parts, found):
-  adjusted = pj.personalize(people, parts, "tl:3", SETTINGS)
+def test_a_result_says_whether_all_share_one_model(found, adjusted):
   for result in (*found, adjusted):
     own = result.global_predictions
     assert result.one_model is (result.method == "global")
     assert (own == own[0]).all() or not result.one_model
 
 
-def test_groups_find_their_latent_space_by_themselves(study, found):
-  assert found[2].method == "sg:20"
+def test_groups_find_their_latent_space_by_themselves(people):
+  features = people.images.reshape(len(people.images), -1) / 255
+  vectors = pj.Population.from_arrays(
+    features, people.labels, people.individuals
+  )
+  study = pj.Study(vectors, pj.split(vectors, 3, 4), SETTINGS, model=MLP(3))
+  assert not study.groups.has_latents
+  assert study.personalize("ig:2").method == "ig:2"
   assert study.groups.has_latents
 
 
@@ -93,13 +111,17 @@ def test_a_comparison_tests_against_the_baseline_one_names(people, found):
   assert str(pj.compare(found[:1], people)).startswith("Shaping")
 
 
-def test_a_comparison_of_nothing_or_of_others_is_refused(people, parts, found):
+def test_a_comparison_of_nothing_or_of_others_is_refused(people, study, found):
   with pytest.raises(ValueError, match="nothing to compare"):
     pj.compare([], people)
   with pytest.raises(ValueError, match="baseline='tl:3' must be one of"):
     pj.compare(found, people, "tl:3")
   others = pj.personalize(
-    people, pj.split(people, 2, 4, seed=5), "global", SETTINGS
+    people,
+    pj.split(people, 2, 4, seed=5),
+    "global",
+    SETTINGS,
+    trainer=study.trainer,
   )
   with pytest.raises(ValueError, match="other individuals"):
     pj.compare([found[0], others], people)
@@ -116,11 +138,16 @@ def test_curves_are_accuracies_of_the_models_on_the_way(people, study, found):
     final, _ = result.validation_accuracy(labels)
     np.testing.assert_allclose(result.individual_curve[:, -1], final)
   # Behind four steps stands what a run of four steps gives.
-  shorter = pj.personalize(
-    people, study.split, "local:4", SETTINGS, eval_every=2
-  )
-  longer = pj.personalize(
-    people, study.split, "local:6", SETTINGS, eval_every=2
+  shorter, longer = (
+    pj.personalize(
+      people,
+      study.split,
+      method,
+      SETTINGS,
+      eval_every=2,
+      trainer=study.trainer,
+    )
+    for method in ("local:4", "local:6")
   )
   np.testing.assert_array_equal(
     longer.individual_curve[:, 1], shorter.individual_curve[:, -1]
@@ -133,4 +160,4 @@ def test_curves_are_accuracies_of_the_models_on_the_way(people, study, found):
 def test_curves_need_validation_data(people):
   split = pj.split(people, 3, 4, seed=2)
   with pytest.raises(ValueError, match="validation_fraction"):
-    pj.Study(people, split, SETTINGS, eval_every=4)
+    pj.Study(people, split, SETTINGS, model=MODEL, eval_every=4)

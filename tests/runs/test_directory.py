@@ -234,12 +234,17 @@ def test_markdown_has_a_line_for_each_method(run):
   assert f"{mean:.4f}" in table[3]
 
 
-def test_what_a_table_lacks_is_nan_in_records_and_empty_in_csv():
-  rows = tables.table(tables.accuracies(FINISHED, LABELS))
-  records = table_files.records(rows)
+def test_what_a_table_lacks_is_nan_in_records_and_empty_in_csv(run):
+  records = pj.compare(FINISHED).records()
   assert list(records[0]) == list(table_files.TABLE_COLUMNS)
-  for column in ("p_individual", "fairness_max_ratio", "individual_seed_sd"):
+  line = read(run / "table1.csv")[0]
+  for column, text in (
+    ("p_individual", ""),
+    ("fairness_max_ratio", ""),
+    ("individual_seed_sd", "nan"),
+  ):
     assert np.isnan(records[0][column])
+    assert line[column] == text
   # Numbers, so that means and comparisons of a column work.
   assert all(
     isinstance(value, int | float)
@@ -295,8 +300,8 @@ def test_every_column_of_a_table_has_a_rule_of_markdown():
 
 
 def test_without_a_baseline_there_are_no_p_values():
-  rows = tables.table(tables.accuracies(FINISHED[1:], LABELS))
-  assert all(row.individual_p is None for row in rows)
+  table = tables.of_results(FINISHED[1:], LABELS)
+  assert list(table["p_individual"]) == [None, None]
 
 
 SETTINGS = {"epochs": 5, "width": 0.25, "dataset": "synthetic"}
@@ -315,19 +320,19 @@ def test_the_same_run_goes_on(tmp_path):
 def test_another_run_is_refused_by_the_flag_that_differs(tmp_path, flag):
   directory.open_run(tmp_path, SETTINGS, "abc", {})
   before = (tmp_path / "config.json").read_text()
-  with pytest.raises(
-    ValueError, match=f"--{flag}={SETTINGS[flag]}.*--{flag}=7"
-  ):
+  with pytest.raises(ValueError, match=f"{flag}={SETTINGS[flag]}.*{flag}=7"):
     directory.open_run(tmp_path, {**SETTINGS, flag: 7}, "abc", {})
   without = {name: value for name, value in SETTINGS.items() if name != flag}
-  with pytest.raises(ValueError, match=f"--{flag}=.*, but this one has not:"):
+  with pytest.raises(
+    ValueError, match=f"with {flag}=.*, but this one has not:"
+  ):
     directory.open_run(tmp_path, without, "abc", {})
   assert (tmp_path / "config.json").read_text() == before
 
 
 def test_what_an_older_run_holds_and_nothing_depends_on_may_differ(tmp_path):
   directory.open_run(tmp_path, {**SETTINGS, "nist_config": "mnist"}, "abc", {})
-  with pytest.raises(ValueError, match="--nist_config=mnist"):
+  with pytest.raises(ValueError, match="nist_config=mnist"):
     directory.open_run(tmp_path, SETTINGS, "abc", {})
   directory.open_run(tmp_path, SETTINGS, "abc", {}, inert=["nist_config"])
   config = json.loads((tmp_path / "config.json").read_text())
@@ -407,7 +412,7 @@ def test_who_diverged_is_named_and_kept_out_of_means(tmp_path):
   gone = np.array([False, True, False, False, False])
   first, *others = FINISHED
   finished = [dataclasses.replace(first, diverged=gone), *others]
-  rows = table_files.write_tables(tmp_path, finished, LABELS, np.ones((5, 5)))
+  table_files.write_tables(tmp_path, finished, LABELS, np.ones((5, 5)))
   lines = read(tmp_path / "results.csv")
   assert [line["status"] for line in lines[:5]] == [
     "diverged" if one else "ok" for one in gone
@@ -423,8 +428,10 @@ def test_who_diverged_is_named_and_kept_out_of_means(tmp_path):
     method: pair[0][~gone]
     for method, pair in tables.accuracies(FINISHED, LABELS).items()
   }
-  expected = metrics.significance(values, "baseline")
-  assert rows[1].individual_p == expected["sw:1/2"]
+  expected = metrics.significance(values, "baseline")["sw:1/2"]
+  assert float(table[1]["p_individual"]) == expected.t
+  assert float(table[1]["p_individual_wilcoxon_holm"]) == expected.wilcoxon_holm
+  assert table[1]["individual_pairs"] == str(expected.pairs) == "4"
   text = (tmp_path / "table1.md").read_text()
   assert "| diverged |" in text
   assert "diverged: models whose loss" in text
@@ -435,9 +442,7 @@ def test_if_everybody_diverged_there_is_still_a_table(tmp_path):
     dataclasses.replace(result, diverged=np.ones(5, bool))
     for result in FINISHED[:2]
   ]
-  rows = table_files.write_tables(tmp_path, finished, LABELS, np.ones((5, 5)))
-  assert [row.diverged for row in rows] == [5, 5]
-  assert all(np.isnan(row.individual.mean) for row in rows)
+  table_files.write_tables(tmp_path, finished, LABELS, np.ones((5, 5)))
   text = (tmp_path / "table1.md").read_text()
   assert "nan" not in text
   line = next(line for line in text.splitlines() if "| sw:1/2" in line)
@@ -445,30 +450,33 @@ def test_if_everybody_diverged_there_is_still_a_table(tmp_path):
   assert line.split("|")[3].split() == ["-"]  # no mean, no rank
   table = read(tmp_path / "table1.csv")
   assert [line["individual_rank"] for line in table] == ["", ""]
+  assert [line["individual_mean"] for line in table] == ["nan", "nan"]
+  assert [line["diverged"] for line in table] == ["5", "5"]
 
 
-def test_people_who_cannot_be_compared_leave_fairness_out(tmp_path):
+def test_people_who_cannot_be_compared_leave_fairness_out(run, tmp_path):
   """Such as two without a common class: everything else is still written."""
   apart = np.where(np.eye(5), 0.0, np.inf)
-  rows = table_files.write_tables(tmp_path, FINISHED, LABELS, apart)
-  without = tables.of_results(FINISHED, LABELS)
-  for row, line, plain in zip(rows, read(tmp_path / "table1.csv"), without):
-    assert line["fairness_mean_ratio"] == "nan"
-    assert dataclasses.replace(row, fairness=None, seeds=None) == (
-      dataclasses.replace(plain, seeds=None)
-    )
+  table_files.write_tables(tmp_path, FINISHED, LABELS, apart)
+  fairness = ("max_ratio", "mean_ratio", "rank_correlation", "coincide")
+  for line, plain in zip(
+    read(tmp_path / "table1.csv"), read(run / "table1.csv")
+  ):
+    cells = [line.pop(f"fairness_{name}") for name in fairness]
+    assert cells == ["nan", "nan", "nan", "0"]
+    assert line.items() <= plain.items()
   assert len(read(tmp_path / "results.csv")) == 15
   assert "| sw:1/2" in (tmp_path / "table1.md").read_text()
 
 
-def test_a_method_whose_models_all_diverged_ranks_last(tmp_path):
+def test_a_method_whose_models_all_diverged_has_no_rank(tmp_path):
   finished = [
     dataclasses.replace(FINISHED[0], diverged=np.ones(5, bool)),
     FINISHED[1],
   ]
-  rows = table_files.write_tables(tmp_path, finished, LABELS)
-  assert [row.individual_rank for row in rows] == [2, 1]
-  assert np.isnan(rows[1].individual_p.t)
+  table = table_files.write_tables(tmp_path, finished, LABELS)
+  assert list(table["individual_rank"]) == [None, 1]
+  assert np.isnan(table["p_individual"][1])
 
 
 def test_a_run_killed_in_its_first_write_goes_on(tmp_path):
@@ -545,6 +553,28 @@ def test_a_start_that_wrote_nothing_leaves_no_directory(tmp_path):
   with directory.alone_in(tmp_path / "run"):
     directory.open_run(tmp_path / "run", SETTINGS, "abc", {})
   assert (tmp_path / "run" / "config.json").exists()
+
+
+def test_what_a_killed_run_was_writing_is_removed(tmp_path):
+  home = tmp_path / "run"
+  left = [
+    home / folder / f".{name}.4711.part"
+    for folder, name in (
+      ("", "results.csv"),
+      ("predictions", "sw-2.npz"),
+      ("seeds/1/predictions", "sw-2.npz"),
+      ("figures", "gains.png"),
+    )
+  ]
+  for path in left:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("half")
+  others = [home / "notes.part", home / "predictions" / "sw-2.npz"]
+  for path in [*others, home / "config.json"]:
+    path.write_text("{}")
+  with directory.alone_in(home):
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in others)
 
 
 def test_a_start_leaves_a_directory_that_was_there(tmp_path):
@@ -655,10 +685,10 @@ def test_results_of_older_versions_are_their_config_s(tmp_path):
 
 
 def test_what_is_finished_with_other_seeds_is_in_results_alone(tmp_path):
-  rows = table_files.write_tables(
+  table = table_files.write_tables(
     tmp_path, FINISHED, LABELS, beside=[make_result("es:4", seed=1)]
   )
-  assert [row.method for row in rows] == [r.method for r in FINISHED]
+  assert list(table["method"]) == [result.method for result in FINISHED]
   found = {
     (row["method"], row["seed"]) for row in read(tmp_path / "results.csv")
   }

@@ -12,7 +12,7 @@ import orbax.checkpoint
 import pytest
 
 from personalization_jax.checkpoints import files
-from personalization_jax.networks import classifier
+from personalization_jax.networks import MLP, classifier
 from personalization_jax.runs import saved_models
 from personalization_jax.runs.saved_models import Description
 
@@ -99,7 +99,7 @@ def test_what_a_model_was_trained_on_comes_back(tmp_path):
   assert description.network() == model
 
 
-class OtherMLP(classifier.MLP):
+class OtherMLP(MLP):
   def __call__(self, samples):
     return 2 * super().__call__(samples)
 

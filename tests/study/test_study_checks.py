@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from personalization_jax.datasets import splits
 from personalization_jax.grouping.groups import Groups
-from personalization_jax.networks import classifier
+from personalization_jax.networks import MLP
 from personalization_jax.settings import Settings
 from personalization_jax.study import Study, make_trainer
 from personalization_jax.training import evaluation
@@ -41,7 +41,7 @@ def test_nobody_is_without_training_data(people, split):
 
 
 def test_a_trainer_serves_its_own_models_alone(people, split):
-  model = classifier.MLP(3, hidden=(4,))
+  model = MLP(3, hidden=(4,))
   study = Study(people, split, SETTINGS, model=model)
   again = Study(people, split, SETTINGS, trainer=study.trainer)
   assert again.trainer.learner.model == model
@@ -50,7 +50,7 @@ def test_a_trainer_serves_its_own_models_alone(people, split):
       people,
       split,
       SETTINGS,
-      model=classifier.MLP(3, hidden=(5,)),
+      model=MLP(3, hidden=(5,)),
       trainer=study.trainer,
     )
 
@@ -79,7 +79,7 @@ def test_a_trainer_serves_its_own_models_alone(people, split):
 
 def test_a_trainer_serves_its_own_samples_alone(people, split):
   """Of the same shape, wherever the store is: those of others are seen."""
-  model = classifier.MLP(3, hidden=(4,))
+  model = MLP(3, hidden=(4,))
   for store in ("device", "host"):
     trainer = make_trainer(people, SETTINGS, model=model, store=store)
     Study(people, split, SETTINGS, trainer=trainer)
@@ -133,7 +133,7 @@ def test_samples_that_are_not_finite_are_refused(people, split, value):
   broken = dataclasses.replace(people, images=samples)
   person = people.individuals[40]
   with pytest.raises(ValueError, match=f"row 40 .* individual {person}, holds"):
-    Study(broken, split, SETTINGS, model=classifier.MLP(3, hidden=(4,)))
+    Study(broken, split, SETTINGS, model=MLP(3, hidden=(4,)))
 
 
 def test_models_that_diverged_have_no_accuracy_on_the_way():

@@ -17,7 +17,7 @@ from personalization_jax.datasets.splits import split as split_people
 from personalization_jax.distributed import make_mesh
 from personalization_jax.methods import parse_method
 from personalization_jax.methods.answers import LastLayers
-from personalization_jax.networks import classifier
+from personalization_jax.networks import MLP
 from personalization_jax.study import Settings, Study
 from personalization_jax.training import adaptation, step
 from personalization_jax.training.learner import Learner
@@ -233,7 +233,7 @@ def test_nothing_to_classify_is_said(people):
 
 def test_features_are_used_as_they_are(people):
   """Floats are no images to be divided by 255, here as in training."""
-  learner = Learner(classifier.MLP(3, (8,)), optax.adam(1e-2))
+  learner = Learner(MLP(3, (8,)), optax.adam(1e-2))
   features = people.images[..., 0].reshape(len(people), -1) / np.float32(255)
   base = base_of(learner, features.shape[1:])
   classes, probabilities = adaptation.classify(learner, base, features)

@@ -25,7 +25,7 @@ from personalization_jax.grouping.groups import Groups
 from personalization_jax.methods import Group, Method, parse_method
 from personalization_jax.methods.answers import by_model, cross_entropy
 from personalization_jax.methods.batches import Batches
-from personalization_jax.networks import classifier
+from personalization_jax.networks import MLP
 from personalization_jax.settings import Settings
 from personalization_jax.study import Study, make_trainer
 from personalization_jax.training import identities, latent_space
@@ -34,7 +34,7 @@ from personalization_jax.training.learner import Learner, make_learner
 
 ROOT = pathlib.Path(__file__).parents[2]
 SETTINGS = Settings(epochs=1, batch_size=16, width=1 / 32)
-MODEL = classifier.MLP(3, hidden=(4,))
+MODEL = MLP(3, hidden=(4,))
 SHAPE = (6,)
 RATES = np.float32([0.1, 0.2, 0.3])
 
@@ -402,11 +402,11 @@ def learners():
   return [
     *(Learner(MODEL, optimizer) for optimizer in optimizers()),
     *(make_learner(settings, 3, MODEL) for settings in (SETTINGS, fast)),
-    make_learner(SETTINGS, 3, classifier.MLP(3, hidden=(5,))),
+    make_learner(SETTINGS, 3, MLP(3, hidden=(5,))),
     *(make_learner(SETTINGS, 3, model) for model in own),
-    make_learner(SETTINGS, 3, classifier.MLP(3, (4,), jnp.bfloat16)),
+    make_learner(SETTINGS, 3, MLP(3, (4,), jnp.bfloat16)),
     *(Learner(Own(), optax.sgd(rate)) for rate in (0.1, 0.2)),
-    make_learner(narrow, 4, classifier.MLP(4)),
+    make_learner(narrow, 4, MLP(4)),
   ]
 
 

@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 from personalization_jax.distributed import make_mesh
 from personalization_jax.training import population
 from personalization_jax.training import step as training_step
+from personalization_jax.training.learner import Learner
 from personalization_jax.training.population import (
   PopulationTrainer,
   individual_key,
@@ -147,7 +148,7 @@ def counting():
   class Counting(Tiny):
     hook = staticmethod(lambda: traced.append(None))
 
-  return training_step.Learner(Counting(), optax.adam(1e-2)), traced
+  return Learner(Counting(), optax.adam(1e-2)), traced
 
 
 def test_one_compilation_for_each_shape(new_trainer, schedule):

@@ -258,9 +258,9 @@ def test_who_diverged_with_one_seed_counts_with_the_others():
   found = [result(0, [True, False], 1), result(1, [False, True], 0)]
   own, _ = tables.accuracies(found, labels)["tl:2"]
   np.testing.assert_array_equal(own, [0.5, 1.0])
-  (row,) = tables.of_results(found, labels)
-  assert row.diverged == 2
-  assert row.individual.mean == 0.75
+  (row,) = tables.of_results(found, labels).to_dict("records")
+  assert row["diverged"] == 2
+  assert row["individual_mean"] == 0.75
   both = [result(0, [True, False], 1), result(1, [True, False], 0)]
   own, _ = tables.accuracies(both, labels)["tl:2"]
   np.testing.assert_array_equal(own, [np.nan, 1.0])

@@ -12,42 +12,19 @@ import os
 import numpy as np
 from absl import logging
 
-from personalization_jax.datasets.nist_digits.files import (
-  DataError,
-  DigitFile,
-  DigitPart,
-  DigitSet,
-  MissingDataError,
-)
+from personalization_jax.datasets.nist_digits import files
 from personalization_jax.datasets.nist_digits.reader import Digits
-from personalization_jax.datasets.nist_digits.sources import DIGIT_SETS
 from personalization_jax.datasets.population import Population
-
-__all__ = [
-  "DIGIT_SETS",
-  "DataError",
-  "DigitFile",
-  "DigitPart",
-  "DigitSet",
-  "Digits",
-  "MissingDataError",
-  "load",
-  "population_of",
-]
-
-_NUM_CLASSES = 10
+from personalization_jax.datasets.tfds_loader import import_tfds
 
 
 def load(
-  config: str | DigitSet = "mnist",
+  config: str | files.DigitSet = "mnist",
   *,
   data_dir: str | os.PathLike[str] | None = None,
   manual_dir: str | os.PathLike[str] | None = None,
 ) -> Population:
   """Loads NIST digits by writer, preparing them first if need be.
-
-  Source: section IV of the paper, which takes its individuals from NIST
-  Special Database 19.
 
   Args:
     config: 'mnist' (60,000 digits of 539 writers), 'qmnist' (120,000), 'xnist'
@@ -63,42 +40,30 @@ def load(
 
   Raises:
     ValueError: if there is no such config.
-    DataError: (a ValueError) if a file is damaged or can't be downloaded.
-    MissingDataError: (also a FileNotFoundError) if manual_dir lacks a file.
-    ImportError: if tensorflow-datasets isn't installed.
+    files.DataError: (a ValueError) if a file is damaged or can't be downloaded.
+    files.MissingDataError: (also a FileNotFoundError) if manual_dir lacks one.
+    ImportError: if tensorflow-datasets or array_record isn't installed.
+
+  Source: section IV, whose individuals are of NIST Special Database 19.
   """
   if isinstance(config, str):
-    if config not in DIGIT_SETS:
+    if config not in files.DIGIT_SETS:
       raise ValueError(
-        f"nist_digits has no config {config!r}; it has {', '.join(DIGIT_SETS)}."
+        f"nist_digits has no config {config!r}; it has"
+        f" {', '.join(files.DIGIT_SETS)}."
       )
-    config = DIGIT_SETS[config]
-  try:
-    from personalization_jax.datasets.nist_digits import builder
-  except ImportError as error:
-    raise ImportError(
-      "nist_digits needs tensorflow-datasets, array_record and"
-      f" importlib_resources ({error})."
-    ) from error
-  return population_of(
-    builder.read(
-      builder.prepare(config, data_dir=data_dir, manual_dir=manual_dir)
-    )
-  )
+    config = files.DIGIT_SETS[config]
+  import_tfds("nist_digits")
+  from personalization_jax.datasets.nist_digits import builder
+
+  prepared = builder.prepare(config, data_dir=data_dir, manual_dir=manual_dir)
+  return population_of(builder.read(prepared))
 
 
 def population_of(digits: Digits) -> Population:
-  """Makes a population of digits.
+  """Digits as a population, without writers of fewer than two drawings.
 
-  Args:
-    digits: of any writers, in any order, which is kept.
-
-  Returns:
-    The population, without writers of fewer than two different drawings: one is
-    needed to train on and one to test on.
-
-  Raises:
-    ValueError: if nobody is left, or nobody wrote one of the ten digits.
+  Raises ValueError if nobody is left, or nobody wrote one of the ten digits.
   """
   originals = _originals(digits)
   drawings = np.unique(np.stack([digits.writers, originals], axis=1), axis=0)
@@ -118,7 +83,7 @@ def population_of(digits: Digits) -> Population:
     digits.labels[kept],
     digits.writers[kept],
     originals=originals[kept],
-    num_classes=_NUM_CLASSES,
+    num_classes=10,
   )
   return dataclasses.replace(population, file_rows=rows.astype(np.int32))
 

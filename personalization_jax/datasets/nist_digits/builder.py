@@ -17,17 +17,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
-from personalization_jax.datasets.nist_digits import (
-  download,
-  files,
-  reader,
-  sources,
-)
+from personalization_jax.datasets import tfds_loader
+from personalization_jax.datasets.nist_digits import files, reader
 
 SPLIT = "writers"
-FILE_FORMAT = "array_record"
 
-_HOMEPAGE = "https://github.com/facebookresearch/qmnist"
 _CITATION = """\
 @inproceedings{qmnist-2019,
   title = {Cold Case: The Lost {MNIST} Digits},
@@ -41,18 +35,17 @@ _CITATION = """\
 # tfds's own class is a plain dataclass, which a frozen one can't inherit.
 @dataclasses.dataclass(eq=False)
 class NistDigitsConfig(tfds.core.BuilderConfig):
-  """A digit set as tfds wants it; make one with `from_digit_set`."""
+  """A digit set as tfds wants it."""
 
   digit_set: files.DigitSet | None = None
 
-  @classmethod
-  def from_digit_set(cls, digit_set: files.DigitSet) -> NistDigitsConfig:
-    """Wraps a digit set, under its own name."""
-    return cls(
-      name=digit_set.name,
-      description=digit_set.description,
-      digit_set=digit_set,
-    )
+
+def _config(digit_set: files.DigitSet) -> NistDigitsConfig:
+  return NistDigitsConfig(
+    name=digit_set.name,
+    description=digit_set.description,
+    digit_set=digit_set,
+  )
 
 
 class NistDigits(tfds.core.GeneratorBasedBuilder):
@@ -60,12 +53,9 @@ class NistDigits(tfds.core.GeneratorBasedBuilder):
 
   VERSION = tfds.core.Version("1.0.0")
   RELEASE_NOTES = {"1.0.0": "One record for each writer."}  # noqa: RUF012
-  BUILDER_CONFIGS = [  # noqa: RUF012
-    NistDigitsConfig.from_digit_set(digit_set)
-    for digit_set in sources.DIGIT_SETS.values()
-  ]
+  BUILDER_CONFIGS = [*map(_config, files.DIGIT_SETS.values())]  # noqa: RUF012
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
-    "Put the files of the config (see sources.py for their addresses) in the"
+    "Put the files of the config (see files.py for their addresses) in the"
     " folder, or let personalization_jax.datasets.nist_digits.load fetch them."
   )
 
@@ -76,8 +66,9 @@ class NistDigits(tfds.core.GeneratorBasedBuilder):
 
   def _info(self) -> tfds.core.DatasetInfo:
     height, width = self.digit_set.parts[0].images.shape[1:]
+    encoding = tfds.features.Encoding.BYTES
     integers = tfds.features.Tensor(
-      shape=(None,), dtype=np.int32, encoding=tfds.features.Encoding.BYTES
+      shape=(None,), dtype=np.int32, encoding=encoding
     )
     return tfds.core.DatasetInfo(
       builder=self,
@@ -85,9 +76,7 @@ class NistDigits(tfds.core.GeneratorBasedBuilder):
       features=tfds.features.FeaturesDict(
         {
           "images": tfds.features.Tensor(
-            shape=(None, height, width, 1),
-            dtype=np.uint8,
-            encoding=tfds.features.Encoding.BYTES,
+            shape=(None, height, width, 1), dtype=np.uint8, encoding=encoding
           ),
           "labels": integers,
           "digit_ids": integers,
@@ -96,7 +85,7 @@ class NistDigits(tfds.core.GeneratorBasedBuilder):
           "series": tfds.features.Scalar(dtype=np.int32),
         }
       ),
-      homepage=_HOMEPAGE,
+      homepage="https://github.com/facebookresearch/qmnist",
       citation=_CITATION,
     )
 
@@ -112,17 +101,12 @@ class NistDigits(tfds.core.GeneratorBasedBuilder):
     order = np.argsort(digits.writers, kind="stable")
     writers, starts = np.unique(digits.writers[order], return_index=True)
     for writer, rows in zip(writers, np.split(order, starts[1:])):
-      yield (
-        int(writer),
-        {
-          "images": digits.images[rows],
-          "labels": digits.labels[rows],
-          "digit_ids": digits.digit_ids[rows],
-          "duplicate_of": digits.duplicate_of[rows],
-          "writer": int(writer),
-          "series": int(digits.series[rows[0]]),
-        },
-      )
+      example = {
+        name: getattr(digits, name)[rows]
+        for name in ("images", "labels", "digit_ids", "duplicate_of")
+      }
+      series = int(digits.series[rows[0]])
+      yield int(writer), {**example, "writer": int(writer), "series": series}
 
 
 def prepare(
@@ -131,38 +115,26 @@ def prepare(
   data_dir: str | os.PathLike[str] | None = None,
   manual_dir: str | os.PathLike[str] | None = None,
 ) -> NistDigits:
-  """Makes sure that the records of a set are on disk.
+  """The builder of a set whose records are on disk, written now if need be.
 
   tfds writes them into a temporary folder and renames it at the end: what an
-  interrupted preparation leaves behind is never taken for a data set.
-
-  Args:
-    digit_set: one of sources.DIGIT_SETS, or files of one's own.
-    data_dir: tfds's data folder; by default tfds's own default.
-    manual_dir: folder of files already downloaded, which are not then fetched.
-
-  Returns:
-    The builder, prepared.
-
-  Raises:
-    DataError: if a file is missing, damaged, or can't be downloaded, or if the
-      prepared records are damaged.
+  interrupted preparation leaves behind is never taken for a data set. Without a
+  manual_dir files are downloaded. Raises DataError if a file is missing,
+  damaged, or can't be downloaded, or if the prepared records are damaged.
   """
   builder = _builder(digit_set, data_dir)
   if not builder.data_path.exists():
     if manual_dir is None:
       # tfds's default manual folder, so `tfds build` finds the files as well.
       manual_dir = builder.data_dir_root / "downloads" / "manual"
-      download.fetch(digit_set, manual_dir)
+      files.fetch(digit_set, manual_dir)
     else:
       for file in digit_set.files:
         files.find(file, manual_dir)
     logging.info("Preparing %s in %s", digit_set.name, builder.data_dir)
     try:
       builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(
-          manual_dir=os.fspath(manual_dir), try_download_gcs=False
-        )
+        download_config=tfds_loader.download_config(tfds, manual_dir)
       )
     except OSError:
       # Another process that prepared the same set may have been faster: its
@@ -175,16 +147,9 @@ def prepare(
 
 
 def read(builder: NistDigits) -> reader.Digits:
-  """Reads all records of a prepared builder.
+  """Reads all records of a prepared builder, or raises DataError.
 
-  Args:
-    builder: from `prepare`.
-
-  Returns:
-    The digits, sorted by writer, each writer's in the order of the files.
-
-  Raises:
-    DataError: if the prepared records are damaged.
+  The digits are sorted by writer, each writer's in the order of the files.
   """
   # array_record, protobuf and tfds each fail in ways of their own.
   try:
@@ -192,13 +157,21 @@ def read(builder: NistDigits) -> reader.Digits:
     records = [source[i] for i in range(len(source))]
     records.sort(key=lambda record: record["writer"])
     counts = [len(record["labels"]) for record in records]
+
+    def joined(name: str) -> np.ndarray:
+      return np.concatenate([record[name] for record in records])
+
+    def repeated(name: str) -> np.ndarray:
+      values = np.array([record[name] for record in records], np.int32)
+      return np.repeat(values, counts)
+
     digits = reader.Digits(
-      images=_joined(records, "images"),
-      labels=_joined(records, "labels"),
-      writers=_repeated(records, "writer", counts),
-      series=_repeated(records, "series", counts),
-      digit_ids=_joined(records, "digit_ids"),
-      duplicate_of=_joined(records, "duplicate_of"),
+      images=joined("images"),
+      labels=joined("labels"),
+      writers=repeated("writer"),
+      series=repeated("series"),
+      digit_ids=joined("digit_ids"),
+      duplicate_of=joined("duplicate_of"),
     )
   except Exception as error:
     raise _damaged(builder.data_dir) from error
@@ -207,38 +180,27 @@ def read(builder: NistDigits) -> reader.Digits:
   return digits
 
 
-def _joined(records: list[dict[str, Any]], name: str) -> np.ndarray:
-  return np.concatenate([record[name] for record in records])
-
-
-def _repeated(
-  records: list[dict[str, Any]], name: str, counts: list[int]
-) -> np.ndarray:
-  values = np.array([record[name] for record in records], np.int32)
-  return np.repeat(values, counts)
-
-
 def _builder(
   digit_set: files.DigitSet, data_dir: str | os.PathLike[str] | None
 ) -> NistDigits:
   config: str | NistDigitsConfig
-  if digit_set == sources.DIGIT_SETS.get(digit_set.name):
+  if digit_set == files.DIGIT_SETS.get(digit_set.name):
     config = digit_set.name
-  elif digit_set.name in sources.DIGIT_SETS:
+  elif digit_set.name in files.DIGIT_SETS:
     raise ValueError(
       f"a digit set of your own can't be named {digit_set.name}: that is a"
       " published one."
     )
   else:
-    config = NistDigitsConfig.from_digit_set(digit_set)
-  root = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+    config = _config(digit_set)
+  root = tfds_loader.root_of(tfds, data_dir)
   try:
     return NistDigits(
-      config=config, data_dir=os.fspath(root), file_format=FILE_FORMAT
+      config=config, data_dir=root, file_format=tfds_loader.FILE_FORMAT
     )
   except Exception as error:
     # It reads what an earlier preparation wrote about itself, if there was one.
-    folder = root / NistDigits.name / digit_set.name
+    folder = pathlib.Path(root, NistDigits.name, digit_set.name)
     if folder.exists():
       raise _damaged(folder) from error
     raise

@@ -1,7 +1,13 @@
-"""Published idx files: find, verify and read them (NumPy, host).
+"""Published idx files of NIST digits: fetched, found, verified, read (NumPy).
 
 No file is trusted: container, digest, header and length are checked, and
 whatever is wrong is said in one sentence that names the file.
+
+Sources: QMNIST's README (github.com/facebookresearch/qmnist; Yadav and Bottou,
+*Cold Case: The Lost MNIST Digits*) for names, shapes and label columns;
+torchvision's prototype of QMNIST for the SHA-256 of the archives. The content
+digests are those of the published MNIST images and training labels. For the
+test digits and xnist no content digest is known: their archives are verified.
 """
 
 from __future__ import annotations
@@ -9,24 +15,35 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import hashlib
+import http.client
 import io
 import lzma
 import math
 import os
 import pathlib
+import shutil
+import urllib.request
+import uuid
 import zlib
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import tqdm
 from absl import logging
 
 # Folders people keep these files in, tried in this order under manual_dir.
 SUBFOLDERS = ("", "mnist", "qmnist")
 
+# Those that torchvision and tensorflow-datasets use.
+_MNIST_MIRRORS = (
+  "https://ossci-datasets.s3.amazonaws.com/mnist/",
+  "https://storage.googleapis.com/cvdf-datasets/mnist/",
+)
+_QMNIST_MIRRORS = (
+  "https://raw.githubusercontent.com/facebookresearch/qmnist/master/",
+)
 _TYPE_CODES = {"uint8": 0x08, "int32": 0x0C}
-_GZIP_MAGIC = b"\x1f\x8b"
-_XZ_MAGIC = b"\xfd7zXZ\x00"
 
 
 class DataError(ValueError):
@@ -74,12 +91,12 @@ class DigitPart:
 
 @dataclasses.dataclass(frozen=True)
 class DigitSet:
-  """A data set: one or more parts, read one after the other.
+  """A data set: images and labels in one pair of files or more.
 
   Attributes:
     name: of the tfds config.
     description: one sentence.
-    parts: their images share one height and width.
+    parts: the pairs of files, in reading order; images are of one size.
     num_writers: as published or measured; None where it isn't known.
   """
 
@@ -99,18 +116,94 @@ class DigitSet:
     return sum(part.images.shape[0] for part in self.parts)
 
 
+def _images(
+  name: str,
+  count: int,
+  mirrors: tuple[str, ...] = _QMNIST_MIRRORS,
+  **digest: str,
+) -> DigitFile:
+  urls = tuple(mirror + name for mirror in mirrors)
+  return DigitFile(name, urls, (count, 28, 28), "uint8", **digest)
+
+
+def _labels(name: str, count: int, **digest: str) -> DigitFile:
+  urls = tuple(mirror + name for mirror in _QMNIST_MIRRORS)
+  return DigitFile(name, urls, (count, 8), "int32", **digest)
+
+
+_MNIST_TRAIN = DigitPart(
+  _images(
+    "train-images-idx3-ubyte.gz",
+    60_000,
+    _MNIST_MIRRORS,
+    content_sha256=(
+      "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"
+    ),
+  ),
+  _labels(
+    "qmnist-train-labels-idx2-int.gz",
+    60_000,
+    content_sha256=(
+      "bb1b6e1ec7b04fd5696f1ed50b5f58f8ef195118edd5c93c81783df9740b8ac5"
+    ),
+  ),
+)
+_QMNIST_TEST = DigitPart(
+  _images(
+    "qmnist-test-images-idx3-ubyte.gz",
+    60_000,
+    archive_sha256=(
+      "43fc22bf7498b8fc98de98369d72f752d0deabc280a43a7bcc364ab19e57b375"
+    ),
+  ),
+  _labels(
+    "qmnist-test-labels-idx2-int.gz",
+    60_000,
+    archive_sha256=(
+      "9fbcbe594c3766fdf4f0b15c5165dc0d1e57ac604e01422608bb72c906030d06"
+    ),
+  ),
+)
+_XNIST = DigitPart(
+  _images(
+    "xnist-images-idx3-ubyte.xz",
+    402_953,
+    archive_sha256=(
+      "f075553993026d4359ded42208eff77a1941d3963c1eff49d6015814f15f0984"
+    ),
+  ),
+  _labels(
+    "xnist-labels-idx2-int.xz",
+    402_953,
+    archive_sha256=(
+      "db042968723ec2b7aed5f1beac25d2b6e983b9286d4f4bf725f1086e5ae55c4f"
+    ),
+  ),
+)
+
+DIGIT_SETS = {
+  "mnist": DigitSet(
+    "mnist", "MNIST's 60,000 training digits, by 539 writers.",
+    (_MNIST_TRAIN,), 539,
+  ),
+  "qmnist": DigitSet(
+    "qmnist", "MNIST's 60,000 training digits and QMNIST's 60,000 test digits.",
+    (_MNIST_TRAIN, _QMNIST_TEST),
+  ),
+  "xnist": DigitSet(
+    "xnist",
+    "All 402,953 digits of NIST Special Database 19, by 3,579 writers, prepared"
+    " like MNIST.",
+    (_XNIST,), 3_579,
+  ),
+}  # fmt: skip
+
+
 def find(file: DigitFile, folder: str | os.PathLike[str]) -> pathlib.Path:
-  """Finds a file, compressed as published, otherwise, or not at all.
+  """The path of a file in a folder or its subfolders mnist and qmnist.
 
-  Args:
-    file: what to look for.
-    folder: it may lie here or in a subfolder mnist or qmnist.
-
-  Returns:
-    The path of the first candidate that exists, the published name first.
-
-  Raises:
-    MissingDataError: if there is none; it says where to get the file.
+  It may be compressed as published, otherwise, or not at all. Raises
+  MissingDataError, which says where to get it.
   """
   root = pathlib.Path(folder).expanduser()
   stem = file.content_name
@@ -126,44 +219,78 @@ def find(file: DigitFile, folder: str | os.PathLike[str]) -> pathlib.Path:
   )
 
 
+def fetch(digit_set: DigitSet, folder: str | os.PathLike[str]) -> None:
+  """Downloads the files of a set that a folder lacks, from mirrors in turn.
+
+  tfds's own downloader holds an archive to one checksum and knows no mirrors.
+  Here the content decides, since mirrors may compress it anew. Raises DataError
+  if no place hands out a good copy; it lists what each one said.
+  """
+  folder = pathlib.Path(folder).expanduser()
+  folder.mkdir(parents=True, exist_ok=True)
+  for file in digit_set.files:
+    try:
+      find(file, folder)
+    except MissingDataError:
+      _fetch_file(file, folder)
+
+
+def _fetch_file(file: DigitFile, folder: pathlib.Path) -> None:
+  failures = []
+  for url in file.urls:
+    logging.info("Downloading %s", url)
+    # A name of its own for each attempt: two processes may fetch at once.
+    part = folder / f".{file.name}.{uuid.uuid4().hex}"
+    try:
+      _copy(url, part, file.name)
+      # A file gets its name only when it has been found good.
+      read_idx(part, file, published=True)
+      part.replace(folder / file.name)
+      return
+    except (OSError, http.client.HTTPException, DataError) as error:
+      reason = str(getattr(error, "reason", error))
+      failures.append(f"{url} ({reason.replace(str(part), 'the file')})")
+    finally:
+      part.unlink(missing_ok=True)
+  raise DataError(
+    f"{file.name} couldn't be downloaded from"
+    f" {' or '.join(failures) or 'anywhere: it has no address'}; fetch it by"
+    " other means, put it in a folder and name that folder by manual_dir."
+  )
+
+
+def _copy(url: str, path: pathlib.Path, name: str) -> None:
+  """Downloads with a bar; a server may keep silent for 30 seconds."""
+  with (
+    urllib.request.urlopen(url, timeout=30.0) as response,
+    path.open("wb") as out,
+  ):
+    size = int(response.headers.get("Content-Length") or 0)
+    # disable=None: no bar where nobody watches (not a terminal).
+    with tqdm.tqdm.wrapattr(
+      out, "write", total=size, desc=name, disable=None
+    ) as watched:
+      shutil.copyfileobj(response, watched)
+
+
 def read_idx(
   path: str | os.PathLike[str], file: DigitFile, *, published: bool = False
 ) -> np.ndarray:
-  """Reads and verifies one idx file.
+  """The read-only array in an idx file (gzip, xz or plain), or DataError.
 
   Format: http://yann.lecun.com/exdb/mnist and section 2.2 of QMNIST's README:
   two zero bytes, a type code, the number of axes, each axis as a big-endian
   int32, and the values in row-major order, also big-endian.
 
   The content is held to content_sha256. Where that isn't known, a file with the
-  published name is held to archive_sha256; a copy that was decompressed has
-  only its header and length to be checked by.
-
-  Args:
-    path: of the file; gzip, xz or plain, told by its first bytes.
-    file: what it has to be.
-    published: whether it has to be the archive as published, whatever its name.
-
-  Returns:
-    The array, of file.shape and file.dtype in native byte order, read-only.
-
-  Raises:
-    DataError: naming the file and what is wrong with it.
+  published name, or `published` by another, is held to archive_sha256; a copy
+  that was decompressed has only its header and length to be checked by.
   """
   path = pathlib.Path(path)
   try:
     raw = path.read_bytes()
   except OSError as error:
     raise DataError(f"{path} can't be read: {error.strerror}.") from error
-  if file.content_sha256 is None and file.archive_sha256 is not None:
-    if published or path.name == file.name:
-      _check_archive(raw, path, file)
-    else:
-      logging.warning(
-        "%s isn't compressed as published, so no digest is known for it: only"
-        " its header and its length are checked.",
-        path,
-      )
   header_size = 4 + 4 * len(file.shape)
   size = header_size + math.prod(file.shape) * np.dtype(file.dtype).itemsize
   content = _decompress(raw, path, limit=size + 1)
@@ -186,12 +313,25 @@ def read_idx(
     raise DataError(
       f"{path} {ending}: its content must be exactly {size} bytes long."
     )
+  digest = file.content_sha256 or file.archive_sha256
   if file.content_sha256 is not None:
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != file.content_sha256:
+    fault, remedy, checked = "another file: its content has", "", content
+  elif published or path.name == file.name:
+    fault, checked = f"isn't {file.name} as published: it has", raw
+    remedy = " (decompress a copy that was compressed anew)"
+  elif digest is not None:
+    logging.warning(
+      "%s isn't compressed as published, so no digest is known for it: only"
+      " its header and its length are checked.",
+      path,
+    )
+    digest = None
+  if digest is not None:
+    found = hashlib.sha256(checked).hexdigest()
+    if found != digest:
       raise DataError(
-        f"{path} is damaged or another file: its content has SHA-256 {digest}"
-        f" instead of {file.content_sha256}."
+        f"{path} is damaged or {fault} SHA-256 {found} instead of"
+        f" {digest}{remedy}."
       )
   stored = np.dtype(file.dtype).newbyteorder(">")
   values = np.frombuffer(content, stored, offset=header_size)
@@ -200,22 +340,12 @@ def read_idx(
   return values
 
 
-def _check_archive(raw: bytes, path: pathlib.Path, file: DigitFile) -> None:
-  digest = hashlib.sha256(raw).hexdigest()
-  if digest != file.archive_sha256:
-    raise DataError(
-      f"{path} is damaged or isn't {file.name} as published: it has SHA-256"
-      f" {digest} instead of {file.archive_sha256} (decompress a copy that"
-      " was compressed anew)."
-    )
-
-
 def _decompress(raw: bytes, path: pathlib.Path, limit: int) -> bytes:
   """Returns at most limit bytes, so that no file can fill the memory."""
-  opener: Callable[[io.BytesIO], Any]
-  if raw.startswith(_GZIP_MAGIC):
+  opener: Callable[..., Any]
+  if raw.startswith(b"\x1f\x8b"):
     opener = gzip.open
-  elif raw.startswith(_XZ_MAGIC):
+  elif raw.startswith(b"\xfd7zXZ\x00"):
     opener = lzma.open
   else:
     return raw[:limit]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -20,8 +19,6 @@ from personalization_jax.datasets.nist_digits.files import (
 # Columns of QMNIST's extended labels (QMNIST's README, section 2.2). Column 3,
 # the index within the writer, and column 7, unused, are not needed here.
 _CLASS, _SERIES, _WRITER, _NIST_CODE, _DIGIT, _DUPLICATE = 0, 1, 2, 4, 5, 6
-
-_NUM_CLASSES = 10
 _NIST_CODE_OF_ZERO = 30  # NIST's class codes are ASCII, printed in hexadecimal
 
 
@@ -48,18 +45,10 @@ class Digits:
 
 
 def read_digits(digit_set: DigitSet, folder: str | os.PathLike[str]) -> Digits:
-  """Reads and verifies all digits of a set, in the order of the files.
+  """All digits of a set, in the order of its files, verified.
 
-  Args:
-    digit_set: which files, and what they have to hold.
-    folder: where they lie, directly or in a subfolder mnist or qmnist.
-
-  Returns:
-    The digits.
-
-  Raises:
-    MissingDataError: if a file is missing.
-    DataError: if a file is damaged or doesn't hold what it should.
+  Raises MissingDataError if a file is missing, and DataError if it is damaged
+  or doesn't hold what it should.
   """
   # All are found before one is read: a missing file is known at once.
   paths = {file: find(file, folder) for file in digit_set.files}
@@ -68,22 +57,18 @@ def read_digits(digit_set: DigitSet, folder: str | os.PathLike[str]) -> Digits:
     labels.append(read_idx(paths[part.labels], part.labels))
     _check_labels(labels[-1], paths[part.labels], part)
     images.append(read_idx(paths[part.images], part.images))
-  table = _concatenate(labels)
-  digits = Digits(
-    images=_concatenate(images)[..., None],
+  table = np.concatenate(labels)
+  _check_writers(table, digit_set)
+  # 316 MB of images needn't be copied when they are in one file.
+  pixels = images[0] if len(images) == 1 else np.concatenate(images)
+  return Digits(
+    images=pixels[..., None],
     labels=table[:, _CLASS],
     writers=table[:, _WRITER],
     series=table[:, _SERIES],
     digit_ids=table[:, _DIGIT],
     duplicate_of=table[:, _DUPLICATE],
   )
-  _check_writers(digits, digit_set)
-  return digits
-
-
-def _concatenate(arrays: Sequence[np.ndarray]) -> np.ndarray:
-  # 316 MB of images needn't be copied when there is one part.
-  return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def _check_labels(
@@ -96,36 +81,31 @@ def _check_labels(
       f" {part.images.shape[0]}."
     )
   classes = labels[:, _CLASS]
-  faults = (
-    ((classes < 0) | (classes >= _NUM_CLASSES), _CLASS, "class 0..9"),
-    (
-      labels[:, _NIST_CODE] != classes + _NIST_CODE_OF_ZERO,
-      _NIST_CODE,
-      "NIST code 30 plus its class",
-    ),
+  code = classes + _NIST_CODE_OF_ZERO
+  faults = [
+    ((classes < 0) | (classes > 9), _CLASS, "class 0..9"),
+    (labels[:, _NIST_CODE] != code, _NIST_CODE, "NIST code 30 plus its class"),
     (labels[:, _SERIES] < 0, _SERIES, "series 0 or more"),
     (labels[:, _WRITER] < 0, _WRITER, "writer 0 or more"),
     (labels[:, _DIGIT] < 0, _DIGIT, "digit index 0 or more"),
-  )
+  ]
   for wrong, column, rule in faults:
     if wrong.any():
       row = int(np.argmax(wrong))
       raise DataError(
-        f"{path} is damaged: row {row} holds {int(labels[row, column])} where"
+        f"{path} is damaged: row {row} holds {labels[row, column]} where"
         f" {rule} belongs."
       )
 
 
-def _check_writers(digits: Digits, digit_set: DigitSet) -> None:
-  pairs = np.stack([digits.writers, digits.series], axis=1)
-  writers, counts = np.unique(
-    np.unique(pairs, axis=0)[:, 0], return_counts=True
-  )
+def _check_writers(table: np.ndarray, digit_set: DigitSet) -> None:
+  pairs = np.unique(table[:, [_WRITER, _SERIES]], axis=0)
+  writers, counts = np.unique(pairs[:, 0], return_counts=True)
   names = " and ".join(part.labels.name for part in digit_set.parts)
   if (counts > 1).any():
     raise DataError(
-      f"{names} put writer {int(writers[counts > 1][0])} in more than one"
-      " HSF series; a writer belongs to one."
+      f"{names} put writer {writers[counts > 1][0]} in more than one HSF"
+      " series; a writer belongs to one."
     )
   if digit_set.num_writers not in (None, len(writers)):
     raise DataError(

@@ -12,8 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import operator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +20,7 @@ import numpy as np
 
 from personalization_jax import checks
 from personalization_jax.datasets.population import Population
-from personalization_jax.datasets.synthetic import strokes
+from personalization_jax.datasets.synthetic import ink, strokes
 
 # Own allograph with this probability, any of the digit's otherwise.
 CONSISTENCY = 0.9
@@ -29,19 +28,12 @@ CONSISTENCY = 0.9
 NUM_MODES = 4
 
 
-@dataclasses.dataclass(frozen=True)
-class _Spread:
-  """How one factor varies.
+class _Spread(NamedTuple):
+  """How one factor varies."""
 
-  Attributes:
-    mean: of all people.
-    between: standard deviation between people.
-    within: standard deviation between the drawings of one person.
-  """
-
-  mean: float
-  between: float
-  within: float
+  mean: float  # of all people
+  between: float  # standard deviation between people
+  within: float  # standard deviation between the drawings of one person
 
 
 # Normal and cut off at two standard deviations, which keeps drawings legible.
@@ -93,12 +85,10 @@ class WriterFactors:
   forms: Any
 
   def vector(self) -> np.ndarray:
-    """All factors as one vector for each writer, to compare writers with.
+    """All factors of each writer, float32 [M, F], to compare writers with.
 
-    Returns:
-      float32 [M, F]: the six scalars and the forms, each less its mean and
-      divided by its standard deviation before the cut-off at two of them, and
-      allographs one-hot.
+    The six scalars and the forms, each less its mean and divided by its
+    standard deviation before the cut-off at two of them; allographs one-hot.
     """
     scalars = [
       (np.asarray(getattr(self, name)) - spread.mean) / spread.between
@@ -117,21 +107,12 @@ class WriterFactors:
 
 
 def sample_factors(key: jax.Array, num_writers: int) -> WriterFactors:
-  """Draws the hidden factors of writers 0 .. num_writers - 1.
+  """The hidden factors of writers 0 .. num_writers - 1, as NumPy arrays.
 
-  A writer's factors depend on the key and the writer's id alone.
-
-  Args:
-    key: typed key; the key is consumed.
-    num_writers: M.
-
-  Returns:
-    The factors, NumPy arrays.
-
-  Raises:
-    ValueError: if num_writers is no positive whole number.
+  A writer's factors depend on the typed key, which is consumed, and on the
+  writer's id alone. Raises ValueError if num_writers isn't 1 or more.
   """
-  num_writers = _whole_number("num_writers", num_writers, 1)
+  checks.whole_number("num_writers", num_writers, 1)
   # Blocks of one size, so that every count of writers runs the same compiled
   # code and rounds alike to the last bit.
   blocks = [
@@ -169,20 +150,23 @@ def make_population(
     ValueError: if an argument is too small, or if there are fewer than ten
       drawings in all, which cannot show every digit.
   """
-  num_writers = _whole_number("num_writers", num_writers, 1)
-  samples_per_writer = _whole_number(
-    "samples_per_writer", samples_per_writer, 2
-  )
-  image_size = _whole_number("image_size", image_size, 8)
+  checks.whole_number("num_writers", num_writers, 1)
+  checks.whole_number("samples_per_writer", samples_per_writer, 2)
+  checks.whole_number("image_size", image_size, 8)
   checks.seed(seed)
-  seed = int(seed)
+  # NumPy's integers would bring types of their own into compiled code.
+  num_writers, samples_per_writer, image_size = map(
+    int, (num_writers, samples_per_writer, image_size)
+  )
   if num_writers * samples_per_writer < NUM_DIGITS:
     raise ValueError(
       f"{num_writers} writers with {samples_per_writer} samples each cannot"
       f" show all {NUM_DIGITS} digits; ask for {NUM_DIGITS} drawings or more"
       " in all."
     )
-  factor_key, order_key, drawing_key = jax.random.split(jax.random.key(seed), 3)
+  factor_key, order_key, drawing_key = jax.random.split(
+    jax.random.key(int(seed)), 3
+  )
   factors = sample_factors(factor_key, num_writers)
   writers = np.repeat(
     np.arange(num_writers, dtype=np.int32), samples_per_writer
@@ -252,14 +236,7 @@ def _shuffled_digits(
 
 @functools.partial(jax.jit, static_argnums=2)
 def _draw_block(key: jax.Array, drawings: Any, image_size: int) -> jax.Array:
-  """Draws uint8 [_BLOCK, H, W].
-
-  Args:
-    key: of all drawings.
-    drawings: writer, number of the sample and digit, int32 [_BLOCK] each, and
-      the writers' factors, [_BLOCK, ...].
-    image_size: H and W.
-  """
+  """Draws uint8 [_BLOCK, H, W] of (writers, samples, digits, factors)."""
 
   def draw(drawing):
     writer, sample, digit, factors = drawing
@@ -294,8 +271,8 @@ def _draw_digit(
 
   points = chords + drawn["curvature"] * (curves - chords)
   form = _FORM.between * factors.forms[digit] + _FORM.within * form_jitter
-  points = strokes.place(
-    points + _deform(form, len(points)),
+  points = ink.place(
+    points + ink.deform(form, len(points)),
     drawn["aspect"],
     drawn["slant"],
     drawn["rotation"],
@@ -303,9 +280,9 @@ def _draw_digit(
   )
   radius = drawn["stroke_width"] / 2
   shift *= _POSITION_JITTER
-  points = strokes.fit(points, shift, _MARGIN - radius)
-  ink = strokes.render(points, pen_down, radius, image_size)
-  return jnp.round(255 * ink).astype(jnp.uint8)
+  points = ink.fit(points, shift, _MARGIN - radius)
+  inked = ink.render(points, pen_down, radius, image_size)
+  return jnp.round(255 * inked).astype(jnp.uint8)
 
 
 def _any_allograph(key: jax.Array, *shape: int) -> jax.Array:
@@ -315,30 +292,3 @@ def _any_allograph(key: jax.Array, *shape: int) -> jax.Array:
 def _cut_normal(key: jax.Array, count: int) -> jax.Array:
   """Standard normals [count], cut off at two standard deviations."""
   return jax.random.truncated_normal(key, -2, 2, (count,), jnp.float32)
-
-
-def _deform(amplitudes: jax.Array, num_points: int) -> jax.Array:
-  """Displacements [P, 2] along the pen's path, of amplitudes [2 * NUM_MODES].
-
-  As functions of the path and not of the place, they open and close gaps and
-  loops, which is how one person's 4 comes to look like another's 9.
-  """
-  path = jnp.linspace(0.0, 1.0, num_points, dtype=jnp.float32)
-  orders = jnp.arange(1, NUM_MODES + 1, dtype=jnp.float32)
-  modes = jnp.cos(jnp.pi * orders * path[:, None]) / orders  # [P, K]
-  # Written out as a sum: too small for a matrix product, whose precision would
-  # differ between devices.
-  x, y = amplitudes.reshape(2, NUM_MODES)
-  return jnp.stack([(modes * x).sum(1), (modes * y).sum(1)], axis=1)
-
-
-def _whole_number(name: str, value: Any, least: int) -> int:
-  try:
-    number = operator.index(value)
-  except TypeError:
-    raise ValueError(
-      f"{name} must be a whole number, but is {value!r}."
-    ) from None
-  if number < least:
-    raise ValueError(f"{name} must be at least {least}, but is {number}.")
-  return number

@@ -1,4 +1,4 @@
-"""Strokes of handwritten digits: skeletons (NumPy) and their ink (JAX).
+"""Skeletons of handwritten digits (NumPy).
 
 A digit has several allographs, the ways in which people write it. Each is a
 few strokes, each stroke a string of "x,y" control points in hundredths of the
@@ -9,10 +9,8 @@ ends and the next one starts.
 
 from __future__ import annotations
 
-import dataclasses
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 # Some allographs of different digits resemble each other on purpose (1 with a
@@ -125,8 +123,7 @@ _ALLOGRAPHS: tuple[tuple[tuple[str, ...], ...], ...] = (
 )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Skeletons:
+class Skeletons(NamedTuple):
   """Every allograph of every digit, as polylines of P points.
 
   Attributes:
@@ -143,22 +140,14 @@ class Skeletons:
 
 
 def skeletons(num_points: int = 48) -> Skeletons:
-  """Samples all allographs at equally many points.
-
-  Args:
-    num_points: P, points for each allograph, shared out among its strokes by
-      their lengths.
-
-  Returns:
-    The skeletons.
-  """
+  """All allographs at P points each, shared among strokes by their lengths."""
   sampled = [
     [_sample_allograph(strokes, num_points) for strokes in allographs]
     for allographs in _ALLOGRAPHS
   ]
   chords, curves, pen_down = (
-    np.array([[allograph[part] for allograph in row] for row in sampled])
-    for part in range(3)
+    np.array([[allograph[k] for allograph in row] for row in sampled])
+    for k in range(3)
   )
   return Skeletons(
     chords.astype(np.float32), curves.astype(np.float32), pen_down
@@ -169,7 +158,10 @@ def _sample_allograph(
   strokes: tuple[str, ...], num_points: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Chord points [P, 2], curve points [P, 2] and pen_down [P - 1]."""
-  controls = [_parse(stroke) for stroke in strokes]
+  controls = [
+    np.array([pair.split(",") for pair in stroke.split()], np.float64) / 100.0
+    for stroke in strokes
+  ]
   lengths = np.array(
     [np.hypot(*np.diff(points, axis=0).T).sum() for points in controls]
   )
@@ -180,13 +172,8 @@ def _sample_allograph(
   sampled = [_sample_stroke(p, n) for p, n in zip(controls, counts)]
   pen_down = np.ones(num_points - 1, bool)
   pen_down[np.cumsum(counts)[:-1] - 1] = False
-  chords, curves = (np.concatenate(part) for part in zip(*sampled))
+  chords, curves = (np.concatenate(points) for points in zip(*sampled))
   return chords, curves, pen_down
-
-
-def _parse(stroke: str) -> np.ndarray:
-  pairs = [pair.split(",") for pair in stroke.split()]
-  return np.array(pairs, np.float64) / 100.0
 
 
 def _sample_stroke(
@@ -210,81 +197,3 @@ def _sample_stroke(
     (1 - u) * (tangents[left] - step) - u * (tangents[left + 1] - step)
   )
   return chords, curves
-
-
-def place(
-  points: jax.Array,
-  aspect: jax.Array,
-  slant: jax.Array,
-  rotation: jax.Array,
-  size: jax.Array,
-) -> jax.Array:
-  """Stretches, slants, turns and scales a digit, in this order.
-
-  Args:
-    points: [P, 2], digit heights.
-    aspect: factor on the width.
-    slant: lean of uprights to the right, in radians.
-    rotation: clockwise turn, in radians.
-    size: height of the upright digit, in sides of the image.
-
-  Returns:
-    Points [P, 2], sides of the image.
-  """
-  x, y = points[:, 0] * aspect, points[:, 1]
-  x = x - jnp.tan(slant) * y
-  cos, sin = jnp.cos(rotation), jnp.sin(rotation)
-  turned = jnp.stack([cos * x - sin * y, sin * x + cos * y], axis=1)
-  return size * turned
-
-
-def fit(points: jax.Array, shift: jax.Array, reach: jax.Array) -> jax.Array:
-  """Centres the bounding box at shift, shrunk to within reach of the centre.
-
-  Args:
-    points: [P, 2], sides of the image.
-    shift: [2], where to centre them; less where they would leave the reach.
-    reach: how far from the image's centre they may go, along x and along y.
-
-  Returns:
-    Points [P, 2].
-  """
-  low, high = points.min(axis=0), points.max(axis=0)
-  centre, half = (low + high) / 2, (high - low) / 2
-  shrink = jnp.minimum(1.0, reach / half.max())
-  room = reach - shrink * half
-  return shrink * (points - centre) + jnp.clip(shift, -room, room)
-
-
-def render(
-  points: jax.Array, pen_down: jax.Array, radius: jax.Array, image_size: int
-) -> jax.Array:
-  """Ink [H, W] in 0..1 of a round pen of this radius along a polyline.
-
-  A pixel's ink falls linearly over one pixel around the edge of the pen: the
-  area that a straight edge would cover.
-
-  Args:
-    points: [P, 2], sides of the image, from its centre.
-    pen_down: bool [P - 1], which segments are drawn.
-    radius: of the pen, in sides of the image.
-    image_size: H and W.
-
-  Returns:
-    Ink [H, W], 1 where the pen went.
-  """
-  pixels = jnp.arange(image_size, dtype=jnp.float32)
-  centres = (pixels + 0.5) / image_size - 0.5
-  x, y = centres[None, None, :], centres[None, :, None]
-  # Segments come first, [P - 1, H, W]: a minimum along the fastest axis would
-  # not be vectorised, and takes a CPU nine times as long.
-  start = points[:-1, :, None, None]
-  step = points[1:, :, None, None] - start
-  to_x, to_y = x - start[:, 0], y - start[:, 1]
-  length_squared = jnp.maximum((step**2).sum(axis=1), 1e-12)
-  along = (to_x * step[:, 0] + to_y * step[:, 1]) / length_squared
-  along = jnp.clip(along, 0.0, 1.0)
-  squared = (to_x - along * step[:, 0]) ** 2 + (to_y - along * step[:, 1]) ** 2
-  squared = jnp.where(pen_down[:, None, None], squared, jnp.inf)
-  distance = jnp.sqrt(squared.min(axis=0))
-  return jnp.clip((radius - distance) * image_size + 0.5, 0.0, 1.0)

@@ -14,22 +14,19 @@ pooled size, and the sums of the backward pass too.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import Array, lax
 
-from personalization_jax.networks.kernels import image_blocks, pooling
+from personalization_jax.networks.kernels import cpu, pooling
 
 EPSILON = 1e-5
 # Sums over pixels run along rows of about so many numbers, whatever the number
 # of channels: short rows leave a CPU's vector units idle.
 _ROW = 256
-# On a CPU, arrays of more numbers than the first are gone through in blocks of
-# about so many as the second: a quarter of a core's cache of 1 MiB.
-_MANY, _BLOCK = 2**19, 2**16
 
 
 class ReluBatchNorm(nn.Module):
@@ -50,12 +47,12 @@ class ReluBatchNorm(nn.Module):
   @nn.compact
   def __call__(
     self,
-    x: jax.Array,
-    shift: jax.Array,
-    weights: jax.Array | None,
+    x: Array,
+    shift: Array,
+    weights: Array | None,
     *,
     use_running_average: bool,
-  ) -> jax.Array:
+  ) -> Array:
     """Normalises, and pools.
 
     Args:
@@ -95,90 +92,72 @@ class ReluBatchNorm(nn.Module):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def relu_batch_norm(
-  x: jax.Array,
-  shift: jax.Array,
-  weights: jax.Array,
-  scale: jax.Array,
-  bias: jax.Array,
+  x: Array,
+  shift: Array,
+  weights: Array,
+  scale: Array,
+  bias: Array,
   window: int = 1,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """relu(x + shift), normalised by its mean and variance in each channel.
+) -> tuple[Array, Array, Array]:
+  """relu(x + shift) normalised, and its mean and (biased) variance [C].
 
-  Args:
-    x: [B, H, W, C].
-    shift: float32 [C].
-    weights: float32 [B], see `ReluBatchNorm`; no gradient flows to them.
-    scale: float32 [C].
-    bias: float32 [C].
-    window: of the max-pooling that follows; 1 for none. Inputs that tie share
-      the gradient evenly.
-
-  Returns:
-    [B, H / window, W / window, C] of x's dtype; mean and (biased) variance of
-    all pixels float32 [C], through which no gradient flows.
+  Inputs that tie share a pooling's gradient evenly. None flows to the weights,
+  or through mean and variance.
   """
   return _forward(x, shift, weights, scale, bias, window)[0]
 
 
 def _forward(
-  x: jax.Array,
-  shift: jax.Array,
-  weights: jax.Array,
-  scale: jax.Array,
-  bias: jax.Array,
-  window: int,
-) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[jax.Array, ...]]:
+  x: Array, shift: Array, weights: Array, scale: Array, bias: Array, window: int
+) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
   if x.dtype != jnp.float32:
     # What is kept is what is compared: no rounding of their own in each place.
-    x = jax.lax.optimization_barrier(x)
+    x = lax.optimization_barrier(x)
   of_pixel = weights / (x.shape[1] * x.shape[2])
   channels = len(shift)
 
-  def moments(x: jax.Array) -> tuple[jax.Array, ...]:
+  def moments(x: Array) -> tuple[Array, ...]:
     rows = _rows(x)
     active = _active(rows, _tiled(shift, rows))
     return _sum(active, channels), _sum(active * active, channels)
 
   mean, square = (
-    (of_pixel[:, None] * sums).sum(axis=0) for sums in _in_blocks(moments, x)
+    (of_pixel[:, None] * sums).sum(axis=0) for sums in cpu.in_blocks(moments, x)
   )
   # As Flax's: the difference of float32 means, never below 0.
   variance = jnp.maximum(square - mean * mean, 0)
   peaks = _peaks(x, scale, window)
-  out = _apart(weights, _normalised, peaks, shift, scale, bias, mean, variance)
+  out = cpu.once(
+    weights, _normalised, peaks, shift, scale, bias, mean, variance
+  )
   saved = (x, peaks, shift, weights, scale, mean, variance)
   return (out.astype(x.dtype), mean, variance), saved
 
 
 def _backward(
-  window: int,
-  saved: tuple[jax.Array, ...],
-  cotangents: tuple[jax.Array, ...],
-) -> tuple[jax.Array | None, ...]:
+  window: int, saved: tuple[Array, ...], cotangents: tuple[Array, ...]
+) -> tuple[Array | None, ...]:
   x, peaks, shift, weights, scale, mean, variance = saved
   cotangent = cotangents[0].astype(jnp.float32)
   channels = len(shift)
 
-  def products(cotangent: jax.Array, peaks: jax.Array) -> tuple[jax.Array, ...]:
+  def products(cotangent: Array, peaks: Array) -> tuple[Array, ...]:
     cotangent, peaks = _rows(cotangent), _rows(peaks)
     active = _active(peaks, _tiled(shift, peaks))
     return _sum(cotangent, channels), _sum(cotangent * active, channels)
 
   to_bias, by_active = (
-    sums.sum(axis=0) for sums in _in_blocks(products, cotangent, peaks)
+    sums.sum(axis=0) for sums in cpu.in_blocks(products, cotangent, peaks)
   )
-  inverse = jax.lax.rsqrt(variance + EPSILON)
+  inverse = lax.rsqrt(variance + EPSILON)
   to_scale = inverse * (by_active - mean * to_bias)
   # d/dx of the mean and of the variance, for a pixel of weight 1.
   slope = inverse * to_scale
   constant = to_bias - mean * slope
 
   def to_input(
-    x: jax.Array,
-    cotangent: jax.Array,
-    peaks: jax.Array,
-    of_pixel: jax.Array,
-  ) -> tuple[jax.Array, jax.Array]:
+    x: Array, cotangent: Array, peaks: Array, of_pixel: Array
+  ) -> tuple[Array, Array]:
     through = of_pixel[:, None, None, None] * (
       constant + slope * _active(x, shift)
     )
@@ -189,30 +168,30 @@ def _backward(
     return gradient.astype(x.dtype), _sum(_rows(gradient), channels)
 
   of_pixel = weights / (x.shape[1] * x.shape[2])
-  gradient, sums = _apart(weights, to_input, x, cotangent, peaks, of_pixel)
+  gradient, sums = cpu.once(weights, to_input, x, cotangent, peaks, of_pixel)
   return gradient, sums.sum(axis=0), None, to_scale, to_bias
 
 
 relu_batch_norm.defvjp(_forward, _backward)
 
 
-def _active(x: jax.Array, shift: jax.Array) -> jax.Array:
+def _active(x: Array, shift: Array) -> Array:
   return jax.nn.relu(x.astype(jnp.float32) + shift)
 
 
 def _normalised(
-  x: jax.Array,
-  shift: jax.Array,
-  scale: jax.Array,
-  bias: jax.Array,
-  mean: jax.Array,
-  variance: jax.Array,
-) -> jax.Array:
-  factor = scale * jax.lax.rsqrt(variance + EPSILON)
+  x: Array,
+  shift: Array,
+  scale: Array,
+  bias: Array,
+  mean: Array,
+  variance: Array,
+) -> Array:
+  factor = scale * lax.rsqrt(variance + EPSILON)
   return _active(x, shift) * factor + (bias - mean * factor)
 
 
-def _peaks(x: jax.Array, scale: jax.Array, window: int) -> jax.Array:
+def _peaks(x: Array, scale: Array, window: int) -> Array:
   """Each window's largest input, its smallest where the scale is negative."""
   if window == 1:
     return x
@@ -221,9 +200,7 @@ def _peaks(x: jax.Array, scale: jax.Array, window: int) -> jax.Array:
   return jnp.where(scale < 0, smallest, largest)
 
 
-def _to_peaks(
-  cotangent: jax.Array, x: jax.Array, peaks: jax.Array
-) -> jax.Array:
+def _to_peaks(cotangent: Array, x: Array, peaks: Array) -> Array:
   """Max-pooling's gradient: [B, h, w, C] where x is its window's peak."""
   if x.shape == peaks.shape:
     return cotangent
@@ -239,7 +216,7 @@ def _to_peaks(
   return jnp.where(is_peak, share[:, :, None, :, None], 0).reshape(x.shape)
 
 
-def _rows(images: jax.Array) -> jax.Array:
+def _rows(images: Array) -> Array:
   """[B, H, W, C] -> [B, H * W / n, n * C], about `_ROW` numbers a row."""
   batch, height, width, channels = images.shape
   pixels = height * width
@@ -249,63 +226,13 @@ def _rows(images: jax.Array) -> jax.Array:
   return images.reshape(batch, -1, together * channels)
 
 
-def _tiled(of_channel: jax.Array, rows: jax.Array) -> jax.Array:
+def _tiled(of_channel: Array, rows: Array) -> Array:
   return jnp.tile(of_channel, rows.shape[-1] // len(of_channel))
 
 
-def _sum(rows: jax.Array, channels: int) -> jax.Array:
+def _sum(rows: Array, channels: int) -> Array:
   """Sums rows [B, R, n * C] over an image's pixels; float32 [B, C]."""
   sums = rows.astype(jnp.float32).sum(axis=1)
   # Without the barrier XLA makes one sum of both, over short rows again.
-  sums = jax.lax.optimization_barrier(sums)
+  sums = lax.optimization_barrier(sums)
   return sums.reshape(len(rows), -1, channels).sum(axis=1)
-
-
-def _apart(
-  weights: jax.Array, function: Callable[..., Any], *arrays: jax.Array
-) -> Any:
-  """Calls a function whose results are to be computed once.
-
-  On a CPU, XLA computes elementwise results anew within whatever reads them,
-  such as the padding before a convolution, which is slow. It doesn't look into
-  a branch.
-
-  Args:
-    weights: float32 [B], 0 or more, which XLA doesn't know.
-    function: what to call.
-    *arrays: its arguments.
-
-  Returns:
-    The function's.
-  """
-  if jax.default_backend() != "cpu":
-    return function(*arrays)
-  return jax.lax.cond(
-    weights.sum() >= 0,
-    function,
-    lambda *arrays: jax.tree.map(jnp.zeros_like, function(*arrays)),
-    *arrays,
-  )
-
-
-def _in_blocks(
-  function: Callable[..., tuple[jax.Array, ...]], *arrays: jax.Array
-) -> tuple[jax.Array, ...]:
-  """Calls a function of images, on a CPU with so many as its cache holds.
-
-  Args:
-    function: from arrays [b, ...] to arrays [b, ...], image by image.
-    *arrays: [B, ...], of the same size.
-
-  Returns:
-    The function's, [B, ...].
-  """
-  batch = len(arrays[0])
-  if jax.default_backend() != "cpu" or arrays[0].size <= _MANY:
-    return function(*arrays)
-  size = max(1, _BLOCK * batch // arrays[0].size)
-  blocks = tuple(image_blocks.split(array, size) for array in arrays)
-  results = jax.lax.map(lambda block: function(*block), blocks)
-  return tuple(
-    result.reshape(-1, *result.shape[2:])[:batch] for result in results
-  )

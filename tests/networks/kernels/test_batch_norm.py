@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from personalization_jax.networks.kernels import convolution
+from personalization_jax.networks.kernels import patches
 from personalization_jax.networks.kernels.batch_norm import ReluBatchNorm
+from personalization_jax.networks.kernels.cpu import blocked, winograd
 
 # Images, side, channels: some that fill whole rows of 256, some that don't.
 _SHAPES = [(8, 4, 16), (5, 2, 3), (12, 2, 256), (3, 4, 300), (16, 8, 9)]
@@ -129,7 +130,7 @@ def test_inputs_that_tie_share_the_gradient(sign):
   # What statistics add is the same for all pixels of a value; the difference
   # of windows is left: of the first, whose four tie, and the third, one peak.
   by = jnp.array([[1.0, 0], [-1, 0]])[None, :, :, None]
-  gradient = jax.grad(loss)(x, by)[0, :, :, 0]
+  gradient = jax.jit(jax.grad(loss))(x, by)[0, :, :, 0]
   slope = sign * jax.lax.rsqrt(x.var() + 1e-5)
   through = gradient[0, 2:]  # Pixels that no cotangent reaches.
   assert np.ptp(gradient[:2, :2]) == 0
@@ -144,19 +145,19 @@ def test_inputs_that_tie_share_the_gradient(sign):
   )
 
 
-@pytest.mark.parametrize("formulation", ["xla", "patches", "winograd"])
-def test_bfloat16_loses_no_gradient_of_peaks(formulation):
+@pytest.mark.parametrize("by", [blocked, patches, winograd])
+def test_bfloat16_loses_no_gradient_of_peaks(by):
   """Peaks are found by comparing, and products are rounded before that."""
-  images, _, mask, _, _ = _inputs((6, 8, 4))
+  images, _, mask, _, _ = _inputs((6, 8, 5))
   _, shift, _, params, cotangent = _inputs((6, 8, 32), 2)
   stats = {"mean": jnp.zeros(32), "var": jnp.ones(32)}
-  kernel = jax.random.normal(jax.random.key(0), (3, 3, 4, 32))
+  kernel = jax.random.normal(jax.random.key(0), (3, 3, 5, 32))
 
   def gradient(dtype):
     @jax.jit
     @jax.grad
     def of_loss(kernel, images):
-      x = convolution.convolve(images, kernel, formulation=formulation)
+      x = by.convolve(images, kernel)
       layer = ReluBatchNorm(window=2, dtype=dtype)
       out, _ = _train(x, shift, _weights(mask), params, stats, layer)
       return (out.astype(jnp.float32) * cotangent).sum()
@@ -168,6 +169,21 @@ def test_bfloat16_loses_no_gradient_of_peaks(formulation):
   # Other inputs are the largest of some windows, once rounded.
   error = np.linalg.norm(gradient(jnp.bfloat16) - exact)
   assert error < 0.1 * np.linalg.norm(exact)
+
+
+def test_the_platform_of_the_program_decides(monkeypatch):
+  """Loops and branches are a CPU's alone, whatever the default backend."""
+  monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+  x, shift, mask, params, _ = _inputs(_LARGE)
+  stats = {"mean": jnp.zeros(32), "var": jnp.ones(32)}
+
+  def loss(x):
+    return _train(x, shift, _weights(mask), params, stats)[0].sum()
+
+  traced = jax.jit(jax.grad(loss)).trace(x)
+  for platform in ("cpu", "cuda", "tpu"):
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert ("stablehlo.while" in text) == (platform == "cpu")
 
 
 def test_padding_changes_nothing():
@@ -200,7 +216,7 @@ def test_no_image_at_all_gives_finite_numbers():
     out, _ = _train(x, shift, jnp.zeros(4), params, stats)
     return out.sum()
 
-  value, gradient = jax.value_and_grad(loss)(x)
+  value, gradient = jax.jit(jax.value_and_grad(loss))(x)
   assert np.isfinite(value)
   assert np.isfinite(gradient).all()
 
@@ -236,8 +252,9 @@ def test_vmap_is_the_same_as_one_by_one():
     out, _ = _train(x, shift, _weights(mask), params, stats)
     return (out * cotangent).sum()
 
-  together = jax.vmap(jax.grad(loss))(x)
-  apart = jnp.stack([jax.grad(loss)(one) for one in x])
+  gradient = jax.grad(loss)
+  together = jax.jit(jax.vmap(gradient))(x)
+  apart = jnp.stack([jax.jit(gradient)(one) for one in x])
   np.testing.assert_allclose(together, apart, rtol=1e-4, atol=1e-5)
 
 

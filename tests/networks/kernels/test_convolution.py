@@ -8,12 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
-from personalization_jax.networks.kernels import convolution
+from personalization_jax.networks.kernels import convolution, cpu, patches
+from personalization_jax.networks.kernels.cpu import (
+  blocked,
+  superpixels,
+  winograd,
+)
 
-DIMENSION_NUMBERS = ("NHWC", "HWIO", "NHWC")
 # [B, H, W, in channels], [kh, kw, in channels, out channels]
 SHAPES = {
   "usual": ((8, 8, 8, 5), (3, 3, 5, 4)),
@@ -80,40 +85,121 @@ def assert_near(actual, expected, tolerance):
     assert np.abs(have - want).max() <= tolerance * np.abs(want).max()
 
 
-@pytest.mark.parametrize("formulation", convolution.FORMULATIONS)
-@pytest.mark.parametrize("shape", SHAPES)
-def test_equals_float64(formulation, shape):
-  check_against_float64(formulation, SHAPES[shape], jnp.float32, 1e-5)
+FITS = {
+  blocked: lambda kernel_shape, image_shape: True,
+  superpixels: superpixels.fits,
+  winograd: lambda kernel_shape, image_shape: winograd.fits(kernel_shape),
+}
 
 
-@pytest.mark.parametrize("formulation", convolution.FORMULATIONS)
-def test_bfloat16_equals_float64(formulation):
-  shapes = (9, 8, 8, 5), (3, 3, 5, 4)
-  check_against_float64(formulation, shapes, jnp.bfloat16, 2e-2)
+def name_of(module):
+  return module.__name__.rsplit(".", 1)[-1]
 
 
-def check_against_float64(formulation, shapes, dtype, tolerance):
+def by(module):
+  """What `value_and_gradients` gives, all by one of the CPU's formulations."""
+
+  def run(images, kernel, cotangent):
+    turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+    other = module if FITS[module](turned.shape, cotangent.shape) else blocked
+    return (
+      module.convolve(images, kernel),
+      other.convolve(cotangent, turned),
+      module.weight_gradient(images, kernel, cotangent),
+    )
+
+  return run
+
+
+def check_against_float64(run, shapes, dtype=jnp.float32, tolerance=1e-5):
   inputs = make_inputs(*shapes, dtype)
-
-  def run(images, kernel):
-    return convolution.convolve(images, kernel, formulation=formulation)
-
-  actual = jax.jit(value_and_gradients(run))(*inputs)
+  actual = jax.jit(run)(*inputs)
   assert all(x.dtype == dtype for x in actual)
-  expected = expected_in_float64(*inputs)
-  assert_near(actual, expected, tolerance)
+  assert_near(actual, expected_in_float64(*inputs), tolerance)
 
 
-@pytest.mark.parametrize("formulation", convolution.FORMULATIONS)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("module", FITS, ids=name_of)
+def test_a_cpu_s_formulations_equal_float64(module, shape):
+  images, kernel = SHAPES[shape]
+  if not FITS[module](kernel, images):
+    pytest.skip("not made for this shape")
+  check_against_float64(by(module), SHAPES[shape])
+
+
+@pytest.mark.parametrize("shape", ["usual", "1x1", "not square, one image"])
+def test_patches_equal_float64(shape):
+  check_against_float64(value_and_gradients(patches.convolve), SHAPES[shape])
+
+
+@pytest.mark.parametrize("module", FITS, ids=name_of)
+def test_bfloat16_equals_float64(module):
+  shapes = (9, 8, 8, 5), (3, 3, 5, 4)
+  check_against_float64(by(module), shapes, jnp.bfloat16, 2e-2)
+
+
+# [B, H, W, in channels], [kh, kw, in channels, out channels], and what is
+# picked for the convolution, its image and its weight gradient.
+CHOICES = [
+  ((5, 8, 8, 1), (3, 3, 1, 8), (superpixels,) * 3),
+  ((5, 8, 8, 8), (3, 3, 8, 16), (superpixels,) * 3),
+  ((5, 8, 7, 8), (3, 3, 8, 16), (blocked,) * 3),
+  ((5, 8, 8, 16), (3, 3, 16, 32), (blocked,) * 3),
+  ((5, 8, 8, 32), (3, 3, 32, 64), (winograd, winograd, blocked)),
+  ((5, 8, 8, 64), (3, 3, 64, 128), (winograd,) * 3),
+  ((5, 8, 8, 64), (1, 1, 64, 128), (blocked,) * 3),
+]
+
+
+@pytest.mark.parametrize(("image_shape", "kernel_shape", "picked"), CHOICES)
+def test_what_is_picked_on_a_cpu_equals_float64(
+  image_shape, kernel_shape, picked
+):
+  turned = (*kernel_shape[:2], kernel_shape[3], kernel_shape[2])
+  cotangent_shape = (*image_shape[:3], kernel_shape[3])
+  assert picked == (
+    cpu._choose(kernel_shape, image_shape, cpu._WIDE),
+    cpu._choose(turned, cotangent_shape, cpu._WIDE),
+    cpu._choose(kernel_shape, image_shape, cpu._WIDE_GRADIENT),
+  )
+  run = value_and_gradients(convolution.convolve)
+  check_against_float64(run, (image_shape, kernel_shape))
+
+
+def program(platform, shape):
+  """What is lowered for a platform, whether it is here or not."""
+  run = value_and_gradients(convolution.convolve)
+  inputs = make_inputs(*shape, jnp.float32)
+  traced = jax.jit(run).trace(*inputs)
+  return traced.lower(lowering_platforms=(platform,)).as_text()
+
+
+@pytest.mark.parametrize(("image_shape", "kernel_shape", "picked"), CHOICES)
+def test_the_platform_of_the_program_decides(
+  monkeypatch, image_shape, kernel_shape, picked
+):
+  """A CPU's loops and convolutions on a CPU, whatever the default backend."""
+  monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+  loops = "stablehlo.while", "stablehlo.convolution"
+  shape = image_shape, kernel_shape
+  is_cpu_s = kernel_shape[2] > 1  # of one channel both are matrix products
+  text = program("cpu", shape)
+  assert any(word in text for word in loops) == is_cpu_s
+  for platform in ("cuda", "tpu"):
+    other = program(platform, shape)
+    assert not any(word in other for word in loops)
+    assert other != text
+  if picked == (blocked,) * 3 and kernel_shape[0] == 3:
+    # XLA's own weight gradient would be a third; see `cpu`.
+    assert text.count("stablehlo.convolution") == 2
+
+
 @pytest.mark.parametrize("over_individuals", ["vmap", "map"])
-def test_equals_float64_for_each_individual(formulation, over_individuals):
-  shapes = (9, 4, 6, 3), (3, 3, 3, 2)
+@pytest.mark.parametrize("module", FITS, ids=name_of)
+def test_equals_float64_for_each_individual(module, over_individuals):
+  shapes = (9, 4, 6, 6), (3, 3, 6, 2)
   inputs = make_inputs(*shapes, jnp.float32, individuals=(3,))
-
-  def run(images, kernel):
-    return convolution.convolve(images, kernel, formulation=formulation)
-
-  one = value_and_gradients(run)
+  one = by(module)
   if over_individuals == "vmap":
     everyone = jax.vmap(one)
   else:
@@ -124,12 +210,12 @@ def test_equals_float64_for_each_individual(formulation, over_individuals):
     assert_near([x[i] for x in actual], expected, 1e-5)
 
 
-@pytest.mark.parametrize("formulation", convolution.FORMULATIONS)
+@pytest.mark.parametrize("channels", [(3, 2), (8, 16), (16, 32), (64, 128)])
 @pytest.mark.parametrize("shared", ["nothing", "images", "kernel"])
-def test_works_inside_shard_map(formulation, shared):
+def test_works_inside_shard_map(channels, shared):
   # check_vma is on by default; one device is enough for it to check types.
   images, kernel, cotangent = make_inputs(
-    (9, 4, 4, 3), (3, 3, 3, 2), jnp.float32
+    (9, 4, 4, channels[0]), (3, 3, *channels), jnp.float32
   )
   mesh = jax.make_mesh((1,), ("individual",), axis_types=(AxisType.Auto,))
   split, whole = PartitionSpec("individual"), PartitionSpec()
@@ -138,12 +224,8 @@ def test_works_inside_shard_map(formulation, shared):
     whole if shared == "kernel" else split,
     split,
   )
-
-  def run(images, kernel):
-    return convolution.convolve(images, kernel, formulation=formulation)
-
   sharded = jax.shard_map(
-    value_and_gradients(run),
+    value_and_gradients(convolution.convolve),
     mesh=mesh,
     in_specs=specs,
     out_specs=(split, specs[0], specs[1]),
@@ -153,111 +235,36 @@ def test_works_inside_shard_map(formulation, shared):
   assert_near(actual, expected, 1e-5)
 
 
-def test_loops_hold_no_weight_gradient_convolution_of_xla():
-  # What makes XLA slow on a CPU; see the module's docstring.
-  images, kernel, cotangent = make_inputs(
-    (9, 4, 4, 5), (3, 3, 5, 6), jnp.float32
-  )
-
-  def count(formulation):
-    def run(images, kernel):
-      return convolution.convolve(images, kernel, formulation=formulation)
-
-    jaxpr = jax.make_jaxpr(value_and_gradients(run))(images, kernel, cotangent)
-    return str(jaxpr).count("conv_general_dilated[")
-
-  assert {f: count(f) for f in convolution.FORMULATIONS} == {
-    "xla": 3,
-    "patches": 0,
-    "blocked": 2,
-    "shifted": 2,
-    "superpixels": 2,
-    "winograd": 0,
-  }
-
-
-@pytest.mark.parametrize("platform", ["cpu", "gpu", "cuda", "tpu", "METAL"])
-@pytest.mark.parametrize("in_channels", [1, 4, 5, 8, 32, 256])
-@pytest.mark.parametrize("size", [1, 3, 5])
-@pytest.mark.parametrize("width", [7, 8])
-def test_rules_name_formulations(platform, in_channels, size, width):
-  shapes = (size, size, in_channels, 32), (4, 8, width, in_channels)
-  for rule in (
-    convolution.choose_formulation,
-    convolution.choose_weight_gradient,
-  ):
-    assert rule(platform, *shapes) in convolution.FORMULATIONS
-
-
-# [B, H, W, in channels], [kh, kw, in channels, out channels], and what the rule
-# says on a CPU of the convolution, its image and its weight gradient.
-CHOICES = [
-  ((5, 8, 8, 1), (3, 3, 1, 8), ("superpixels",) * 3),
-  ((5, 8, 8, 8), (3, 3, 8, 16), ("superpixels",) * 3),
-  ((5, 8, 7, 8), (3, 3, 8, 16), ("blocked",) * 3),
-  ((5, 8, 8, 16), (3, 3, 16, 32), ("blocked",) * 3),
-  ((5, 8, 8, 32), (3, 3, 32, 64), ("winograd", "winograd", "blocked")),
-  ((5, 8, 8, 64), (3, 3, 64, 128), ("winograd",) * 3),
-  ((5, 8, 8, 64), (1, 1, 64, 128), ("blocked",) * 3),
-]
-
-
-@pytest.mark.parametrize(("image_shape", "kernel_shape", "names"), CHOICES)
-def test_what_is_picked_on_a_cpu_equals_float64(
-  monkeypatch, image_shape, kernel_shape, names
-):
-  monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
-  turned = (*kernel_shape[:2], kernel_shape[3], kernel_shape[2])
-  cotangent_shape = (*image_shape[:3], kernel_shape[3])
-  assert names == (
-    convolution.choose_formulation("cpu", kernel_shape, image_shape),
-    convolution.choose_formulation("cpu", turned, cotangent_shape),
-    convolution.choose_weight_gradient("cpu", kernel_shape, image_shape),
-  )
-  check_against_float64(None, (image_shape, kernel_shape), jnp.float32, 1e-5)
-
-
-def test_rule_is_used(monkeypatch):
-  asked = []
-
-  def rule(*arguments):
-    asked.append(arguments)
-    return "patches"
-
-  monkeypatch.setattr(convolution, "choose_formulation", rule)
-  images, kernel, _ = make_inputs((2, 4, 4, 5), (3, 3, 5, 2), jnp.float32)
-  jaxpr = jax.make_jaxpr(convolution.convolve)(images, kernel)
-  assert asked == [(jax.default_backend(), (3, 3, 5, 2), (2, 4, 4, 5))]
-  assert "conv_general_dilated" not in str(jaxpr)
+@pytest.mark.parametrize("size", [1, 3])
+def test_the_layer_is_flax_s(size):
+  images = jax.random.normal(jax.random.key(1), (5, 4, 6, 3))
+  theirs = nn.Conv(4, (size, size), bias_init=nn.initializers.ones)
+  ours = convolution.Convolution(4, size, bias_init=nn.initializers.ones)
+  variables = theirs.init(jax.random.key(0), images)
+  same = ours.init(jax.random.key(0), images)
+  jax.tree.map(np.testing.assert_array_equal, variables, same)
+  product, bias = ours.apply(variables, images)
+  expected = theirs.apply(variables, images)
+  np.testing.assert_allclose(product + bias, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
-  ("image_shape", "kernel_shape", "formulation", "message"),
+  ("image_shape", "kernel_shape", "dtype"),
   [
-    ((2, 4, 4, 3), (3, 3, 3, 2), "fourier", "'fourier'"),
-    ((2, 4, 4, 3), (2, 3, 3, 2), None, r"odd sides, but is \(2, 3\)"),
-    ((2, 4, 4, 3), (3, 3, 5, 2), None, "takes 5 input channels"),
-    ((4, 4, 3), (3, 3, 3, 2), None, r"shapes \(4, 4, 3\)"),
+    ((2, 4, 4, 3), (2, 3, 3, 2), jnp.float32),
+    ((2, 4, 4, 3), (3, 3, 5, 2), jnp.float32),
+    ((4, 4, 3), (3, 3, 3, 2), jnp.float32),
+    ((2, 4, 4, 3), (3, 3, 3, 2), jnp.bfloat16),
   ],
 )
-def test_bad_arguments(image_shape, kernel_shape, formulation, message):
-  with pytest.raises(ValueError, match=message):
-    convolution.convolve(
-      jnp.zeros(image_shape), jnp.zeros(kernel_shape), formulation=formulation
-    )
-
-
-def test_dtypes_must_agree():
-  images, kernel = jnp.zeros((2, 4, 4, 3)), jnp.zeros((3, 3, 3, 2))
-  with pytest.raises(ValueError, match="float32 and bfloat16"):
-    convolution.convolve(images, kernel.astype(jnp.bfloat16))
-  with pytest.raises(ValueError, match="int32 and int32"):
-    convolution.convolve(images.astype(int), kernel.astype(int))
+def test_shapes_and_dtypes_must_fit(image_shape, kernel_shape, dtype):
+  with pytest.raises(AssertionError):
+    convolution.convolve(jnp.zeros(image_shape), jnp.zeros(kernel_shape, dtype))
 
 
 GRADIENTS = """
 import hashlib, jax, numpy
-from personalization_jax import convolution
+from personalization_jax.networks.kernels import convolution
 rng = numpy.random.default_rng(0)
 for rows, kernel in (
   ((64, 16, 16, 1), (3, 3, 1, 8)),
@@ -288,6 +295,6 @@ def test_the_number_of_threads_does_not_decide_bits():
       capture_output=True,
       text=True,
     ).stdout
-    for threads in ("2", "3", "8")
+    for threads in ("2", "7")
   }
   assert len(digests) == 1

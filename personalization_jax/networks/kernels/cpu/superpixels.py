@@ -14,12 +14,12 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import Array, lax
 
-from personalization_jax.networks.kernels.cpu import weight_gradients
+from personalization_jax.networks.kernels.cpu import blocked
+from personalization_jax.networks.kernels.cpu.blocked import FEW_CHANNELS
 
-# Up to this many input channels a superpixel's neighbourhood is copied out and
-# the convolution is one matrix product; with more it stays a convolution.
-FEW_CHANNELS = 4
-# Pixels to one of those, and to one of the others.
+# Of few channels a superpixel's neighbourhood is copied out, and the
+# convolution is one matrix product; of more it stays a convolution.
+# Pixels to one of few channels, and to one of more.
 _MANY, _TWO = 4, 2
 # Superpixels that one of the weight gradient's products sums over.
 _GROUP = 256
@@ -30,28 +30,15 @@ _BLOCK = 8
 def fits(kernel_shape: Sequence[int], image_shape: Sequence[int]) -> bool:
   """Whether pixels of such images can be taken together.
 
-  Args:
-    kernel_shape: [kh, kw, in channels, out channels].
-    image_shape: [B, H, W, in channels].
-
-  Returns:
-    True if their number divides the width, and the kernel reaches no farther
-    than the next superpixel.
+  Their number must divide the width, and the kernel must reach no farther than
+  the next superpixel.
   """
   together = _together(kernel_shape)
   return image_shape[2] % together == 0 and 1 < kernel_shape[1] <= together + 1
 
 
 def convolve(images: Array, kernel: Array) -> Array:
-  """Convolves superpixels.
-
-  Args:
-    images: float [B, H, W, in channels].
-    kernel: [kh, kw, in channels, out channels], `fits` the images.
-
-  Returns:
-    [B, H, W, out channels] of the dtype of images.
-  """
+  """[B, H, W, out channels], of the dtype of images; the kernel `fits`."""
   together = _together(kernel.shape)
   wide = _widened(kernel, together)
   if kernel.shape[2] <= FEW_CHANNELS:
@@ -74,22 +61,11 @@ def convolve(images: Array, kernel: Array) -> Array:
 
 
 def weight_gradient(images: Array, kernel: Array, cotangent: Array) -> Array:
-  """The gradient by the kernel: the wide kernel's, its copies added up.
-
-  Args:
-    images: float [B, H, W, in channels].
-    kernel: [kh, kw, in channels, out channels], `fits` the images; only its
-      shape and dtype matter.
-    cotangent: [B, H, W, out channels].
-
-  Returns:
-    [kh, kw, in channels, out channels] of the kernel's dtype, summed in
-    float32.
-  """
+  """The wide kernel's, its copies added up; sums are float32."""
   kh, kw, inputs, outputs = kernel.shape
   together = _together(kernel.shape)
   if inputs <= FEW_CHANNELS:
-    total = weight_gradients.sum_of_groups(
+    total = blocked.sum_of_groups(
       _neighbourhoods(images, kernel.shape),
       cotangent.reshape(-1, together * outputs),
       _GROUP,
@@ -118,15 +94,9 @@ def _widened(kernel: Array, together: int) -> Array:
 def _superpixels(
   images: Array, kernel_shape: Sequence[int], rows: int = 0
 ) -> Array:
-  """Images with borders of zeros, [B, H, W / n + 1, n * C].
+  """Images with borders of zeros (and `rows` of them above and below).
 
-  Args:
-    images: [B, H, W, C].
-    kernel_shape: whose reach decides where superpixels begin.
-    rows: how many rows of zeros above and below.
-
-  Returns:
-    The same memory, a border wider.
+  The kernel's reach decides where superpixels begin: [B, H, W / n + 1, n * C].
   """
   kw, together = kernel_shape[1], _together(kernel_shape)
   border = (kw // 2, together - kw // 2)
@@ -165,7 +135,5 @@ def _of_blocks(images: Array, kernel: Array, cotangent: Array) -> Array:
     jnp.tile(kernel[0, 0].T, (together, kh * together * 2)),
     dtype=jnp.promote_types(kernel.dtype, jnp.float32),
   )
-  total = weight_gradients.sum_of_blocks(
-    images, cotangent, patches, start, _BLOCK
-  )
+  total = blocked.sum_of_blocks(images, cotangent, patches, start, _BLOCK)
   return total.T

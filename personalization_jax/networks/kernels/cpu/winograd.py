@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import Array, lax
 
-from personalization_jax.networks.kernels import image_blocks
+from personalization_jax.networks.kernels.cpu import cache
 
 _TILE = 2
 _SIDE = 4  # of the images' tiles: _TILE and the kernel's border
@@ -36,28 +36,12 @@ _MOST_IMAGES = 16
 
 
 def fits(kernel_shape: Sequence[int]) -> bool:
-  """Whether kernels of a shape can be transformed.
-
-  Args:
-    kernel_shape: [kh, kw, in channels, out channels].
-
-  Returns:
-    True for 3x3.
-  """
+  """Whether kernels of a shape can be transformed."""
   return tuple(kernel_shape[:2]) == (3, 3)
 
 
 def convolve(images: Array, kernel: Array) -> Array:
-  """Convolves by 16 matrix products for each block of images.
-
-  Args:
-    images: float [B, H, W, in channels].
-    kernel: [3, 3, in channels, out channels].
-
-  Returns:
-    [B, H, W, out channels] of the dtype of images; all sums are float32 at
-    least.
-  """
+  """[B, H, W, out channels] of the dtype of images; sums are float32."""
   batch, height, width, _ = images.shape
   outputs = kernel.shape[-1]
   basis = jnp.array(_KERNELS, _sums(images))
@@ -91,17 +75,7 @@ def convolve(images: Array, kernel: Array) -> Array:
 
 
 def weight_gradient(images: Array, kernel: Array, cotangent: Array) -> Array:
-  """The gradient by the kernel, by 16 matrix products for each block.
-
-  Args:
-    images: float [B, H, W, in channels].
-    kernel: [3, 3, in channels, out channels]; only its shape and dtype matter.
-    cotangent: [B, H, W, out channels].
-
-  Returns:
-    [3, 3, in channels, out channels] of the kernel's dtype, summed in float32
-    at least.
-  """
+  """As the kernel, of which only shape and dtype matter; sums are float32."""
   inputs, outputs = kernel.shape[2:]
 
   def add_block(
@@ -161,7 +135,7 @@ def _blocks(array: Array, kernel_shape: Sequence[int]) -> Array:
   batch, height, width, _ = array.shape
   numbers = height * width // _TILE**2 * max(kernel_shape[2:])
   size = max(1, min(batch, _MOST_IMAGES, _BLOCK_NUMBERS // numbers))
-  return image_blocks.split(array, size)
+  return cache.split(array, size)
 
 
 def _tiles(images: Array) -> list[list[Array]]:

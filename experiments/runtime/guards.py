@@ -1,0 +1,125 @@
+"""What all processes of a run share: its directory, its flags, its end."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import pathlib
+import secrets
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from absl import flags
+
+from experiments.runtime import console, interruption, processes
+from personalization_jax import checks, distributed
+from personalization_jax.checkpoints.keeper import Stopped
+from personalization_jax.runs import directory
+
+FINGERPRINT = "dataset_fingerprint"
+# Within so many seconds a shared disk shows what another host wrote.
+_SHARED_WITHIN = 20.0
+
+
+@contextlib.contextmanager
+def alone(workdir: pathlib.Path) -> Iterator[None]:
+  """Holds the run directory for this run's processes alone.
+
+  Rejects one that is another's, or that each process has its own of.
+  """
+  with contextlib.ExitStack() as stack:
+    token = secrets.token_hex(8)
+    if distributed.is_first():
+      stack.enter_context(directory.alone_in(workdir, token))
+    token = distributed.text_from_first(token)
+    end = time.monotonic() + _SHARED_WITHIN
+    while not (distributed.is_first() or directory.holds_token(workdir, token)):
+      if time.monotonic() > end:
+        raise ValueError(
+          f"--workdir={workdir} isn't the same directory for all processes: it"
+          " must lie on a disk that they share."
+        )
+      time.sleep(0.2)
+    yield
+
+
+def check_alike(given: Mapping[str, Any]) -> None:
+  """Rejects processes whose flags or data aren't the first one's.
+
+  `given` is flag -> JSON value, and the data's fingerprint.
+  """
+  mine = json.loads(json.dumps(given))
+  firsts = json.loads(distributed.text_from_first(json.dumps(given)))
+  for name in {**firsts, **mine}:
+    # NaN is NaN here.
+    if json.dumps(firsts.get(name)) == json.dumps(mine.get(name)):
+      continue
+    if name == FINGERPRINT:
+      raise ValueError("the processes of this run read different data.")
+    raise ValueError(
+      f"--{name}={mine.get(name)} of one process is --{name}={firsts.get(name)}"
+      " of the first: start all with the same flags."
+    )
+
+
+@contextlib.contextmanager
+def told(workdir: pathlib.Path, *refusals: type[Exception]) -> Iterator[None]:
+  """Ends the run in a sentence, on all processes, if it can't go on.
+
+  `refusals` are the errors that say themselves what is wrong; those that
+  nothing is known of are raised again.
+  """
+  try:
+    yield
+  except Stopped:
+    print(
+      f"Stopped as asked to: the same command goes on (--workdir={workdir}).",
+      file=sys.stderr,
+      flush=True,
+    )
+    sys.exit(interruption.EXIT_CODE)
+  except Exception as error:
+    _end_if_known(error, workdir, refusals)
+    raise
+
+
+def _end_if_known(
+  error: Exception,
+  workdir: pathlib.Path,
+  refusals: tuple[type[Exception], ...],
+) -> None:
+  again = f"the same command goes on (--workdir={workdir})"
+  first_line = checks.first_line(error)[:200]
+  if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+    processes.end(
+      f"error: out of memory ({first_line}): with a lower"
+      f" --individuals_per_device or --store=host {again}; a lower"
+      " --batch_size, or --width of a network for images, takes another"
+      " --workdir."
+    )
+  if processes.is_loss(error):
+    processes.end_as_told()  # if it was so that the other one could say why
+    processes.end(
+      f"error: {processes.name()} lost another one ({first_line}); what is"
+      f" saved is safe, and {again}.",
+      processes.EXIT_CODE,
+    )
+  if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+    processes.end(
+      f"error: --workdir={workdir} is on a full disk; what is finished is safe,"
+      " and with more space the same command goes on."
+    )
+  if isinstance(error, OSError) and error.filename and error.strerror:
+    processes.end(f"error: {error.filename}: {error.strerror}.")
+  if isinstance(error, refusals):
+    processes.end(f"error: {console.as_flag(error, list(flags.FLAGS))}")
+  if processes.several():
+    traceback.print_exception(error)
+    processes.end(
+      f"error: {processes.name()} failed ({type(error).__name__}:"
+      f" {first_line})."
+    )

@@ -1,0 +1,39 @@
+"""The columns of a run's tables, in their order."""
+
+from __future__ import annotations
+
+# The two accuracies of every model, acc(D_I) and acc(D_G).
+DATA = ("individual", "global")
+SPREAD = ("mean", "rank", "sd", "min", "max")
+FAIRNESS = (
+  "fairness_max_ratio", "fairness_mean_ratio", "fairness_rank_correlation",
+)  # fmt: skip
+
+RESULT_COLUMNS = (
+  "method", "individual", "seed", "individual_accuracy", "global_accuracy",
+  "individual_test_size", "global_test_size", "status",
+)  # fmt: skip
+TABLE_COLUMNS = (
+  "method",
+  *(f"{data}_{column}" for data in DATA for column in SPREAD),
+  *(f"p_{data}" for data in DATA),
+  *(
+    f"p_{data}_{correction}"
+    for data in DATA
+    for correction in ("holm", "wilcoxon", "wilcoxon_holm")
+  ),
+  *FAIRNESS,
+  "fairness_coincide",
+  "diverged",
+  "seeds",
+  *(f"{data}_seed_sd" for data in DATA),
+  *(f"{data}_{column}" for data in DATA for column in ("difference", "pairs")),
+)
+CHOICE_COLUMNS = (
+  "method", "hurt", "hurt_with_choice", "gain", "gain_with_choice",
+)  # fmt: skip
+# The p-values are of two-sided paired t-tests over individuals, uncorrected.
+AGREEMENT_COLUMNS = (
+  "group", "measure", "part", "latent_space", "mean", "sd", "random",
+  "individuals", "p_random", "p_raw_pixels",
+)  # fmt: skip

@@ -1,0 +1,138 @@
+"""What one of this package's models is: all that it takes to apply it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from personalization_jax import checks
+from personalization_jax.networks import classifier
+from personalization_jax.networks.mlp import MLP
+
+_FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+  """What a model is, as its model.json says.
+
+  Attributes:
+    num_classes: it tells the classes 0 .. num_classes - 1 apart.
+    sample_shape: of what it was trained on: (H, W, C) of images, or (F,).
+    width: factor on the channels of Fig. 4.
+    precision: "float32" or "bfloat16", of activations; parameters are float32.
+    hidden: None for Fig. 4's network; for `MLP` the widths of hidden layers.
+    momentum: of Fig. 4's running means and variances.
+    dtype: of the samples it was trained on, "uint8" (seen as 0..1) or
+      "float32"; None where a file of an older version doesn't say.
+    label_names: the names of the classes, if known.
+  """
+
+  num_classes: int
+  sample_shape: tuple[int, ...]
+  width: float = 1.0
+  precision: str = "float32"
+  hidden: tuple[int, ...] | None = None
+  momentum: float = 0.9
+  dtype: str | None = None
+  label_names: tuple[str, ...] | None = None
+
+  def __post_init__(self) -> None:
+    """Rejects what no model can be; JSON's lists become tuples."""
+    for name in ("sample_shape", "hidden", "label_names"):
+      if (values := getattr(self, name)) is not None:
+        object.__setattr__(self, name, tuple(values))
+    shape, names = self.sample_shape, self.label_names
+    numbers = (self.num_classes, *shape, *(self.hidden or ()))
+    known = all(type(n) is int and 1 <= n < 2**31 for n in numbers)
+    if not known or not shape:
+      raise ValueError(
+        f"num_classes={self.num_classes}, sample_shape={list(shape)} and"
+        f" hidden={self.hidden} must be whole numbers from 1 to 2**31 - 1."
+      )
+    if self.hidden is None:
+      if len(shape) != 3 or shape[0] != shape[1]:
+        raise ValueError(
+          f"sample_shape={list(shape)} must be [H, W, C] and square."
+        )
+      classifier.check_image_size(shape[0])
+    checks.positive("width", self.width)
+    classifier.check_width(self.width)
+    for name, allowed in (
+      ("precision", ("float32", "bfloat16")),
+      ("dtype", ("uint8", "float32", None)),
+    ):
+      if (value := getattr(self, name)) not in allowed:
+        raise ValueError(
+          f"{name}={value!r} must be {allowed[0]!r} or {allowed[1]!r}."
+        )
+    if not 0 <= self.momentum <= 1:
+      raise ValueError(f"momentum={self.momentum} must lie in 0..1.")
+    if names is not None and len(names) != self.num_classes:
+      raise ValueError(
+        f"label_names has {len(names)} names for {self.num_classes} classes."
+      )
+
+  @classmethod
+  def of(
+    cls,
+    model: nn.Module,
+    sample_shape: Sequence[int],
+    *,
+    dtype: Any = None,
+    label_names: Sequence[str] | None = None,
+  ) -> Description | None:
+    """Describes a `Classifier` or an `MLP`; None for any other model.
+
+    A subclass is another model: its fields don't tell what it computes.
+    """
+    about: dict[str, Any]
+    if type(model) is MLP:
+      about = {"hidden": model.hidden}
+    elif type(model) is classifier.Classifier:
+      about = {"width": model.width, "momentum": model.momentum}
+    else:
+      return None
+    return cls(
+      model.num_classes,
+      tuple(sample_shape),
+      precision=jnp.dtype(model.dtype).name,
+      dtype=None if dtype is None else np.dtype(dtype).name,
+      label_names=None if label_names is None else tuple(label_names),
+      **about,
+    )
+
+  @classmethod
+  def from_json(cls, text: str) -> Description:
+    """What `to_json` wrote, or any kind of error."""
+    content = json.loads(text)
+    if content.pop("format") != _FORMAT:
+      raise ValueError(f"format isn't {_FORMAT}")
+    return cls(**content)
+
+  def to_json(self) -> str:
+    """As it stands in model.json."""
+    content = {"format": _FORMAT, **dataclasses.asdict(self)}
+    return json.dumps(content, indent=1) + "\n"
+
+  def network(self) -> nn.Module:
+    """The model that the parameters are of."""
+    dtype = jnp.dtype(self.precision)
+    if self.hidden is not None:
+      return MLP(self.num_classes, self.hidden, dtype)
+    return classifier.Classifier(
+      self.num_classes, self.width, dtype, self.momentum
+    )
+
+  def shapes(self) -> dict[str, Any]:
+    """Shapes and dtypes of `params` and `batch_stats`."""
+    model = self.network()
+    images = jnp.zeros((1, *self.sample_shape))
+    return dict(jax.eval_shape(model.init, jax.random.key(0), images))
