@@ -13,8 +13,8 @@ the peers take turns; our first call, which compiles, stands beside it.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import importlib.metadata
-import importlib.util
 import json
 import os
 import pathlib
@@ -25,8 +25,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from experiments.benchmarks import report
-from experiments.benchmarks.timing import Measurement
+from experiments.benchmarks import measuring
 from experiments.runtime import run_info
 from experiments.runtime.processes import cores, use_cpu_cores
 
@@ -37,7 +36,7 @@ _VARIABLES = (
 )  # fmt: skip
 
 _SUITE = flags.DEFINE_multi_enum(
-  "suite", None, [*report.PEERS, "all"], "What to measure.", required=True
+  "suite", None, [*measuring.SUITES, "all"], "What to measure.", required=True
 )
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Rounds.", lower_bound=1)
 _OUTPUT = flags.DEFINE_string(
@@ -75,45 +74,32 @@ _PEAK_TFLOPS = flags.DEFINE_float(
 )
 
 
-def run(suites: Sequence[str]) -> Iterator[Measurement]:
+def run(suites: Sequence[str]) -> Iterator[measuring.Measurement]:
   """Yields the measurements of suites, sized by the flags."""
+  options = measuring.Options(
+    repeats=_REPEATS.value,
+    quick=_QUICK.value,
+    peers=_WITH_PEERS.value,
+    only=_ONLY.value,
+    individuals=_INDIVIDUALS.value,
+    steps=_STEPS.value,
+    individuals_per_device=_INDIVIDUALS_PER_DEVICE.value,
+    side_by_side=tuple(map(int, _SIDE_BY_SIDE.value)),
+    peak=_PEAK_TFLOPS.value and 1e12 * _PEAK_TFLOPS.value,
+  )
   for suite in suites:
-    if suite == "grouping":
-      from experiments.benchmarks import grouping
-
-      yield from grouping.run(_REPEATS.value, _QUICK.value)
-    elif suite == "scaling":
-      from experiments.benchmarks import scaling
-
-      yield from scaling.run(
-        _REPEATS.value, _QUICK.value, _INDIVIDUALS_PER_DEVICE.value
-      )
-    else:
-      from experiments.benchmarks import options, training
-
-      yield from training.run(
-        options.Options(
-          repeats=_REPEATS.value,
-          quick=_QUICK.value,
-          peers=_WITH_PEERS.value,
-          only=_ONLY.value,
-          individuals=_INDIVIDUALS.value,
-          steps=_STEPS.value,
-          individuals_per_device=_INDIVIDUALS_PER_DEVICE.value,
-          side_by_side=tuple(map(int, _SIDE_BY_SIDE.value)),
-          peak=_PEAK_TFLOPS.value and 1e12 * _PEAK_TFLOPS.value,
-        )
-      )
+    module = importlib.import_module(f"experiments.benchmarks.{suite}")
+    yield from module.run(options)
 
 
 def environment() -> dict[str, Any]:
   """What the numbers depend on beside the code."""
   about = run_info.describe()
-  for peer in filter(None, report.PEERS.values()):
+  for _, package in measuring.PEERS.values():
     try:
-      about["versions"][peer[1]] = importlib.metadata.version(peer[1])
+      about["versions"][package] = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-      about["versions"][peer[1]] = None
+      about["versions"][package] = None
   return {
     **about,
     "cores": len(cores()),
@@ -127,13 +113,13 @@ def environment() -> dict[str, Any]:
 
 def prepare() -> list[str]:
   """Everything that a user's mistake can break, before any measurement."""
-  suites = list(report.PEERS) if "all" in _SUITE.value else _SUITE.value
+  suites = list(measuring.SUITES) if "all" in _SUITE.value else _SUITE.value
   if not all(n.isdigit() and int(n) for n in _SIDE_BY_SIDE.value):
     raise ValueError(
       f"--side_by_side={','.join(_SIDE_BY_SIDE.value)} must be whole numbers"
       " of 1 or more, separated by commas."
     )
-  suites = report.check_peers(suites, _WITH_PEERS.value)
+  suites = measuring.runnable(suites, _WITH_PEERS.value)
   # As experiments.table1 has it: results don't depend on the devices.
   use_cpu_cores(_CPU_DEVICES.value or 0)
   # PyTorch and plain vmap share an accelerator's memory with us.
@@ -160,14 +146,14 @@ def main(argv: Sequence[str]) -> None:
     ),
     "environment": environment(),
   }
-  measurements: list[Measurement] = []
+  measurements: list[measuring.Measurement] = []
   for measurement in run(suites):
-    print(report.table([measurement]).splitlines()[1], flush=True)
+    print(measuring.table([measurement]).splitlines()[1], flush=True)
     measurements.append(measurement)
     # Written anew each time: what was measured stays if a later row fails.
     record["measurements"] = [dataclasses.asdict(m) for m in measurements]
     path.write_text(json.dumps(record, indent=2) + "\n")
-  print("\n" + report.table(measurements))
+  print("\n" + measuring.table(measurements))
   print(f"\nWritten to {path}.")
 
 

@@ -2,9 +2,9 @@ r"""One HTML page of one or several runs, with all tables and figures in it.
 
     python -m experiments.report runs/a runs/b --output=report.html
 
-Names run directories of `experiments.table1`. The page needs no other file and
-no network. Of several runs it says which flags differ, and compares every
-method with the same method of the first run.
+Takes run directories of `experiments.table1`. The page needs no other file and
+no network. For several runs it shows which flags differ, and compares every
+method with that of the first run.
 """
 
 from __future__ import annotations
@@ -24,11 +24,7 @@ _TITLE = flags.DEFINE_string(
 
 
 def main(argv: Sequence[str]) -> None:
-  """From run directories to a page; what goes wrong is said in a sentence.
-
-  Args:
-    argv: the program's name, and run directories.
-  """
+  """Writes the report of the run directories in argv[1:]."""
   output = pathlib.Path(_OUTPUT.value)
   try:
     runs = page.write(argv[1:], output, _TITLE.value)

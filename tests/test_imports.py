@@ -63,20 +63,7 @@ ROOMS = {
 # may: methods know losses.
 WITHOUT_JAX = "checks randomness datasets settings schedules figures"
 
-KNOWN = {
-  "a circle: experiments.benchmarks.peers experiments.benchmarks.torch_peers",
-  "grouping.groups imports personalization_jax.methods",
-  "runs.comparison imports personalization_jax.study",
-  "runs.saved_models imports personalization_jax.training.step",
-  "settings imports personalization_jax.networks.classifier",
-  "settings imports personalization_jax.training.step",
-  "settings reaches JAX",
-  "settings touches jax",
-  "study imports personalization_jax.study_checks",
-  "study_checks is in no room",
-  "training.adaptation imports personalization_jax.runs.saved_models",
-  "training.individual_phase imports personalization_jax.study_checks",
-}
+KNOWN: set[str] = set()
 
 # What users rely on beside what the documents' code uses: DESIGN.md's contract
 # for Python, and the package's face.

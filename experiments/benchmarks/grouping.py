@@ -17,7 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from experiments.benchmarks.timing import Measurement, measure, seconds
+from experiments.benchmarks.measuring import (
+  Measurement,
+  Options,
+  compare,
+  seconds,
+)
 from personalization_jax.grouping import single_sample_groups
 
 _INDIVIDUALS = 100
@@ -28,36 +33,21 @@ _SLACKS = (12.0, 8.0, 5.0, 3.0, 2.0, 1.5)
 _SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000)
 
 
-def run(repeats: int, quick: bool) -> Iterator[Measurement]:
-  """Yields the suite's measurements.
-
-  Args:
-    repeats: rounds of each.
-    quick: a small version, to try the script.
-
-  Yields:
-    Measurements, in seconds.
-
-  Raises:
-    ModuleNotFoundError: without faiss.
-  """
-  people = 4 if quick else _INDIVIDUALS
+def run(options: Options) -> Iterator[Measurement]:
+  """Yields the suite's measurements, in seconds; it needs faiss."""
+  people = 4 if options.quick else _INDIVIDUALS
   for kind in ("normal", "classes"):
     for total in (1500, 6500):
-      yield _against_faiss(kind, people, total, repeats)
-  for size in _SIZES[:2] if quick else _SIZES:
+      yield _against_faiss(kind, people, total, options.repeats)
+  for size in _SIZES[:2] if options.quick else _SIZES:
     samples, rows = latents("normal", people, size)
 
-    def grow(
-      samples: np.ndarray = samples, rows: np.ndarray = rows
-    ) -> np.ndarray:
-      return _ours(samples, rows, 1500)
-
     # Large ones aren't repeated as often: their times are steady.
-    rounds = repeats if size <= 100_000 else min(repeats, 2)
-    yield measure(
+    rounds = options.repeats if size <= 100_000 else min(options.repeats, 2)
+    yield from compare(
       f"SG, {people} x {_SAMPLES} samples, D_G {size:,} x {_WIDTH}, total 1500",
-      grow,
+      functools.partial(_ours, samples, rows, 1500),
+      {},
       rounds,
       goal="grows no faster than D_G",
     )
@@ -93,35 +83,30 @@ def _against_faiss(
     f"SG, {people} x {_SAMPLES} samples, D_G 30,000 x {_WIDTH},"
     f" total {total}, {kind}"
   )
-  measurement = measure(
+  (measured,) = compare(
     name,
     ours,
+    {
+      f"faiss {faiss.__version__} IndexFlatL2 + greedy, slack {best}": (
+        lambda: peer(best)
+      )
+    },
     repeats,
-    peer=lambda: peer(best),
-    peer_name=(f"faiss {faiss.__version__} IndexFlatL2 + greedy, slack {best}"),
     goal="ratio of 3 or more on a CPU",
   )
   # Not all, where float32 can't tell which of two rows is nearer.
   same = (ours() == peer(best)).mean()
-  return dataclasses.replace(
-    measurement, name=f"{name} (same rows: {same:.2%})"
-  )
+  return dataclasses.replace(measured, name=f"{name} (same rows: {same:.2%})")
 
 
 def latents(
   kind: str, people: int, num_rows: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Made-up latents.
+  """Made-up latents of people [S, 210, 16] and of D_G's rows [N, 16], float32.
 
-  Args:
-    kind: "normal", without structure, the hardest for searches; "classes",
-      30 clusters in which every writer has a place of their own, as in the
-      paper's data: an individual's samples compete for the same rows.
-    people: individuals.
-    num_rows: size of D_G, of writers with 210 samples.
-
-  Returns:
-    float32 [people, 210, 16] and float32 [num_rows, 16].
+  "normal" ones have no structure, the hardest for searches. "classes" are 30
+  clusters in which every writer has a place of their own, as in the paper's
+  data: an individual's samples compete for the same rows.
   """
   rng = np.random.default_rng(0)
   writers = people + math.ceil(num_rows / _SAMPLES)
@@ -143,16 +128,9 @@ def _ours(samples: np.ndarray, rows: np.ndarray, total: int) -> np.ndarray:
 def greedy_faiss(
   index: Any, samples: np.ndarray, total: int, slack: float
 ) -> np.ndarray:
-  """The same groups by an index of nearest neighbours.
+  """The same groups [P, total] by faiss's index of D_G, for samples [P, S, D].
 
-  Args:
-    index: of faiss, holding D_G.
-    samples: float32 [P, S, D].
-    total: rows of a group.
-    slack: the first lists are so many times longer than what is taken.
-
-  Returns:
-    integers [P, total].
+  The first lists are `slack` times longer than what is taken from them.
   """
   people, num_samples, width = samples.shape
   base, extra = divmod(total, num_samples)

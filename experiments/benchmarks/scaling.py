@@ -12,17 +12,22 @@ import contextlib
 import dataclasses
 import math
 import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 
-from experiments.benchmarks.processes import Worker
-from experiments.benchmarks.timing import Measurement
+from experiments.benchmarks.measuring import (
+  Measurement,
+  Options,
+  Worker,
+  seconds,
+)
 from experiments.benchmarks.work import Ours, Work, population
 from experiments.runtime import host_memory
 from experiments.runtime.processes import cores
 from personalization_jax.distributed import make_mesh
+from personalization_jax.training.population import planned_bytes
 
 _WORK = Work(1 / 8, batch_size=32, individuals=8, steps=4, image_size=16)
 _QUICK_WORK = Work(1 / 32, batch_size=8, individuals=4, steps=2, image_size=16)
@@ -39,92 +44,55 @@ _SPREAD = 48
 _ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 
-def run(
-  repeats: int, quick: bool, individuals_per_device: int = 0
-) -> Iterator[Measurement]:
-  """Yields the suite's measurements.
-
-  Args:
-    repeats: rounds of each.
-    quick: a small version, to try the script.
-    individuals_per_device: 0 takes the script's own: 1 on a CPU, 8 elsewhere.
-
-  Yields:
-    Measurements: milliseconds and MiB.
-  """
-  on_cpu = jax.default_backend() == "cpu"
-  work = _QUICK_WORK if quick else _WORK
-  per_device = individuals_per_device or (1 if on_cpu else 8)
-  yield from _sizes(
-    work, _QUICK_SIZES if quick else _SIZES, per_device, repeats
-  )
+def run(options: Options) -> Iterator[Measurement]:
+  """Yields the suite's measurements, in milliseconds and MiB."""
+  on_cpu = jax.devices()[0].platform == "cpu"
+  work = _QUICK_WORK if options.quick else _WORK
+  per_device = options.individuals_per_device or (1 if on_cpu else 8)
+  sizes = _QUICK_SIZES if options.quick else _SIZES
+  yield from _sizes(work, sizes, per_device, options.repeats)
   if on_cpu:
-    spread = work if quick else dataclasses.replace(work, individuals=_SPREAD)
-    yield from _devices(spread, _DEVICES[:2] if quick else _DEVICES, repeats)
+    counts = _DEVICES[:2] if options.quick else _DEVICES
+    if not options.quick:
+      work = dataclasses.replace(work, individuals=_SPREAD)
+    yield from _devices(work, counts, options.repeats)
 
 
 def _sizes(
-  work: Work, sizes: tuple[int, ...], per_device: int, repeats: int
+  work: Work, sizes: Sequence[int], per_device: int, repeats: int
 ) -> Iterator[Measurement]:
-  store_of = max(sizes)
-  with contextlib.ExitStack() as stack:
-    workers = [
-      _worker(
-        stack,
-        dataclasses.replace(work, individuals=size),
-        store_of,
-        per_device,
-        len(cores()),
-      )
-      for size in sizes
-    ]
-    times = _rounds(workers, sizes, repeats)
-    memory = [worker.call("memory") / 2**20 for worker in workers]
-    planned = [worker.call("planned") / 2**20 for worker in workers]
+  works = [dataclasses.replace(work, individuals=size) for size in sizes]
+  setups = [(each, max(sizes), per_device, len(cores())) for each in works]
+  times, memory, planned = _measure(setups, repeats, "memory", "planned")
   reference = f"with {sizes[0]} individuals"
   about = (
     f"width {work.width:g}, batch {work.batch_size}, {work.image_size} px,"
     f" {work.steps} steps"
   )
   for size, own in zip(sizes, times):
-    yield _relative(
-      f"each of {size:,} individuals ({about})",
-      own,
-      times[0],
-      reference,
-      "from 0.9 to 1.1",
-    )
-  for size, peak in zip(sizes, memory):
-    yield Measurement(
-      f"peak memory, {size:,} individuals",
-      "MiB",
-      peak,
-      memory[0],
-      reference,
-      memory[0] / peak,
-      goal="1",
-    )
-  for size, peak, plan in zip(sizes, memory, planned):
-    yield Measurement(
-      f"peak memory, {size:,} individuals",
-      "MiB",
-      peak,
-      plan,
-      "as planned before training",
-      plan / peak,
-      goal="1 or more",
-    )
+    name = f"each of {size:,} individuals ({about})"
+    yield _relative(name, own, times[0], reference, "from 0.9 to 1.1")
+  for others, other_name, goal in (
+    ([memory[0]] * len(sizes), reference, "1"),
+    (planned, "as planned before training", "1 or more"),
+  ):
+    for size, own, other in zip(sizes, memory, others):
+      yield Measurement(
+        f"peak memory, {size:,} individuals",
+        "MiB",
+        own / 2**20,
+        other / 2**20,
+        other_name,
+        other / own,
+        goal=goal,
+      )
 
 
 def _devices(
-  work: Work, counts: tuple[int, ...], repeats: int
+  work: Work, counts: Sequence[int], repeats: int
 ) -> Iterator[Measurement]:
-  with contextlib.ExitStack() as stack:
-    workers = [
-      _worker(stack, work, work.individuals, 1, count) for count in counts
-    ]
-    times = _rounds(workers, [work.individuals] * len(counts), repeats)
-    digests = [worker.call("digest") for worker in workers]
+  setups = [(work, work.individuals, 1, count) for count in counts]
+  times, digests = _measure(setups, repeats, "digest")
   for count, own, digest in zip(counts, times, digests):
     same = "identical" if digest == digests[0] else "DIFFERENT"
     yield _relative(
@@ -137,32 +105,26 @@ def _devices(
     )
 
 
-def _worker(
-  stack: contextlib.ExitStack,
-  work: Work,
-  store_of: int,
-  per_device: int,
-  devices: int,
-) -> Worker:
-  worker = stack.enter_context(
-    Worker(serve, work, store_of, per_device, devices, environment=_ENVIRONMENT)
-  )
-  # One after another: side by side, compilations would need all the memory.
-  worker.wait()
-  return worker
-
-
-def _rounds(
-  workers: list[Worker], sizes: list[int] | tuple[int, ...], repeats: int
-) -> list[list[float]]:
-  """Milliseconds for each individual: of each worker, round by round."""
-  times: list[list[float]] = [[] for _ in workers]
-  for turn in range(repeats):
-    for worker, size, own in zip(workers, sizes, times):
-      if size > _LARGE and turn >= _LARGE_REPEATS:
-        continue
-      own.append(1000 * worker.call("seconds") / size)
-  return times
+def _measure(
+  setups: Sequence[tuple[Work, int, int, int]], repeats: int, *wanted: str
+) -> list[list[Any]]:
+  """Of each process, milliseconds for each individual, and what is wanted."""
+  with contextlib.ExitStack() as stack:
+    workers = []
+    for setup in setups:
+      worker = Worker(serve, *setup, environment=_ENVIRONMENT)
+      workers.append(stack.enter_context(worker))
+      # One after another: side by side, compilations would need all the memory.
+      worker.wait()
+    times: list[list[float]] = [[] for _ in workers]
+    for turn in range(repeats):
+      for worker, (work, *_), own in zip(workers, setups, times):
+        if work.individuals <= _LARGE or turn < _LARGE_REPEATS:
+          own.append(1000 * worker.call("seconds") / work.individuals)
+    return [
+      times,
+      *([worker.call(what) for worker in workers] for what in wanted),
+    ]
 
 
 def _relative(
@@ -186,61 +148,37 @@ def _relative(
 def serve(
   work: Work, store_of: int, per_device: int, devices: int
 ) -> Callable[[str], float | str]:
-  """What a process of this suite runs.
+  """What a process of this suite runs, with a store for so many individuals.
 
-  Args:
-    work: what is done.
-    store_of: the store is made for so many individuals.
-    per_device: see `PopulationTrainer.individuals_per_device`.
-    devices: virtual ones, on a CPU.
-
-  Returns:
-    A function of what is wanted: "seconds" of doing the work, peak "memory" in
-    bytes and as "planned", or the "digest" of its results.
+  It returns a function of what is wanted: "seconds" of doing the work, peak
+  "memory" in bytes and as "planned", or the "digest" of its results.
   """
   jax.config.update("jax_num_cpu_devices", devices)
   store = population(work.image_size, store_of)
   ours = Ours(work, store, make_mesh(), per_device)
-  planned = _planned_memory(ours)
+
+  def peak_of_accelerator() -> int | None:
+    return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+
+  # A process has taken memory already, not least to compile: the models are
+  # made and the programs there, but no step is done.
+  chunk = next(ours.trainer.chunks(work.individuals))
+  jax.block_until_ready(ours.states(chunk))
+  planned = planned_bytes(
+    ours.trainer.lower_train(work.batch_size), on_cpu=ours.trainer.on_cpu
+  )
+  if planned is not None and peak_of_accelerator() is None:
+    planned = host_memory.peak() + planned * ours.mesh.size
   ours.first()
 
   def run(wanted: str) -> float | str:
     if wanted == "digest":
       return ours.digest()
     if wanted == "memory":
-      return _peak_memory()
+      return peak_of_accelerator() or host_memory.peak()
     if wanted == "planned":
-      return planned
+      return math.nan if planned is None else planned
     calls = max(1, _AT_LEAST // work.individuals)
-    start = time.perf_counter()
-    for _ in range(calls):
-      ours()
-    return (time.perf_counter() - start) / calls
+    return seconds(lambda: [ours() for _ in range(calls)]) / calls
 
   return run
-
-
-def _peak_memory() -> int:
-  """Of the accelerator, or of this process."""
-  own = _peak_of_accelerator()
-  return host_memory.peak() if own is None else own
-
-
-def _planned_memory(ours: Ours) -> float:
-  """What training should take at most: of the accelerator, or of this process.
-
-  A process has taken memory already, not least to compile: the models are made
-  and the programs there, but no step is done.
-  """
-  jax.block_until_ready(ours.untrained())
-  planned = ours.planned_bytes()
-  if planned is None:
-    return math.nan
-  if _peak_of_accelerator() is not None:
-    return planned
-  return host_memory.peak() + planned * ours.mesh.size
-
-
-def _peak_of_accelerator() -> int | None:
-  stats = jax.devices()[0].memory_stats() or {}
-  return stats.get("peak_bytes_in_use")

@@ -7,14 +7,16 @@ Imported only where the extra `bench` is installed.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-from experiments.benchmarks.peers import Task
-from experiments.benchmarks.torch_network import Network, Norm
+from experiments.benchmarks.work import Task
+from personalization_jax.networks import classifier
 
 # What `serve` offers: whether the network is compiled, and whether a step is
 # captured as a graph; `torch.func` has neither.
@@ -27,15 +29,89 @@ VARIANTS = {
 }
 
 
-class _Store:
-  """The data on a device, gathered as `training.gather` does."""
+class Network(nn.Module):
+  """Fig. 4 with the weights of a Flax model."""
+
+  def __init__(self, params: Mapping[str, Any], batch_stats: Mapping[str, Any]):
+    super().__init__()
+    layers: list[nn.Module] = []
+    last = len(classifier.FIG_4) - 1
+    for index, layer in enumerate(classifier.FIG_4):
+      own, norm = params[f"layer_{index}"], params[f"norm_{index}"]
+      kernel = np.transpose(own["kernel"], (3, 2, 0, 1))
+      outputs, inputs, size, _ = kernel.shape
+      convolution = nn.Conv2d(inputs, outputs, size, padding=size // 2)
+      layers += [
+        # Convolutions of channels-last weights give channels-last images.
+        _filled(
+          convolution.to(memory_format=torch.channels_last),
+          weight=kernel,
+          bias=own["bias"],
+        ),
+        nn.ReLU(),
+        # PyTorch's momentum is the new value's share, Flax's the old one's.
+        # Its running variance is the unbiased one; nothing timed reads it.
+        _filled(
+          Norm(outputs, eps=1e-5, momentum=0.1),
+          weight=norm["scale"],
+          bias=norm["bias"],
+          running_mean=batch_stats[f"norm_{index}"]["mean"],
+          running_var=batch_stats[f"norm_{index}"]["var"],
+        ),
+      ]
+      if layer.pool:
+        layers.append(nn.MaxPool2d(2) if index < last else _GlobalMax())
+      if layer.dropout:
+        layers.append(nn.Dropout(layer.dropout))
+    own = params[f"layer_{last + 1}"]
+    kernel = np.transpose(own["kernel"])
+    dense = nn.Linear(kernel.shape[1], kernel.shape[0])
+    layers.append(_filled(dense, weight=kernel, bias=own["bias"]))
+    self.layers = nn.Sequential(*layers)
+
+  def forward(self, images: torch.Tensor) -> torch.Tensor:
+    """Logits [B, classes] of images float [B, C, H, W]."""
+    return self.layers(images)
+
+
+class _GlobalMax(nn.Module):
+  def forward(self, images: torch.Tensor) -> torch.Tensor:
+    return images.amax(dim=(2, 3))
+
+
+class Norm(nn.BatchNorm2d):
+  """Batch normalisation, in float32 whatever the images' type if asked."""
+
+  in_float32 = False
+
+  def forward(self, images: torch.Tensor) -> torch.Tensor:
+    """Images [B, C, H, W], normalised, of the same type."""
+    if not self.in_float32:
+      return super().forward(images)
+    return super().forward(images.float()).to(images.dtype)
+
+
+def _filled(layer: nn.Module, **arrays: Any) -> nn.Module:
+  """The layer with these parameters and statistics."""
+  state = {
+    name: torch.from_numpy(np.array(array, np.float32))
+    for name, array in arrays.items()
+  }
+  layer.load_state_dict(state, strict=False)
+  return layer
+
+
+class _Peer:
+  """The network and the data on a device, gathered as ours are."""
 
   def __init__(self, task: Task, device: torch.device):
+    self._network = Network(task.params, task.batch_stats).to(device).train()
     images = np.ascontiguousarray(np.moveaxis(task.images, 3, 1))
-    self.images = torch.from_numpy(images).to(device)
-    self.labels = torch.from_numpy(task.labels.astype(np.int64)).to(device)
-    self.rows = torch.from_numpy(task.rows.astype(np.int64)).to(device)
-    self.cast = torch.autocast(
+    self._images = torch.from_numpy(images).to(device)
+    self._labels = torch.from_numpy(task.labels.astype(np.int64)).to(device)
+    self._rows = torch.from_numpy(task.rows.astype(np.int64)).to(device)
+    self._learning_rate = task.learning_rate
+    self._cast = torch.autocast(
       device.type,
       dtype=torch.bfloat16,
       enabled=task.precision == "bfloat16",
@@ -43,22 +119,16 @@ class _Store:
       cache_enabled=False,
     )
 
-  def batch(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+  def _batch(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Images float32 [..., C, H, W] in 0..1 and labels of rows [...]."""
-    return self.images[rows].float() / 255.0, self.labels[rows]
+    return self._images[rows].float() / 255.0, self._labels[rows]
 
 
-class OneByOne:
+class OneByOne(_Peer):
   """A loop over individuals, one network at a time.
 
-  The network and its optimiser are made once and set back for each
-  individual, so that compilation and graphs are reused.
-
-  Args:
-    task: what is done.
-    device: where.
-    compiled: whether `torch.compile` compiles the network.
-    graph: whether a whole step is captured as a CUDA graph and replayed.
+  The network and its optimiser are made once and set back for each individual,
+  so that what `torch.compile` made, or a CUDA graph of a whole step, is reused.
   """
 
   def __init__(
@@ -69,19 +139,18 @@ class OneByOne:
     compiled: bool = False,
     graph: bool = False,
   ):
-    self._store = _Store(task, device)
-    self._network = Network(task.params, task.batch_stats).to(device).train()
+    super().__init__(task, device)
     self._initial = copy.deepcopy(self._network.state_dict())
     self._forward: Callable[[torch.Tensor], torch.Tensor] = (
       torch.compile(self._network) if compiled else self._network
     )
     self._optimizer = torch.optim.Adam(
       self._network.parameters(),
-      lr=task.learning_rate,
+      lr=self._learning_rate,
       fused=True,
       capturable=graph,
     )
-    self._rows = self._store.rows[0, 0].clone()
+    self._step_rows = self._rows[0, 0].clone()
     self._loss = torch.zeros((), device=device)
     self._replay = self._capture() if graph else None
     if not graph:
@@ -89,22 +158,21 @@ class OneByOne:
 
   def __call__(self) -> np.ndarray:
     """Losses float32 [individuals, T]; the weights are those of the last."""
-    individuals, steps, _ = self._store.rows.shape
-    losses = torch.empty((individuals, steps), device=self._loss.device)
-    for person in range(individuals):
+    losses = torch.empty(self._rows.shape[:2], device=self._loss.device)
+    for person, own in enumerate(self._rows):
       self._reset()
-      for step in range(steps):
+      for step, rows in enumerate(own):
         if self._replay is None:
-          losses[person, step] = self._step(self._store.rows[person, step])
+          losses[person, step] = self._step(rows)
         else:
-          self._rows.copy_(self._store.rows[person, step])
+          self._step_rows.copy_(rows)
           self._replay()
           losses[person, step] = self._loss
     return losses.cpu().numpy()
 
   def _step(self, rows: torch.Tensor) -> torch.Tensor:
-    images, labels = self._store.batch(rows)
-    with self._store.cast:
+    images, labels = self._batch(rows)
+    with self._cast:
       logits = self._forward(images.to(memory_format=torch.channels_last))
     loss = F.cross_entropy(logits.float(), labels)
     self._optimizer.zero_grad(set_to_none=True)
@@ -121,7 +189,7 @@ class OneByOne:
 
   def _warm_up(self) -> None:
     for _ in range(3):
-      self._step(self._rows)
+      self._step(self._step_rows)
 
   def _capture(self) -> Callable[[], None]:
     """Records one step; the recipe is that of PyTorch's notes on CUDA graphs.
@@ -137,30 +205,22 @@ class OneByOne:
     graph = torch.cuda.CUDAGraph()
     self._optimizer.zero_grad(set_to_none=True)
     with torch.cuda.graph(graph):
-      self._loss.copy_(self._step(self._rows))
+      self._loss.copy_(self._step(self._step_rows))
     return graph.replay
 
 
-class SideBySide:
-  """`torch.func`: stacked networks under `vmap`.
-
-  Args:
-    task: what is done.
-    device: where.
-    together: how many individuals at once; the last group may be smaller.
-  """
+class SideBySide(_Peer):
+  """`torch.func`: networks stacked under `vmap`, fewer in the last group."""
 
   def __init__(self, task: Task, device: torch.device, together: int):
-    self._store = _Store(task, device)
-    self._network = Network(task.params, task.batch_stats).to(device).train()
+    super().__init__(task, device)
     self._together = together
-    self._learning_rate = task.learning_rate
     self._gradients = torch.func.vmap(
       torch.func.grad_and_value(self._loss, has_aux=True),
       # Everybody drops out differently.
       randomness="different",
     )
-    warm_up = self._store.rows[:together, :2]
+    warm_up = self._rows[:together, :2]
     try:
       self._train(warm_up)
     except RuntimeError:
@@ -175,7 +235,7 @@ class SideBySide:
 
   def __call__(self) -> np.ndarray:
     """Losses float32 [individuals, T]."""
-    groups = self._store.rows.split(self._together)
+    groups = self._rows.split(self._together)
     return torch.cat([self._train(rows) for rows in groups]).cpu().numpy()
 
   def _train(self, rows: torch.Tensor) -> torch.Tensor:
@@ -187,7 +247,7 @@ class SideBySide:
     )
     losses = []
     for step in range(rows.shape[1]):
-      images, labels = self._store.batch(rows[:, step])
+      images, labels = self._batch(rows[:, step])
       gradients, (loss, buffers) = self._gradients(
         params, buffers, images, labels
       )
@@ -207,7 +267,7 @@ class SideBySide:
     # Batch normalisation writes into its buffers; `grad` lets it do so only to
     # tensors that were made inside.
     buffers = {name: buffer.clone() for name, buffer in buffers.items()}
-    with self._store.cast:
+    with self._cast:
       logits = torch.func.functional_call(
         self._network, (params, buffers), (images,)
       )
@@ -221,17 +281,10 @@ def serve(
   together: int = 1,
   threads: int | None = None,
 ) -> Callable[[], np.ndarray]:
-  """What a worker process runs, prepared and warm.
+  """What a worker process runs, warm: it returns losses [individuals, T].
 
-  Args:
-    task: what is done.
-    device: "cpu" or "cuda".
-    variant: one of `VARIANTS`.
-    together: for "func", how many individuals go side by side.
-    threads: of PyTorch; None leaves its own choice.
-
-  Returns:
-    A function that does the work and returns the losses [individuals, T].
+  The device is "cpu" or "cuda", the variant one of `VARIANTS`; "func" stacks so
+  many individuals together. Without threads PyTorch chooses their number.
   """
   if threads is not None:
     torch.set_num_threads(threads)

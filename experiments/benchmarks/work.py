@@ -10,24 +10,24 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from experiments.benchmarks import flops
-from experiments.benchmarks.timing import Measurement
+from experiments.benchmarks.measuring import Measurement
 from personalization_jax import schedules
 from personalization_jax.datasets import Population, synthetic, variations
+from personalization_jax.networks import classifier
 from personalization_jax.randomness import SHARED
 from personalization_jax.settings import Settings
 from personalization_jax.training.learner import Learner, make_learner
 from personalization_jax.training.population import (
   PopulationTrainer,
   individual_key,
-  planned_bytes,
 )
 from personalization_jax.training.step import TrainState
 
@@ -36,27 +36,28 @@ _SEED = 0
 # people than writers share the writers' data: the store stays the same.
 _DRAWINGS = 70
 _WRITERS = 32
+# Dense peaks in TFLOP/s by the makers' data sheets: products of bfloat16, and
+# of float32 as JAX's and PyTorch's fast setting multiply them (TensorFloat-32).
+# The first name that a device's name contains counts.
+_PEAKS = (
+  ("H100 PCIe", {"bfloat16": 756.0, "float32": 378.0}),
+  ("H100 NVL", {"bfloat16": 835.0, "float32": 417.5}),
+  ("H100", {"bfloat16": 989.4, "float32": 494.7}),
+  ("H200", {"bfloat16": 989.4, "float32": 494.7}),
+  ("A100", {"bfloat16": 312.0, "float32": 156.0}),
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-  """One thing to be done.
+  """One thing to be done."""
 
-  Attributes:
-    width: factor on Fig. 4's channels.
-    batch_size: samples in a batch.
-    individuals: how many models.
-    steps: of each.
-    image_size: pixels a side.
-    precision: "float32" or "bfloat16", of activations.
-  """
-
-  width: float
+  width: float  # factor on Fig. 4's channels
   batch_size: int
-  individuals: int
-  steps: int
-  image_size: int = 32
-  precision: str = "float32"
+  individuals: int  # a model each
+  steps: int  # of each model
+  image_size: int = 32  # pixels a side
+  precision: str = "float32"  # or "bfloat16", of activations
 
   @property
   def samples(self) -> int:
@@ -85,15 +86,7 @@ class Work:
 
 
 def population(image_size: int, individuals: int) -> Population:
-  """The store: synthetic handwriting of 30 classes.
-
-  Args:
-    image_size: pixels a side.
-    individuals: how many people will be trained.
-
-  Returns:
-    The population; its writers are at most 32.
-  """
+  """The store: synthetic handwriting of 30 classes, of at most 32 writers."""
   people, _ = synthetic.make_population(
     min(individuals, _WRITERS),
     samples_per_writer=_DRAWINGS,
@@ -103,17 +96,10 @@ def population(image_size: int, individuals: int) -> Population:
   return variations.flips(people)
 
 
-def rows(work: Work, store: Population, part: slice) -> np.ndarray:
-  """The rows of the store that some of the individuals are trained on.
-
-  Args:
-    work: what is done.
-    store: from `population`.
-    part: which individuals.
-
-  Returns:
-    int32 [n, T, B].
-  """
+def rows(
+  work: Work, store: Population, some: slice = slice(None)
+) -> np.ndarray:
+  """The store's rows that some individuals are trained on, int32 [n, T, B]."""
   writers = store.individuals.max() + 1
   sources = schedules.transfer_learning(0, work.steps)
   return np.stack(
@@ -126,7 +112,7 @@ def rows(work: Work, store: Population, part: slice) -> np.ndarray:
         seed=_SEED,
         individual=index,
       )
-      for index in range(work.individuals)[part]
+      for index in range(work.individuals)[some]
     ]
   )
 
@@ -135,12 +121,7 @@ def rows(work: Work, store: Population, part: slice) -> np.ndarray:
 class Ours:
   """This project doing the work; calling it waits for the result.
 
-  Attributes:
-    work: what is done.
-    store: from `population`.
-    mesh: see `PopulationTrainer`.
-    individuals_per_device: see there.
-    side_by_side: see there.
+  The last three fields are `PopulationTrainer`'s.
   """
 
   work: Work
@@ -151,7 +132,7 @@ class Ours:
 
   def __post_init__(self) -> None:
     """Compiles nothing yet."""
-    self._trainer = PopulationTrainer(
+    self.trainer = PopulationTrainer(
       self.work.learner(self.store.num_classes),
       self.store.images,
       self.store.labels,
@@ -164,20 +145,9 @@ class Ours:
   @functools.cached_property
   def shared(self) -> TrainState:
     """The model that everybody starts from, with a leading axis of 1."""
-    one = self._trainer.one_per_device()
+    one = self.trainer.one_per_device()
     states = one.create(individual_key(self._root, SHARED)[None])
     return jax.tree.map(lambda leaf: leaf[:1], states)
-
-  def untrained(self) -> TrainState:
-    """The first chunk's models before the first step."""
-    return self._states(next(self._trainer.chunks(self.work.individuals)))
-
-  def planned_bytes(self) -> int | None:
-    """Of each device, to train; see there."""
-    trainer = self._trainer
-    return planned_bytes(
-      trainer.lower_train(self.work.batch_size), on_cpu=trainer.on_cpu
-    )
 
   def first(self) -> None:
     """The first chunk alone: compiles what the whole work needs."""
@@ -199,35 +169,99 @@ class Ours:
     return total.hexdigest()
 
   def with_flops(
-    self, measured: Measurement, peak: float | None
+    self, measured: Measurement, device_peak: float | None
   ) -> Measurement:
-    """Adds what a rate means in operations, and of the devices' peak.
-
-    Args:
-      measured: ours, in samples a second.
-      peak: a device's FLOP/s; None takes it from `flops.peak`.
-
-    Returns:
-      The measurement.
-    """
+    """Adds operations a second, and their share of the peak if it is known."""
     work, devices = self.work, self.mesh.devices
-    achieved = measured.ours * flops.training_flops(
+    achieved = measured.ours * training_flops(
       work.width, work.image_size, self.store.num_classes
     )
-    peak = peak or flops.peak(devices.flat[0].device_kind, work.precision)
+    device_peak = device_peak or peak(
+      devices.flat[0].device_kind, work.precision
+    )
     return dataclasses.replace(
       measured,
       flops=achieved,
-      utilisation=peak and achieved / (peak * devices.size),
+      utilisation=device_peak and achieved / (device_peak * devices.size),
     )
 
   def _chunks(self) -> Iterator[tuple[TrainState, np.ndarray]]:
-    for part in self._trainer.chunks(self.work.individuals):
-      yield self._trainer.train(
-        self._states(part), rows(self.work, self.store, part)
+    for chunk in self.trainer.chunks(self.work.individuals):
+      yield self.trainer.train(
+        self.states(chunk), rows(self.work, self.store, chunk)
       )
 
-  def _states(self, part: slice) -> TrainState:
-    ids = range(self.work.individuals)[part]
+  def states(self, chunk: slice) -> TrainState:
+    """A chunk's models before the first step."""
+    ids = range(self.work.individuals)[chunk]
     keys = jnp.stack([individual_key(self._root, index) for index in ids])
-    return self._trainer.share(self.shared, keys)
+    return self.trainer.share(self.shared, keys)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
+  """The work as arrays, which go to a peer's process."""
+
+  images: np.ndarray  # uint8 [N, H, W, C], the store
+  labels: np.ndarray  # int32 [N]
+  rows: np.ndarray  # int32 [individuals, T, B] of the store, without padding
+  # Of our network, as NumPy arrays; Linen's peer draws its own.
+  params: Mapping[str, Any]
+  batch_stats: Mapping[str, Any]
+  learning_rate: float = 1e-3  # Adam's
+  precision: str = "float32"  # of activations
+
+  @classmethod
+  def of(cls, ours: Ours) -> Task:
+    """The same work, store, rows and initial model."""
+    model = (ours.shared.params, ours.shared.batch_stats)
+    params, batch_stats = jax.tree.map(lambda leaf: np.asarray(leaf)[0], model)
+    return cls(
+      ours.store.images,
+      ours.store.labels,
+      rows(ours.work, ours.store),
+      params,
+      batch_stats,
+      ours.work.settings().learning_rate,
+      ours.work.precision,
+    )
+
+
+def forward_macs(
+  width: float, image_size: int, num_classes: int, channels: int = 1
+) -> list[int]:
+  """Multiply-adds for one image of each layer of Fig. 4 with weights.
+
+  Only products count, with zero padding: what every implementation of the
+  network has to compute.
+  """
+  macs = []
+  side, inputs = image_size, channels
+  for layer in classifier.FIG_4:
+    outputs = int(layer.channels * width)
+    macs.append((side * layer.size) ** 2 * inputs * outputs)
+    inputs = outputs
+    side //= 2 if layer.pool else 1
+  # The last pooling is global, so the dense layer sees one vector.
+  return [*macs, inputs * num_classes]
+
+
+def training_flops(
+  width: float, image_size: int, num_classes: int, channels: int = 1
+) -> int:
+  """Floating-point operations of a training step, for each image of the batch.
+
+  Two for a multiply-add. The gradient of each layer's weights and that of its
+  input cost as much as the layer itself; nobody needs that of the images. What
+  is made of it is how much of a chip goes into the network, not how busy it is.
+  """
+  macs = forward_macs(width, image_size, num_classes, channels)
+  return 2 * (3 * sum(macs) - macs[0])
+
+
+def peak(device_kind: str, precision: str) -> float | None:
+  """The most FLOP/s of a device, as JAX names it; None if it isn't known."""
+  for name, peaks in _PEAKS:
+    if name in device_kind:
+      return 1e12 * peaks[precision]
+  return None

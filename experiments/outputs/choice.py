@@ -11,7 +11,7 @@ import pandas as pd
 
 from personalization_jax import figures
 from personalization_jax.analysis import model_choice, tables
-from personalization_jax.analysis.columns import CHOICE_COLUMNS
+from personalization_jax.analysis.columns import CHOICE_COLUMNS as COLUMNS
 from personalization_jax.analysis.model_choice import Choice
 from personalization_jax.analysis.result import Result
 from personalization_jax.checkpoints.files import write_atomically
@@ -55,17 +55,17 @@ def write(
   """Writes choice.csv and its figure; the table for people, and the figure."""
   table = pd.DataFrame(
     [
-      (method, *(getattr(choice, column) for column in CHOICE_COLUMNS[1:]))
+      (method, *(getattr(choice, column) for column in COLUMNS[1:]))
       for method, choice in found.items()
     ],
-    columns=list(CHOICE_COLUMNS),
+    columns=list(COLUMNS),
   )
   text = table.to_csv(index=False, na_rep="nan", lineterminator="\n")
   write_atomically(workdir / "choice.csv", text)
   page: Any = figures.choice(found).figure
   drawn = figures.save(page, workdir / "figures" / "choice.png")
   shown = table.copy().astype(object)
-  for column, form in zip(CHOICE_COLUMNS[1:], (".0%", ".0%", "+.4f", "+.4f")):
+  for column, form in zip(COLUMNS[1:], (".0%", ".0%", "+.4f", "+.4f")):
     shown[column] = [
       "-" if np.isnan(x) else format(x, form) for x in table[column]
     ]

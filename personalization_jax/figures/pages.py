@@ -103,21 +103,8 @@ def neighbours(
 ) -> Figure:
   """A person's digits, those of the nearest people, those of the farthest.
 
-  Args:
-    images: [N, H, W, C], as for `handwriting`.
-    labels: integers [N]; classes 0 .. classes - 1 are the columns.
-    individuals: integers [N], the id of each row's person.
-    person: whose neighbours they are.
-    nearest: ids, nearest first.
-    farthest: ids, in the order to show; who is near is not far too.
-    classes: number of columns.
-    samples: images of a person and class.
-
-  Returns:
-    The page.
-
-  Raises:
-    ValueError: as `handwriting`, or somebody stands twice.
+  Takes what `handwriting` takes, but instead of the people a person's id and
+  the ids of those nearest, nearest first, and farthest. Nobody may stand twice.
 
   Source: Fig. 3.
   """

@@ -48,18 +48,13 @@ _UNKNOWN = "#777777"
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-  """How one method is drawn, the same in every figure.
+  """How one method is drawn, the same in every figure."""
 
-  Attributes:
-    colour: RGB in 0..1: the family's hue, darker for a larger n; the mean of
-      the parts for a combination.
-    marker: matplotlib marker of the family, or of the number of parts.
-    filled: False for a method with options (`tl:300:last=2`).
-  """
-
+  # The family's hue, darker for a larger n; a combination has the mean of its
+  # methods'.
   colour: tuple[float, float, float]
-  marker: str
-  filled: bool
+  marker: str  # of the family, or of the number of methods combined
+  filled: bool  # False for a method with options (`tl:300:last=2`)
 
 
 def method_name(method: str) -> str:
@@ -89,20 +84,7 @@ def method_style(method: str) -> Style:
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> pathlib.Path:
-  """Writes a PNG of 150 dpi, the same bytes for the same figure.
-
-  A file that was there stays as it was until the new one is complete.
-
-  Args:
-    figure: the figure (`axes.figure` of what the other functions return).
-    path: a file name that ends in .png; missing folders are made.
-
-  Returns:
-    The path.
-
-  Raises:
-    ValueError: the name ends otherwise.
-  """
+  """Writes `png` to a path in .png, whole or not at all; makes its folders."""
   path = pathlib.Path(path)
   if path.suffix != ".png":
     raise ValueError(f"path must end in .png, but is {str(path)!r}.")
@@ -111,7 +93,7 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def png(figure: Figure) -> bytes:
-  """What `save` writes, for a page or a notebook that holds it."""
+  """The PNG of 150 dpi that `save` writes, the same bytes for one figure."""
   content = io.BytesIO()
   figure.savefig(content, format="png", dpi=DPI, metadata={"Software": None})
   return content.getvalue()

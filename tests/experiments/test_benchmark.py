@@ -1,28 +1,24 @@
 """The benchmark's parts: does everybody really do the same work?"""
 
+import ast
 import dataclasses
+import graphlib
 import importlib.util
-import os
+import pathlib
 import time
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import division
 from helpers.tiny import Tiny
 
-from experiments.benchmarks import (
-  flops,
-  linen_peer,
-  peers,
-  report,
-  timing,
-  training,
-)
-from experiments.benchmarks.options import Options
-from experiments.benchmarks.processes import Worker
-from experiments.benchmarks.work import Ours, Work, population, rows
+from experiments.benchmarks import linen_peer, measuring, training, work
+from experiments.benchmarks.work import Ours, Task, Work, rows
+from personalization_jax.datasets import Population
 from personalization_jax.distributed import make_mesh
 from personalization_jax.networks import classifier
 from personalization_jax.settings import Settings
@@ -59,7 +55,16 @@ def quick_network(monkeypatch):
 
 @pytest.fixture(scope="module")
 def store():
-  return population(WORK.image_size, WORK.individuals)
+  """Three people with a sample of each class; drawing them takes longer."""
+  count = 3 * CLASSES
+  shape = (count, WORK.image_size, WORK.image_size, 1)
+  return Population(
+    images=np.random.default_rng(0).integers(0, 256, shape, np.uint8),
+    labels=np.arange(count, dtype=np.int32) % CLASSES,
+    individuals=np.arange(count, dtype=np.int32) // CLASSES,
+    originals=np.arange(count, dtype=np.int32),
+    num_classes=CLASSES,
+  )
 
 
 @pytest.fixture(scope="module")
@@ -86,11 +91,11 @@ def batch(store):
   return chosen, store.images[chosen].astype(np.float32) / 255
 
 
-def make_task(store, variables, work, precision="float32"):
-  return peers.Task(
+def make_task(store, variables, precision="float32"):
+  return Task(
     store.images,
     store.labels,
-    rows(work, store, slice(None)),
+    rows(WORK, store),
     variables["params"],
     variables["batch_stats"],
     precision=precision,
@@ -153,7 +158,7 @@ def assert_leaves_close(ours, theirs, tolerance):
 
 
 def test_torch_scores_as_we_do(torch, variables, batch):
-  from experiments.benchmarks.torch_network import Network
+  from experiments.benchmarks.torch_peers import Network
 
   images = batch[1]
   model = classifier.Classifier(CLASSES, WORK.width)
@@ -168,10 +173,10 @@ def test_torch_steps_as_we_do(torch, store, variables, our_step, no_dropout):
   from experiments.benchmarks import torch_peers
 
   loss, gradients, after = our_step
-  task = make_task(store, variables, WORK)
+  task = make_task(store, variables)
   peer = torch_peers.OneByOne(task, torch.device("cpu"))
   peer._reset()
-  theirs = peer._step(peer._store.rows[0, 0])
+  theirs = peer._step(peer._rows[0, 0])
   np.testing.assert_allclose(theirs, loss, rtol=1e-3)
   params = list(peer._network.parameters())
   assert_leaves_close(
@@ -191,7 +196,7 @@ def test_torch_func_trains_as_the_loop(torch, store, variables, no_dropout):
   """Stacked, in groups of two and one, everybody's losses are the same."""
   from experiments.benchmarks import torch_peers
 
-  task = make_task(store, variables, WORK)
+  task = make_task(store, variables)
   loop = torch_peers.serve(task, "cpu", "eager", threads=1)()
   stacked = torch_peers.serve(task, "cpu", "func", together=2, threads=1)()
   assert loop.shape == stacked.shape == (3, 2)
@@ -204,7 +209,7 @@ def test_a_loop_starts_afresh_with_every_individual(
 ):
   from experiments.benchmarks import torch_peers
 
-  task = make_task(store, variables, WORK)
+  task = make_task(store, variables)
   last = dataclasses.replace(task, rows=task.rows[2:])
   np.testing.assert_allclose(
     torch_peers.serve(task, "cpu", "eager", threads=1)()[2:],
@@ -218,7 +223,7 @@ def test_torch_drops_out_and_casts(torch, store, variables, variant):
   from experiments.benchmarks import torch_peers
 
   # The same rows for everybody: they differ by their dropout.
-  task = make_task(store, variables, WORK, precision="bfloat16")
+  task = make_task(store, variables, precision="bfloat16")
   task = dataclasses.replace(task, rows=np.repeat(task.rows[:1], 3, axis=0))
   losses = torch_peers.serve(task, "cpu", variant, together=3, threads=1)()
   assert np.isfinite(losses).all()
@@ -229,17 +234,15 @@ def test_plain_linen_steps_as_we_do(
   store, variables, batch, our_step, no_dropout
 ):
   loss, _, after = our_step
-  peer = linen_peer.VmappedLinen(
-    WORK, store.images, store.labels, rows(WORK, store, slice(None))
-  )
   state = (
     variables["params"],
     variables["batch_stats"],
     OPTIMIZER.init(variables["params"]),
     jax.random.key(0),
   )
-  (params, *_), theirs = jax.jit(peer.step)(
-    state, batch[0], store.images, store.labels
+  model = linen_peer.PlainClassifier(CLASSES, WORK.width)
+  (params, *_), theirs = jax.jit(linen_peer.train_step, static_argnums=(0, 1))(
+    model, OPTIMIZER, state, batch[0], store.images, store.labels
   )
   np.testing.assert_allclose(theirs, loss, rtol=1e-4)
   for own, other in zip(jax.tree.leaves(after), jax.tree.leaves(params)):
@@ -250,7 +253,7 @@ def test_plain_linen_steps_as_we_do(
 
 
 def test_multiply_adds_by_hand():
-  macs = flops.forward_macs(1.0, 32, 30)
+  macs = work.forward_macs(1.0, 32, 30)
   assert macs == [
     1024 * 9 * 1 * 32,
     1024 * 9 * 32 * 64,
@@ -279,14 +282,14 @@ def test_operations_as_xla_counts_them():
     variables["params"], variables["batch_stats"], images
   )
   per_image = counted.cost_analysis()["flops"] / len(images)
-  own = flops.training_flops(0.5, 32, CLASSES)
+  own = work.training_flops(0.5, 32, CLASSES)
   assert own == pytest.approx(per_image, rel=0.1)
 
 
 def test_peaks():
-  assert flops.peak("NVIDIA H100 80GB HBM3", "bfloat16") == 989.4e12
-  assert flops.peak("NVIDIA H100 PCIe", "float32") == 378e12
-  assert flops.peak("cpu", "float32") is None
+  assert work.peak("NVIDIA H100 80GB HBM3", "bfloat16") == 989.4e12
+  assert work.peak("NVIDIA H100 PCIe", "float32") == 378e12
+  assert work.peak("cpu", "float32") is None
 
 
 # The work
@@ -294,7 +297,7 @@ def test_peaks():
 
 def test_rows_belong_to_their_person(store):
   many = dataclasses.replace(WORK, individuals=7)
-  drawn = rows(many, store, slice(None))
+  drawn = rows(many, store)
   assert drawn.shape == (7, WORK.steps, WORK.batch_size)
   for index, own in enumerate(drawn):
     assert (store.individuals[own] == index % 3).all()
@@ -302,53 +305,102 @@ def test_rows_belong_to_their_person(store):
   assert not np.array_equal(drawn[0], drawn[3])
 
 
-def test_a_digest_tells_results_apart(store, quick_network):
-  def ours(devices):
-    return Ours(WORK, store, make_mesh(jax.devices()[:devices]))
+def test_a_digest_tells_results_apart(store, quick_network, monkeypatch):
+  ours = Ours(WORK, store, make_mesh(jax.devices()[:1]))
+  rng = np.random.default_rng(0)
+  weights = {"w": rng.normal(size=(3, 5)), "b": rng.normal(size=3)}
+  losses = rng.normal(size=(3, 2))
 
-  one, two = ours(1), ours(2)
-  assert one.digest() == two.digest()
-  one.work = dataclasses.replace(WORK, individuals=2)
-  assert one.digest() != two.digest()
+  def digest(weights, losses, *chunks):
+    """Of these results, as chunks of individuals."""
+    results = [
+      (
+        types.SimpleNamespace(
+          params={name: leaf[chunk] for name, leaf in weights.items()},
+          batch_stats={},
+        ),
+        losses[chunk],
+      )
+      for chunk in chunks
+    ]
+    monkeypatch.setattr(ours, "_chunks", lambda: iter(results))
+    return ours.digest()
+
+  whole = digest(weights, losses, slice(3))
+  assert digest(weights, losses, slice(2), slice(2, 3)) == whole
+  assert digest(weights, losses, slice(2)) != whole
+  other = losses.copy()
+  other[1, 1] = np.nextafter(other[1, 1], 9)
+  assert digest(weights, other, slice(3)) != whole
+  assert digest({**weights, "b": -weights["b"]}, losses, slice(3)) != whole
 
 
 # Timing and processes
 
 
-def test_the_best_peer_comes_first_with_rates():
+def test_the_best_peer_comes_first():
   fast, slow = (lambda s=s: time.sleep(s) for s in (0.02, 0.06))
-  measured = timing.compare(
-    "sleep", 12, slow, {"lazy": slow, "quick": fast}, 3, first=fast, goal="1"
-  )
-  assert [m.peer_name for m in measured] == ["quick (the best)", "lazy"]
-  assert [m.goal for m in measured] == ["1", None]
-  assert measured[0].ours == measured[1].ours < measured[0].peer
-  assert measured[0].ratio < 1
-  assert measured[0].unit == "samples/s"
-  (alone,) = timing.compare("sleep", 12, slow, {}, 1, first=fast)
+  peers = {"lazy": slow, "quick": fast}
+
+  def compare(peers, **options):
+    return measuring.compare("sleep", slow, peers, 3, first=fast, **options)
+
+  for unit, options in (("samples/s", {"samples": 12}), ("s", {})):
+    best, other = compare(peers, goal="1", **options)
+    assert (best.peer_name, other.peer_name) == ("quick (the best)", "lazy")
+    assert (best.goal, other.goal) == ("1", None)
+    assert best.ours == other.ours
+    assert (best.ours < best.peer) == (unit == "samples/s")
+    assert best.ratio < 1
+    assert best.unit == unit
+    assert best.first_call < 0.06
+  (alone,) = compare({})
   assert alone.peer is None and alone.ratio is None
-
-
-def prepare_division(dividend):
-  def divide(divisor):
-    time.sleep(30 * (divisor > 9))
-    return dividend / divisor, os.environ.get("A_BENCHMARK_VARIABLE")
-
-  return divide
+  assert compare({"quick": fast})[0].peer_name == "quick"
 
 
 def test_workers_work_fail_and_are_cut_off():
-  with Worker(
-    prepare_division, 6, environment={"A_BENCHMARK_VARIABLE": "x"}
-  ) as worker:
+  with (
+    measuring.Worker(
+      division.prepare, 6, environment={"A_BENCHMARK_VARIABLE": "x"}
+    ) as worker,
+    measuring.Worker(division.prepare, 6) as slow,
+  ):
     assert worker.wait() is None
     assert worker.call(3) == (2, "x")
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
       worker.call(0)
-  with Worker(prepare_division, 6) as worker:
-    worker.wait()
+    slow.wait()
     with pytest.raises(TimeoutError, match="0 s"):
-      worker.call(10, limit=0.1)
+      slow.call(10, limit=0.1)
+
+
+def test_no_module_needs_one_that_needs_it():
+  """Imports inside functions count too; PyTorch's peer alone imports it."""
+  package = "experiments.benchmarks"
+  needs, outside = {}, {}
+  for path in pathlib.Path(training.__file__).parent.glob("*.py"):
+    tree = ast.parse(path.read_text())
+    nodes = [x for x in ast.walk(tree) if isinstance(x, ast.ImportFrom)]
+    needs[path.stem] = {
+      name.name for x in nodes if x.module == package for name in x.names
+    } | {
+      x.module.removeprefix(f"{package}.")
+      for x in nodes
+      if x.module.startswith(f"{package}.")
+    }
+    outside[path.stem] = {
+      name.name
+      for x in tree.body
+      if isinstance(x, ast.Import)
+      for name in x.names
+    }
+  assert needs["torch_peers"] == {"work"} < needs["training"]
+  order = list(graphlib.TopologicalSorter(needs).static_order())
+  assert set(order) == set(needs)
+  assert {x for x in needs if {"torch", "faiss"} & outside[x]} == {
+    "torch_peers"
+  }
 
 
 # The script
@@ -357,16 +409,16 @@ def test_workers_work_fail_and_are_cut_off():
 def test_a_missing_peer_is_named_before_anything_is_measured(monkeypatch):
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
   with pytest.raises(ValueError, match=r"torch.*\[bench\].*--nopeers"):
-    report.check_peers(["scaling", "training"], True)
+    measuring.runnable(["scaling", "training"], True)
   suites = ["training", "scaling", "grouping"]
-  assert report.check_peers(suites, False) == ["training", "scaling"]
+  assert measuring.runnable(suites, False) == ["training", "scaling"]
 
 
 def test_the_table_shows_what_was_measured():
-  lines = report.table(
+  lines = measuring.table(
     [
-      timing.Measurement("one", "s", 2.0),
-      timing.Measurement(
+      measuring.Measurement("one", "s", 2.0),
+      measuring.Measurement(
         "two", "samples/s", 300.0, 200.0, "them", 1.5, 7.0, "2", 5e9, 0.25
       ),
     ]
@@ -378,12 +430,16 @@ def test_the_table_shows_what_was_measured():
   assert lines[2].endswith("two; peer: them; goal: 2")
 
 
-def test_the_suite_without_peers(quick_network):
-  (row,) = training.run(Options(repeats=1, quick=True, peers=False))
+def test_the_suite_without_peers(store, quick_network, monkeypatch):
+  # Drawing takes longer than all else.
+  monkeypatch.setattr(
+    work.synthetic, "make_population", lambda *_, **options: (store, options)
+  )
+  (row,) = training.run(measuring.Options(repeats=1, quick=True, peers=False))
   assert row.ours > 0 and row.first_call > 0 and row.peer is None
-  expected = row.ours * flops.training_flops(1 / 32, 16, CLASSES)
+  expected = row.ours * work.training_flops(1 / 32, 16, CLASSES)
   assert row.flops == pytest.approx(expected)
-  assert not list(training.run(Options(only="no such row")))
+  assert not list(training.run(measuring.Options(only="no such row")))
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_shares_of_the_choice_are_of_people_and_not_of_seeds(tmp_path):
   np.testing.assert_allclose(one.accuracy, [0.65, 0.5])
   text, _ = choice.write(found, tmp_path)
   (line,) = read(tmp_path / "choice.csv")
-  assert list(line) == choice.COLUMNS
+  assert list(line) == list(choice.COLUMNS)
   assert (line["hurt"], line["hurt_with_choice"]) == ("0.5", "0.5")
   assert float(line["gain"]) == pytest.approx((0.1 - 0.1) / 2)
   assert float(line["gain_with_choice"]) == pytest.approx((0.1 - 0.05) / 2)

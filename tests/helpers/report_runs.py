@@ -65,6 +65,11 @@ def write_csv(path, header, lines):
     csv.writer(file).writerows([header, *lines])
 
 
+def read_csv(path):
+  with path.open(newline="") as file:
+    return list(csv.DictReader(file))
+
+
 def make_run(
   folder,
   *,

@@ -1,11 +1,13 @@
 """Fig. 5's network: its layers, and their sizes and order."""
 
+import functools
+
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.bars import IMAGES, LEARNER, batch_of, forward, fresh
+from helpers.bars import IMAGES, MODEL, untrained
 
 from personalization_jax.networks import autoencoder
 
@@ -74,7 +76,10 @@ def test_upsampling_ends_at_the_image(size, factors):
 
 def test_layers_stand_in_fig_5_s_order():
   """ReLU before batch normalisation, which the last layer lacks."""
-  _, updates = forward(LEARNER, fresh(), *batch_of(IMAGES, [1, 1, 0, 1, 1]))
+  images = IMAGES[:5].astype(np.float32) / 255
+  mask = np.array([1, 1, 0, 1, 1], bool)
+  apply = functools.partial(MODEL.apply, train=True, mutable=["batch_stats"])
+  _, updates = jax.jit(apply)(untrained(), images, mask)
   stats = updates["batch_stats"]
   assert set(stats["encoder"]) == {f"norm_{k}" for k in range(5)}
   assert set(stats["decoder"]) == {f"norm_{k}" for k in range(4)}

@@ -7,7 +7,7 @@ from helpers.tiny import TINY
 
 import personalization_jax as pj
 from personalization_jax.analysis import metrics
-from personalization_jax.networks.classifier import MLP
+from personalization_jax.networks.mlp import MLP
 
 SETTINGS = pj.Settings(epochs=1, batch_size=16, learning_rate=5e-3)
 MODEL = TINY.model

@@ -20,13 +20,14 @@ CAPTIONS = {
   "gains": (
     "Who gains by shaping",
     "Each individual's change of acc(D_I) against the baseline, in percentage"
-    " points, from the most hurt to who gains most; hollow points are hurt.",
+    " points, from the largest loss to the largest gain; hollow points are"
+    " hurt.",
   ),
   "gains_grouping": (
     "Who gains by data grouping",
     "Each individual's change of acc(D_I) against the random group, in"
-    " percentage points, from the most hurt to who gains most; hollow points"
-    " are hurt.",
+    " percentage points, from the largest loss to the largest gain; hollow"
+    " points are hurt.",
   ),
   "choice": (
     "Who is hurt, and whom a choice spares",

@@ -1,247 +1,158 @@
-"""What differs between runs: their flags, and what methods gave people."""
+"""How runs differ: in flags and environment, and in accuracy."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from experiments.outputs.report.runs import Run
 from personalization_jax.analysis import metrics
-from personalization_jax.analysis.metrics import Significance
 from personalization_jax.methods import known_method
-
-Data = Literal["individual", "global"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Common:
-  """What two runs on the same data have both.
+  """What another run has in common with the first."""
 
-  Attributes:
-    people: individuals, by id; without any, people can't be paired.
-    seeds: without any, an individual's means over each run's own are paired.
+  name: str  # of the other run
+  people: Sequence[str]  # if empty, tests are unpaired
+  seeds: Sequence[str]  # if empty, means over each run's own seeds are paired
+  here: int  # individuals of the first run
+  there: int  # and of the other
+  all_seeds: bool  # whether neither run has other seeds
+
+
+def facts(run: Run) -> dict[str, Any]:
+  """Flags, seeds, data and versions of a run, those unknown left out.
+
+  Several commands may have made a run; different values are joined by commas.
   """
-
-  people: tuple[str, ...]
-  seeds: tuple[str, ...]
-
-
-def differing(runs: Sequence[Run]) -> list[tuple[str, list[Any]]]:
-  """Flags, and what else determines numbers, that aren't the same everywhere.
-
-  Args:
-    runs: two or more.
-
-  Returns:
-    Names, each with every run's value; None where a run doesn't say.
-  """
-  found: list[tuple[str, list[Any]]] = []
-  for name in dict.fromkeys(name for run in runs for name in run.settings):
-    # A flag that came later is off in older runs, as for who resumes them.
-    values = [run.settings.get(name) for run in runs]
-    if any(value != values[0] and (value or values[0]) for value in values):
-      found.append((f"--{name}", values))
-  about = [environment(run) for run in runs]
-  for name in dict.fromkeys(name for one in about for name in one):
-    values = [one.get(name) for one in about]
-    known = [value for value in values if value is not None]
-    if any(value != known[0] for value in known):
-      found.append((name, values))
-  return found
-
-
-def environment(run: Run) -> dict[str, Any]:
-  """What a run was made with and of, beside its flags.
-
-  Args:
-    run: whose results may have been made by several commands.
-
-  Returns:
-    Name -> value; of several different ones all, with commas.
-  """
-  found: dict[str, list[Any]] = {
-    "seeds": [", ".join(run.results.seeds) if run.results else None],
-    "data": [run.about.get("dataset_fingerprint")],
-  }
-  for about in run.makers or (run.about,):
-    for name, value in made_with(about).items():
-      found.setdefault(name, []).append(value)
-  return {
-    name: values[0] if len(values) == 1 else ", ".join(map(str, values))
-    for name, values in (
-      (name, [x for x in dict.fromkeys(values) if x is not None])
-      for name, values in found.items()
+  found = {f"--{flag}": value for flag, value in run.settings.items()}
+  found["seeds"] = ", ".join(run.seeds) or None
+  found["data"] = run.about.get("dataset_fingerprint")
+  made = [made_with(about) for about in run.makers or (run.about,)]
+  for name in dict.fromkeys(name for one in made for name in one):
+    values = dict.fromkeys(one.get(name) for one in made)
+    values.pop(None, None)
+    found[name] = (
+      ", ".join(map(str, values))
+      if len(values) > 1
+      else (next(iter(values), None))
     )
-    if values
+  return {
+    name: value
+    for name, value in found.items()
+    if value is not None or name.startswith("--")
   }
 
 
 def made_with(about: Mapping[str, Any]) -> dict[str, Any]:
-  """Commit, device and versions that config.json tells, by their names."""
+  """Commit, device and versions, from config.json or one of its makers."""
+  names = {
+    "commit": "commit", "device": "device", "platform": "platform",
+    "devices": "num_devices", "processes": "num_processes", "Python": "python",
+  }  # fmt: skip
   versions = about.get("versions")
   return {
-    "commit": about.get("commit"),
-    "device": about.get("device"),
-    "platform": about.get("platform"),
-    "devices": about.get("num_devices"),
-    "processes": about.get("num_processes"),
-    "Python": about.get("python"),
+    **{name: about.get(key) for name, key in names.items()},
     **(versions if isinstance(versions, dict) else {}),
   }
 
 
-def methods_in_common(runs: Sequence[Run]) -> list[str]:
-  """What the first run and at least one other have results of."""
-  return [
-    method
-    for method in accuracies(runs[0], "individual")
-    if any(method in accuracies(run, "individual") for run in runs[1:])
-  ]
-
-
-def accuracies(run: Run, of: Data) -> dict[str, np.ndarray]:
-  """A run's accuracies.
-
-  Args:
-    run: with results, or without any.
-    of: "individual" or "global" data.
-
-  Returns:
-    method -> float [S] over individuals sorted by id, NaN for who diverged:
-    means over the seeds of the run's table, or over all that a method has which
-    isn't in there.
-  """
-  if run.results is None:
-    return {}
-  return {
-    method: metrics.mean_without_nan(
-      _by_seed(run, method, of, sorted(people), _seeds(run, method))
+def differing(
+  of_runs: Sequence[Mapping[str, Any]],
+) -> dict[str, list[Any]]:
+  """Facts that differ between runs, flags first -> the value of each run."""
+  found = {}
+  names = dict.fromkeys(name for own in of_runs for name in own)
+  for name in sorted(names, key=lambda name: not name.startswith("--")):
+    values = [own.get(name) for own in of_runs]
+    # A flag that came later is off in older runs; all else may be unknown.
+    known = (
+      [value or None for value in values]
+      if name.startswith("--")
+      else [value for value in values if value is not None]
     )
-    for method, people in run.results.accuracies.items()
-  }
+    if any(value != known[0] for value in known):
+      found[name] = values
+  return found
 
 
-def one_model(method: str, of: Data) -> bool:
-  """Whether all individuals share an accuracy, since they share a model.
-
-  It is no sample of several models, so there is nothing to test.
-
-  Args:
-    method: a spec.
-    of: the accuracy, on "individual" or on "global" data.
-
-  Returns:
-    True for acc(D_G) of `global`.
-  """
+def one_model(method: str, of: str) -> bool:
+  """Whether all individuals share one accuracy: there is nothing to test."""
   known = known_method(method)
   return of == "global" and known is not None and known.one_model
 
 
 def common(first: Run, other: Run) -> Common:
-  """Whom and which seeds two runs share, so that like is compared with like.
-
-  Args:
-    first: a run with results.
-    other: another.
-
-  Returns:
-    What is in both; nothing if their data aren't the same.
-  """
-  data = first.about.get("dataset_fingerprint")
-  if (
-    not (first.results and other.results)
-    or data is None
-    or data != other.about.get("dataset_fingerprint")
-  ):
-    return Common((), ())
-  here, there = (individuals(run) for run in (first, other))
-  seeds = set(other.results.seeds)
+  """Individuals and seeds that two runs share; none if their data differ."""
+  data = [run.about.get("dataset_fingerprint") for run in (first, other)]
+  here, there = (sorted({*run.results["individual"]}) for run in (first, other))
+  same = data[0] is not None and data[0] == data[1]
   return Common(
-    tuple(person for person in here if person in there),
-    tuple(seed for seed in first.results.seeds if seed in seeds),
+    other.name,
+    [person for person in here if same and person in there],
+    [seed for seed in first.seeds if same and seed in other.seeds],
+    len(here),
+    len(there),
+    {*first.seeds} == {*other.seeds},
   )
 
 
-def individuals(run: Run) -> list[str]:
-  """Everybody in a run's results, sorted."""
-  found = run.results.accuracies.values() if run.results else ()
-  return sorted({person for people in found for person in people})
+def accuracies(
+  run: Run,
+  method: str,
+  of: str,
+  people: Sequence[str] = (),
+  seeds: Sequence[str] = (),
+) -> np.ndarray:
+  """Accuracies on "individual" or "global" data, [K, S], or [S] without seeds.
+
+  NaN for models that diverged. The default is all people by id, and means over
+  the table's seeds, or over all seeds if the table lacks the method.
+  """
+  own = run.results[run.results["method"] == method]
+  of_table = run.table_seeds if method in [*run.table["method"]] else ()
+  found = own.pivot(
+    index="seed", columns="individual", values=f"{of}_accuracy"
+  ).reindex(index=seeds or of_table or run.seeds)
+  values = found.reindex(columns=people or found.columns).to_numpy()
+  return values if seeds else metrics.mean_without_nan(values)
 
 
 def compare(
-  first: Run, other: Run, methods: Sequence[str], of: Data
-) -> dict[str, Significance]:
-  """Tests a run's methods against the same methods of the first run.
+  first: Run, other: Run, methods: Sequence[str], of: str
+) -> dict[str, metrics.Significance]:
+  """Tests methods of a run against the first run's, with Holm's correction.
 
-  Args:
-    first: the run compared with; it has all the methods.
-    other: the run compared.
-    methods: what is compared; what the other run lacks is left out.
-    of: the accuracy, on "individual" or on "global" data.
-
-  Returns:
-    method -> the difference to the first run and its tests, Holm-corrected over
-    the methods. They are of the people and seeds that the two have in `common`,
-    paired. Without such people they are of all people, by Welch's t-test, and
-    there are 0 pairs. What is `one_model`'s has no tests.
+  Common individuals and seeds are paired. Without common individuals it is
+  Welch's t-test over all, with 0 pairs.
   """
   both = common(first, other)
-  before, after = accuracies(first, of), accuracies(other, of)
   tests = {}
   for method in methods:
-    if method not in after:
+    if method not in other.seeds_of:
       continue
+    before, after = (
+      accuracies(run, method, of, both.people, both.people and both.seeds)
+      for run in (first, other)
+    )
     if both.people:
-      test = _paired(first, other, method, of, both)
+      sides = {"first": before, "other": after}
+      test = metrics.significance(sides, "first")["other"]
     else:
-      here, there = (metrics.spread(x[method]).mean for x in (after, before))
-      test = Significance(
-        t=metrics.welch(after[method], before[method]),
+      test = metrics.Significance(
+        t=metrics.welch(after, before),
         wilcoxon=np.nan,
         t_holm=np.nan,
         wilcoxon_holm=np.nan,
-        difference=here - there,
+        difference=metrics.spread(after).mean - metrics.spread(before).mean,
         pairs=0,
       )
     if one_model(method, of):
       test = dataclasses.replace(test, t=np.nan, wilcoxon=np.nan)
     tests[method] = test
   return metrics.with_holm(tests)
-
-
-def _paired(
-  first: Run, other: Run, method: str, of: Data, both: Common
-) -> Significance:
-  sides = {}
-  for name, run in (("first", first), ("other", other)):
-    seeds = both.seeds or _seeds(run, method)
-    sides[name] = _by_seed(run, method, of, both.people, seeds)
-    if not both.seeds:
-      sides[name] = metrics.mean_without_nan(sides[name])
-  return metrics.significance(sides, "first")["other"]
-
-
-def _seeds(run: Run, method: str) -> Sequence[str]:
-  """The seeds of which a method's accuracies are means."""
-  assert run.results is not None
-  there = run.table_seeds if method in run.table_methods else ()
-  return there or run.results.seeds
-
-
-def _by_seed(
-  run: Run, method: str, of: Data, people: Sequence[str], seeds: Sequence[str]
-) -> np.ndarray:
-  """Accuracies [K, S] of these seeds and people, NaN for what isn't there."""
-  assert run.results is not None
-  column = ("individual", "global").index(of)
-  found = run.results.accuracies[method]
-  nothing = (np.nan, np.nan)
-  return np.array(
-    [
-      [found.get(person, {}).get(seed, nothing)[column] for person in people]
-      for seed in seeds
-    ]
-  )

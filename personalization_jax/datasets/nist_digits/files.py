@@ -116,70 +116,53 @@ class DigitSet:
     return sum(part.images.shape[0] for part in self.parts)
 
 
-def _images(
+def _file(
   name: str,
-  count: int,
+  *shape: int,
   mirrors: tuple[str, ...] = _QMNIST_MIRRORS,
   **digest: str,
 ) -> DigitFile:
+  dtype = "uint8" if len(shape) == 3 else "int32"
   urls = tuple(mirror + name for mirror in mirrors)
-  return DigitFile(name, urls, (count, 28, 28), "uint8", **digest)
-
-
-def _labels(name: str, count: int, **digest: str) -> DigitFile:
-  urls = tuple(mirror + name for mirror in _QMNIST_MIRRORS)
-  return DigitFile(name, urls, (count, 8), "int32", **digest)
+  return DigitFile(name, urls, shape, dtype, **digest)
 
 
 _MNIST_TRAIN = DigitPart(
-  _images(
-    "train-images-idx3-ubyte.gz",
-    60_000,
-    _MNIST_MIRRORS,
-    content_sha256=(
-      "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"
-    ),
+  _file(
+    "train-images-idx3-ubyte.gz", 60_000, 28, 28,
+    mirrors=_MNIST_MIRRORS, content_sha256=
+    "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
   ),
-  _labels(
-    "qmnist-train-labels-idx2-int.gz",
-    60_000,
-    content_sha256=(
-      "bb1b6e1ec7b04fd5696f1ed50b5f58f8ef195118edd5c93c81783df9740b8ac5"
-    ),
+  _file(
+    "qmnist-train-labels-idx2-int.gz", 60_000, 8,
+    content_sha256=
+    "bb1b6e1ec7b04fd5696f1ed50b5f58f8ef195118edd5c93c81783df9740b8ac5",
   ),
-)
+)  # fmt: skip
 _QMNIST_TEST = DigitPart(
-  _images(
-    "qmnist-test-images-idx3-ubyte.gz",
-    60_000,
-    archive_sha256=(
-      "43fc22bf7498b8fc98de98369d72f752d0deabc280a43a7bcc364ab19e57b375"
-    ),
+  _file(
+    "qmnist-test-images-idx3-ubyte.gz", 60_000, 28, 28,
+    archive_sha256=
+    "43fc22bf7498b8fc98de98369d72f752d0deabc280a43a7bcc364ab19e57b375",
   ),
-  _labels(
-    "qmnist-test-labels-idx2-int.gz",
-    60_000,
-    archive_sha256=(
-      "9fbcbe594c3766fdf4f0b15c5165dc0d1e57ac604e01422608bb72c906030d06"
-    ),
+  _file(
+    "qmnist-test-labels-idx2-int.gz", 60_000, 8,
+    archive_sha256=
+    "9fbcbe594c3766fdf4f0b15c5165dc0d1e57ac604e01422608bb72c906030d06",
   ),
-)
+)  # fmt: skip
 _XNIST = DigitPart(
-  _images(
-    "xnist-images-idx3-ubyte.xz",
-    402_953,
-    archive_sha256=(
-      "f075553993026d4359ded42208eff77a1941d3963c1eff49d6015814f15f0984"
-    ),
+  _file(
+    "xnist-images-idx3-ubyte.xz", 402_953, 28, 28,
+    archive_sha256=
+    "f075553993026d4359ded42208eff77a1941d3963c1eff49d6015814f15f0984",
   ),
-  _labels(
-    "xnist-labels-idx2-int.xz",
-    402_953,
-    archive_sha256=(
-      "db042968723ec2b7aed5f1beac25d2b6e983b9286d4f4bf725f1086e5ae55c4f"
-    ),
+  _file(
+    "xnist-labels-idx2-int.xz", 402_953, 8,
+    archive_sha256=
+    "db042968723ec2b7aed5f1beac25d2b6e983b9286d4f4bf725f1086e5ae55c4f",
   ),
-)
+)  # fmt: skip
 
 DIGIT_SETS = {
   "mnist": DigitSet(

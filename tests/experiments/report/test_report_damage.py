@@ -39,8 +39,11 @@ def repeat(folder):
     (break_file("config.json", b'{"sett'), r"config\.json is broken"),
     (break_file("config.json", b"[1]"), r"config\.json is no run's"),
     (break_file("config.json", b'{"a": 1}'), r"config\.json is no run's"),
-    (break_file("config.json", b"\xff"), r"config\.json is broken.*UTF-8"),
-    (break_file("table1.csv", b""), r"table1\.csv has no column 'method'"),
+    (break_file("config.json", b"\xff"), r"config\.json is broken.*utf-8"),
+    (
+      break_file("table1.csv", b""),
+      r"table1\.csv is broken: it has no column 'method'",
+    ),
     (cut("table1.csv"), r"table1\.csv is broken: row 5 has"),
     (replace("table1.csv", "0.5", "x"), r"table1\.csv is broken.*'x'"),
     (break_file("results.csv", b'a,"b'), r"results\.csv is broken"),
@@ -74,7 +77,7 @@ def test_what_is_no_run_is_named(tmp_path):
   ):
     with pytest.raises(ValueError, match=message):
       page.write(paths, output)
-  with pytest.raises(ValueError, match=r"--output=.*is a folder"):
+  with pytest.raises(ValueError, match=r"--output=.*Is a directory"):
     page.write([run], tmp_path)
   with pytest.raises(ValueError, match=r"--output=.*can't be written"):
     page.write([run], tmp_path / "a" / "config.json" / "report.html")

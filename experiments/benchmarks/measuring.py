@@ -1,0 +1,239 @@
+"""Timing that survives a noisy machine, and work in other processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import multiprocessing
+import os
+import statistics
+import time
+import traceback
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Self
+
+import pandas as pd
+
+SUITES = ("training", "scaling", "grouping")  # modules of this package
+# The module of a suite's peer, and the package that brings it.
+PEERS = {"training": ("torch", "torch"), "grouping": ("faiss", "faiss-cpu")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+  """One line of a suite's table, and one entry of the JSON file."""
+
+  name: str  # what was measured
+  unit: str  # of `ours` and `peer`
+  ours: float  # median of this project
+  peer: float | None = None  # median of the other implementation, if any
+  peer_name: str | None = None
+  ratio: float | None = None  # median over rounds, above 1 if ours is better
+  first_call: float | None = None  # seconds of ours, which compiles
+  goal: str | None = None  # what was aimed at, in words
+  flops: float | None = None  # operations a second by `work.training_flops`
+  utilisation: float | None = None  # those as a share of the device's peak
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What the flags of `experiments.benchmark` say."""
+
+  repeats: int = 3  # rounds of each comparison
+  quick: bool = False  # a small version, to try the script
+  peers: bool = True
+  # Of training:
+  only: str = ""  # rows whose name holds this
+  individuals: int = 0  # instead of the rows' own; 0 leaves them
+  steps: int = 0  # likewise
+  individuals_per_device: int = 0  # models on a device at once; 0: the suite's
+  side_by_side: tuple[int, ...] = ()  # numbers to try on an accelerator
+  peak: float | None = None  # the device's FLOP/s, where `work.peak` has none
+
+
+def runnable(suites: Sequence[str], with_peers: bool) -> list[str]:
+  """The suites that can be measured; ValueError if a wanted peer is missing."""
+  found = []
+  for suite in suites:
+    module, package = PEERS.get(suite, ("", ""))
+    missing = module and not importlib.util.find_spec(module)
+    if missing and with_peers:
+      raise ValueError(
+        f"--suite={suite} measures against {package}, which isn't installed:"
+        " pip install 'personalization_jax[bench]', or take --nopeers."
+      )
+    if missing and suite == "grouping":
+      print("Left out: grouping, which can't do without its peer, faiss-cpu.")
+    else:
+      found.append(suite)
+  return found
+
+
+def seconds(function: Callable[[], Any]) -> float:
+  """Wall-clock seconds of one call that waits for its result."""
+  start = time.perf_counter()
+  function()
+  return time.perf_counter() - start
+
+
+def compare(
+  name: str,
+  ours: Callable[[], Any],
+  peers: Mapping[str, Callable[[], Any]],
+  repeats: int,
+  *,
+  samples: int | None = None,
+  first: Callable[[], Any] | None = None,
+  goal: str | None = None,
+) -> list[Measurement]:
+  """Times ours and its peers in turn, so that all meet the same noise.
+
+  Each function waits for its result, and peers are warm. With the number of
+  samples that a call trains on there are rates instead of seconds. The goal is
+  that of the ratio to the best peer, which comes first.
+  """
+  first_call = seconds(first or ours)
+  rounds = [
+    (seconds(ours), {peer: seconds(run) for peer, run in peers.items()})
+    for _ in range(repeats)
+  ]
+
+  def median(times: Iterable[float]) -> float:
+    middle = statistics.median(times)
+    return samples / middle if samples else middle
+
+  alone = Measurement(
+    name,
+    "samples/s" if samples else "s",
+    median(own for own, _ in rounds),
+    first_call=first_call,
+    goal=goal,
+  )
+  if not peers:
+    return [alone]
+  best, *others = sorted(
+    (
+      dataclasses.replace(
+        alone,
+        peer=median(times[peer] for _, times in rounds),
+        peer_name=peer,
+        ratio=statistics.median(times[peer] / own for own, times in rounds),
+        goal=None,
+      )
+      for peer in peers
+    ),
+    key=lambda measured: measured.peer or 0.0,
+    reverse=samples is not None,
+  )
+  name = f"{best.peer_name} (the best)" if others else best.peer_name or ""
+  return [dataclasses.replace(best, peer_name=name, goal=goal), *others]
+
+
+def table(measurements: Sequence[Measurement]) -> str:
+  """The measurements as lines for people, below a header."""
+
+  def numbers(values: Iterable[float | None], factor: float = 1.0) -> list[str]:
+    return ["-" if x is None else f"{factor * x:.3g}" for x in values]
+
+  columns = {
+    "ours": numbers(m.ours for m in measurements),
+    "peer": numbers(m.peer for m in measurements),
+    "ratio": numbers(m.ratio for m in measurements),
+    "unit": [m.unit for m in measurements],
+    "first call, s": numbers(m.first_call for m in measurements),
+    "GFLOP/s": numbers((m.flops for m in measurements), 1e-9),
+    "% of peak": numbers((m.utilisation for m in measurements), 100),
+  }
+  names = [
+    m.name
+    + (f"; peer: {m.peer_name}" if m.peer_name else "")
+    + (f"; goal: {m.goal}" if m.goal else "")
+    for m in measurements
+  ]
+  lines = pd.DataFrame(columns).to_string(index=False).splitlines()
+  return "\n".join(map("{}  {}".format, lines, ["what", *names]))
+
+
+class Worker:
+  """A process that prepares something and then runs it on demand.
+
+  It is started afresh (not forked) and prepares itself once, so that neither
+  its start nor a library's warming up is timed. Both sides of a comparison have
+  the parent's settings of memory allocation. Leaving the context ends it.
+  """
+
+  def __init__(
+    self,
+    setup: Callable[..., Callable[..., Any]],
+    *arguments: Any,
+    cores: Collection[int] = (),
+    environment: Mapping[str, str] | None = None,
+  ):
+    """Starts the process, on these cores or any; `wait` for its preparation.
+
+    `setup` is a module's function; what it returns is what `start` runs.
+    """
+    context = multiprocessing.get_context("spawn")
+    self._connection, other = context.Pipe()
+    self._process = context.Process(
+      target=_serve,
+      args=(other, setup, arguments, tuple(cores), dict(environment or {})),
+      daemon=True,
+    )
+    self._process.start()
+    other.close()
+
+  def start(self, *arguments: Any) -> None:
+    """Begins a call and returns at once."""
+    self._connection.send(arguments)
+
+  def wait(self, limit: float | None = None) -> Any:
+    """The result of a call, or None once it is prepared.
+
+    TimeoutError comes after `limit` seconds: the worker can only be closed
+    then. RuntimeError has the message of a process that failed.
+    """
+    if not self._connection.poll(limit):
+      raise TimeoutError(f"no result in {limit:.0f} s")
+    try:
+      worked, result = self._connection.recv()
+    except EOFError:
+      raise RuntimeError("the process ended without a result") from None
+    if not worked:
+      raise RuntimeError(result)
+    return result
+
+  def call(self, *arguments: Any, limit: float | None = None) -> Any:
+    """`start` and `wait`."""
+    self.start(*arguments)
+    return self.wait(limit)
+
+  def __enter__(self) -> Self:
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    # Whatever it is doing.
+    self._process.kill()
+    self._process.join()
+    self._connection.close()
+
+
+def _serve(
+  connection: Any,
+  setup: Callable[..., Callable[..., Any]],
+  arguments: tuple[Any, ...],
+  cores: tuple[int, ...],
+  environment: dict[str, str],
+) -> None:
+  os.environ.update(environment)
+  if cores and hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, cores)
+  try:
+    run = setup(*arguments)
+    connection.send((True, None))
+    while True:
+      connection.send((True, run(*connection.recv())))
+  except EOFError:
+    return  # The parent is gone.
+  except Exception:
+    connection.send((False, traceback.format_exc()))
