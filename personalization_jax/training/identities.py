@@ -187,9 +187,11 @@ def _of_answers(learner: Learner, sample_shape: tuple[int, ...]) -> list[Any]:
   own = functools.partial(by_model, learner.model)
   logits = jax.eval_shape(own, state, samples)
   trains = learner.trainable and jax.tree.leaves(learner.trainable(params))
+  given = logits, labels, params, state.reference
   return [
     ["answers", learner.reference, trains],
-    *_program("loss", gradients, logits, labels, params, state.reference),
+    *_program("loss", learner.loss, *given),
+    *_program("loss", gradients, *given),
     *_program("predict", predict, state, samples),
   ]
 
