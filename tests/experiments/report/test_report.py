@@ -22,12 +22,10 @@ from helpers.report_runs import (
 from experiments.outputs import agreement as table1_agreement
 from experiments.outputs import choice, pictures
 from experiments.outputs.report import captions, page, runs
+from personalization_jax.analysis import columns
 from personalization_jax.checkpoints import files
 
-AGREEMENT = (
-  "group", "measure", "part", "latent_space", "mean", "sd", "random",
-  "individuals",
-)  # fmt: skip
+AGREEMENT = columns.AGREEMENT_COLUMNS[:8]  # older runs have no p-values
 
 
 def test_a_run_is_told_whole(tmp_path):
@@ -74,7 +72,7 @@ def test_who_is_hurt_is_told(tmp_path):
   make_run(tmp_path / "a")
   write_csv(
     tmp_path / "a" / "choice.csv",
-    choice.COLUMNS,
+    columns.CHOICE_COLUMNS,
     [
       ("tl:10", 0.25, 0.0, -0.0125, 0.02),
       ("local", 1.0, 0.0, float("nan"), 0.0),
@@ -342,7 +340,7 @@ def test_who_is_hurt_says_how_several_seeds_count(tmp_path):
   for name, seeds in (("a", (0, 1)), ("b", (0,))):
     make_run(tmp_path / name, seeds=seeds)
     line = ("tl:10", 0.25, 0.0, -0.0125, 0.02)
-    write_csv(tmp_path / name / "choice.csv", choice.COLUMNS, [line])
+    write_csv(tmp_path / name / "choice.csv", columns.CHOICE_COLUMNS, [line])
   said = "Of several seeds the choice is made for each"
   assert said in report(tmp_path, tmp_path / "a").text
   assert said not in report(tmp_path, tmp_path / "b").text
