@@ -38,7 +38,9 @@ _VARIABLES = (
 _SUITE = flags.DEFINE_multi_enum(
   "suite", None, [*measuring.SUITES, "all"], "What to measure.", required=True
 )
-_REPEATS = flags.DEFINE_integer("repeats", 5, "Rounds.", lower_bound=1)
+_REPEATS = flags.DEFINE_integer(
+  "repeats", 5, "Rounds of measurement.", lower_bound=1
+)
 _OUTPUT = flags.DEFINE_string(
   "output", None, "The JSON file; by default benchmark_<suites>.json, here."
 )
@@ -56,10 +58,16 @@ _INDIVIDUALS_PER_DEVICE = flags.DEFINE_integer(
     lower_bound=0,
 )  # fmt: skip
 _INDIVIDUALS = flags.DEFINE_integer(
-  "individuals", 0, "Of training; 0 takes each row's own.", lower_bound=0
+  "individuals",
+  0,
+  "Individuals in training; 0 takes each row's own number.",
+  lower_bound=0,
 )
 _STEPS = flags.DEFINE_integer(
-  "steps", 0, "Of each individual; 0 takes each row's own.", lower_bound=0
+  "steps",
+  0,
+  "Training steps of each individual; 0 takes each row's own number.",
+  lower_bound=0,
 )
 _ONLY = flags.DEFINE_string(
   "only", "", "Rows of training whose name holds this, as 'width 1, batch'."
@@ -70,7 +78,9 @@ _SIDE_BY_SIDE = flags.DEFINE_list(
     " tried, the best meets the peers.",
 )  # fmt: skip
 _PEAK_TFLOPS = flags.DEFINE_float(
-  "peak_tflops", None, "The device's peak, where it isn't known here."
+  "peak_tflops",
+  None,
+  "The device's peak in TFLOP/s, if the benchmark doesn't know it.",
 )
 
 

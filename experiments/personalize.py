@@ -57,8 +57,8 @@ _SAMPLES = flags.DEFINE_string("samples", None,
     " several people, and originals if some rows are copies.",
     flag_values=FLAGS)
 _TEST_SAMPLES = flags.DEFINE_string("test_samples", None,
-    "An npz file like --samples with the samples to hold out; without it"
-    " --validation_fraction of --samples are.", flag_values=FLAGS)
+    "An npz file like --samples with the samples to hold out; without"
+    " it --validation_fraction of --samples is held out.", flag_values=FLAGS)
 _OUTPUT = flags.DEFINE_string("output", None,
     "The folder to write the person's model to; a folder of folders for"
     " several people.", flag_values=FLAGS)
@@ -67,13 +67,13 @@ _STEPS = flags.DEFINE_integer("steps", 300,
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32,
     "Samples in a batch.", flag_values=FLAGS)
 _LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-3,
-    "Adam's.", flag_values=FLAGS)
+    "Adam's learning rate.", flag_values=FLAGS)
 _LAST_LAYERS = flags.DEFINE_integer("last_layers", None,
-    "Train so many last layers alone.", flag_values=FLAGS)
+    "Train only this many layers, the last ones.", flag_values=FLAGS)
 _VALIDATION_FRACTION = flags.DEFINE_float("validation_fraction", 0.2,
-    "Part of everyone's samples that is held out.", flag_values=FLAGS)
+    "Fraction of everyone's samples to hold out.", flag_values=FLAGS)
 _SEED = flags.DEFINE_integer("seed", 0,
-    "Of everything random.", flag_values=FLAGS)
+    "Seed of everything random.", flag_values=FLAGS)
 # fmt: on
 
 

@@ -62,15 +62,16 @@ _INDIVIDUALS_PER_DEVICE = flags.DEFINE_integer("individuals_per_device", 0,
     "Models on a device at once, which bounds memory; 0 takes 1 on a CPU and"
     " 8 elsewhere.", lower_bound=0)
 _MEMORY_GIB = flags.DEFINE_float("memory_gib", 0.0,
-    "What training may take of each device; 0 for all its memory. Where"
-    " --individuals_per_device doesn't say, as many models go at once as fit.",
+    "GiB of each device's memory that training may take; 0 for all of"
+    " it. Unless --individuals_per_device is set, as many models are"
+    " trained at once as fit.",
     lower_bound=0.0)
 _STORE = flags.DEFINE_enum("store", "device", ["device", "host"],
-    "Where the images are: on every device, or on the host, which sends each"
-    " block of steps what it needs.")
+    "Where the images are: on every device, or on the host, which sends"
+    " each block of steps the rows that it needs.")
 _CHECKPOINT_MINUTES = flags.DEFINE_float("checkpoint_minutes", 10.0,
-    "Between two checkpoints of what is under way; 0 saves after every block"
-    " of steps.", lower_bound=0.0)
+    "Minutes between two checkpoints of unfinished training; 0 saves"
+    " after every block of steps.", lower_bound=0.0)
 _SAVE_MODELS = flags.DEFINE_bool("save_models", False,
     "Keep everybody's final parameters, in models/.")
 _EVAL_EVERY = flags.DEFINE_integer("eval_every", 0,
@@ -79,14 +80,14 @@ _EVAL_EVERY = flags.DEFINE_integer("eval_every", 0,
 _TENSORBOARD = flags.DEFINE_bool("tensorboard", False,
     "Write losses and curves for TensorBoard too (extra `tensorboard`).")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False,
-    "One of several processes of a run, which JAX finds by itself on SLURM,"
-    " GKE, TPU pods and others.")
+    "This is one of several processes of a run. JAX finds them by"
+    " itself on SLURM, GKE, TPU pods and others.")
 _COORDINATOR_ADDRESS = flags.DEFINE_string("coordinator_address", None,
     "HOST:PORT of the run's first process.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None,
     "How many processes the run has.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None,
-    "Which of them this is, from 0.")
+    "This process's number, from 0.")
 _CPU_DEVICES = flags.DEFINE_integer("cpu_devices", 0,
     "Virtual devices on a CPU; 0 takes one for each core.",
     lower_bound=0, upper_bound=1024)

@@ -45,37 +45,39 @@ _SYNTHETIC_SAMPLES = flags.DEFINE_integer("synthetic_samples", 100,
 _NUM_INDIVIDUALS = flags.DEFINE_integer("num_individuals", 100,
     "How many people get a model, |S|.", lower_bound=1)
 _NUM_GLOBAL_INDIVIDUALS = flags.DEFINE_integer("num_global_individuals", 100,
-    "How many others feed D_G.", lower_bound=1)
+    "How many other people D_G is made of.", lower_bound=1)
 _FLIPS = flags.DEFINE_bool("flips", True,
     "Add flipped copies of images as classes: 10 become 30.")
 _CLASS_CONCENTRATION = flags.DEFINE_float("class_concentration", None,
     "Vary the individuals' class counts by a Dirichlet distribution with this"
     " parameter (section II, variant 1); unset, they stay as they are.")
 _IMAGE_SIZE = flags.DEFINE_integer("image_size", 32,
-    "Pixels a side: 16, 32 or 64; 0 leaves images as they are. Nothing else"
-    " is resized.")
+    "Pixels a side: 16, 32 or 64; 0 keeps the images' size. Other"
+    " samples are never resized.")
 _TRAIN_FRACTION = flags.DEFINE_float("train_fraction", 0.7,
-    "Part of everyone's samples that trains.")
+    "Fraction of everyone's samples to train on.")
 _EPOCHS = flags.DEFINE_integer("epochs", 20, "Epochs on D_G.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Samples in a batch.")
-_LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-3, "Adam's.")
+_LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-3,
+    "Adam's learning rate.")
 _MODEL = flags.DEFINE_enum("model", "auto", ["auto", "fig4", "mlp"],
     "Everybody's model: the paper's Fig. 4, or an MLP with two hidden layers"
     " of 64; auto takes fig4 for images and mlp for all else.")
 _WIDTH = flags.DEFINE_float("width", 1.0,
     "Factor on the channel counts of Fig. 4 and the auto-encoder.")
 _PRECISION = flags.DEFINE_enum("precision", "float32", ["float32", "bfloat16"],
-    "Of activations.")
+    "Number format of activations.")
 _VALIDATION_FRACTION = flags.DEFINE_float("validation_fraction", 0.0,
-    "Part of everyone's samples to choose by: for --eval_every, and for the"
-    " choice between a person's model and `global`'s. It is taken out of the"
-    " test data: they are 1 - --train_fraction - --validation_fraction.")
+    "Fraction of everyone's samples for --eval_every and for the choice"
+    " between a person's model and `global`'s. It is taken out of the"
+    " test data, which are 1 - --train_fraction - --validation_fraction.")
 _SEED = flags.DEFINE_integer("seed", 0,
-    "Of everything random, and with --seeds of who the individuals are.")
+    "Seed of everything random; with --seeds, of who the individuals"
+    " are.")
 # They may grow from one call to the next; what is finished stays.
 _SEEDS = flags.DEFINE_list("seeds", [],
-    "Train with each of these: its own split, order and initial weights, for"
-    " the same people. By default --seed alone.")
+    "Train with each of these seeds: its own split, order and initial"
+    " weights, for the same people. By default --seed alone.")
 
 _AUTOENCODER_EPOCHS = flags.DEFINE_integer("autoencoder_epochs", 20,
     "Epochs of the auto-encoder on D_G.")
@@ -87,17 +89,18 @@ _NPZ_PATH = flags.DEFINE_string("npz_path", None,
     "With --dataset=npz: a file with the arrays images, labels and"
     " individuals.")
 _INDIVIDUAL_FEATURE = flags.DEFINE_string("individual_feature", None,
-    "With --dataset=tfds:NAME: the feature that says whose a sample is.")
+    "With --dataset=tfds:NAME: the feature that says whose sample it"
+    " is.")
 _IMAGE_FEATURE = flags.DEFINE_string("image_feature", "image",
-    "Likewise: the feature that is the sample.")
+    "With --dataset=tfds:NAME: the feature that holds the sample.")
 _LABEL_FEATURE = flags.DEFINE_string("label_feature", "label",
-    "Likewise: the feature that is its class.")
+    "With --dataset=tfds:NAME: the feature that holds its class.")
 _TFDS_SPLIT = flags.DEFINE_string("tfds_split", None,
-    "Likewise: the split to read; unset, all of them.")
+    "With --dataset=tfds:NAME: the split to read; unset, all of them.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None,
     "Where tensorflow-datasets keeps prepared data.")
 _MANUAL_DIR = flags.DEFINE_string("manual_dir", None,
-    "Where downloaded files lie already.")
+    "Folder of files that are already downloaded.")
 # fmt: on
 _OF_TFDS = (_INDIVIDUAL_FEATURE, _IMAGE_FEATURE, _LABEL_FEATURE, _TFDS_SPLIT)
 _DETERMINING = (
