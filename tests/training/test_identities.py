@@ -422,7 +422,8 @@ def test_learners_that_train_otherwise_have_other_digests():
 def test_a_learner_has_the_same_digest_in_every_process():
   """And built a second time."""
   code = "import test_identities; print(*test_identities.digests())"
-  path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+  tests = ROOT / "tests"
+  path = os.pathsep.join(map(str, (ROOT, tests, tests / "training")))
   other = subprocess.run(
     [sys.executable, "-c", code],
     env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "7"},
