@@ -1,6 +1,5 @@
 """A researcher's own people: an npz file, one command, a run directory."""
 
-import csv
 import json
 import shutil
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 from absl import flags
 from absl.testing import flagsaver
+from helpers.small_run import read
 
 import personalization_jax as pj
 from experiments import table1
@@ -58,11 +58,6 @@ def run(folder, arrays, **changes):
   with flagsaver.flagsaver(**{**settings, **changes}):
     table1.main(["table1"])
   return folder / "run"
-
-
-def read(path):
-  with path.open() as file:
-    return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
