@@ -16,13 +16,12 @@ seconds on a CPU.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import pathlib
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -77,25 +76,15 @@ _SEED = flags.DEFINE_integer("seed", 0,
 # fmt: on
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Job:
-  """What the flags ask for, checked.
+class Job(NamedTuple):
+  """What the flags ask for, checked."""
 
-  Attributes:
-    description: what the base model is, and everybody's will be.
-    variables: its `params` and `batch_stats`.
-    population: the people's samples, of the model's shape.
-    split: what trains and what is held out.
-    folders: where each individual's model goes, in the split's order.
-    trainer: of as many people at once as there are, or have room.
-  """
-
-  description: Description
-  variables: dict[str, Any]
-  population: Population
-  split: Split
-  folders: list[pathlib.Path]
-  trainer: PopulationTrainer
+  description: Description  # of the base model, and everybody's
+  variables: dict[str, Any]  # its `params` and `batch_stats`
+  population: Population  # the people's samples, of the model's shape
+  split: Split  # what trains and what is held out
+  folders: list[pathlib.Path]  # everybody's, in the split's order
+  trainer: PopulationTrainer  # of as many at once as there are, or have room
 
 
 def personalize() -> None:
@@ -127,10 +116,8 @@ def prepare() -> Job:
     split = _hold_out(population, several)
   else:
     held_out, _ = people_flags.load_people(_TEST_SAMPLES, description)
-    try:
+    with console.of("--samples and --test_samples"):
       population, split = new_people.join(population, held_out)
-    except ValueError as error:
-      raise ValueError(f"--samples and --test_samples: {error}") from error
   # Fillers would be trained for nothing: no more places than people.
   num_people = len(split.individuals)
   mesh = make_mesh(jax.devices()[:num_people])
@@ -159,14 +146,14 @@ def prepare() -> Job:
   trainer = PopulationTrainer(
     learner, population.images, population.labels, mesh, together
   )
-  programs = adaptation.lower(
-    trainer,
-    split,
-    batch_size=_BATCH_SIZE.value,
-    last_layers=_LAST_LAYERS.value,
-  )
+  programs = adaptation.lower(trainer, split, **_options())
   resources.check_trainer(trainer, programs, _BATCH_SIZE.value, _STEPS.value)
   return Job(description, variables, population, split, folders, trainer)
+
+
+def _options() -> dict[str, Any]:
+  """How everybody is trained, and what is compiled for it."""
+  return {f.name: f.value for f in (_BATCH_SIZE, _LAST_LAYERS)}
 
 
 def _hold_out(population: Population, several: bool) -> Split:
@@ -177,10 +164,9 @@ def _hold_out(population: Population, several: bool) -> Split:
       f"--samples={_SAMPLES.value} holds one sample{copies}; two are needed,"
       " one to train on and one to hold out."
     )
+  fraction = _VALIDATION_FRACTION.value
   try:
-    return new_people.hold_out(
-      population, _VALIDATION_FRACTION.value, seed=_SEED.value
-    )
+    return new_people.hold_out(population, fraction, seed=_SEED.value)
   except ValueError as error:
     if str(error).startswith(_VALIDATION_FRACTION.name):
       raise
@@ -200,8 +186,7 @@ def train(job: Job) -> list[dict[str, Any]]:
       job.variables,
       job.split,
       _STEPS.value,
-      batch_size=_BATCH_SIZE.value,
-      last_layers=_LAST_LAYERS.value,
+      **_options(),
       seed=_SEED.value,
       on_steps=bar.update,
     ):

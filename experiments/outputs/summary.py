@@ -55,14 +55,9 @@ def write(
 ) -> None:
   """Writes the tables, draws the figures, says what it took.
 
-  Args:
-    study: of the table's first seed, whose split and groups are drawn.
-    factors: what is known of how synthetic people write.
-    methods: of the table.
-    finished: their results, of all its seeds.
-    space: the first seed's latent space, if one was needed.
-    workdir: the run directory.
-    beside: see `table_files.write_tables`.
+  `study` is of the table's first seed, as is `space`, if one was needed;
+  `finished` has the methods' results of all its seeds. For `beside` see
+  `table_files.write_tables`.
   """
   # Figures are of the tables beside them.
   for name in CAPTIONS:
@@ -81,15 +76,16 @@ def write(
   written = "results.csv, table1.csv, table1.md"
   chosen = choice.compare(finished, study.population.labels)
   if chosen and study.split.validation.shape[1]:
-    text, pages = choice.write(chosen, workdir)
-    drawn += pages
+    text, page = choice.write(chosen, workdir)
+    drawn.append(page)
     print(text)
     written += ", choice.csv"
   if space and factors:
     # Who truly writes like whom is known: are the groups of such people?
     found = agreement.compare(study, methods, factors)
-    drawn.append(agreement.write(found, workdir))
-    print(agreement.markdown(found))
+    text, page = agreement.write(found, workdir)
+    drawn.append(page)
+    print(text)
     written += ", group_agreement.csv"
   print(
     f"Peak memory: {resources.peak_memory()}; disk:"
@@ -109,11 +105,10 @@ def divergence(finished: Sequence[Result]) -> str | None:
   gone: Counter[str] = Counter()
   for result in finished:
     gone[result.method] += int(result.diverged.sum())
-  gone = +gone  # without those of none
-  if not gone:
+  if not gone.total():
     return None
   every = sum(len(result.diverged) for result in finished)
-  of = ", ".join(f"{method}: {count}" for method, count in gone.items())
+  of = ", ".join(f"{method}: {count}" for method, count in (+gone).items())
   return (
     f"{gone.total()} of {every} models diverged ({of}): their loss or"
     " parameters stopped being finite numbers, and they are left out of all"
