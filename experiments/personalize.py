@@ -42,7 +42,6 @@ from personalization_jax.runs import saved_models
 from personalization_jax.runs.saved_models import Description
 from personalization_jax.settings import Settings
 from personalization_jax.training import adaptation
-from personalization_jax.training.adaptation import Adapted
 from personalization_jax.training.learner import make_learner
 from personalization_jax.training.population import PopulationTrainer
 
@@ -103,13 +102,7 @@ def prepare() -> Job:
   learner = make_learner(
     settings, description.num_classes, description.network()
   )
-  adaptation.check(
-    learner.model,
-    variables,
-    _STEPS.value,
-    _BATCH_SIZE.value,
-    _LAST_LAYERS.value,
-  )
+  adaptation.check(learner.model, variables, _STEPS.value, **_options())
   population, arrays = people_flags.load_people(_SAMPLES, description)
   several = "individuals" in arrays
   if _TEST_SAMPLES.value is None:
@@ -121,9 +114,8 @@ def prepare() -> Job:
   # Fillers would be trained for nothing: no more places than people.
   num_people = len(split.individuals)
   mesh = make_mesh(jax.devices()[:num_people])
-  together = min(
-    default_individuals_per_device(mesh), math.ceil(num_people / mesh.size)
-  )
+  most = math.ceil(num_people / mesh.size)
+  together = min(default_individuals_per_device(mesh), most)
   resources.check_schedules(
     _STEPS.value, _BATCH_SIZE.value, mesh.size * together
   )
@@ -152,8 +144,8 @@ def prepare() -> Job:
 
 
 def _options() -> dict[str, Any]:
-  """How everybody is trained, and what is compiled for it."""
-  return {f.name: f.value for f in (_BATCH_SIZE, _LAST_LAYERS)}
+  """What decides which programs train everybody."""
+  return {flag.name: flag.value for flag in (_BATCH_SIZE, _LAST_LAYERS)}
 
 
 def _hold_out(population: Population, several: bool) -> Split:
@@ -181,44 +173,32 @@ def train(job: Job) -> list[dict[str, Any]]:
   num_people = len(job.split.individuals)
   reports: list[dict[str, Any]] = []
   with console.progress(_STEPS.value * num_people, "personalize") as bar:
+    options = {"seed": _SEED.value, "on_steps": bar.update, **_options()}
     for some in adaptation.adapt(
-      job.trainer,
-      job.variables,
-      job.split,
-      _STEPS.value,
-      **_options(),
-      seed=_SEED.value,
-      on_steps=bar.update,
+      job.trainer, job.variables, job.split, _STEPS.value, **options
     ):
-      reports += _save(job, some, first=len(reports))
-  return reports
-
-
-def _save(job: Job, some: Adapted, first: int) -> list[dict[str, Any]]:
-  """Saves these people's models, of which one is the split's `first`."""
-  before, after = some.accuracies(job.population.labels)
-  better = model_choice.choose(after, before)
-  reports = []
-  for place, person in enumerate(some.individuals):
-    own, _, held_out = job.split.parts(first + place)
-    diverged = bool(some.diverged[place])
-    report = {
-      "individual": int(person),
-      "status": "diverged" if diverged else "ok",
-      "accuracy_before": float(before[place]),
-      "accuracy_after": float(after[place]),
-      "better_on_held_out": "personal" if better[place] else "base",
-      "train_size": len(own),
-      "held_out_size": len(held_out),
-      "settings": {name: FLAGS[name].value for name in FLAGS},
-      **run_info.describe(),
-    }
-    reports.append(report)
-    if diverged:
-      continue
-    folder = job.folders[first + place]
-    saved_models.save_one(folder, some.variables_of(place), job.description)
-    files.write_atomically(folder / PERSON, json.dumps(report, indent=1) + "\n")
+      before, after = some.accuracies(job.population.labels)
+      better = model_choice.choose(after, before)
+      for place, person in enumerate(some.individuals):
+        own, _, held_out = job.split.parts(len(reports))
+        folder = job.folders[len(reports)]
+        report = {
+          "individual": int(person),
+          "status": "diverged" if some.diverged[place] else "ok",
+          "accuracy_before": float(before[place]),
+          "accuracy_after": float(after[place]),
+          "better_on_held_out": "personal" if better[place] else "base",
+          "train_size": len(own),
+          "held_out_size": len(held_out),
+          "settings": {name: FLAGS[name].value for name in FLAGS},
+          **run_info.describe(),
+        }
+        reports.append(report)
+        if not some.diverged[place]:
+          model = some.variables_of(place)
+          saved_models.save_one(folder, model, job.description)
+          text = json.dumps(report, indent=1) + "\n"
+          files.write_atomically(folder / PERSON, text)
   return reports
 
 

@@ -128,7 +128,11 @@ def main(
           finished += train_all(study, asked, workdir, run.made_with)
         study.keeper.wait()
       if distributed.is_first():
-        report(run, finished, spaces[run.drawn], workdir)
+        every = {(one.method, one.seed): one for one in finished} | run.earlier
+        space = spaces[run.drawn]
+        summary.write(run.drawn, run.factors, run.rows, every, space, workdir)
+        if _TENSORBOARD.value:
+          tensorboard.write(workdir / "tensorboard", [*every.values()])
       distributed.wait_for_all("reported")
       gone = all(result.diverged.all() for result in finished)
       if distributed.from_first(np.array(gone)):
@@ -161,7 +165,7 @@ class Run(NamedTuple):
   factors: WriterFactors | None  # how synthetic people write
   rows: Rows  # what the tables are to be of
   # What isn't asked for now; the first process alone reads it.
-  earlier: Mapping[Finished, Result]
+  earlier: dict[Finished, Result]
   made_with: Mapping[str, Any]  # versions, device, command and so on
 
 
@@ -429,31 +433,6 @@ def train_all(
         directory.tell_origins(workdir)
       study.forget(method)
   return [finished[m.spec] for m in methods if m.spec in finished]
-
-
-def report(
-  run: Run,
-  finished: Sequence[Result],
-  space: LatentSpace | None,
-  workdir: pathlib.Path,
-) -> None:
-  """Writes tables and figures of what is finished now, and was before."""
-  every = {(result.method, result.seed): result for result in finished}
-  every |= run.earlier
-  rows = run.rows
-  summary.write(
-    run.drawn,
-    run.factors,
-    rows.parsed,
-    [every[method, seed] for seed in rows.seeds for method in rows.methods],
-    space,
-    workdir,
-    [every[method, seed] for method, seed in rows.beside],
-  )
-  for note in rows.notes:
-    say(note)
-  if _TENSORBOARD.value:
-    tensorboard.write(workdir / "tensorboard", list(every.values()))
 
 
 if __name__ == "__main__":

@@ -313,11 +313,11 @@ def load_population() -> tuple[Population, WriterFactors | None]:
       f"--dataset={dataset} needs --individual_feature, the feature that says"
       " whose a sample is."
     )
-  name, split = dataset.removeprefix(_TFDS), _TFDS_SPLIT.value
   features = _values(_INDIVIDUAL_FEATURE, _IMAGE_FEATURE, _LABEL_FEATURE)
+  options = {**features, "split": _TFDS_SPLIT.value, **folders}
   try:
     population = tfds_loader.load(
-      name, **features, split=split, **folders, say=console.say
+      dataset.removeprefix(_TFDS), **options, say=console.say
     )
   except ValueError as error:
     # Its flag isn't called as the argument is.

@@ -132,26 +132,21 @@ def _number(value: float) -> str:
 
 
 def _markdown(table: pd.DataFrame) -> str:
-  spaces = dict(iter(table.groupby("latent_space", sort=False)))
-  # Names to the left.
-  lines = [["Group", f"{'agreement':<16}", f"{'in':<10}"]]
-  lines[0] += [*spaces, "random choice", "p of spaces"]
-  for first, *others in zip(
-    *(own.to_dict("records") for own in spaces.values())
-  ):
-    lines.append(
-      [
-        first["group"],
-        f"{first['measure']:<16}",
-        f"{first['part']:<10}",
-        *(
-          f"{_number(one['mean'])} ({_number(one['sd'])})"
-          + ("*" if one["p_random"] < 0.05 else " ")
-          for one in (first, *others)
-        ),
-        f"{first['random']:.3f}",
-        _number(first["p_raw_pixels"]),
-      ]
-    )
+  stars = np.where(table["p_random"] < 0.05, "*", " ")
+  means, sds = (table[name].map(_number) for name in ("mean", "sd"))
+  spaces = (means + " (" + sds + ")" + stars).groupby(
+    table["latent_space"], sort=False
+  )
+  first = table[table["latent_space"] == AUTO_ENCODER]
+  columns = [
+    ["Group", *first["group"]],
+    # Names to the left.
+    ["agreement".ljust(16), *first["measure"].str.ljust(16)],
+    ["in".ljust(10), *first["part"].str.ljust(10)],
+    *([space, *cells] for space, cells in spaces),
+    ["random choice", *first["random"].map(_number)],
+    ["p of spaces", *first["p_raw_pixels"].map(_number)],
+  ]
   judged = " or ".join(map(str, sorted(table["individuals"].unique())))
-  return f"{table_files.aligned(lines)}\n\n{_NOTE.format(judged)}"
+  text = table_files.aligned([*zip(*columns)])
+  return f"{text}\n\n{_NOTE.format(judged)}"

@@ -138,14 +138,9 @@ def compare(
       sides = {"first": before, "other": after}
       test = metrics.significance(sides, "first")["other"]
     else:
-      test = metrics.Significance(
-        t=metrics.welch(after, before),
-        wilcoxon=np.nan,
-        t_holm=np.nan,
-        wilcoxon_holm=np.nan,
-        difference=metrics.spread(after).mean - metrics.spread(before).mean,
-        pairs=0,
-      )
+      t = metrics.welch(after, before)
+      change = metrics.spread(after).mean - metrics.spread(before).mean
+      test = metrics.Significance(t, np.nan, np.nan, np.nan, change, pairs=0)
     if one_model(method, of):
       test = dataclasses.replace(test, t=np.nan, wilcoxon=np.nan)
     tests[method] = test
