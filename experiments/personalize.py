@@ -16,13 +16,12 @@ seconds on a CPU.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import pathlib
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -43,7 +42,6 @@ from personalization_jax.runs import saved_models
 from personalization_jax.runs.saved_models import Description
 from personalization_jax.settings import Settings
 from personalization_jax.training import adaptation
-from personalization_jax.training.adaptation import Adapted
 from personalization_jax.training.learner import make_learner
 from personalization_jax.training.population import PopulationTrainer
 
@@ -77,25 +75,15 @@ _SEED = flags.DEFINE_integer("seed", 0,
 # fmt: on
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Job:
-  """What the flags ask for, checked.
+class Job(NamedTuple):
+  """What the flags ask for, checked."""
 
-  Attributes:
-    description: what the base model is, and everybody's will be.
-    variables: its `params` and `batch_stats`.
-    population: the people's samples, of the model's shape.
-    split: what trains and what is held out.
-    folders: where each individual's model goes, in the split's order.
-    trainer: of as many people at once as there are, or have room.
-  """
-
-  description: Description
-  variables: dict[str, Any]
-  population: Population
-  split: Split
-  folders: list[pathlib.Path]
-  trainer: PopulationTrainer
+  description: Description  # of the base model, and everybody's
+  variables: dict[str, Any]  # its `params` and `batch_stats`
+  population: Population  # the people's samples, of the model's shape
+  split: Split  # what trains and what is held out
+  folders: list[pathlib.Path]  # everybody's, in the split's order
+  trainer: PopulationTrainer  # of as many at once as there are, or have room
 
 
 def personalize() -> None:
@@ -114,29 +102,20 @@ def prepare() -> Job:
   learner = make_learner(
     settings, description.num_classes, description.network()
   )
-  adaptation.check(
-    learner.model,
-    variables,
-    _STEPS.value,
-    _BATCH_SIZE.value,
-    _LAST_LAYERS.value,
-  )
+  adaptation.check(learner.model, variables, _STEPS.value, **_options())
   population, arrays = people_flags.load_people(_SAMPLES, description)
   several = "individuals" in arrays
   if _TEST_SAMPLES.value is None:
     split = _hold_out(population, several)
   else:
     held_out, _ = people_flags.load_people(_TEST_SAMPLES, description)
-    try:
+    with console.of("--samples and --test_samples"):
       population, split = new_people.join(population, held_out)
-    except ValueError as error:
-      raise ValueError(f"--samples and --test_samples: {error}") from error
   # Fillers would be trained for nothing: no more places than people.
   num_people = len(split.individuals)
   mesh = make_mesh(jax.devices()[:num_people])
-  together = min(
-    default_individuals_per_device(mesh), math.ceil(num_people / mesh.size)
-  )
+  most = math.ceil(num_people / mesh.size)
+  together = min(default_individuals_per_device(mesh), most)
   resources.check_schedules(
     _STEPS.value, _BATCH_SIZE.value, mesh.size * together
   )
@@ -159,14 +138,14 @@ def prepare() -> Job:
   trainer = PopulationTrainer(
     learner, population.images, population.labels, mesh, together
   )
-  programs = adaptation.lower(
-    trainer,
-    split,
-    batch_size=_BATCH_SIZE.value,
-    last_layers=_LAST_LAYERS.value,
-  )
+  programs = adaptation.lower(trainer, split, **_options())
   resources.check_trainer(trainer, programs, _BATCH_SIZE.value, _STEPS.value)
   return Job(description, variables, population, split, folders, trainer)
+
+
+def _options() -> dict[str, Any]:
+  """What decides which programs train everybody."""
+  return {flag.name: flag.value for flag in (_BATCH_SIZE, _LAST_LAYERS)}
 
 
 def _hold_out(population: Population, several: bool) -> Split:
@@ -177,10 +156,9 @@ def _hold_out(population: Population, several: bool) -> Split:
       f"--samples={_SAMPLES.value} holds one sample{copies}; two are needed,"
       " one to train on and one to hold out."
     )
+  fraction = _VALIDATION_FRACTION.value
   try:
-    return new_people.hold_out(
-      population, _VALIDATION_FRACTION.value, seed=_SEED.value
-    )
+    return new_people.hold_out(population, fraction, seed=_SEED.value)
   except ValueError as error:
     if str(error).startswith(_VALIDATION_FRACTION.name):
       raise
@@ -195,45 +173,32 @@ def train(job: Job) -> list[dict[str, Any]]:
   num_people = len(job.split.individuals)
   reports: list[dict[str, Any]] = []
   with console.progress(_STEPS.value * num_people, "personalize") as bar:
+    options = {"seed": _SEED.value, "on_steps": bar.update, **_options()}
     for some in adaptation.adapt(
-      job.trainer,
-      job.variables,
-      job.split,
-      _STEPS.value,
-      batch_size=_BATCH_SIZE.value,
-      last_layers=_LAST_LAYERS.value,
-      seed=_SEED.value,
-      on_steps=bar.update,
+      job.trainer, job.variables, job.split, _STEPS.value, **options
     ):
-      reports += _save(job, some, first=len(reports))
-  return reports
-
-
-def _save(job: Job, some: Adapted, first: int) -> list[dict[str, Any]]:
-  """Saves these people's models, of which one is the split's `first`."""
-  before, after = some.accuracies(job.population.labels)
-  better = model_choice.choose(after, before)
-  reports = []
-  for place, person in enumerate(some.individuals):
-    own, _, held_out = job.split.parts(first + place)
-    diverged = bool(some.diverged[place])
-    report = {
-      "individual": int(person),
-      "status": "diverged" if diverged else "ok",
-      "accuracy_before": float(before[place]),
-      "accuracy_after": float(after[place]),
-      "better_on_held_out": "personal" if better[place] else "base",
-      "train_size": len(own),
-      "held_out_size": len(held_out),
-      "settings": {name: FLAGS[name].value for name in FLAGS},
-      **run_info.describe(),
-    }
-    reports.append(report)
-    if diverged:
-      continue
-    folder = job.folders[first + place]
-    saved_models.save_one(folder, some.variables_of(place), job.description)
-    files.write_atomically(folder / PERSON, json.dumps(report, indent=1) + "\n")
+      before, after = some.accuracies(job.population.labels)
+      better = model_choice.choose(after, before)
+      for place, person in enumerate(some.individuals):
+        own, _, held_out = job.split.parts(len(reports))
+        folder = job.folders[len(reports)]
+        report = {
+          "individual": int(person),
+          "status": "diverged" if some.diverged[place] else "ok",
+          "accuracy_before": float(before[place]),
+          "accuracy_after": float(after[place]),
+          "better_on_held_out": "personal" if better[place] else "base",
+          "train_size": len(own),
+          "held_out_size": len(held_out),
+          "settings": {name: FLAGS[name].value for name in FLAGS},
+          **run_info.describe(),
+        }
+        reports.append(report)
+        if not some.diverged[place]:
+          model = some.variables_of(place)
+          saved_models.save_one(folder, model, job.description)
+          text = json.dumps(report, indent=1) + "\n"
+          files.write_atomically(folder / PERSON, text)
   return reports
 
 

@@ -10,7 +10,6 @@ however it was stopped; SIGTERM and Ctrl-C save first and exit with code 75.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import json
 import math
@@ -62,10 +61,9 @@ _INDIVIDUALS_PER_DEVICE = flags.DEFINE_integer("individuals_per_device", 0,
     "Models on a device at once, which bounds memory; 0 takes 1 on a CPU and"
     " 8 elsewhere.", lower_bound=0)
 _MEMORY_GIB = flags.DEFINE_float("memory_gib", 0.0,
-    "GiB of each device's memory that training may take; 0 for all of"
-    " it. Unless --individuals_per_device is set, as many models are"
-    " trained at once as fit.",
-    lower_bound=0.0)
+    "GiB of each device's memory that training may take; 0 for all of it."
+    " Unless --individuals_per_device is set, as many models are trained at"
+    " once as fit.", lower_bound=0.0)
 _STORE = flags.DEFINE_enum("store", "device", ["device", "host"],
     "Where the images are: on every device, or on the host, which sends"
     " each block of steps the rows that it needs.")
@@ -130,7 +128,11 @@ def main(
           finished += train_all(study, asked, workdir, run.made_with)
         study.keeper.wait()
       if distributed.is_first():
-        report(run, finished, spaces[run.drawn])
+        every = {(one.method, one.seed): one for one in finished} | run.earlier
+        space = spaces[run.drawn]
+        summary.write(run.drawn, run.factors, run.rows, every, space, workdir)
+        if _TENSORBOARD.value:
+          tensorboard.write(workdir / "tensorboard", [*every.values()])
       distributed.wait_for_all("reported")
       gone = all(result.diverged.all() for result in finished)
       if distributed.from_first(np.array(gone)):
@@ -139,10 +141,8 @@ def main(
 
 def check_flags() -> tuple[tuple[Method, ...], tuple[int, ...]]:
   """The methods and seeds; rejects what is wrong by the flags alone."""
-  try:
+  with console.of("--methods"):
     methods = parse_methods(_METHODS.value)
-  except ValueError as error:
-    raise ValueError(f"--methods: {error}") from error
   for flag in (_CHECKPOINT_MINUTES, _MEMORY_GIB):
     if not math.isfinite(flag.value):
       raise ValueError(
@@ -157,29 +157,16 @@ def check_flags() -> tuple[tuple[Method, ...], tuple[int, ...]]:
   return methods, seeds
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-  """A run that nothing is wrong with, as far as can be told before training.
+class Run(NamedTuple):
+  """A run that nothing is wrong with, as far as can be told before training."""
 
-  Attributes:
-    workdir: the run directory, where no other run is.
-    studies: one for each seed.
-    drawn: the study of the tables' first seed, whose split and groups are shown
-      in figures; it may be none of these.
-    factors: what is known of how synthetic people write.
-    rows: what the tables are to be of.
-    earlier: results in the directory that aren't asked for now; the first
-      process alone reads them.
-    made_with: versions, device, command and so on.
-  """
-
-  workdir: pathlib.Path
-  studies: Sequence[Study]
-  drawn: Study
-  factors: WriterFactors | None
-  rows: Rows
-  earlier: Mapping[Finished, Result]
-  made_with: Mapping[str, Any]
+  studies: Sequence[Study]  # one for each seed
+  drawn: Study  # of the tables' first seed, which may be none of these
+  factors: WriterFactors | None  # how synthetic people write
+  rows: Rows  # what the tables are to be of
+  # What isn't asked for now; the first process alone reads it.
+  earlier: dict[Finished, Result]
+  made_with: Mapping[str, Any]  # versions, device, command and so on
 
 
 def prepare(
@@ -189,9 +176,11 @@ def prepare(
   should_stop: Callable[[], bool],
 ) -> Run:
   """Everything that a user's mistake can break, before any training."""
-  people = load_people(methods, workdir)
+  population, individuals, global_people, factors = load_people(
+    methods, workdir
+  )
   determining = {
-    **study_flags.determining(people.population),
+    **study_flags.determining(population),
     "save_models": _SAVE_MODELS.value,
     "eval_every": _EVAL_EVERY.value,
   }
@@ -200,28 +189,26 @@ def prepare(
       **determining,
       "methods": [method.spec for method in methods],
       "seeds": seeds,
-      **{
-        flag.name: flag.value
-        for flag in (_INDIVIDUALS_PER_DEVICE, _MEMORY_GIB, _STORE)
-      },
-      guards.FINGERPRINT: people.population.fingerprint(),
+      "individuals_per_device": _INDIVIDUALS_PER_DEVICE.value,
+      "memory_gib": _MEMORY_GIB.value,
+      "store": _STORE.value,
+      guards.FINGERPRINT: population.fingerprint(),
     }
   )
   trainer = make_trainer(
-    people.population,
+    population,
     study_flags.training_settings(seeds[0]),
-    model=study_flags.model(people.population),
+    model=study_flags.model(population),
     individuals_per_device=_INDIVIDUALS_PER_DEVICE.value or None,
     store=_STORE.value,
   )
-  make = functools.partial(make_study, people, workdir, should_stop)
+  make = functools.partial(
+    make_study, population, individuals, global_people, workdir, should_stop
+  )
   studies, memory = fit({seed: make(seed, trainer) for seed in seeds}, methods)
-  trainer = studies[seeds[0]].trainer
+  first = studies[seeds[0]]
   disk = resources.disk_need(
-    studies[seeds[0]],
-    methods,
-    save_models=_SAVE_MODELS.value,
-    seeds=len(seeds),
+    first, methods, save_models=_SAVE_MODELS.value, seeds=len(seeds)
   )
   made_with = {**study_flags.about(), **run_info.describe()}
   rows = Rows([], [], [], [])
@@ -229,7 +216,7 @@ def prepare(
   if distributed.is_first():
     resources.check_disk(workdir, disk)
     rows, earlier = open_directory(
-      workdir, methods, seeds, people.population, determining, made_with
+      workdir, methods, seeds, population, determining, made_with
     )
   rows = Rows(*json.loads(distributed.text_from_first(json.dumps(rows))))
   for seed in seeds:
@@ -239,36 +226,24 @@ def prepare(
       files.check_writable(home / "predictions")
       files.check_writable(home / "figures")
   shown = rows.seeds[0]
-  drawn = studies[shown] if shown in studies else make(shown, trainer)
+  drawn = studies[shown] if shown in studies else make(shown, first.trainer)
   distributed.wait_for_all("prepared")
   if memory is not None:
     say(
       f"Memory: {memory} (individuals at once on a device:"
-      f" {trainer.individuals_per_device})."
+      f" {first.trainer.individuals_per_device})."
     )
   say(f"Disk: at most {resources.megabytes(disk)} in {workdir}.")
-  return Run(
-    workdir,
-    list(studies.values()),
-    drawn,
-    people.factors,
-    rows,
-    earlier,
-    made_with,
-  )
+  return Run([*studies.values()], drawn, factors, rows, earlier, made_with)
 
 
-class People(NamedTuple):
-  """The store, ids of the individuals and of D_G's writers, hidden factors."""
+def load_people(
+  methods: Sequence[Method], workdir: pathlib.Path
+) -> tuple[Population, np.ndarray, np.ndarray, WriterFactors | None]:
+  """The store, ids of individuals and of D_G's writers, and hidden factors.
 
-  population: Population
-  individuals: np.ndarray
-  global_people: np.ndarray
-  factors: WriterFactors | None
-
-
-def load_people(methods: Sequence[Method], workdir: pathlib.Path) -> People:
-  """The people that the flags name; rejects flags that can't act on them."""
+  Rejects flags that can't act on these people.
+  """
   population, factors = study_flags.load_population()
   known = list(methods)
   if distributed.is_first():
@@ -276,18 +251,19 @@ def load_people(methods: Sequence[Method], workdir: pathlib.Path) -> People:
     known += [method for method in earlier if method]
   grouped = distributed.highest(any(method.needs_latents for method in known))
   study_flags.refuse_inert(study_flags.inert(population, grouped=bool(grouped)))
-  return People(*study_flags.vary(population), factors)
+  return *study_flags.vary(population), factors
 
 
 def make_study(
-  people: People,
+  population: Population,
+  individuals: np.ndarray,
+  global_people: np.ndarray,
   workdir: pathlib.Path,
   should_stop: Callable[[], bool],
   seed: int,
   trainer: PopulationTrainer,
 ) -> Study:
   """One seed's study; its programs are compiled once for all seeds."""
-  population, individuals, global_people, _ = people
   split = study_flags.split(population, individuals, global_people, seed)
   home = study_flags.home(workdir, seed)
   return Study(
@@ -361,12 +337,12 @@ def open_directory(
       "asked": asked,
     },
   )
-  earlier = {}
-  for spec, seed in finished:
-    if (spec, seed) not in now and (
-      result := load(workdir, spec, seed, population, train_again=False)
-    ):
-      earlier[spec, seed] = result
+  earlier = {
+    (spec, seed): result
+    for spec, seed in finished
+    if (spec, seed) not in now
+    and (result := load(workdir, spec, seed, population, train_again=False))
+  }
   rows = table1_rows.choose(
     {spec: config["asked"].get(spec, ()) for spec in config["methods"]},
     config["seeds"],
@@ -435,18 +411,18 @@ def train_all(
   finished: dict[str, Result] = {}
   # The others are told: they might find another state of the directory.
   for method in methods if distributed.is_first() else ():
-    result = load(
-      workdir, method.spec, seed, study.population, train_again=True
-    )
-    if result is not None:
-      finished[method.spec] = result
+    spec = method.spec
+    if result := load(workdir, spec, seed, study.population, train_again=True):
+      finished[spec] = result
   there = distributed.from_first(
     np.array([method.spec in finished for method in methods], bool)
   )
-  waiting = [method for method, is_there in zip(methods, there) if not is_there]
-  for method in methods:
-    if method not in waiting:
+  waiting = []
+  for method, is_there in zip(methods, there):
+    if is_there:
       study.forget(method)
+    else:
+      waiting.append(method)
   with console.progress(study.num_steps(waiting), "training") as bar:
     for method in waiting:
       bar.set_description(method.spec)
@@ -457,28 +433,6 @@ def train_all(
         directory.tell_origins(workdir)
       study.forget(method)
   return [finished[m.spec] for m in methods if m.spec in finished]
-
-
-def report(
-  run: Run, finished: Sequence[Result], space: LatentSpace | None
-) -> None:
-  """Writes tables and figures of what is finished now, and was before."""
-  every = {(result.method, result.seed): result for result in finished}
-  every |= run.earlier
-  rows = run.rows
-  summary.write(
-    run.drawn,
-    run.factors,
-    rows.parsed,
-    [every[method, seed] for seed in rows.seeds for method in rows.methods],
-    space,
-    run.workdir,
-    [every[method, seed] for method, seed in rows.beside],
-  )
-  for note in rows.notes:
-    say(note)
-  if _TENSORBOARD.value:
-    tensorboard.write(run.workdir / "tensorboard", list(every.values()))
 
 
 if __name__ == "__main__":

@@ -52,10 +52,8 @@ def require(*needed: Flag) -> None:
 
 def load_model(flag: Flag) -> tuple[Description, dict[str, Any]]:
   """The model in a flag's folder: what it is, `params` and `batch_stats`."""
-  try:
+  with console.of(f"--{flag.name}"):
     description, params, batch_stats = saved_models.load(flag.value or "")
-  except ValueError as error:
-    raise ValueError(f"--{flag.name}: {error}") from error
   return description, {"params": params, "batch_stats": batch_stats}
 
 
@@ -73,7 +71,7 @@ def load_people(
   arrays = npz.load_arrays(
     path, names[:required], names[required:], name=f"--{flag.name}"
   )
-  try:
+  with console.of(f"--{flag.name}={path}"):
     population = new_people.population_of(
       arrays,
       description.num_classes,
@@ -81,6 +79,4 @@ def load_people(
       is_fig_4=description.hidden is None,
       dtype=description.dtype,
     )
-  except ValueError as error:
-    raise ValueError(f"--{flag.name}={path}: {error}") from error
   return population, frozenset(arrays)

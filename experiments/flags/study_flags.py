@@ -11,8 +11,7 @@ import numpy as np
 from absl import flags
 from flax import linen as nn
 
-from experiments.runtime import resources
-from experiments.runtime.console import say
+from experiments.runtime import console, resources
 from personalization_jax import checks
 from personalization_jax.datasets import (
   Population,
@@ -72,8 +71,7 @@ _VALIDATION_FRACTION = flags.DEFINE_float("validation_fraction", 0.0,
     " between a person's model and `global`'s. It is taken out of the"
     " test data, which are 1 - --train_fraction - --validation_fraction.")
 _SEED = flags.DEFINE_integer("seed", 0,
-    "Seed of everything random; with --seeds, of who the individuals"
-    " are.")
+    "Seed of everything random; with --seeds, of who the individuals are.")
 # They may grow from one call to the next; what is finished stays.
 _SEEDS = flags.DEFINE_list("seeds", [],
     "Train with each of these seeds: its own split, order and initial"
@@ -89,8 +87,7 @@ _NPZ_PATH = flags.DEFINE_string("npz_path", None,
     "With --dataset=npz: a file with the arrays images, labels and"
     " individuals.")
 _INDIVIDUAL_FEATURE = flags.DEFINE_string("individual_feature", None,
-    "With --dataset=tfds:NAME: the feature that says whose sample it"
-    " is.")
+    "With --dataset=tfds:NAME: the feature that says whose sample it is.")
 _IMAGE_FEATURE = flags.DEFINE_string("image_feature", "image",
     "With --dataset=tfds:NAME: the feature that holds the sample.")
 _LABEL_FEATURE = flags.DEFINE_string("label_feature", "label",
@@ -117,6 +114,11 @@ _OF_DATASET = {
     "npz": (_NPZ_PATH,),
     _TFDS: (*_OF_TFDS, _DATA_DIR, _MANUAL_DIR),
 }  # fmt: skip
+
+
+def _values(*those: flags.FlagHolder[Any]) -> dict[str, Any]:
+  """Flag -> value; the library's arguments have the same names."""
+  return {flag.name: flag.value for flag in those}
 
 
 def inert(
@@ -184,14 +186,12 @@ def determining(population: Population) -> dict[str, Any]:
   runs go on.
   """
   left_out = inert(population)
-  values = {
-    flag.name: flag.value for flag in _DETERMINING if flag.name not in left_out
-  }
+  values = _values(*(x for x in _DETERMINING if x.name not in left_out))
   values["flips"] = _wants_flips(population)
   if _model_name(population) != "fig4":
     values["model"] = _model_name(population)
   if _DATASET.value.startswith(_TFDS):
-    values |= {flag.name: flag.value for flag in _OF_TFDS}
+    values |= _values(*_OF_TFDS)
   return values
 
 
@@ -237,7 +237,7 @@ def seeds() -> tuple[int, ...]:
       f"--seeds={','.join(given)} must be whole numbers of 0 or more, separated"
       " by commas."
     )
-  numbers = tuple(int(text) for text in given)
+  numbers = tuple(map(int, given))
   for number in numbers:
     checks.seed(number, "seeds")
   if len(set(numbers)) < len(numbers):
@@ -252,14 +252,8 @@ def home(workdir: pathlib.Path, seed: int) -> pathlib.Path:
 
 def training_settings(seed: int) -> Settings:
   """How every model is trained."""
-  settings = Settings(
-    epochs=_EPOCHS.value,
-    batch_size=_BATCH_SIZE.value,
-    learning_rate=_LEARNING_RATE.value,
-    width=_WIDTH.value,
-    precision=_PRECISION.value,
-    seed=seed,
-  )
+  those = (_EPOCHS, _BATCH_SIZE, _LEARNING_RATE, _WIDTH, _PRECISION)
+  settings = Settings(**_values(*those), seed=seed)
   classifier.check_width(settings.width)
   return settings
 
@@ -268,12 +262,8 @@ def latent_settings(seed: int) -> LatentSettings:
   """How the auto-encoder is trained."""
   # Its flag isn't called as the field is.
   checks.whole_number("autoencoder_epochs", _AUTOENCODER_EPOCHS.value, 1)
-  return LatentSettings(
-    epochs=_AUTOENCODER_EPOCHS.value,
-    batch_size=_BATCH_SIZE.value,
-    width=_WIDTH.value,
-    seed=seed,
-  )
+  own = {"epochs": _AUTOENCODER_EPOCHS.value, "seed": seed}
+  return LatentSettings(**own, **_values(_BATCH_SIZE, _WIDTH))
 
 
 def groups(population: Population, split: splits.Split, seed: int) -> Groups:
@@ -311,37 +301,28 @@ def load_population() -> tuple[Population, WriterFactors | None]:
       image_size=_IMAGE_SIZE.value,
       seed=_SEED.value,
     )
+  folders = _values(_DATA_DIR, _MANUAL_DIR)
   if dataset == "nist_digits":
-    population = nist_digits.load(
-      _NIST_CONFIG.value,
-      data_dir=_DATA_DIR.value,
-      manual_dir=_MANUAL_DIR.value,
-    )
-  elif dataset == "npz":
+    return nist_digits.load(_NIST_CONFIG.value, **folders), None
+  if dataset == "npz":
     if not _NPZ_PATH.value:
       raise ValueError("--dataset=npz needs --npz_path.")
-    population = npz.load(_NPZ_PATH.value)
-  else:
-    if _INDIVIDUAL_FEATURE.value is None:
-      raise ValueError(
-        f"--dataset={dataset} needs --individual_feature, the feature that says"
-        " whose a sample is."
-      )
-    try:
-      population = tfds_loader.load(
-        dataset.removeprefix(_TFDS),
-        individual_feature=_INDIVIDUAL_FEATURE.value,
-        image_feature=_IMAGE_FEATURE.value,
-        label_feature=_LABEL_FEATURE.value,
-        split=_TFDS_SPLIT.value,
-        data_dir=_DATA_DIR.value,
-        manual_dir=_MANUAL_DIR.value,
-        say=say,
-      )
-    except ValueError as error:
-      # Its flag isn't called as the argument is.
-      text = str(error).replace(" split=", " --tfds_split=")
-      raise ValueError(text) from error
+    return npz.load(_NPZ_PATH.value), None
+  if _INDIVIDUAL_FEATURE.value is None:
+    raise ValueError(
+      f"--dataset={dataset} needs --individual_feature, the feature that says"
+      " whose a sample is."
+    )
+  features = _values(_INDIVIDUAL_FEATURE, _IMAGE_FEATURE, _LABEL_FEATURE)
+  options = {**features, "split": _TFDS_SPLIT.value, **folders}
+  try:
+    population = tfds_loader.load(
+      dataset.removeprefix(_TFDS), **options, say=console.say
+    )
+  except ValueError as error:
+    # Its flag isn't called as the argument is.
+    text = str(error).replace(" split=", " --tfds_split=")
+    raise ValueError(text) from error
   return population, None
 
 
@@ -352,15 +333,11 @@ def vary(
   if population.holds_images and _IMAGE_SIZE.value:
     population = variations.resize(population, _IMAGE_SIZE.value)
   if _wants_flips(population):
-    try:
+    with console.of("--flips"):
       population = variations.flips(population)
-    except ValueError as error:
-      raise ValueError(f"--flips: {error}") from error
   people, global_people = splits.choose_people(
     population,
-    _NUM_INDIVIDUALS.value,
-    _NUM_GLOBAL_INDIVIDUALS.value,
-    _SEED.value,
+    **_values(_NUM_INDIVIDUALS, _NUM_GLOBAL_INDIVIDUALS, _SEED),
   )
   if _CLASS_CONCENTRATION.value is not None:
     # Its flag isn't called as the argument is.
@@ -384,11 +361,5 @@ def split(
   seed: int,
 ) -> splits.Split:
   """Who trains, chooses and tests on what; the arguments are from `vary`."""
-  return splits.split(
-    population,
-    people,
-    global_people,
-    train_fraction=_TRAIN_FRACTION.value,
-    validation_fraction=_VALIDATION_FRACTION.value,
-    seed=seed,
-  )
+  fractions = _values(_TRAIN_FRACTION, _VALIDATION_FRACTION)
+  return splits.split(population, people, global_people, **fractions, seed=seed)

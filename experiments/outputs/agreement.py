@@ -60,6 +60,8 @@ def compare(
   population, split = study.population, study.split
   pixels = population.images.reshape(len(population), -1) / np.float32(255)
   count = affordable(split, pixels.shape[1])
+  parts = ("individuals", "train", "validation", "test")
+  first = {part: getattr(split, part)[:count] for part in parts}
 
   def groups(judged: Split) -> Groups:
     return Groups(
@@ -74,7 +76,7 @@ def compare(
   found: Found = {}
   for space, of_people, of_samples in (
     (AUTO_ENCODER, study.groups, study.groups),
-    (PIXELS, groups(split), groups(first_individuals(split, count))),
+    (PIXELS, groups(split), groups(dataclasses.replace(split, **first))),
   ):
     found[space] = []
     if people:
@@ -91,22 +93,18 @@ def affordable(split: Split, dimensions: int) -> int:
   return min(max(int(_MULTIPLICATIONS / each), 1), people)
 
 
-def first_individuals(split: Split, count: int) -> Split:
-  """The split of the first individuals, with all of D_G."""
-  parts = ("individuals", "train", "validation", "test")
-  return dataclasses.replace(
-    split, **{part: getattr(split, part)[:count] for part in parts}
-  )
+def write(found: Found, workdir: pathlib.Path) -> tuple[str, pathlib.Path]:
+  """Writes group_agreement.csv and its figure; a text for people, the figure.
 
-
-def write(found: Found, workdir: pathlib.Path) -> pathlib.Path:
-  """Writes group_agreement.csv and its figure; the figure's file."""
+  The text is a Markdown table, aligned to be read as it is, and a note.
+  """
   lines = []
   values: dict[str, dict[str, dict[str, np.ndarray]]] = {}
   random: dict[str, dict[str, float]] = {}
   for space, agreements in found.items():
     for one, pixels in zip(agreements, found[PIXELS]):
-      numbers = (one.mean, one.sd, float(one.random.mean()), one.count)
+      by_chance = float(one.random.mean())
+      numbers = (one.mean, one.sd, by_chance, one.count)
       p_pixels = math.nan if space == PIXELS else _p(one.values, pixels.values)
       p_values = (_p(one.values, one.random), p_pixels)
       lines.append(
@@ -114,12 +112,13 @@ def write(found: Found, workdir: pathlib.Path) -> pathlib.Path:
       )
       name = f"{figures.method_name(one.group)}: {one.measure}"
       values.setdefault(name, {}).setdefault(one.part, {})[space] = one.values
-      random.setdefault(name, {})[one.part] = float(one.random.mean())
+      random.setdefault(name, {})[one.part] = by_chance
   table = pd.DataFrame(lines, columns=list(AGREEMENT_COLUMNS))
   text = table.to_csv(index=False, lineterminator="\n")
   write_atomically(workdir / "group_agreement.csv", text)
   page = styles.figure_of(figures.agreement(values, random))
-  return figures.save(page, workdir / "figures" / "group_agreement.png")
+  drawn = figures.save(page, workdir / "figures" / "group_agreement.png")
+  return _markdown(table), drawn
 
 
 def _p(values: np.ndarray, others: np.ndarray) -> float:
@@ -132,22 +131,22 @@ def _number(value: float) -> str:
   return "-" if math.isnan(value) else f"{value:.3f}"
 
 
-def markdown(found: Found) -> str:
-  """A Markdown table, aligned to be read as plain text too, and a note."""
-  lines = [["Group", f"{'agreement':<16}", f"{'in':<10}"]]
-  lines[0] += [*found, "random choice", "p of spaces"]
-  for same in zip(*found.values()):
-    cells = [
-      f"{_number(one.mean)} ({_number(one.sd)})"
-      + ("*" if _p(one.values, one.random) < 0.05 else " ")
-      for one in same
-    ]
-    first = same[0]
-    cells.append(f"{first.random.mean():.3f}")
-    cells.append(_number(_p(first.values, same[-1].values)))
+def _markdown(table: pd.DataFrame) -> str:
+  stars = np.where(table["p_random"] < 0.05, "*", " ")
+  means, sds = (table[name].map(_number) for name in ("mean", "sd"))
+  spaces = (means + " (" + sds + ")" + stars).groupby(
+    table["latent_space"], sort=False
+  )
+  first = table[table["latent_space"] == AUTO_ENCODER]
+  columns = [
+    ["Group", *first["group"]],
     # Names to the left.
-    name = [first.group, f"{first.measure:<16}", f"{first.part:<10}"]
-    lines.append([*name, *cells])
-  judged = sorted({one.count for row in found.values() for one in row})
-  note = _NOTE.format(" or ".join(map(str, judged)))
-  return f"{table_files.aligned(lines)}\n\n{note}"
+    ["agreement".ljust(16), *first["measure"].str.ljust(16)],
+    ["in".ljust(10), *first["part"].str.ljust(10)],
+    *([space, *cells] for space, cells in spaces),
+    ["random choice", *first["random"].map(_number)],
+    ["p of spaces", *first["p_raw_pixels"].map(_number)],
+  ]
+  judged = " or ".join(map(str, sorted(table["individuals"].unique())))
+  text = table_files.aligned([*zip(*columns)])
+  return f"{text}\n\n{_NOTE.format(judged)}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,10 +14,12 @@ from personalization_jax.analysis.columns import CHOICE_COLUMNS as COLUMNS
 from personalization_jax.analysis.model_choice import Choice
 from personalization_jax.analysis.result import Result
 from personalization_jax.checkpoints.files import write_atomically
+from personalization_jax.figures import styles
 from personalization_jax.runs import table_files
 
 GLOBAL = "global"
 _TITLES = ["Method", "hurt", "hurt, chosen", "gain", "gain, chosen"]
+_FORMS = (".0%", ".0%", "+.4f", "+.4f")
 _NOTE = """
 hurt: share of individuals whose own model is worse on their test data than the\
  global one; gain: mean difference in acc(D_I). Chosen: each individual has the\
@@ -51,26 +52,21 @@ def compare(
 
 def write(
   found: dict[str, Choice], workdir: pathlib.Path
-) -> tuple[str, list[pathlib.Path]]:
+) -> tuple[str, pathlib.Path]:
   """Writes choice.csv and its figure; the table for people, and the figure."""
   table = pd.DataFrame(
-    [
-      (method, *(getattr(choice, column) for column in COLUMNS[1:]))
-      for method, choice in found.items()
-    ],
-    columns=list(COLUMNS),
+    map(vars, found.values()), pd.Index(found, name="method")
   )
-  text = table.to_csv(index=False, na_rep="nan", lineterminator="\n")
+  table = table[[*COLUMNS[1:]]]
+  text = table.to_csv(na_rep="nan", lineterminator="\n")
   write_atomically(workdir / "choice.csv", text)
-  page: Any = figures.choice(found).figure
-  drawn = figures.save(page, workdir / "figures" / "choice.png")
-  shown = table.copy().astype(object)
-  for column, form in zip(COLUMNS[1:], (".0%", ".0%", "+.4f", "+.4f")):
-    shown[column] = [
-      "-" if np.isnan(x) else format(x, form) for x in table[column]
-    ]
-  told = table_files.aligned([_TITLES, *shown.to_numpy().tolist()])
+  lines = [
+    [method, *("-" if np.isnan(x) else f"{x:{y}}" for x, y in zip(row, _FORMS))]
+    for method, *row in table.itertuples(name=None)
+  ]
+  told = table_files.aligned([_TITLES, *lines])
+  page = styles.figure_of(figures.choice(found))
   return (
     f"Against the model of D_G alone (global)\n\n{told}\n{_NOTE}",
-    [drawn],
+    figures.save(page, workdir / "figures" / "choice.png"),
   )

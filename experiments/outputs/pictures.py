@@ -62,19 +62,17 @@ def _of_results(
       finished, study.population.labels
     ).items()
   }
-  batches = study.batches
-  sources = {method.spec: batches.sources(method) for method in methods}
-  # Behind the end of an individual's own schedule there is padding.
-  people = np.flatnonzero(shown).tolist()
-  lengths = {
-    method.spec: np.array(
-      [len(batches.sources(method, index)) for index in people]
+  sources, lengths, losses = {}, {}, {}
+  for method in methods:
+    sources[method.spec] = study.batches.sources(method)
+    # Behind the end of an individual's own schedule there is padding.
+    lengths[method.spec] = np.array(
+      [
+        len(study.batches.sources(method, index))
+        for index in np.flatnonzero(shown).tolist()
+      ]
     )
-    for method in methods
-  }
-  losses = {
-    method.spec: firsts[method.spec].losses[shown] for method in methods
-  }
+    losses[method.spec] = firsts[method.spec].losses[shown]
   drawn = {
     "trade_off": figures.trade_off(accuracies),
     "distribution_individual": figures.distribution(accuracies),
@@ -157,12 +155,11 @@ def _of_latent_space(
     ranked[near:][-3:],
     classes=min(10, population.num_classes),
   )
-  for method in methods:
-    if method.group is not None and method.group.kind == "sg":
-      own, chosen = groups.by_sample(method.group, 0)
-      picked = np.linspace(0, len(own) - 1, 8).astype(int)
-      pages["chosen_samples"] = figures.chosen_samples(
-        pictures, own[picked], chosen[picked][:, :12]
-      )
-      break
+  asked = (method.group for method in methods if method.group)
+  if sg := next((group for group in asked if group.kind == "sg"), None):
+    own, chosen = groups.by_sample(sg, 0)
+    picked = np.linspace(0, len(own) - 1, 8).astype(int)
+    pages["chosen_samples"] = figures.chosen_samples(
+      pictures, own[picked], chosen[picked][:, :12]
+    )
   return pages

@@ -12,19 +12,12 @@ Finished = tuple[str, int]
 
 
 class Rows(NamedTuple):
-  """What the tables of a run directory are of.
+  """What the tables of a run directory are of."""
 
-  Attributes:
-    methods: specs, in the order of the table.
-    seeds: with which each of them is finished.
-    beside: finished as well, but not with these seeds: in results.csv alone.
-    notes: sentences about what is left out.
-  """
-
-  methods: list[str]
-  seeds: list[int]
-  beside: list[Finished]
-  notes: list[str]
+  methods: list[str]  # specs, in the order of the table
+  seeds: list[int]  # with which each of them is finished
+  beside: list[Finished]  # with other seeds: in results.csv alone
+  notes: list[str]  # sentences about what is left out
 
   @property
   def parsed(self) -> list[Method]:
@@ -38,18 +31,12 @@ def choose(
   finished: Collection[Finished],
   now: Sequence[str],
 ) -> Rows:
-  """What is asked for now, and all else that can be compared with it.
+  """The methods `now` asked for, and all else that can be compared with them.
 
-  Args:
-    asked: spec -> seeds, all that was ever asked for, in order; of runs by old
-      versions without the seeds of what isn't finished.
-    seeds: all that were ever asked for, in order.
-    finished: what there is, or will be once this start ends.
-    now: specs of this start; they have the seeds asked for in common.
-
-  Returns:
-    The methods asked for with the seeds that they have in common, those of
-    earlier starts too, and every other finished method that has all of these.
+  That is every method of before which is finished with all seeds that they have
+  in common. `asked` is spec -> seeds, and `seeds` are all that were ever asked
+  for, in order; runs of old versions list finished seeds alone. `finished` is
+  what there will be once this start ends.
   """
   notes = []
   there: dict[str, list[int]] = {}
@@ -62,10 +49,8 @@ def choose(
       )
     elif its:
       there[method] = its
-  common = [
-    seed for seed in seeds if all(seed in there[method] for method in now)
-  ]
-  methods = [method for method in there if set(common) <= {*there[method]}]
+  common = [s for s in seeds if all(s in there[method] for method in now)]
+  methods = [method for method in there if {*common} <= {*there[method]}]
   beside = [
     (method, seed)
     for seed in seeds
@@ -83,9 +68,9 @@ def choose(
     )
   missing = []
   for method, its_seeds in asked.items():
-    lost = [seed for seed in its_seeds if (method, seed) not in finished]
+    lost = [str(seed) for seed in its_seeds if (method, seed) not in finished]
     if method in there and lost:
-      missing.append(f"{method} with seed {' and '.join(map(str, lost))}")
+      missing.append(f"{method} with seed {' and '.join(lost)}")
     elif lost or not its_seeds:
       missing.append(method)
   if missing:

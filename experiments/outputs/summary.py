@@ -5,17 +5,17 @@ from __future__ import annotations
 import pathlib
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from experiments.outputs import agreement, choice, pictures
 from experiments.outputs.report.captions import CAPTIONS
+from experiments.outputs.rows import Finished, Rows
 from experiments.runtime import resources
 from personalization_jax.analysis.result import Result
 from personalization_jax.datasets.splits import PADDING
 from personalization_jax.datasets.synthetic import WriterFactors
-from personalization_jax.methods import Method
 from personalization_jax.runs import table_files
 from personalization_jax.study import Study
 from personalization_jax.training.latent_space import LatentSpace
@@ -47,49 +47,44 @@ def sizes(rows: np.ndarray) -> str:
 def write(
   study: Study,
   factors: WriterFactors | None,
-  methods: Sequence[Method],
-  finished: Sequence[Result],
+  rows: Rows,
+  every: Mapping[Finished, Result],
   space: LatentSpace | None,
   workdir: pathlib.Path,
-  beside: Sequence[Result] = (),
 ) -> None:
-  """Writes the tables, draws the figures, says what it took.
+  """Writes tables and figures of what is finished, and says what it took.
 
-  Args:
-    study: of the table's first seed, whose split and groups are drawn.
-    factors: what is known of how synthetic people write.
-    methods: of the table.
-    finished: their results, of all its seeds.
-    space: the first seed's latent space, if one was needed.
-    workdir: the run directory.
-    beside: see `table_files.write_tables`.
+  `study` is of the tables' first seed, as is `space`, if one was needed.
   """
+  methods = rows.parsed
+  finished = [every[m, seed] for seed in rows.seeds for m in rows.methods]
   # Figures are of the tables beside them.
   for name in CAPTIONS:
     (workdir / "figures" / f"{name}.png").unlink(missing_ok=True)
   for name in ("choice.csv", "group_agreement.csv"):
     (workdir / name).unlink(missing_ok=True)
-  rows = table_files.write_tables(
+  table = table_files.write_tables(
     workdir,
     finished,
     study.population.labels,
     study.groups.distances() if space else None,
-    beside,
+    [every[m, seed] for m, seed in rows.beside],
   )
   drawn = pictures.draw(study, methods, finished, space, workdir / "figures")
-  print(table_files.markdown(rows, of_run=True))
+  print(table_files.markdown(table, of_run=True))
   written = "results.csv, table1.csv, table1.md"
   chosen = choice.compare(finished, study.population.labels)
   if chosen and study.split.validation.shape[1]:
-    text, pages = choice.write(chosen, workdir)
-    drawn += pages
+    text, page = choice.write(chosen, workdir)
+    drawn.append(page)
     print(text)
     written += ", choice.csv"
   if space and factors:
     # Who truly writes like whom is known: are the groups of such people?
     found = agreement.compare(study, methods, factors)
-    drawn.append(agreement.write(found, workdir))
-    print(agreement.markdown(found))
+    text, page = agreement.write(found, workdir)
+    drawn.append(page)
+    print(text)
     written += ", group_agreement.csv"
   print(
     f"Peak memory: {resources.peak_memory()}; disk:"
@@ -102,6 +97,8 @@ def write(
     )
   if lost := divergence(finished):
     print(lost, file=sys.stderr, flush=True)
+  for note in rows.notes:
+    print(note, flush=True)
 
 
 def divergence(finished: Sequence[Result]) -> str | None:
@@ -109,11 +106,10 @@ def divergence(finished: Sequence[Result]) -> str | None:
   gone: Counter[str] = Counter()
   for result in finished:
     gone[result.method] += int(result.diverged.sum())
-  gone = +gone  # without those of none
-  if not gone:
+  if not gone.total():
     return None
   every = sum(len(result.diverged) for result in finished)
-  of = ", ".join(f"{method}: {count}" for method, count in gone.items())
+  of = ", ".join(f"{method}: {count}" for method, count in (+gone).items())
   return (
     f"{gone.total()} of {every} models diverged ({of}): their loss or"
     " parameters stopped being finite numbers, and they are left out of all"

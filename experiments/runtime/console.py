@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
 
 import tqdm
 from absl import flags, logging
@@ -33,6 +34,15 @@ def say(text: str) -> None:
   """Prints on the first process alone."""
   if distributed.is_first():
     print(text, flush=True)
+
+
+@contextlib.contextmanager
+def of(given: str) -> Iterator[None]:
+  """Puts what a ValueError is about before its sentence: a flag, a file."""
+  try:
+    yield
+  except ValueError as error:
+    raise ValueError(f"{given}: {error}") from error
 
 
 def as_flag(error: Exception, names: Container[str]) -> str:

@@ -305,7 +305,7 @@ def test_sg_by_noise_comes_near_its_expectation(population, split, factors):
     assert abs(one.mean - one.random.mean()) < 0.08
 
 
-def test_means_leave_out_who_has_no_value():
+def test_means_leave_out_who_has_no_value(tmp_path):
   one = group_agreement.Agreement(
     "ig", "rank correlation", "all", np.array([0.2, np.nan, 0.6]), np.zeros(3)
   )
@@ -313,7 +313,7 @@ def test_means_leave_out_who_has_no_value():
   assert one.count == 2
   spaces = (agreement.AUTO_ENCODER, agreement.PIXELS)
   both = {space: [one] for space in spaces}
-  assert "over 2 individuals" in agreement.markdown(both)
+  assert "over 2 individuals" in agreement.write(both, tmp_path)[0]
   nobody = group_agreement.Agreement(
     "", "", "", np.full(2, np.nan), np.zeros(2)
   )
@@ -338,7 +338,7 @@ def test_what_cannot_be_told_is_a_dash_and_counts_those_who_are_compared(
     ],
     agreement.PIXELS: [one(f"measure {k}", 0.2, 0.2, 0.2) for k in range(3)],
   }
-  text = agreement.markdown(found)
+  text, _ = agreement.write(found, tmp_path)
   assert "nan" not in text
   table = [line.split("|")[4:-1] for line in text.splitlines()[2:5]]
   assert [[cell.strip() for cell in line] for line in table] == [
@@ -346,14 +346,13 @@ def test_what_cannot_be_told_is_a_dash_and_counts_those_who_are_compared(
     ["0.500 (-)", "0.200 (0.000)", "0.000", "-"],
     ["- (-)", "0.200 (0.000)", "0.000", "-"],
   ]
-  agreement.write(found, tmp_path)
   lines = read(tmp_path / "group_agreement.csv")
   assert [line["individuals"] for line in lines] == ["3", "1", "0"] + ["3"] * 3
   assert {line["p_random"] for line in lines} == {""}
 
 
 def test_pixels_are_searched_for_as_many_as_is_affordable(
-  population, split, factors, monkeypatch
+  population, split, factors, monkeypatch, tmp_path
 ):
   class Study:
     pass
@@ -378,7 +377,7 @@ def test_pixels_are_searched_for_as_many_as_is_affordable(
       count = 2 if one.group == "sg:9" else NUM_INDIVIDUALS
       assert len(one.values) == NUM_INDIVIDUALS
       np.testing.assert_array_equal(one.values[:count], other.values)
-  text = agreement.markdown(less)
+  text, _ = agreement.write(less, tmp_path)
   assert "over 2 or 5 individuals" in text
   assert len({len(line) for line in text.split("\n\n")[0].splitlines()}) == 1
   monkeypatch.setattr(agreement, "_MULTIPLICATIONS", 1)

@@ -94,4 +94,4 @@ def test_a_choice_without_anybody_to_compare_has_dashes(tmp_path):
   )
   text, drawn = choice.write(found, tmp_path)
   assert "nan" not in text
-  assert drawn[0].exists()
+  assert drawn.exists()

@@ -54,7 +54,7 @@ MISTAKES = [
   ({"seeds": ["0", str(2**32)]}, "--seeds=4294967296 must be below 2**32"),
   ({"methods": "es:many"}, "unknown method 'es:many'"),
   ({"methods": "sw:0.3"}, "n_I=3/10 is neither"),
-  ({"methods": "tl:3:last=99"}, "the network has 3"),
+  ({"methods": "tl:3:last=99"}, "last_layers=99 must lie in 1..3"),
   ({"methods": "sg:5000"}, "'sg:5000' asks for 5000 training samples of D_G"),
   ({"methods": "ig:4"}, "'ig:4' asks for 4 people, but there are 3"),
   ({"methods": "sg:9", "autoencoder_epochs": 0}, "autoencoder_epochs=0"),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,8 +14,7 @@ from personalization_jax.analysis import metrics
 from personalization_jax.methods import known_method
 
 
-@dataclasses.dataclass(frozen=True)
-class Common:
+class Common(NamedTuple):
   """What another run has in common with the first."""
 
   name: str  # of the other run
@@ -34,14 +34,11 @@ def facts(run: Run) -> dict[str, Any]:
   found["seeds"] = ", ".join(run.seeds) or None
   found["data"] = run.about.get("dataset_fingerprint")
   made = [made_with(about) for about in run.makers or (run.about,)]
-  for name in dict.fromkeys(name for one in made for name in one):
+  for name in dict.fromkeys(itertools.chain(*made)):
     values = dict.fromkeys(one.get(name) for one in made)
-    values.pop(None, None)
-    found[name] = (
-      ", ".join(map(str, values))
-      if len(values) > 1
-      else (next(iter(values), None))
-    )
+    known = [value for value in values if value is not None]
+    if known:
+      found[name] = known[0] if len(known) == 1 else ", ".join(map(str, known))
   return {
     name: value
     for name, value in found.items()
@@ -62,20 +59,17 @@ def made_with(about: Mapping[str, Any]) -> dict[str, Any]:
   }
 
 
-def differing(
-  of_runs: Sequence[Mapping[str, Any]],
-) -> dict[str, list[Any]]:
+def differing(of_runs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
   """Facts that differ between runs, flags first -> the value of each run."""
   found = {}
-  names = dict.fromkeys(name for own in of_runs for name in own)
+  names = dict.fromkeys(itertools.chain(*of_runs))
   for name in sorted(names, key=lambda name: not name.startswith("--")):
     values = [own.get(name) for own in of_runs]
     # A flag that came later is off in older runs; all else may be unknown.
-    known = (
-      [value or None for value in values]
-      if name.startswith("--")
-      else [value for value in values if value is not None]
-    )
+    if name.startswith("--"):
+      known = [value or None for value in values]
+    else:
+      known = [value for value in values if value is not None]
     if any(value != known[0] for value in known):
       found[name] = values
   return found
@@ -89,9 +83,9 @@ def one_model(method: str, of: str) -> bool:
 
 def common(first: Run, other: Run) -> Common:
   """Individuals and seeds that two runs share; none if their data differ."""
-  data = [run.about.get("dataset_fingerprint") for run in (first, other)]
+  data, its = (run.about.get("dataset_fingerprint") for run in (first, other))
   here, there = (sorted({*run.results["individual"]}) for run in (first, other))
-  same = data[0] is not None and data[0] == data[1]
+  same = data is not None and data == its
   return Common(
     other.name,
     [person for person in here if same and person in there],
@@ -144,14 +138,9 @@ def compare(
       sides = {"first": before, "other": after}
       test = metrics.significance(sides, "first")["other"]
     else:
-      test = metrics.Significance(
-        t=metrics.welch(after, before),
-        wilcoxon=np.nan,
-        t_holm=np.nan,
-        wilcoxon_holm=np.nan,
-        difference=metrics.spread(after).mean - metrics.spread(before).mean,
-        pairs=0,
-      )
+      t = metrics.welch(after, before)
+      change = metrics.spread(after).mean - metrics.spread(before).mean
+      test = metrics.Significance(t, np.nan, np.nan, np.nan, change, pairs=0)
     if one_model(method, of):
       test = dataclasses.replace(test, t=np.nan, wilcoxon=np.nan)
     tests[method] = test

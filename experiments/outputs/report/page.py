@@ -85,8 +85,11 @@ def _section(run: Run) -> dict[str, Any]:
     "Checkpoints": run.checkpoints,
     "Not trained yet": waiting,
   }
-  names = [name for name in CAPTIONS if name in run.figures]
-  names += [name for name in run.figures if name not in CAPTIONS]
+  others = {
+    name: (f"{name}.png", "A figure of this run.")
+    for name in run.figures
+    if name not in CAPTIONS
+  }
   return {
     "run": run,
     "progress": {key: _listed(run, pairs) for key, pairs in progress.items()},
@@ -102,11 +105,9 @@ def _section(run: Run) -> dict[str, Any]:
     ],
     "agreement": _agreement(run.agreement),
     "figures": [
-      (
-        run.figures[name],
-        *CAPTIONS.get(name, (f"{name}.png", "A figure of this run.")),
-      )
-      for name in names
+      (run.figures[name], *about)
+      for name, about in {**CAPTIONS, **others}.items()
+      if name in run.figures
     ],
   }
 
@@ -133,17 +134,15 @@ def _settings(run: Run) -> dict[str, Columns]:
   made = comparison.differing(
     [comparison.made_with(maker) for maker in run.makers]
   )
-  results, commands = [], []
+  results = []
   for maker in run.makers:
-    commands.append(" ".join(map(str, maker.get("command") or ())))
-    results.append(
-      ", ".join(
-        f"{method} (seed {', '.join(map(str, seeds))})"
-        if run.several_seeds
-        else method
-        for method, seeds in maker["results"].items()
-      )
-    )
+    own = maker["results"]
+    if run.several_seeds:
+      own = [f"{m} (seed {', '.join(map(str, own[m]))})" for m in own]
+    results.append(", ".join(own))
+  commands = [
+    " ".join(map(str, maker.get("command") or ())) for maker in run.makers
+  ]
   return {
     "flags": [("", "Flag", flags), ("", "Value", flags.values())],
     "made_with": [("", "What", facts), ("", "Value", facts.values())],

@@ -34,10 +34,8 @@ _TABLE = (
   *(f"{of}_{name}" for of in columns.DATA for name in columns.SPREAD),
   *("p_individual_holm", "p_global_holm", "seeds", *FURTHER),
 )
-_KEY, _ACCURACIES = (
-  [*columns.RESULT_COLUMNS[:3]],
-  [*columns.RESULT_COLUMNS[3:5]],
-)
+_KEY = list(columns.RESULT_COLUMNS[:3])
+_ACCURACIES = list(columns.RESULT_COLUMNS[3:5])
 # Methods or checkpoints, each with a seed.
 Pairs = list[tuple[str, str]]
 
@@ -132,24 +130,12 @@ def read(folder: pathlib.Path, name: str) -> Run:
     for path in sorted((folder / "figures").glob("*.png"))
     if path.is_file()
   }
-  tables = {
-    "table": _table(
-      folder / "table1.csv",
-      ("method", "individual_mean", "global_mean"),
-      _TABLE,
-    ),
-    "results": _results(folder / "results.csv"),
-    "choice": _table(
-      folder / "choice.csv",
-      columns.CHOICE_COLUMNS,
-      columns.CHOICE_COLUMNS[1:],
-    ),
-    "agreement": _table(
-      folder / "group_agreement.csv",
-      columns.AGREEMENT_COLUMNS[:8],
-      ("mean", "sd", "random"),
-    ),
-  }
+  whole = {name: png for name, png in figures.items() if _is_whole(png)}
+  means = ("method", "individual_mean", "global_mean")
+  chosen, judged = columns.CHOICE_COLUMNS, columns.AGREEMENT_COLUMNS[:8]
+  table = _table(folder / "table1.csv", means, _TABLE)
+  results = _results(folder / "results.csv")
+  agreement = folder / "group_agreement.csv"
   return Run(
     name=name,
     settings=settings,
@@ -160,8 +146,12 @@ def read(folder: pathlib.Path, name: str) -> Run:
       if isinstance(entry, dict) and isinstance(entry.get("results"), dict)
     ],
     asked=asked,
-    figures={name: png for name, png in figures.items() if _is_whole(png)},
-    damaged=[name for name, png in figures.items() if not _is_whole(png)],
+    table=table,
+    results=results,
+    choice=_table(folder / "choice.csv", chosen, chosen[1:]),
+    agreement=_table(agreement, judged, ("mean", "sd", "random")),
+    figures=whole,
+    damaged=[name for name in figures if name not in whole],
     trained=[pair for pair in asked if predictions(*pair).exists()],
     checkpoints=[
       (path.name, seed)
@@ -169,8 +159,7 @@ def read(folder: pathlib.Path, name: str) -> Run:
       for path in sorted((home / "checkpoints").glob("*"))
       if path.is_dir()
     ],
-    **tables,
-    **_progress(asked, tables["table"], tables["results"]),
+    **_progress(asked, table, results),
   )
 
 
