@@ -17,12 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.benchmarks.measuring import (
-  Measurement,
-  Options,
-  compare,
-  seconds,
-)
+from experiments.benchmarks import measuring
+from experiments.benchmarks.measuring import Measurement, Options
 from personalization_jax.grouping import single_sample_groups
 
 _INDIVIDUALS = 100
@@ -41,10 +37,9 @@ def run(options: Options) -> Iterator[Measurement]:
       yield _against_faiss(kind, people, total, options.repeats)
   for size in _SIZES[:2] if options.quick else _SIZES:
     samples, rows = latents("normal", people, size)
-
     # Large ones aren't repeated as often: their times are steady.
     rounds = options.repeats if size <= 100_000 else min(options.repeats, 2)
-    yield from compare(
+    yield from measuring.compare(
       f"SG, {people} x {_SAMPLES} samples, D_G {size:,} x {_WIDTH}, total 1500",
       functools.partial(_ours, samples, rows, 1500),
       {},
@@ -60,9 +55,6 @@ def _against_faiss(
 
   samples, rows = latents(kind, people, 30_000)
 
-  def ours() -> np.ndarray:
-    return _ours(samples, rows, total)
-
   def peer(slack: float) -> np.ndarray:
     # The index is built inside, as ours arranges D_G inside.
     index = faiss.IndexFlatL2(_WIDTH)
@@ -71,11 +63,11 @@ def _against_faiss(
 
   best, fastest = 0.0, math.inf
   for slack in _SLACKS:
-    # Lists that are too short cost searches again, ever more of them.
     # The least of three times, lest one that was disturbed decides.
-    time = min(seconds(functools.partial(peer, slack)) for _ in range(3))
+    once = functools.partial(peer, slack)
+    time = min(measuring.seconds(once) for _ in range(3))
     if time > 1.5 * fastest:
-      break
+      break  # shorter lists cost ever more further searches
     if time < fastest:
       best, fastest = slack, time
 
@@ -83,16 +75,11 @@ def _against_faiss(
     f"SG, {people} x {_SAMPLES} samples, D_G 30,000 x {_WIDTH},"
     f" total {total}, {kind}"
   )
-  (measured,) = compare(
-    name,
-    ours,
-    {
-      f"faiss {faiss.__version__} IndexFlatL2 + greedy, slack {best}": (
-        lambda: peer(best)
-      )
-    },
-    repeats,
-    goal="ratio of 3 or more on a CPU",
+  peer_name = f"faiss {faiss.__version__} IndexFlatL2 + greedy, slack {best}"
+  ours = functools.partial(_ours, samples, rows, total)
+  peers = {peer_name: functools.partial(peer, best)}
+  (measured,) = measuring.compare(
+    name, ours, peers, repeats, goal="ratio of 3 or more on a CPU"
   )
   # Not all, where float32 can't tell which of two rows is nearer.
   same = (ours() == peer(best)).mean()
@@ -141,18 +128,15 @@ def greedy_faiss(
   for person in range(people):
     free = np.ones(index.ntotal, bool)
     end = 0
-    for sample in range(num_samples):
+    for sample, near in enumerate(lists[person]):
       count = base + (sample < extra)
-      near = lists[person, sample]
-      near = near[free[near]]
-      longer = length
+      near, longer = near[free[near]], length
       while len(near) < count:
         longer = min(4 * longer, index.ntotal)
         query = samples[person, sample : sample + 1]
         near = index.search(query, longer)[1][0]
         near = near[free[near]]
-      chosen = near[:count]
-      free[chosen] = False
-      groups[person, end : end + count] = chosen
+      groups[person, end : end + count] = near[:count]
+      free[near[:count]] = False
       end += count
   return groups

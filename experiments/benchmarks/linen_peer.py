@@ -17,7 +17,8 @@ import optax
 from flax import linen as nn
 
 from experiments.benchmarks.measuring import seconds
-from experiments.benchmarks.work import Work
+from experiments.benchmarks.work import Work, rows
+from personalization_jax.datasets import Population
 from personalization_jax.networks import classifier
 
 
@@ -94,21 +95,19 @@ def train_step(
   return (params, batch_stats, opt_state, key), loss
 
 
-def serve(
-  work: Work, images: np.ndarray, labels: np.ndarray, rows: np.ndarray
-) -> Callable[[], float]:
+def serve(work: Work, people: Population) -> Callable[[], float]:
   """What a worker process runs, compiled: it returns the work's seconds."""
   model = PlainClassifier(
-    int(labels.max()) + 1, work.width, jnp.dtype(work.precision)
+    people.num_classes, work.width, jnp.dtype(work.precision)
   )
   optimizer = optax.adam(work.settings().learning_rate)
   own_step = functools.partial(train_step, model, optimizer)
   step = jax.jit(jax.vmap(own_step, in_axes=(0, 0, None, None)))
-  store = jnp.asarray(images), jnp.asarray(labels)
-  batches = jnp.asarray(rows.swapaxes(0, 1))
-  variables = jax.jit(model.init, static_argnums=2)(
-    jax.random.key(0), jnp.zeros((1, *images.shape[1:])), False
-  )
+  store = jnp.asarray(people.images), jnp.asarray(people.labels)
+  batches = jnp.asarray(rows(work, people).swapaxes(0, 1))
+  images = jnp.zeros((1, *people.sample_shape))
+  init = jax.jit(functools.partial(model.init, train=False))
+  variables = init(jax.random.key(0), images)
   params = variables["params"]
   first = (params, variables["batch_stats"], optimizer.init(params))
   keys = jax.random.split(jax.random.key(1), work.individuals)

@@ -37,18 +37,18 @@ class Measurement:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What the flags of `experiments.benchmark` say."""
+  """The values of those flags of `experiments.benchmark` that suites read."""
 
-  repeats: int = 3  # rounds of each comparison
-  quick: bool = False  # a small version, to try the script
+  repeats: int = 3
+  quick: bool = False
   peers: bool = True
-  # Of training:
-  only: str = ""  # rows whose name holds this
-  individuals: int = 0  # instead of the rows' own; 0 leaves them
-  steps: int = 0  # likewise
-  individuals_per_device: int = 0  # models on a device at once; 0: the suite's
-  side_by_side: tuple[int, ...] = ()  # numbers to try on an accelerator
-  peak: float | None = None  # the device's FLOP/s, where `work.peak` has none
+  individuals_per_device: int = 0
+  # Of training alone:
+  only: str = ""
+  individuals: int = 0
+  steps: int = 0
+  side_by_side: Sequence[str] = ()
+  peak_tflops: float | None = None
 
 
 def runnable(suites: Sequence[str], with_peers: bool) -> list[str]:
@@ -102,13 +102,8 @@ def compare(
     middle = statistics.median(times)
     return samples / middle if samples else middle
 
-  alone = Measurement(
-    name,
-    "samples/s" if samples else "s",
-    median(own for own, _ in rounds),
-    first_call=first_call,
-    goal=goal,
-  )
+  own, unit = median(own for own, _ in rounds), "samples/s" if samples else "s"
+  alone = Measurement(name, unit, own, first_call=first_call, goal=goal)
   if not peers:
     return [alone]
   best, *others = sorted(
@@ -157,9 +152,9 @@ def table(measurements: Sequence[Measurement]) -> str:
 class Worker:
   """A process that prepares something and then runs it on demand.
 
-  It is started afresh (not forked) and prepares itself once, so that neither
-  its start nor a library's warming up is timed. Both sides of a comparison have
-  the parent's settings of memory allocation. Leaving the context ends it.
+  It is started afresh (not forked), so that neither its start nor a library's
+  warming up is timed, and has the parent's settings of memory allocation.
+  Leaving the context ends it.
   """
 
   def __init__(
@@ -175,11 +170,8 @@ class Worker:
     """
     context = multiprocessing.get_context("spawn")
     self._connection, other = context.Pipe()
-    self._process = context.Process(
-      target=_serve,
-      args=(other, setup, arguments, tuple(cores), dict(environment or {})),
-      daemon=True,
-    )
+    args = (other, setup, arguments, cores, environment or {})
+    self._process = context.Process(target=_serve, args=args, daemon=True)
     self._process.start()
     other.close()
 
@@ -190,8 +182,8 @@ class Worker:
   def wait(self, limit: float | None = None) -> Any:
     """The result of a call, or None once it is prepared.
 
-    TimeoutError comes after `limit` seconds: the worker can only be closed
-    then. RuntimeError has the message of a process that failed.
+    After `limit` seconds TimeoutError: the worker can only be closed then.
+    RuntimeError has the message of a process that failed.
     """
     if not self._connection.poll(limit):
       raise TimeoutError(f"no result in {limit:.0f} s")
@@ -212,8 +204,7 @@ class Worker:
     return self
 
   def __exit__(self, *_: object) -> None:
-    # Whatever it is doing.
-    self._process.kill()
+    self._process.kill()  # whatever it is doing
     self._process.join()
     self._connection.close()
 
@@ -222,8 +213,8 @@ def _serve(
   connection: Any,
   setup: Callable[..., Callable[..., Any]],
   arguments: tuple[Any, ...],
-  cores: tuple[int, ...],
-  environment: dict[str, str],
+  cores: Collection[int],
+  environment: Mapping[str, str],
 ) -> None:
   os.environ.update(environment)
   if cores and hasattr(os, "sched_setaffinity"):

@@ -17,12 +17,8 @@ from typing import Any
 
 import jax
 
-from experiments.benchmarks.measuring import (
-  Measurement,
-  Options,
-  Worker,
-  seconds,
-)
+from experiments.benchmarks import measuring
+from experiments.benchmarks.measuring import Measurement, Options
 from experiments.benchmarks.work import Ours, Work, population
 from experiments.runtime import host_memory
 from experiments.runtime.processes import cores
@@ -37,9 +33,8 @@ _QUICK_SIZES = (4, 12)
 _AT_LEAST = 128
 # Larger sizes aren't repeated as often: they take a minute.
 _LARGE, _LARGE_REPEATS = 1000, 2
-_DEVICES = (1, 2, 3, 4)
-# Divisible by each of them, so that no device trains fillers.
-_SPREAD = 48
+# So many individuals leave none of these numbers of devices with fillers.
+_DEVICES, _SPREAD = (1, 2, 3, 4), 48
 # Several processes share an accelerator here.
 _ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
@@ -47,8 +42,8 @@ _ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 def run(options: Options) -> Iterator[Measurement]:
   """Yields the suite's measurements, in milliseconds and MiB."""
   on_cpu = jax.devices()[0].platform == "cpu"
-  work = _QUICK_WORK if options.quick else _WORK
   per_device = options.individuals_per_device or (1 if on_cpu else 8)
+  work = _QUICK_WORK if options.quick else _WORK
   sizes = _QUICK_SIZES if options.quick else _SIZES
   yield from _sizes(work, sizes, per_device, options.repeats)
   if on_cpu:
@@ -112,7 +107,7 @@ def _measure(
   with contextlib.ExitStack() as stack:
     workers = []
     for setup in setups:
-      worker = Worker(serve, *setup, environment=_ENVIRONMENT)
+      worker = measuring.Worker(serve, *setup, environment=_ENVIRONMENT)
       workers.append(stack.enter_context(worker))
       # One after another: side by side, compilations would need all the memory.
       worker.wait()
@@ -121,10 +116,8 @@ def _measure(
       for worker, (work, *_), own in zip(workers, setups, times):
         if work.individuals <= _LARGE or turn < _LARGE_REPEATS:
           own.append(1000 * worker.call("seconds") / work.individuals)
-    return [
-      times,
-      *([worker.call(what) for worker in workers] for what in wanted),
-    ]
+    others = ([worker.call(what) for worker in workers] for what in wanted)
+    return [times, *others]
 
 
 def _relative(
@@ -150,8 +143,8 @@ def serve(
 ) -> Callable[[str], float | str]:
   """What a process of this suite runs, with a store for so many individuals.
 
-  It returns a function of what is wanted: "seconds" of doing the work, peak
-  "memory" in bytes and as "planned", or the "digest" of its results.
+  It returns "seconds" of doing the work, peak "memory" in bytes, that memory as
+  "planned", or the "digest" of the results.
   """
   jax.config.update("jax_num_cpu_devices", devices)
   store = population(work.image_size, store_of)
@@ -168,7 +161,7 @@ def serve(
     ours.trainer.lower_train(work.batch_size), on_cpu=ours.trainer.on_cpu
   )
   if planned is not None and peak_of_accelerator() is None:
-    planned = host_memory.peak() + planned * ours.mesh.size
+    planned = host_memory.peak() + planned * ours.trainer.mesh.size
   ours.first()
 
   def run(wanted: str) -> float | str:
@@ -179,6 +172,6 @@ def serve(
     if wanted == "planned":
       return math.nan if planned is None else planned
     calls = max(1, _AT_LEAST // work.individuals)
-    return seconds(lambda: [ours() for _ in range(calls)]) / calls
+    return measuring.seconds(lambda: [ours() for _ in range(calls)]) / calls
 
   return run

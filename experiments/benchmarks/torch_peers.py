@@ -18,22 +18,11 @@ from torch.nn import functional as F
 from experiments.benchmarks.work import Task
 from personalization_jax.networks import classifier
 
-# What `serve` offers: whether the network is compiled, and whether a step is
-# captured as a graph; `torch.func` has neither.
-VARIANTS = {
-  "eager": (False, False),
-  "compiled": (True, False),
-  "graph": (False, True),
-  "compiled graph": (True, True),
-  "func": (False, False),
-}
 
-
-class Network(nn.Module):
-  """Fig. 4 with the weights of a Flax model."""
+class Network(nn.Sequential):
+  """Fig. 4 with the weights of a Flax model, for images float [B, C, H, W]."""
 
   def __init__(self, params: Mapping[str, Any], batch_stats: Mapping[str, Any]):
-    super().__init__()
     layers: list[nn.Module] = []
     last = len(classifier.FIG_4) - 1
     for index, layer in enumerate(classifier.FIG_4):
@@ -67,11 +56,7 @@ class Network(nn.Module):
     kernel = np.transpose(own["kernel"])
     dense = nn.Linear(kernel.shape[1], kernel.shape[0])
     layers.append(_filled(dense, weight=kernel, bias=own["bias"]))
-    self.layers = nn.Sequential(*layers)
-
-  def forward(self, images: torch.Tensor) -> torch.Tensor:
-    """Logits [B, classes] of images float [B, C, H, W]."""
-    return self.layers(images)
+    super().__init__(*layers)
 
 
 class _GlobalMax(nn.Module):
@@ -106,15 +91,16 @@ class _Peer:
 
   def __init__(self, task: Task, device: torch.device):
     self._network = Network(task.params, task.batch_stats).to(device).train()
-    images = np.ascontiguousarray(np.moveaxis(task.images, 3, 1))
+    images = np.ascontiguousarray(np.moveaxis(task.store.images, 3, 1))
+    labels = task.store.labels.astype(np.int64)
     self._images = torch.from_numpy(images).to(device)
-    self._labels = torch.from_numpy(task.labels.astype(np.int64)).to(device)
+    self._labels = torch.from_numpy(labels).to(device)
     self._rows = torch.from_numpy(task.rows.astype(np.int64)).to(device)
-    self._learning_rate = task.learning_rate
+    self._learning_rate = task.work.settings().learning_rate
     self._cast = torch.autocast(
       device.type,
       dtype=torch.bfloat16,
-      enabled=task.precision == "bfloat16",
+      enabled=task.work.precision == "bfloat16",
       # Under a graph, kept casts would outlive the weights that they are of.
       cache_enabled=False,
     )
@@ -131,19 +117,13 @@ class OneByOne(_Peer):
   so that what `torch.compile` made, or a CUDA graph of a whole step, is reused.
   """
 
-  def __init__(
-    self,
-    task: Task,
-    device: torch.device,
-    *,
-    compiled: bool = False,
-    graph: bool = False,
-  ):
+  def __init__(self, task: Task, device: torch.device, variant: str = "eager"):
     super().__init__(task, device)
     self._initial = copy.deepcopy(self._network.state_dict())
-    self._forward: Callable[[torch.Tensor], torch.Tensor] = (
-      torch.compile(self._network) if compiled else self._network
-    )
+    self._forward: Callable[[torch.Tensor], torch.Tensor] = self._network
+    if "compiled" in variant:
+      self._forward = torch.compile(self._network)
+    graph = "graph" in variant
     self._optimizer = torch.optim.Adam(
       self._network.parameters(),
       lr=self._learning_rate,
@@ -152,7 +132,7 @@ class OneByOne(_Peer):
     )
     self._step_rows = self._rows[0, 0].clone()
     self._loss = torch.zeros((), device=device)
-    self._replay = self._capture() if graph else None
+    self._run = self._capture() if graph else self._step
     if not graph:
       self._warm_up()
 
@@ -162,12 +142,7 @@ class OneByOne(_Peer):
     for person, own in enumerate(self._rows):
       self._reset()
       for step, rows in enumerate(own):
-        if self._replay is None:
-          losses[person, step] = self._step(rows)
-        else:
-          self._step_rows.copy_(rows)
-          self._replay()
-          losses[person, step] = self._loss
+        losses[person, step] = self._run(rows)
     return losses.cpu().numpy()
 
   def _step(self, rows: torch.Tensor) -> torch.Tensor:
@@ -191,7 +166,7 @@ class OneByOne(_Peer):
     for _ in range(3):
       self._step(self._step_rows)
 
-  def _capture(self) -> Callable[[], None]:
+  def _capture(self) -> Callable[[torch.Tensor], torch.Tensor]:
     """Records one step; the recipe is that of PyTorch's notes on CUDA graphs.
 
     Warmed up on a side stream; without gradients at the start of the capture,
@@ -206,7 +181,13 @@ class OneByOne(_Peer):
     self._optimizer.zero_grad(set_to_none=True)
     with torch.cuda.graph(graph):
       self._loss.copy_(self._step(self._step_rows))
-    return graph.replay
+
+    def replay(rows: torch.Tensor) -> torch.Tensor:
+      self._step_rows.copy_(rows)
+      graph.replay()
+      return self._loss
+
+    return replay
 
 
 class SideBySide(_Peer):
@@ -226,7 +207,7 @@ class SideBySide(_Peer):
     except RuntimeError:
       # Under `vmap` batch normalisation doesn't take bfloat16 images beside
       # float32 weights everywhere (PyTorch 2.13 on a CPU doesn't).
-      if task.precision == "float32":
+      if task.work.precision == "float32":
         raise
       for module in self._network.modules():
         if isinstance(module, Norm):
@@ -283,8 +264,9 @@ def serve(
 ) -> Callable[[], np.ndarray]:
   """What a worker process runs, warm: it returns losses [individuals, T].
 
-  The device is "cpu" or "cuda", the variant one of `VARIANTS`; "func" stacks so
-  many individuals together. Without threads PyTorch chooses their number.
+  The device is "cpu" or "cuda"; the variant "func", which stacks so many
+  individuals together, or "eager", "compiled", "graph" (each step is a CUDA
+  graph), "compiled graph". Without threads PyTorch chooses their number.
   """
   if threads is not None:
     torch.set_num_threads(threads)
@@ -296,5 +278,4 @@ def serve(
   place = torch.device(device)
   if variant == "func":
     return SideBySide(task, place, together)
-  compiled, graph = VARIANTS[variant]
-  return OneByOne(task, place, compiled=compiled, graph=graph)
+  return OneByOne(task, place, variant)

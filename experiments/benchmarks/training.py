@@ -13,21 +13,22 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from experiments.benchmarks import linen_peer
-from experiments.benchmarks.measuring import (
-  Measurement,
-  Options,
-  Worker,
-  compare,
-  seconds,
+from experiments.benchmarks import linen_peer, measuring
+from experiments.benchmarks.measuring import Measurement, Options, Worker
+from experiments.benchmarks.work import (
+  Ours,
+  Task,
+  Work,
+  peak,
+  population,
+  training_flops,
 )
-from experiments.benchmarks.work import Ours, Task, Work, population, rows
 from experiments.runtime.processes import cores
 from personalization_jax.datasets import Population
 from personalization_jax.distributed import make_mesh
@@ -40,14 +41,13 @@ _CPU_ROWS = (
   (Work(width=0.25, batch_size=32, individuals=32, steps=12), 32),
   (Work(width=0.25, batch_size=128, individuals=32, steps=4), 8),
 )
-_QUICK_ROWS = ((Work(1 / 32, 8, individuals=2, steps=2, image_size=16), 2),)
-_CPU_GOAL, _GOAL, _EAGER_GOAL = "1.5", "3", "10"
+_QUICK_CPU_ROWS = ((Work(1 / 32, 8, individuals=2, steps=2, image_size=16), 2),)
+# On an accelerator, each in float32 and in bfloat16.
+_WORK, _QUICK_WORK = Work(1.0, 128, 100, 20), Work(0.25, 128, 16, 4)
 # PyTorch's variants one by one, and how many individuals `torch.func` stacks.
 _LOOPS = ("eager", "compiled", "graph", "compiled graph")
 _STACKS = (8, 25, 50, 100)
-_TORCH_DEVICES = {"gpu": "cuda", "cpu": "cpu"}
-# Plain `vmap` on an accelerator: a share of the memory beside ours and
-# PyTorch's.
+# Plain `vmap` on an accelerator, in the memory beside ours and PyTorch's.
 _VMAP_INDIVIDUALS, _VMAP_STEPS = 25, 2
 _VMAP_MEMORY = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.2"}
 _VMAP_SECONDS = 90.0  # to compile, and then to do the work
@@ -58,7 +58,14 @@ Calls = dict[str, Callable[[], Any]]
 def run(options: Options) -> Iterator[Measurement]:
   """Yields the suite's measurements, in samples a second."""
   on_cpu = jax.devices()[0].platform == "cpu"
-  for work, vmapped in _works(on_cpu, options.quick):
+  works: Sequence[tuple[Work, int]] = _CPU_ROWS
+  if options.quick:
+    works = _QUICK_CPU_ROWS
+  if not on_cpu:
+    single = _QUICK_WORK if options.quick else _WORK
+    half = dataclasses.replace(single, precision="bfloat16")
+    works = ((single, _VMAP_INDIVIDUALS), (half, _VMAP_INDIVIDUALS))
+  for work, vmapped in works:
     work = dataclasses.replace(
       work,
       individuals=options.individuals or work.individuals,
@@ -72,15 +79,25 @@ def run(options: Options) -> Iterator[Measurement]:
       yield from _on_accelerator(work, vmapped, options)
 
 
-def _works(on_cpu: bool, quick: bool) -> Iterator[tuple[Work, int]]:
-  if on_cpu:
-    yield from _QUICK_ROWS if quick else _CPU_ROWS
-    return
-  for precision in ("float32", "bfloat16"):
-    work = Work(1.0, 128, 100, 20, precision=precision)
-    if quick:
-      work = dataclasses.replace(work, width=0.25, individuals=16, steps=4)
-    yield work, _VMAP_INDIVIDUALS
+def _compare(
+  name: str, ours: Ours, peers: Calls, options: Options, **how: Any
+) -> list[Measurement]:
+  """Rates, with operations a second and their share of the peak if known."""
+  work, devices = ours.work, ours.trainer.mesh.devices
+  flops = training_flops(work.width, work.image_size, ours.store.num_classes)
+  kind = devices.flat[0].device_kind
+  tflops = options.peak_tflops or peak(kind, work.precision)
+  return [
+    dataclasses.replace(
+      measured,
+      flops=measured.ours * flops,
+      utilisation=tflops
+      and measured.ours * flops / (1e12 * tflops * devices.size),
+    )
+    for measured in measuring.compare(
+      name, ours, peers, options.repeats, samples=work.samples, **how
+    )
+  ]
 
 
 def _on_cpu(
@@ -94,16 +111,8 @@ def _on_cpu(
   ours = Ours(work, store, mesh, on_device)
   with contextlib.ExitStack() as stack:
     peers = _torch_on_cpu(ours, stack) if options.peers else {}
-    measured = compare(
-      str(work),
-      ours,
-      peers,
-      options.repeats,
-      samples=work.samples,
-      first=ours.first,
-      goal=_CPU_GOAL,
-    )
-  measured = [ours.with_flops(m, options.peak) for m in measured]
+    how = {"first": ours.first, "goal": "1.5"}
+    measured = _compare(str(work), ours, peers, options, **how)
   yield from measured
   if options.peers:
     yield _against_vmap(measured[0], work, vmapped, store)
@@ -121,13 +130,12 @@ def without_fillers(individuals: int, devices: int) -> int:
 
 def _torch_on_cpu(ours: Ours, stack: contextlib.ExitStack) -> Calls:
   """PyTorch's two ways to use all cores, ready to run."""
-  task, places = Task.of(ours), cores()
-  wide = [_torch(stack, task, "eager", threads=len(places))]
+  task, places = ours.task(), cores()
+  wide = [_torch(stack, task, threads=len(places))]
   narrow = [
     _torch(
       stack,
-      dataclasses.replace(task, rows=task.rows[index :: len(places)]),
-      "eager",
+      task._replace(rows=task.rows[index :: len(places)]),
       threads=1,
       cores=(place,),
     )
@@ -158,47 +166,34 @@ def _on_accelerator(
   mesh = make_mesh(jax.devices()[:1])
   on_device = options.individuals_per_device or work.individuals
   best: tuple[float, Ours] | None = None
-  for together in sorted({min(n, on_device) for n in options.side_by_side}):
+  for together in sorted(
+    {min(int(n), on_device) for n in options.side_by_side}
+  ):
     ours = Ours(work, store, mesh, on_device, together)
     name = f"{work}, {together} side by side"
     try:
-      (alone,) = compare(
-        name,
-        ours,
-        {},
-        options.repeats,
-        samples=work.samples,
-        first=ours.first,
-      )
+      (alone,) = _compare(name, ours, {}, options, first=ours.first)
     except jax.errors.JaxRuntimeError as error:
       print(f"{name} failed:\n{error}", file=sys.stderr, flush=True)
       continue
-    yield ours.with_flops(alone, options.peak)
+    yield alone
     if best is None or alone.ours > best[0]:
       best = alone.ours, ours
   if best is None or not options.peers:
     return
-  platform = jax.devices()[0].platform
-  if platform not in _TORCH_DEVICES:
+  if jax.devices()[0].platform != "gpu":
     print("Left out: PyTorch, which is measured on CPUs and GPUs only.")
     return
   _, ours = best
+  name = f"{work}, {ours.trainer.side_by_side} side by side"
   with contextlib.ExitStack() as stack:
-    peers, failures = _torch_variants(ours, stack, _TORCH_DEVICES[platform])
-    measured = compare(
-      f"{work}, {ours.side_by_side} side by side",
-      ours,
-      peers,
-      options.repeats,
-      samples=work.samples,
-      goal=_GOAL,
-    )
-  eager = f"{_torch_name()} eager"
+    peers, failures = _torch_variants(ours, stack)
+    measured = _compare(name, ours, peers, options, goal="3")
   measured = [
     dataclasses.replace(
-      ours.with_flops(m, options.peak),
+      m,
       first_call=None,  # compiled before, in the sweep
-      goal=_EAGER_GOAL if m.peer_name == eager else m.goal,
+      goal="10" if m.peer_name == f"{_torch_name()} eager" else m.goal,
     )
     for m in measured
   ]
@@ -209,29 +204,29 @@ def _on_accelerator(
 
 
 def _torch_variants(
-  ours: Ours, stack: contextlib.ExitStack, device: str
+  ours: Ours, stack: contextlib.ExitStack
 ) -> tuple[Calls, dict[str, RuntimeError]]:
-  """PyTorch's variants that run here, warm, and why the others don't."""
-  task, torch = Task.of(ours), _torch_name()
+  """PyTorch's variants that run on this GPU, and why the others don't."""
+  task, torch = ours.task(), _torch_name()
   failures: dict[str, RuntimeError] = {}
   # Only the best stack stays, in the peer's favour. Each is tried alone: the
   # large ones need the memory.
   times: dict[int, float] = {}
   for stacked in sorted({min(n, len(task.rows)) for n in _STACKS}):
     with contextlib.ExitStack() as trial:
-      worker = _torch(trial, task, "func", device, stacked)
+      worker = _torch(trial, task, "cuda", "func", stacked)
       try:
         worker.wait()
-        times[stacked] = seconds(worker.call)
+        times[stacked] = measuring.seconds(worker.call)
       except RuntimeError as error:
         failures[f"{torch} torch.func, {stacked} stacked"] = error
   plan = {f"{torch} {variant}": (variant, 1) for variant in _LOOPS}
   if times:
-    best = min(times, key=lambda stacked: times[stacked])
+    best = min(times, key=times.__getitem__)
     plan[f"{torch} torch.func, {best} stacked"] = ("func", best)
   peers: Calls = {}
   for name, (variant, stacked) in plan.items():
-    worker = _torch(stack, task, variant, device, stacked)
+    worker = _torch(stack, task, "cuda", variant, stacked)
     try:
       worker.wait()
       worker.call()
@@ -248,8 +243,8 @@ def _torch_name() -> str:
 def _torch(
   stack: contextlib.ExitStack,
   task: Task,
-  variant: str,
   device: str = "cpu",
+  variant: str = "eager",
   stacked: int = 1,
   threads: int | None = None,
   cores: tuple[int, ...] = (),
@@ -285,8 +280,7 @@ def _against_vmap(
     f"plain vmap of Linen's Conv, {work.individuals} individuals and"
     f" {work.steps} steps of it"
   )
-  task = (work, store.images, store.labels, rows(work, store))
-  with Worker(linen_peer.serve, *task, environment=environment) as worker:
+  with Worker(linen_peer.serve, work, store, environment=environment) as worker:
     try:
       worker.wait(_VMAP_SECONDS)
       rate = work.samples / worker.call(limit=_VMAP_SECONDS)

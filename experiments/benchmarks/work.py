@@ -11,23 +11,21 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from experiments.benchmarks.measuring import Measurement
 from personalization_jax import schedules
 from personalization_jax.datasets import Population, synthetic, variations
 from personalization_jax.networks import classifier
 from personalization_jax.randomness import SHARED
 from personalization_jax.settings import Settings
-from personalization_jax.training.learner import Learner, make_learner
+from personalization_jax.training.learner import make_learner
 from personalization_jax.training.population import (
   PopulationTrainer,
-  individual_key,
+  individual_keys,
 )
 from personalization_jax.training.step import TrainState
 
@@ -36,16 +34,13 @@ _SEED = 0
 # people than writers share the writers' data: the store stays the same.
 _DRAWINGS = 70
 _WRITERS = 32
-# Dense peaks in TFLOP/s by the makers' data sheets: products of bfloat16, and
-# of float32 as JAX's and PyTorch's fast setting multiply them (TensorFloat-32).
-# The first name that a device's name contains counts.
-_PEAKS = (
-  ("H100 PCIe", {"bfloat16": 756.0, "float32": 378.0}),
-  ("H100 NVL", {"bfloat16": 835.0, "float32": 417.5}),
-  ("H100", {"bfloat16": 989.4, "float32": 494.7}),
-  ("H200", {"bfloat16": 989.4, "float32": 494.7}),
-  ("A100", {"bfloat16": 312.0, "float32": 156.0}),
-)
+# Dense peaks in TFLOP/s by the maker's data sheets, of products of bfloat16;
+# those of float32 as JAX's and PyTorch's fast setting multiply them
+# (TensorFloat-32) are half. The first name that is in a device's name counts.
+_PEAKS = {
+  "H100 PCIe": 756.0, "H100 NVL": 835.0, "H100": 989.4, "H200": 989.4,
+  "A100": 312.0,
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,10 +75,6 @@ class Work:
       seed=_SEED,
     )
 
-  def learner(self, num_classes: int) -> Learner:
-    """The library's network and optimiser."""
-    return make_learner(self.settings(), num_classes)
-
 
 def population(image_size: int, individuals: int) -> Population:
   """The store: synthetic handwriting of 30 classes, of at most 32 writers."""
@@ -117,28 +108,26 @@ def rows(
   )
 
 
-@dataclasses.dataclass(eq=False)
 class Ours:
-  """This project doing the work; calling it waits for the result.
+  """This project doing the work; calling it waits for the result."""
 
-  The last three fields are `PopulationTrainer`'s.
-  """
-
-  work: Work
-  store: Population
-  mesh: Mesh
-  individuals_per_device: int = 1
-  side_by_side: int | None = None
-
-  def __post_init__(self) -> None:
-    """Compiles nothing yet."""
+  def __init__(
+    self,
+    work: Work,
+    store: Population,
+    mesh: Mesh,
+    individuals_per_device: int = 1,
+    side_by_side: int | None = None,
+  ):
+    """Compiles nothing; the last three are `PopulationTrainer`'s."""
+    self.work, self.store = work, store
     self.trainer = PopulationTrainer(
-      self.work.learner(self.store.num_classes),
-      self.store.images,
-      self.store.labels,
-      self.mesh,
-      self.individuals_per_device,
-      self.side_by_side,
+      make_learner(work.settings(), store.num_classes),
+      store.images,
+      store.labels,
+      mesh,
+      individuals_per_device,
+      side_by_side,
     )
     self._root = jax.random.key(_SEED)
 
@@ -146,7 +135,7 @@ class Ours:
   def shared(self) -> TrainState:
     """The model that everybody starts from, with a leading axis of 1."""
     one = self.trainer.one_per_device()
-    states = one.create(individual_key(self._root, SHARED)[None])
+    states = one.create(individual_keys(self._root, [SHARED]))
     return jax.tree.map(lambda leaf: leaf[:1], states)
 
   def first(self) -> None:
@@ -168,23 +157,6 @@ class Ours:
           total.update(np.ascontiguousarray(leaf[index]).tobytes())
     return total.hexdigest()
 
-  def with_flops(
-    self, measured: Measurement, device_peak: float | None
-  ) -> Measurement:
-    """Adds operations a second, and their share of the peak if it is known."""
-    work, devices = self.work, self.mesh.devices
-    achieved = measured.ours * training_flops(
-      work.width, work.image_size, self.store.num_classes
-    )
-    device_peak = device_peak or peak(
-      devices.flat[0].device_kind, work.precision
-    )
-    return dataclasses.replace(
-      measured,
-      flops=achieved,
-      utilisation=device_peak and achieved / (device_peak * devices.size),
-    )
-
   def _chunks(self) -> Iterator[tuple[TrainState, np.ndarray]]:
     for chunk in self.trainer.chunks(self.work.individuals):
       yield self.trainer.train(
@@ -194,49 +166,34 @@ class Ours:
   def states(self, chunk: slice) -> TrainState:
     """A chunk's models before the first step."""
     ids = range(self.work.individuals)[chunk]
-    keys = jnp.stack([individual_key(self._root, index) for index in ids])
-    return self.trainer.share(self.shared, keys)
+    return self.trainer.share(self.shared, individual_keys(self._root, ids))
+
+  def task(self) -> Task:
+    """The same work for a peer."""
+    model = (self.shared.params, self.shared.batch_stats)
+    own = jax.tree.map(lambda leaf: np.asarray(leaf)[0], model)
+    return Task(self.work, self.store, rows(self.work, self.store), *own)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Task:
-  """The work as arrays, which go to a peer's process."""
+class Task(NamedTuple):
+  """What goes to a peer's process."""
 
-  images: np.ndarray  # uint8 [N, H, W, C], the store
-  labels: np.ndarray  # int32 [N]
+  work: Work
+  store: Population
   rows: np.ndarray  # int32 [individuals, T, B] of the store, without padding
-  # Of our network, as NumPy arrays; Linen's peer draws its own.
+  # Of our network, as NumPy arrays.
   params: Mapping[str, Any]
   batch_stats: Mapping[str, Any]
-  learning_rate: float = 1e-3  # Adam's
-  precision: str = "float32"  # of activations
-
-  @classmethod
-  def of(cls, ours: Ours) -> Task:
-    """The same work, store, rows and initial model."""
-    model = (ours.shared.params, ours.shared.batch_stats)
-    params, batch_stats = jax.tree.map(lambda leaf: np.asarray(leaf)[0], model)
-    return cls(
-      ours.store.images,
-      ours.store.labels,
-      rows(ours.work, ours.store),
-      params,
-      batch_stats,
-      ours.work.settings().learning_rate,
-      ours.work.precision,
-    )
 
 
-def forward_macs(
-  width: float, image_size: int, num_classes: int, channels: int = 1
-) -> list[int]:
-  """Multiply-adds for one image of each layer of Fig. 4 with weights.
+def forward_macs(width: float, image_size: int, num_classes: int) -> list[int]:
+  """Multiply-adds for one grey image of each layer of Fig. 4 with weights.
 
   Only products count, with zero padding: what every implementation of the
   network has to compute.
   """
   macs = []
-  side, inputs = image_size, channels
+  side, inputs = image_size, 1
   for layer in classifier.FIG_4:
     outputs = int(layer.channels * width)
     macs.append((side * layer.size) ** 2 * inputs * outputs)
@@ -246,22 +203,19 @@ def forward_macs(
   return [*macs, inputs * num_classes]
 
 
-def training_flops(
-  width: float, image_size: int, num_classes: int, channels: int = 1
-) -> int:
+def training_flops(width: float, image_size: int, num_classes: int) -> int:
   """Floating-point operations of a training step, for each image of the batch.
 
   Two for a multiply-add. The gradient of each layer's weights and that of its
   input cost as much as the layer itself; nobody needs that of the images. What
   is made of it is how much of a chip goes into the network, not how busy it is.
   """
-  macs = forward_macs(width, image_size, num_classes, channels)
+  macs = forward_macs(width, image_size, num_classes)
   return 2 * (3 * sum(macs) - macs[0])
 
 
 def peak(device_kind: str, precision: str) -> float | None:
-  """The most FLOP/s of a device, as JAX names it; None if it isn't known."""
-  for name, peaks in _PEAKS:
-    if name in device_kind:
-      return 1e12 * peaks[precision]
-  return None
+  """TFLOP/s of a device, as JAX names it, at most; None if it isn't known."""
+  of = 1 if precision == "bfloat16" else 2
+  known = (most / of for name, most in _PEAKS.items() if name in device_kind)
+  return next(known, None)

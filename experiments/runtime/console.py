@@ -20,10 +20,7 @@ _ARGUMENT = re.compile(
 
 
 def begin(argv: Sequence[str]) -> None:
-  """Silences libraries but for warnings; rejects arguments that are no flags.
-
-  argv[0] is the program's name.
-  """
+  """Silences all but warnings; rejects words that are no flags in argv[1:]."""
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.WARNING)  # Orbax tells every step it takes
   if len(argv) > 1:

@@ -27,10 +27,7 @@ _SHARED_WITHIN = 20.0
 
 @contextlib.contextmanager
 def alone(workdir: pathlib.Path) -> Iterator[None]:
-  """Holds the run directory for this run's processes alone.
-
-  Rejects one that is another's, or that each process has its own of.
-  """
+  """Holds the run directory for this run alone; all processes must share it."""
   with contextlib.ExitStack() as stack:
     token = secrets.token_hex(8)
     if distributed.is_first():
@@ -48,10 +45,7 @@ def alone(workdir: pathlib.Path) -> Iterator[None]:
 
 
 def check_alike(given: Mapping[str, Any]) -> None:
-  """Rejects processes whose flags or data aren't the first one's.
-
-  `given` is flag -> JSON value, and the data's fingerprint.
-  """
+  """Rejects processes whose flags, or FINGERPRINT, aren't the first one's."""
   mine = json.loads(json.dumps(given))
   firsts = json.loads(distributed.text_from_first(json.dumps(given)))
   for name in {**firsts, **mine}:
@@ -70,8 +64,7 @@ def check_alike(given: Mapping[str, Any]) -> None:
 def told(workdir: pathlib.Path, *refusals: type[Exception]) -> Iterator[None]:
   """Ends the run in a sentence, on all processes, if it can't go on.
 
-  `refusals` are the errors that say themselves what is wrong; those that
-  nothing is known of are raised again.
+  `refusals` say themselves what is wrong; unknown errors are raised again.
   """
   try:
     yield
@@ -83,43 +76,35 @@ def told(workdir: pathlib.Path, *refusals: type[Exception]) -> Iterator[None]:
     )
     sys.exit(interruption.EXIT_CODE)
   except Exception as error:
-    _end_if_known(error, workdir, refusals)
+    again = f"the same command goes on (--workdir={workdir})"
+    first_line = checks.first_line(error)[:200]
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+      processes.end(
+        f"error: out of memory ({first_line}): with a lower"
+        f" --individuals_per_device or --store=host {again}; a lower"
+        " --batch_size, or --width of a network for images, takes another"
+        " --workdir."
+      )
+    if processes.is_loss(error):
+      processes.end_as_told()  # if it was so that the other one could say why
+      processes.end(
+        f"error: {processes.name()} lost another one ({first_line}); what is"
+        f" saved is safe, and {again}.",
+        processes.EXIT_CODE,
+      )
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+      processes.end(
+        f"error: --workdir={workdir} is on a full disk; what is finished is"
+        " safe, and with more space the same command goes on."
+      )
+    if isinstance(error, OSError) and error.filename and error.strerror:
+      processes.end(f"error: {error.filename}: {error.strerror}.")
+    if isinstance(error, refusals):
+      processes.end(f"error: {console.as_flag(error, list(flags.FLAGS))}")
+    if processes.several():
+      traceback.print_exception(error)
+      processes.end(
+        f"error: {processes.name()} failed ({type(error).__name__}:"
+        f" {first_line})."
+      )
     raise
-
-
-def _end_if_known(
-  error: Exception,
-  workdir: pathlib.Path,
-  refusals: tuple[type[Exception], ...],
-) -> None:
-  again = f"the same command goes on (--workdir={workdir})"
-  first_line = checks.first_line(error)[:200]
-  if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-    processes.end(
-      f"error: out of memory ({first_line}): with a lower"
-      f" --individuals_per_device or --store=host {again}; a lower"
-      " --batch_size, or --width of a network for images, takes another"
-      " --workdir."
-    )
-  if processes.is_loss(error):
-    processes.end_as_told()  # if it was so that the other one could say why
-    processes.end(
-      f"error: {processes.name()} lost another one ({first_line}); what is"
-      f" saved is safe, and {again}.",
-      processes.EXIT_CODE,
-    )
-  if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-    processes.end(
-      f"error: --workdir={workdir} is on a full disk; what is finished is safe,"
-      " and with more space the same command goes on."
-    )
-  if isinstance(error, OSError) and error.filename and error.strerror:
-    processes.end(f"error: {error.filename}: {error.strerror}.")
-  if isinstance(error, refusals):
-    processes.end(f"error: {console.as_flag(error, list(flags.FLAGS))}")
-  if processes.several():
-    traceback.print_exception(error)
-    processes.end(
-      f"error: {processes.name()} failed ({type(error).__name__}:"
-      f" {first_line})."
-    )

@@ -23,19 +23,15 @@ def limit(
 ) -> int:
   """Bytes that this process may take of its host's memory.
 
-  That is the least of the machine's, the limits of the process's cgroup and of
-  those around it (versions 1 and 2), and what SLURM says in the environment;
-  `root` is where /proc and the cgroups are.
+  The least of the machine's, the limits of the process's cgroup and of those
+  around it (versions 1 and 2), and SLURM's; /proc and cgroups are in `root`.
   """
   machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
   return min([machine, *_of_cgroups(root), *_of_slurm(environment)])
 
 
 def taken() -> int:
-  """Bytes that this process has of its own, files in memory left out.
-
-  Where nobody says so, the most that it ever had, which is more.
-  """
+  """Bytes that this process has, but for files; elsewhere than Linux `peak`."""
   return _status("RssAnon", "RssShmem") or peak()
 
 
@@ -51,10 +47,7 @@ def peak() -> int:
 
 
 def program_files() -> int:
-  """Bytes of files that this process has in memory, which anybody may drop.
-
-  They are in `peak`, and in no plan.
-  """
+  """Bytes of files that it has in memory: they are in `peak`, in no plan."""
   return _status("RssFile")
 
 
@@ -78,30 +71,28 @@ def _of_cgroups(root: pathlib.Path) -> Iterator[int]:
     controller = "" if kind == "cgroup2" else "memory"
     if kind not in _LIMITS or controller not in own:
       continue
-    if controller and controller not in options.split(","):
+    if kind == "cgroup" and controller not in options.split(","):
       continue
     mounted = root / place.lstrip("/")
     # Inside a container the mount may begin at the container's own cgroup.
     below = os.path.relpath(own[controller], top)
     folder = mounted if below.startswith("..") else mounted / below
-    while True:
-      for text in _lines(folder / _LIMITS[kind]):
-        if text.isdecimal():
-          yield int(text)
-      if folder == mounted:
-        break
-      folder = folder.parent
+    for around in (folder, *folder.parents):
+      if around.is_relative_to(mounted):
+        limits = _lines(around / _LIMITS[kind])
+        yield from map(int, filter(str.isdecimal, limits))
 
 
 def _of_slurm(environment: Mapping[str, str]) -> Iterator[int]:
   """What SLURM lets a job take of this host, in MiB; 0 is all of it."""
-  of_node = environment.get("SLURM_MEM_PER_NODE", "")
-  of_core = environment.get("SLURM_MEM_PER_CPU", "")
-  cores = environment.get("SLURM_CPUS_ON_NODE", "")
-  if of_node.isdecimal() and int(of_node):
-    yield int(of_node) * 2**20
-  if of_core.isdecimal() and cores.isdecimal() and int(of_core) * int(cores):
-    yield int(of_core) * int(cores) * 2**20
+
+  def number(name: str) -> int:
+    text = environment.get(f"SLURM_{name}", "")
+    return int(text) if text.isdecimal() else 0
+
+  of_cores = number("MEM_PER_CPU") * number("CPUS_ON_NODE")
+  for mebibytes in filter(None, (number("MEM_PER_NODE"), of_cores)):
+    yield mebibytes * 2**20
 
 
 def _lines(path: pathlib.Path) -> list[str]:

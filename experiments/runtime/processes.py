@@ -16,6 +16,8 @@ from typing import Any, NamedTuple, NoReturn
 import jax
 from jax._src import distributed
 
+# What JAX knows of its coordination service, which has no public name.
+_STATE: Any = distributed.global_state
 # Seconds without a sign of life after which a process counts as lost; the
 # others then end within a minute.
 LOST_AFTER = 20
@@ -55,17 +57,17 @@ def join(
 ) -> None:
   """Makes this process one of a run's, if flags ask for that.
 
-  `address` is the first process's; `detect` has JAX find what isn't given, from
-  SLURM, GKE, a TPU pod and others.
+  `address` is the first process's; `detect` has JAX find what isn't given.
   """
-  given = (address, num_processes, process_id)
-  if all(value is None for value in given) and not detect:
-    return
-  if not detect and any(value is None for value in given):
-    raise ValueError(
-      "--coordinator_address, --num_processes and --process_id go together;"
-      " --distributed finds them by itself on SLURM, GKE and TPU pods."
-    )
+  given = [address, num_processes, process_id]
+  if not detect:
+    if given == [None] * 3:
+      return
+    if None in given:
+      raise ValueError(
+        "--coordinator_address, --num_processes and --process_id go together;"
+        " --distributed finds them by itself on SLURM, GKE and TPU pods."
+      )
   if num_processes is not None and num_processes < 1:
     raise ValueError(f"--num_processes={num_processes} must be at least 1.")
   if process_id is not None and num_processes is not None:
@@ -122,8 +124,7 @@ def _check_address(address: str, *, wait: bool) -> None:
 def end(sentence: str, code: int = 1) -> NoReturn:
   """Ends all processes of the run in a sentence, with the same exit code.
 
-  If another one has said before why the run ends, that counts: what fails here
-  may follow from it.
+  What another one said before counts: what fails here may follow from it.
   """
   if several():
     _leave(tell(sentence, code))
@@ -135,11 +136,11 @@ def end(sentence: str, code: int = 1) -> NoReturn:
 
 def tell(sentence: str, code: int) -> Ending:
   """Tells all other processes to end, and why; returns what was said first."""
-  mine = Ending(distributed.global_state.process_id, sentence, code)
+  mine = Ending(_STATE.process_id, sentence, code)
   if not several():
     return mine
   with contextlib.suppress(jax.errors.JaxRuntimeError):  # another was faster
-    _client().key_value_set(_KEY, json.dumps(mine))
+    _STATE.client.key_value_set(_KEY, json.dumps(mine))
   if mine.process == 0:
     time.sleep(_LISTENED)  # what the others ask ends with this process
   return _told() or mine
@@ -163,34 +164,24 @@ def several() -> bool:
 
 def name() -> str:
   """What this process is called: "process 1 of 2"."""
-  state = distributed.global_state
-  return f"process {state.process_id} of {state.num_processes}"
+  return f"process {_STATE.process_id} of {_STATE.num_processes}"
 
 
 def is_loss(error: BaseException) -> bool:
-  """Whether an error says that another process is gone.
-
-  Gloo, NCCL and JAX's coordination service have words for that, and raise other
-  errors, too, such as memory that ran out.
-  """
+  """Whether an error of Gloo, NCCL or JAX says that another process is gone."""
   if isinstance(error, OSError) or not several():
     return False
   text = str(error)
-  status = re.match(r"([A-Z]+(?:_[A-Z]+)*):", text)
+  status = re.match(r"([A-Z_]+):", text)
   if status and status[1] not in _LOSS_STATUSES:
     return False
   return bool(_LOSS.search(text))
 
 
-def _client() -> Any:
-  """Of JAX's coordination service, which has no public name."""
-  return distributed.global_state.client
-
-
 def _told() -> Ending | None:
   """Why the run ends, if a process has said so."""
   try:
-    return Ending(*json.loads(_client().key_value_try_get(_KEY)))
+    return Ending(*json.loads(_STATE.client.key_value_try_get(_KEY)))
   except (jax.errors.JaxRuntimeError, AttributeError):
     return None  # nobody has, or the service is gone
 
@@ -198,7 +189,7 @@ def _told() -> Ending | None:
 def _leave(ending: Ending) -> NoReturn:
   """Prints and exits; an ordinary exit would wait for the others."""
   _leaving.acquire()  # one thread does, and once
-  here = distributed.global_state.process_id
+  here = _STATE.process_id
   said = "" if ending.process == here else f" (process {ending.process})"
   with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
     print(f"{ending.sentence}{said}", file=sys.stderr, flush=True)
@@ -215,17 +206,14 @@ def _listen() -> None:
   def listen() -> None:
     while not finished.wait(_LISTEN_EVERY):
       told = _told()
-      if told and told.process != distributed.global_state.process_id:
+      if told and told.process != _STATE.process_id:
         _leave(told)
 
   thread = threading.Thread(target=listen, daemon=True)
   thread.start()
-
-  def stop() -> None:
-    finished.set()
-    thread.join()
-
-  atexit.register(stop)  # before JAX lets go of the service
+  # Before JAX lets go of the service; the last one registered goes first.
+  atexit.register(thread.join)
+  atexit.register(finished.set)
 
 
 def cores() -> list[int]:
@@ -250,10 +238,10 @@ def use_cpu_cores(devices: int) -> None:
 
 
 def use_compilation_cache() -> None:
-  """Keeps compiled programs on disk, so that the next start is a fast one.
+  """Keeps compiled programs for the next start, by default in the user's cache.
 
-  They go to JAX_COMPILATION_CACHE_DIR, by default a folder in the user's cache;
-  JAX_ENABLE_COMPILATION_CACHE=false keeps none.
+  JAX_COMPILATION_CACHE_DIR names another folder, and none are kept with
+  JAX_ENABLE_COMPILATION_CACHE=false.
   """
   if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
     home = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from experiments.runtime import host_memory
 from personalization_jax import distributed, grouping
@@ -56,25 +55,29 @@ def disk_need(
   shapes, chunk = study.trainer.shapes, study.trainer.chunk_size
   state = bytes_of(shapes) // chunk
   model = bytes_of((shapes.params, shapes.batch_stats)) // chunk
-  split, people = study.split, len(study.split.individuals)
-  steps = _longest(study, methods)
-  # Models that several start from: that of D_G on every device, and the
+  people, steps = len(study.split.individuals), _longest(study, methods)
+  # People's, and what several start from: D_G's model on every device, and the
   # auto-encoder.
-  shared = (study.trainer.mesh.size + 1) * (state + 4 * steps)
+  kept = min(chunk, people) + study.trainer.mesh.size + 1
+  checkpoints = kept * (state + 4 * steps)
   if _grouped(methods):
-    shared += max(0, _autoencoder_bytes(study) - state)
-  checkpoints = _CHECKPOINTS * (min(chunk, people) * (state + 4 * steps))
-  checkpoints += _CHECKPOINTS * shared
-  tested = split.validation.shape[1] + split.test.shape[1]
-  tested += len(split.global_test)
+    checkpoints += max(0, _autoencoder_bytes(study) - state)
   # A curve has two numbers, at every step at most.
   recorded = 4 * steps * (3 if study.eval_every else 1)
-  one_method = people * (8 * tested + recorded + 16)
-  predictions = (len(methods) + 1) * one_method
-  models = len(methods) * people * (model + saved_models.OVERHEAD)
+  predictions = people * (8 * _tested(study) + recorded + 16)
+  models = people * (model + saved_models.OVERHEAD)
   return OTHER_FILES + seeds * (
-    checkpoints + predictions + save_models * models
+    _CHECKPOINTS * checkpoints
+    + (len(methods) + 1) * predictions
+    + save_models * len(methods) * models
   )
+
+
+def _tested(study: Study) -> int:
+  """How many samples a model classifies at most."""
+  split = study.split
+  own = split.validation.shape[1] + split.test.shape[1]
+  return own + len(split.global_test)
 
 
 def _longest(study: Study, methods: Sequence[Method]) -> int:
@@ -90,12 +93,9 @@ def _autoencoder_bytes(study: Study) -> int:
   """Of its training state; 0 where another latent space must serve."""
   shape = study.population.sample_shape
   learner = autoencoder.make_learner(width=study.settings.width)
+  create = functools.partial(create_state, learner, image_shape=shape)
   try:
-    return bytes_of(
-      jax.eval_shape(
-        lambda key: create_state(learner, key, shape), jax.random.key(0)
-      )
-    )
+    return bytes_of(jax.eval_shape(create, jax.random.key(0)))
   except ValueError:  # there is none for samples of this shape
     return 0
 
@@ -145,21 +145,14 @@ def _schedule_bytes(steps: int, batch_size: int, individuals: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class MemoryPlan:
-  """Bytes that phases take at most, one after another.
+  """Bytes that phases take at most, one after another."""
 
-  Attributes:
-    device: phase -> of each device, the images on it among them.
-    host: phase -> of the host, all in all; empty where devices have memory of
-      their own.
-    process: those of the host that this process has whatever the phase.
-  """
-
-  device: Mapping[str, int]
+  device: Mapping[str, int]  # phase -> of each device, with images on it
+  # phase -> of the host, all in all; empty if devices have their own memory.
   host: Mapping[str, int]
-  process: int
+  process: int  # those of the host that are there in any phase
 
   def __str__(self) -> str:
-    """As it is told."""
     phases = ", ".join(
       f"{name} {megabytes(size)}" for name, size in self.device.items()
     )
@@ -180,15 +173,23 @@ def fitting_trainer(
   memory_gib: float = 0.0,
   fewer: bool = True,
 ) -> tuple[PopulationTrainer, MemoryPlan | None]:
-  """Holds a study to the memory of its devices, and of this host.
+  """The study's trainer and its plan, if that is known; rejects one too large.
 
-  With `fewer`, half as many individuals go on a device at once until they fit
-  into `memory_gib` of each device, 0 for all that there is. Returns the study's
-  trainer, or one of fewer individuals, and its plan if that is known.
+  With `fewer`, it gets half as many individuals on a device until they fit into
+  `memory_gib` of each, 0 for all that there is.
   """
-  trainer = study.trainer
+  trainer, batch = study.trainer, study.settings.batch_size
+  steps, grouped = _longest(study, methods), _grouped(methods)
+  of_space: Sequence[jax.stages.Lowered] = ()
+  if grouped:
+    of_space = latent_space.lower(study.population, latents)
+  search = _search_bytes(study, methods) if grouped else 0
   while True:
-    plan = _plan_of_study(study, trainer, methods, latents)
+    programs = {
+      "training": trainer.lower_train(batch),
+      "evaluation": trainer.lower_predict(_tested(study)),
+    }
+    plan = _plan(trainer, programs, batch, steps, of_space, search)
     fault = plan and _lack(trainer, plan, memory_gib)
     if not fault:
       return trainer, plan
@@ -198,7 +199,7 @@ def fitting_trainer(
       continue
     lower = ["--individuals_per_device"] * (count > 1) + ["--batch_size"]
     is_fig_4 = isinstance(trainer.learner.model, classifier.Classifier)
-    if is_fig_4 or (_grouped(methods) and study.population.holds_images):
+    if is_fig_4 or (grouped and study.population.holds_images):
       lower.append("--width")
     raise ValueError(
       f"--individuals_per_device={count} would take {fault}: lower"
@@ -213,40 +214,10 @@ def check_trainer(
   batch_size: int,
   steps: int,
 ) -> None:
-  """Rejects training that this host or its devices have no memory for.
-
-  The programs are a trainer's that has room for all people at once, by the
-  phase that calls them; they are compiled.
-  """
+  """Rejects training, by its phases' programs, that no memory holds."""
   plan = _plan(trainer, programs, batch_size, steps)
   if plan is not None and (fault := _lack(trainer, plan, 0.0)):
     raise ValueError(f"batch_size={batch_size} would take {fault}: lower it.")
-
-
-def _plan_of_study(
-  study: Study,
-  trainer: PopulationTrainer,
-  methods: Sequence[Method],
-  latents: LatentSettings,
-) -> MemoryPlan | None:
-  """What each phase of a study takes."""
-  split, batch = study.split, study.settings.batch_size
-  tested = split.validation.shape[1] + split.test.shape[1]
-  programs = {
-    "training": trainer.lower_train(batch),
-    "evaluation": trainer.lower_predict(tested + len(split.global_test)),
-  }
-  steps = _longest(study, methods)
-  if not _grouped(methods):
-    return _plan(trainer, programs, batch, steps)
-  return _plan(
-    trainer,
-    programs,
-    batch,
-    steps,
-    of_space=latent_space.lower(study.population, latents),
-    search=_grouping_bytes(study, trainer, methods),
-  )
 
 
 def _plan(
@@ -255,12 +226,11 @@ def _plan(
   batch_size: int,
   steps: int,
   of_space: Sequence[jax.stages.Lowered] = (),
-  search: int | None = None,
+  search: int = 0,
 ) -> MemoryPlan | None:
   """What each phase takes, as XLA plans its programs; None if it doesn't.
 
-  Where methods group, the latent space has programs, too, and the search for
-  groups takes so many bytes of a device.
+  Methods that group need a latent space, too, and `search` bytes of a device.
   """
   if trainer.on_cpu:
     # What compiling one took, the next one has again.
@@ -277,13 +247,10 @@ def _plan(
     stored = bytes_of((trainer.images, trainer.labels))
   here = len(trainer.mesh.local_devices)
   # Rows, and states that are being saved.
-  beside = _schedule_bytes(steps, batch_size, trainer.chunk_size)
-  beside += 2 * bytes_of(trainer.shapes)
-  host = {
-    name: here * (size - stored) + beside for name, size in device.items()
-  }
-  rest = _REST
-  if search is not None:
+  rest = _schedule_bytes(steps, batch_size, trainer.chunk_size)
+  rest += 2 * bytes_of(trainer.shapes)
+  host = {name: here * (size - stored) + rest for name, size in device.items()}
+  if search:
     space = max((planned(program) or 0 for program in of_space), default=0)
     # The images once more, on one device; errors are measured on the host, and
     # what has no network is standardised there.
@@ -291,13 +258,11 @@ def _plan(
     host["the latent space"] = space + _WIDER * bytes_of(trainer.images)
     device["grouping"] = stored + search
     host["grouping"] = here * search
-    rest += _REST_OF_GROUPS
   if not trainer.on_cpu:
     return MemoryPlan(device, {}, 0)
-  process = host_memory.taken() + rest
-  return MemoryPlan(
-    device, {name: process + size for name, size in host.items()}, process
-  )
+  process = host_memory.taken() + _REST + bool(search) * _REST_OF_GROUPS
+  host = {name: process + size for name, size in host.items()}
+  return MemoryPlan(device, host, process)
 
 
 def _lack(
@@ -336,12 +301,12 @@ def _check_compiling(programs: Iterable[jax.stages.Lowered]) -> None:
     )
 
 
-def _grouping_bytes(
-  study: Study, trainer: PopulationTrainer, methods: Sequence[Method]
-) -> int:
+def _search_bytes(study: Study, methods: Sequence[Method]) -> int:
   """Of a device, for the search of SG and IG; an upper bound by shapes."""
   split = study.split
   people, most = split.train.shape
+  here = math.ceil(people / len(study.trainer.mesh.local_devices))
+  least = int((split.train != PADDING).sum(axis=1).min())
   width = autoencoder.NUM_LATENTS
   if not study.population.holds_images:
     width = math.prod(study.population.sample_shape)
@@ -349,17 +314,11 @@ def _grouping_bytes(
   means = 16 * (people + candidates) * study.population.num_classes * width
   # Distances in float64, while they are being sorted.
   sizes = [2 * means + 32 * people * candidates]
-  for method in methods:
-    if method.group is not None and method.group.kind == "sg":
+  rows = len(split.global_train)
+  for group in (method.group for method in methods):
+    if group is not None and group.kind == "sg":
       sizes.append(
-        grouping.planned_bytes(
-          math.ceil(people / len(trainer.mesh.local_devices)),
-          most,
-          int((split.train != PADDING).sum(axis=1).min()),
-          len(split.global_train),
-          width,
-          method.group.n,
-        )
+        grouping.planned_bytes(here, most, least, rows, width, group.n)
       )
   return max(sizes)
 
@@ -421,14 +380,9 @@ def peak_memory() -> str:
 
 
 def bytes_of(tree: Any) -> int:
-  """Bytes of a tree of arrays, or of their shapes; a key has two numbers."""
-
-  def one(leaf: Any) -> int:
-    is_key = jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    itemsize = 8 if is_key else np.dtype(leaf.dtype).itemsize
-    return itemsize * math.prod(leaf.shape)
-
-  return sum(map(one, jax.tree.leaves(tree)))
+  """Bytes of a tree of arrays, or of their shapes."""
+  leaves = jax.tree.leaves(tree)
+  return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
 
 def megabytes(size: int) -> str:

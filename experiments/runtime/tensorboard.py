@@ -34,12 +34,9 @@ def write(folder: pathlib.Path, results: Iterable[Result]) -> None:
     path = folder / f"{files.safe_name(result.method)}_seed_{result.seed}"
     shutil.rmtree(path, ignore_errors=True)
     # Its writer is a thread, whose errors nobody hears of.
-    files.check_space(
-      path,
-      _OVERHEAD
-      + _SCALAR * result.losses.shape[1]
-      + _POINT * len(result.curve_steps),
-    )
+    of_losses = _SCALAR * result.losses.shape[1]
+    of_curves = _POINT * len(result.curve_steps)
+    files.check_space(path, _OVERHEAD + of_losses + of_curves)
     with tensorboardX.SummaryWriter(str(path)) as writer:
       for step, losses in enumerate(result.losses.T):
         trained = losses[np.isfinite(losses)]
