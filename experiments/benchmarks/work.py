@@ -145,7 +145,7 @@ class Ours:
   @functools.cached_property
   def shared(self) -> TrainState:
     """The model that everybody starts from, with a leading axis of 1."""
-    one = self.trainer.one_per_device()
+    one = self.trainer.one_per_device
     states = one.create(individual_key(self._root, SHARED)[None])
     return jax.tree.map(lambda leaf: leaf[:1], states)
 
