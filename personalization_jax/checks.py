@@ -1,4 +1,4 @@
-"""Checks of arguments, and how errors of other libraries are quoted."""
+"""Checks of arguments, and how errors are quoted."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from typing import Any
 
 
 def whole_number(name: str, value: Any, at_least: int) -> None:
-  """Rejects what isn't a whole number of at least this, naming the argument.
-
-  Python's and NumPy's integers pass; 1e1 and True don't.
-  """
+  """Rejects all but whole numbers, Python's or NumPy's, of at least this."""
   if isinstance(value, bool) or not isinstance(value, numbers.Integral):
     raise ValueError(f"{name}={value!r} must be a whole number.")
   if value < at_least:
@@ -21,12 +18,9 @@ def whole_number(name: str, value: Any, at_least: int) -> None:
 
 
 def seed(value: Any, name: str = "seed") -> None:
-  """Rejects what isn't a whole number of 0 .. 2**32 - 1.
-
-  JAX's keys hold 32 bits of a seed: two seeds that are equal modulo 2**32 would
-  have the same weights and dropout, but other batches.
-  """
+  """Rejects all but whole numbers of 0 .. 2**32 - 1."""
   whole_number(name, value, 0)
+  # JAX's keys hold 32 bits: larger seeds would repeat weights, but not batches.
   if value >= 2**32:
     raise ValueError(f"{name}={value} must be below 2**32.")
 
@@ -51,10 +45,7 @@ def training(settings: Any) -> None:
 
 
 def plain_numbers(fields: Any) -> None:
-  """Makes a dataclass's numbers Python's, so that equal ones are written alike.
-
-  Fields of type int and float, which are checked already, are set.
-  """
+  """Makes a dataclass's numbers Python's, so that equal ones print alike."""
   kinds = {"int": int, "int | None": int, "float": float}
   for field in dataclasses.fields(fields):
     kind, value = kinds.get(str(field.type)), getattr(fields, field.name)

@@ -1,7 +1,4 @@
-"""Devices and processes: the mesh, who is first, what all agree on (JAX).
-
-With a single process nothing here costs anything.
-"""
+"""Devices and processes: the mesh, the first process, agreement (JAX)."""
 
 from __future__ import annotations
 
@@ -17,12 +14,12 @@ AXIS = "individual"
 
 
 def make_mesh(devices: Any = None) -> Mesh:
-  """A mesh of one axis, `individual`, over these devices, by default all."""
+  """A mesh of one axis, `individual`, over given devices or all."""
   return Mesh(np.asarray(jax.devices() if devices is None else devices), AXIS)
 
 
 def default_individuals_per_device(mesh: Mesh) -> int:
-  """1 on a CPU, where more bring nothing and delay checkpoints; else 8."""
+  """1 on a CPU, where more gain nothing and delay checkpoints; else 8."""
   return 1 if mesh.devices.flat[0].platform == "cpu" else 8
 
 
@@ -32,16 +29,12 @@ def is_first() -> bool:
 
 
 def from_first(values: Any) -> np.ndarray:
-  """The first process's numbers of 32 bits, on all; all must call it."""
-  if jax.process_count() == 1:
-    return np.asarray(values)
+  """The first process's 32-bit numbers; all must call it."""
   return np.asarray(multihost_utils.broadcast_one_to_all(np.asarray(values)))
 
 
 def text_from_first(text: str) -> str:
-  """The first process's text, on all of them; all must call it."""
-  if jax.process_count() == 1:
-    return text
+  """The first process's text; all must call it."""
   letters = np.frombuffer(text.encode("utf-32-le"), np.int32)
   count = int(from_first(np.int32(len(letters))))
   given = letters if is_first() else np.zeros(count, np.int32)
@@ -49,7 +42,7 @@ def text_from_first(text: str) -> str:
 
 
 def highest(value: int) -> int:
-  """The highest of all processes' numbers; all must call it."""
+  """The highest of all processes' 32-bit numbers; all must call it."""
   if jax.process_count() == 1:
     return value
   return int(multihost_utils.process_allgather(np.int32(value)).max())
@@ -62,10 +55,7 @@ def wait_for_all(name: str) -> None:
 
 
 def gather(tree: Any) -> Any:
-  """NumPy copies of arrays on any devices; all processes must call it.
-
-  Typed keys come as their numbers, uint32 [..., 2].
-  """
+  """NumPy copies of arrays, keys as uint32 [..., 2]; all must call it."""
 
   def one(leaf: Any) -> np.ndarray:
     leaf = _numbers(leaf)
@@ -77,17 +67,14 @@ def gather(tree: Any) -> Any:
 
 
 def own_copy(array: Any) -> np.ndarray:
-  """An array of which every device has the whole, or of this memory."""
+  """A replicated array's copy on this host."""
   if isinstance(array, jax.Array):
     array = array.addressable_data(0)
   return np.asarray(array)
 
 
 def put(tree: Any, like: Any, sharding: Sharding) -> Any:
-  """Puts arrays, the same on every process, onto the devices of all.
-
-  What are keys in `like` becomes typed keys, also from `gather`'s numbers.
-  """
+  """Puts arrays, equal on all processes, onto all devices; keys as `like`."""
 
   def one(leaf: Any, like: Any) -> jax.Array:
     if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
@@ -106,13 +93,13 @@ def put(tree: Any, like: Any, sharding: Sharding) -> Any:
 
 
 def numbers_of_keys(tree: Any) -> Any:
-  """The tree with typed keys as their numbers, uint32 [..., 2]."""
+  """The tree with typed keys as uint32 [..., 2]."""
   return jax.tree.map(_numbers, tree)
 
 
 @jax.jit
 def copy(tree: Any) -> Any:
-  """A copy on the same devices, which outlives a donation; keys as numbers."""
+  """A copy on the devices that outlives a donation; keys as uint32."""
   return jax.tree.map(lambda leaf: jnp.copy(_numbers(leaf)), tree)
 
 

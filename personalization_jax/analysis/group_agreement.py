@@ -1,7 +1,6 @@
 """Whether groups are of people who truly write alike (NumPy, SciPy).
 
-The hidden factors of synthetic writers are known, and so is who should be in a
-group. A person's id is the place of that person's factors.
+Synthetic writers have known factors, which stand at the place of their ids.
 """
 
 from __future__ import annotations
@@ -22,10 +21,6 @@ if TYPE_CHECKING:  # their modules import JAX
   from personalization_jax.datasets.synthetic import WriterFactors
   from personalization_jax.grouping.groups import Groups
 
-ALL = "all"
-# Compared beside the factors: whether a sample is of the same class.
-OWN_CLASS = "own class"
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Agreement:
@@ -35,8 +30,7 @@ class Agreement:
     group: "ig" for the order of all candidates, "ig:5" for the first five,
       "sg:1500" for samples.
     measure: "rank correlation", "recall", "nearness" or "share of samples".
-    part: which factors: "style", "allographs", "forms" or "all"; or
-      "own class".
+    part: "style", "allographs", "forms" or "all" factors; or "own class".
     values: float64 [S], of each individual; NaN where there is none.
     random: float64 [S], what random choice gives on average.
   """
@@ -73,18 +67,16 @@ def true_distances(
 
   Of style, allographs, forms and "all", for one digit or all ten. "all" adds
   the squared distances of the three, each divided by its standard deviation
-  over the other writers, so that each moves a person's order of writers about
-  equally; it can be compared within a row alone. In `WriterFactors.vector` the
-  forms, 80 of 126 numbers, would outweigh the style, which is in every drawing.
+  over the other writers: in `WriterFactors.vector` the forms, 80 of 126
+  numbers, would outweigh the style. Only distances of one row compare.
   """
-  people, writers = np.asarray(people), np.asarray(writers)
   parts = _parts(factors, digit)
   known = len(parts["style"])
   asked = np.concatenate([people, writers])
-  if asked.size and not 0 <= asked.min() <= asked.max() < known:
-    stranger = asked[(asked < 0) | (asked >= known)][0]
+  strangers = asked[(asked < 0) | (asked >= known)]
+  if strangers.size:
     raise ValueError(
-      f"person {int(stranger)} has no hidden factors: they are known of"
+      f"person {int(strangers[0])} has no hidden factors: they are known of"
       f" writers 0..{known - 1}."
     )
   squares = {
@@ -100,7 +92,7 @@ def true_distances(
     total += np.divide(
       square, spread, out=np.zeros_like(total), where=spread > 0
     )
-  return {part: np.sqrt(s) for part, s in {**squares, ALL: total}.items()}
+  return {part: np.sqrt(s) for part, s in {**squares, "all": total}.items()}
 
 
 def _parts(factors: WriterFactors, digit: int | None) -> dict[str, np.ndarray]:
@@ -123,8 +115,7 @@ def recall(truth: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
   """Share of the n first candidates truly among the n nearest, and by chance.
 
   `truth` [S, M] are true distances in the order in which a method found the
-  candidates. All as near as the nth nearest count, so that what is as good as
-  the truth has a recall of 1; random choice then gives n/M or more.
+  candidates. All as near as the nth nearest count; chance is n/M or more.
   """
   if not 1 <= n <= truth.shape[1]:
     raise ValueError(
@@ -135,10 +126,7 @@ def recall(truth: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def rank_correlation(truth: np.ndarray) -> np.ndarray:
-  """Spearman's correlation [S] of the order found with `truth`, as `recall`.
-
-  NaN where all candidates are equally far.
-  """
+  """Spearman's [S] of the order with `truth`; NaN where all are as far."""
   order = np.arange(truth.shape[1])
   return np.array(
     [
@@ -149,10 +137,7 @@ def rank_correlation(truth: np.ndarray) -> np.ndarray:
 
 
 def nearness(distances: np.ndarray, counts: np.ndarray) -> np.ndarray:
-  """Share of samples whose writers are farther away than each writer [M].
-
-  Samples of equally far writers count by half: the mean over samples is 1/2.
-  """
+  """Share of samples of farther writers than each [M]; ties count by half."""
   _, place = np.unique(distances, return_inverse=True)
   at = np.bincount(place, weights=counts)
   farther = at[::-1].cumsum()[::-1] - at
@@ -201,8 +186,7 @@ def of_samples(
   For SG's n `total` and the first `count` individuals: the share of chosen
   samples that have the class of the sample that chose them, then the mean
   `nearness` of their writers among D_G's training samples, for each part of the
-  factors of the chosen digit; what else they write can't be seen in a drawing.
-  The class modulo ten must be the digit (flips keep that).
+  chosen digit's factors. The class modulo ten must be the digit, as with flips.
 
   Source: Algorithm 1, lines 11-15.
   """
@@ -212,11 +196,8 @@ def of_samples(
   writers, counts = np.unique(owners[available], return_counts=True)
   shares = np.bincount(labels[available], minlength=labels.max() + 1)
   people = groups.split.individuals[:count]
-  num_digits = factors.forms.shape[1]
-  by_digit = [
-    true_distances(factors, people, writers, digit)
-    for digit in range(num_digits)
-  ]
+  digits = range(factors.forms.shape[1])
+  by_digit = [true_distances(factors, people, writers, d) for d in digits]
   own_class, random = np.zeros(count), np.zeros(count)
   near = {part: np.zeros(count) for part in by_digit[0]}
   for index in range(count):
@@ -225,13 +206,13 @@ def of_samples(
     asking, given = own[sample], chosen[sample, column]
     own_class[index] = (labels[asking] == labels[given]).mean()
     random[index] = shares[labels[asking]].mean() / len(available)
-    digits = labels[asking] % num_digits
+    drawn = labels[asking] % len(digits)
     places = np.searchsorted(writers, owners[given])
     for part, values in near.items():
       of_writers = [nearness(truth[part][index], counts) for truth in by_digit]
-      values[index] = np.stack(of_writers)[digits, places].mean()
+      values[index] = np.stack(of_writers)[drawn, places].mean()
   spec, half = f"sg:{total}", np.full(count, 0.5)
   return [
-    Agreement(spec, "share of samples", OWN_CLASS, own_class, random),
+    Agreement(spec, "share of samples", "own class", own_class, random),
     *(Agreement(spec, "nearness", part, v, half) for part, v in near.items()),
   ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -15,17 +16,9 @@ from personalization_jax.analysis.columns import DATA, FAIRNESS
 def markdown(
   table: pd.DataFrame, baseline: str | None = None, *, of_run: bool = False
 ) -> str:
-  """Table I for people.
+  """The table of `tables.of_results`, half by half or against a baseline.
 
-  Args:
-    table: from `tables.of_results`.
-    baseline: as given there.
-    of_run: whether the text points to the files of a run, which lie beside it,
-      or to `Comparison.records`, for what it leaves out.
-
-  Returns:
-    A Markdown table for each half, or a single one of everything that was
-    tested against the baseline given; and notes.
+  The notes point to the files of a run, or else to `Comparison.records`.
   """
   columns = _columns(table)
   methods = list(table["method"])
@@ -42,28 +35,22 @@ def markdown(
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:
-  """A Markdown table of cells: the first column left, the others right.
-
-  The header is the first line.
-  """
+  """A Markdown table of a header and lines: names left, all else right."""
   # Markdown wants dashes beside the colon of a rule, however short the cells.
   widths = [max(3, *map(len, column)) for column in zip(*lines)]
   rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+  cells = " | ".join(["{:<{}}", *["{:>{}}"] * (len(widths) - 1)])
   return "\n".join(
-    "| "
-    + " | ".join(
-      cell.ljust(width) if k == 0 else cell.rjust(width)
-      for k, (cell, width) in enumerate(zip(line, widths))
-    )
-    + " |"
-    for line in [lines[0], rule, *lines[1:]]
+    f"| {cells} |".format(*itertools.chain(*zip(line, widths)))
+    for line in (lines[0], rule, *lines[1:])
   )
 
 
 def _columns(table: pd.DataFrame) -> list[tuple[str, str, Any]]:
   """Header, column and how its cells are written, of all that are shown."""
+  names = dict(zip(DATA, ("D_I", "D_G")))
   columns: list[tuple[str, str, Any]] = [("Method", "method", str)]
-  for data, name in zip(DATA, ("D_I", "D_G")):
+  for data, name in names.items():
     columns += [
       (f"acc({name})", f"{data}_mean", _number),
       ("rank", f"{data}_rank", _count),
@@ -75,8 +62,8 @@ def _columns(table: pd.DataFrame) -> list[tuple[str, str, Any]]:
     columns += [(*both, _number) for both in zip(headers, FAIRNESS)]
   if _has_seeds(table):
     columns += [
-      ("seed sd(D_I)", "individual_seed_sd", _number),
-      ("seed sd(D_G)", "global_seed_sd", _number),
+      (f"seed sd({name})", f"{data}_seed_sd", _number)
+      for data, name in names.items()
     ]
   if table["diverged"].any():
     columns += [

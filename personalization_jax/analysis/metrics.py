@@ -1,4 +1,4 @@
-"""What a method gave people: accuracy, fairness, significance (NumPy, SciPy).
+"""Accuracy, fairness and significance (NumPy, SciPy).
 
 An accuracy is NaN where its model diverged or there is nothing to test on.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,9 +26,12 @@ def accuracy(
 
   Source: section II-A, acc(D_I) and acc(D_G).
   """
-  return share_correct(
-    predictions, np.where(rows == PADDING, PADDING, labels[rows])
-  )
+  return share_correct(predictions, at_rows(labels, rows))
+
+
+def at_rows(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+  """What values [N] have in these rows; padding stays padding."""
+  return np.where(rows == PADDING, PADDING, values[rows])
 
 
 def share_correct(
@@ -57,16 +60,17 @@ class Spread:
 
 def spread(accuracies: np.ndarray) -> Spread:
   """Spread of accuracies [S] without NaN; all NaN if no value is left."""
-  values = np.asarray(accuracies, np.float64)
-  values = values[~np.isnan(values)]
+  values = _known(accuracies)
   if not len(values):
     return Spread(math.nan, math.nan, math.nan, math.nan)
-  return Spread(
-    mean=float(values.mean()),
-    sd=float(values.std(ddof=1)) if len(values) > 1 else math.nan,
-    min=float(values.min()),
-    max=float(values.max()),
-  )
+  sd = values.std(ddof=1) if len(values) > 1 else math.nan
+  return Spread(*map(float, (values.mean(), sd, values.min(), values.max())))
+
+
+def _known(values: np.ndarray) -> np.ndarray:
+  """Values [S] as float64, without NaN."""
+  values = np.asarray(values, np.float64)
+  return values[~np.isnan(values)]
 
 
 def changes(values: Any, reference: Any) -> np.ndarray:
@@ -93,14 +97,10 @@ def paired_means(
 
   Means over other seeds would take a difference of seeds for one of methods.
   """
-  values, reference = (
-    np.atleast_2d(np.asarray(side, np.float64)) for side in (values, reference)
-  )
-  both = ~np.isnan(values - reference)
-  return (
-    mean_without_nan(np.where(both, values, np.nan)),
-    mean_without_nan(np.where(both, reference, np.nan)),
-  )
+  sides = [np.atleast_2d(np.asarray(s, float)) for s in (values, reference)]
+  both = ~np.isnan(np.subtract(*sides))
+  own, others = (mean_without_nan(np.where(both, s, np.nan)) for s in sides)
+  return own, others
 
 
 def ranks(means: Sequence[float]) -> list[int]:
@@ -114,27 +114,29 @@ class Significance:
   """Two-sided paired tests of a method against its baseline.
 
   Attributes:
+    difference: mean over pairs, the method's accuracy minus the baseline's; NaN
+      without pairs. Where models diverged this isn't the difference between the
+      two methods' means.
+    pairs: number of individuals compared.
     t: p of the paired t-test; NaN, not 0, if all individuals differ by the
       same: without variance the test can't tell.
     wilcoxon: p of Wilcoxon's signed-rank test.
     t_holm: p of the t-test, Holm-corrected over the methods compared.
     wilcoxon_holm: the same for Wilcoxon's test.
-    difference: mean over pairs, the method's accuracy minus the baseline's; NaN
-      without pairs. Where models diverged this isn't the difference between the
-      two methods' means.
-    pairs: number of individuals compared.
   """
 
-  t: float
-  wilcoxon: float
-  t_holm: float
-  wilcoxon_holm: float
   difference: float
   pairs: int
+  t: float = math.nan
+  wilcoxon: float = math.nan
+  t_holm: float = math.nan
+  wilcoxon_holm: float = math.nan
 
 
 def significance(
-  accuracies: Mapping[str, np.ndarray], baseline: str
+  accuracies: Mapping[str, np.ndarray],
+  baseline: str,
+  untested: Collection[str] = (),
 ) -> dict[str, Significance]:
   """Tests the other methods' [S] or [K, S] against the baseline's.
 
@@ -143,53 +145,40 @@ def significance(
 
   Source: Table I, p-values.
   """
-  reference = np.atleast_2d(np.asarray(accuracies[baseline], np.float64))
-  tests = {}
-  for method in accuracies:
-    if method == baseline:
-      continue
-    values = np.atleast_2d(np.asarray(accuracies[method], np.float64))
-    for count, there, what in zip(
-      values.shape, reference.shape, ("seeds", "individuals")
-    ):
-      if count != there:
-        raise ValueError(
-          f"method {method!r} has {count} {what}, but {baseline!r} has {there}:"
-          " they can't be paired."
-        )
-    means = paired_means(values, reference)
-    differences = np.subtract(*means)
-    t, wilcoxon = _paired_tests(*means)
-    tests[method] = Significance(
-      t=t,
-      wilcoxon=wilcoxon,
-      t_holm=math.nan,
-      wilcoxon_holm=math.nan,
-      difference=spread(differences).mean,
-      pairs=int((~np.isnan(differences)).sum()),
-    )
-  return with_holm(tests)
+  tests = {
+    method: _paired_tests(*paired_means(values, accuracies[baseline]))
+    for method, values in accuracies.items()
+    if method != baseline
+  }
+  return with_holm(tests, untested)
 
 
-def _paired_tests(
-  values: np.ndarray, reference: np.ndarray
-) -> tuple[float, float]:
-  """The p-values of the paired t-test and of Wilcoxon's."""
+def _paired_tests(values: np.ndarray, reference: np.ndarray) -> Significance:
+  """The tests of a method's [S] against the baseline's, without correction."""
   paired = ~np.isnan(values - reference)
   values, reference = values[paired], reference[paired]
-  if len(values) < 2:
-    return math.nan, math.nan
   change = changes(values, reference)
-  if not change.any():
-    return 1.0, 1.0
-  t = math.nan
-  if not _constant(values - reference):
-    t = float(stats.ttest_rel(values, reference).pvalue)
-  return t, float(stats.wilcoxon(change).pvalue)
+  count = len(change)
+  t = wilcoxon = math.nan
+  if count > 1 and not change.any():
+    t = wilcoxon = 1.0
+  elif count > 1:
+    if not _constant(values - reference):
+      t = float(stats.ttest_rel(values, reference).pvalue)
+    wilcoxon = float(stats.wilcoxon(change).pvalue)
+  return Significance(spread(values - reference).mean, count, t, wilcoxon)
 
 
-def with_holm(tests: Mapping[str, Significance]) -> dict[str, Significance]:
-  """The tests of several methods with `t_holm` and `wilcoxon_holm` computed."""
+def with_holm(
+  tests: Mapping[str, Significance], untested: Collection[str] = ()
+) -> dict[str, Significance]:
+  """The tests with Holm's correction; those untested lose their p-values."""
+  tests = {
+    method: Significance(test.difference, test.pairs)
+    if method in untested
+    else test
+    for method, test in tests.items()
+  }
   t = holm([test.t for test in tests.values()])
   wilcoxon = holm([test.wilcoxon for test in tests.values()])
   return {
@@ -221,17 +210,13 @@ def welch(values: np.ndarray, reference: np.ndarray) -> float:
   Source: B. L. Welch, "The generalization of Student's problem when several
   different population variances are involved", Biometrika, 1947.
   """
-  values, reference = (
-    np.asarray(side, np.float64)[~np.isnan(side)]
-    for side in (values, reference)
-  )
+  values, reference = _known(values), _known(reference)
   if min(len(values), len(reference)) < 2:
     return math.nan
   if _constant(values) and _constant(reference):
     return math.nan if changes(values[0], reference[0]) else 1.0
-  with warnings.catch_warnings():
-    # SciPy warns of a constant side; the p-value it returns is right.
-    warnings.simplefilter("ignore", RuntimeWarning)
+  # SciPy warns of a constant side; the p-value it returns is right.
+  with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
     return float(stats.ttest_ind(values, reference, equal_var=False).pvalue)
 
 
@@ -245,7 +230,7 @@ class IndividualFairness:
   """How differently a method treats similar individuals (section II-A).
 
   Over all pairs of individuals; the distance is that of their class means in
-  latent space. What can't be told is NaN.
+  latent space. NaN stands for what can't be computed.
 
   Attributes:
     max_ratio: the largest difference in accuracy over distance.
@@ -259,7 +244,7 @@ class IndividualFairness:
   max_ratio: float
   mean_ratio: float
   rank_correlation: float
-  coincide: int = 0
+  coincide: int
 
 
 def individual_fairness(
@@ -281,20 +266,14 @@ def individual_fairness(
     )
   first, second = np.triu_indices(count, k=1)
   distance = np.asarray(distances, np.float64)[first, second]
-  compared = np.isfinite(distance)
-  compared &= ~np.isnan(accuracies[first] - accuracies[second])
-  if not compared.any():
-    return IndividualFairness(math.nan, math.nan, math.nan)
-  distance = distance[compared]
-  difference = np.abs(changes(accuracies[first], accuracies[second]))[compared]
+  difference = np.abs(changes(accuracies[first], accuracies[second]))
+  compared = np.isfinite(distance) & ~np.isnan(difference)
+  distance, difference = distance[compared], difference[compared]
   apart = distance > 0
   ratio = spread(difference[apart] / distance[apart])
-  rank_correlation = math.nan
-  if np.ptp(difference) and np.ptp(distance):
-    rank_correlation = float(stats.spearmanr(distance, difference).statistic)
+  correlation = math.nan
+  if compared.any() and np.ptp(difference) and np.ptp(distance):
+    correlation = float(stats.spearmanr(distance, difference).statistic)
   return IndividualFairness(
-    max_ratio=ratio.max,
-    mean_ratio=ratio.mean,
-    rank_correlation=rank_correlation,
-    coincide=int((~apart).sum()),
+    ratio.max, ratio.mean, correlation, int((~apart).sum())
   )

@@ -1,8 +1,7 @@
 """A choice for each person that makes hardly anybody worse (NumPy).
 
-Personalised models hurt some people: the model of D_G alone would have served
-them better. The choice is made on validation data, never on test data, so what
-it gives is honest; it may still err where the two sets of data disagree.
+The model of D_G alone would have served some people better than their own. The
+choice is made on validation data, never on test data.
 
 Functions take one accuracy for each person [S], or for each of K seeds and each
 person [K, S], NaN where the model diverged. As in the table's tests, people are
@@ -25,17 +24,17 @@ from personalization_jax.analysis import metrics
 class Choice:
   """What the choice between a method's models and the global one gives.
 
+  People whose global model diverged are left out of the last four.
+
   Attributes:
     personal: bool [S], or [K, S], who gets the personalised model.
-    accuracy: float64 [S], test accuracy of the model chosen, the mean over
-      seeds.
+    accuracy: float64 [S], test accuracy of the model chosen, mean over seeds.
     hurt: fraction of people whom the method hurts if everyone gets its model.
     hurt_with_choice: fraction hurt if everyone gets the model chosen.
     gain: mean gain in test accuracy over the global model if everyone gets the
       method's, without people whose model diverged.
-    gain_with_choice: likewise with the model chosen: the global one, and a gain
-      of 0, where the personalised one diverged. People whose global model
-      diverged are left out of all four numbers.
+    gain_with_choice: likewise with the model chosen, the global one where the
+      personalised one diverged.
   """
 
   personal: np.ndarray
@@ -49,8 +48,7 @@ class Choice:
 def choose(personal: Any, general: Any) -> np.ndarray:
   """Where the personalised model has the better validation accuracy.
 
-  Ties go to the global model: without evidence for a model of one's own, the
-  one that was trained on more people is safer.
+  Ties go to the global model, which was trained on more people.
   """
   personal, general = _pair(personal, general)
   better = metrics.changes(personal, general) > 0
@@ -67,8 +65,7 @@ def hurt(personal: Any, general: Any) -> float:
   compared = ~np.isnan(np.atleast_2d(general)).all(axis=0)
   if not compared.any():
     return math.nan
-  change = metrics.changes(*metrics.paired_means(personal, general))
-  return float((~(change >= 0))[compared].mean())
+  return float((~(_changes(personal, general) >= 0))[compared].mean())
 
 
 def judge(validation: tuple[Any, Any], test: tuple[Any, Any]) -> Choice:
@@ -86,8 +83,8 @@ def judge(validation: tuple[Any, Any], test: tuple[Any, Any]) -> Choice:
     accuracy=metrics.mean_without_nan(np.atleast_2d(chosen)),
     hurt=hurt(own, general),
     hurt_with_choice=hurt(chosen, general),
-    gain=_gain(own, general),
-    gain_with_choice=_gain(chosen, general),
+    gain=metrics.spread(_changes(own, general)).mean,
+    gain_with_choice=metrics.spread(_changes(chosen, general)).mean,
   )
 
 
@@ -113,27 +110,22 @@ def judge_all(
       if method not in accuracies:
         raise ValueError(f"{name} has no accuracies of method {method!r}.")
   choices = {}
-  for method in validation:
-    if method == general:
-      continue
+  for method in [m for m in validation if m != general]:
+    validated, tested = ((d[method], d[general]) for d in (validation, test))
     try:
-      choices[method] = judge(
-        (validation[method], validation[general]),
-        (test[method], test[general]),
-      )
+      choices[method] = judge(validated, tested)
     except ValueError as error:
       raise ValueError(f"method {method!r}: {error}") from error
   return choices
 
 
-def _gain(personal: np.ndarray, general: np.ndarray) -> float:
-  """Mean gain over those who have both models."""
-  change = metrics.changes(*metrics.paired_means(personal, general))
-  return metrics.spread(change).mean
+def _changes(personal: np.ndarray, general: np.ndarray) -> np.ndarray:
+  """What each person gains [S]; NaN for those without both models."""
+  return metrics.changes(*metrics.paired_means(personal, general))
 
 
 def _pair(personal: Any, general: Any) -> tuple[np.ndarray, np.ndarray]:
-  """Both as arrays, checked to be accuracies of the same people and seeds."""
+  """Both as float64, checked to be accuracies of the same people and seeds."""
   personal, general = (np.asarray(v, np.float64) for v in (personal, general))
   shapes = personal.shape, general.shape
   if shapes[0] != shapes[1] or personal.ndim not in (1, 2) or not personal.size:
@@ -143,7 +135,7 @@ def _pair(personal: Any, general: Any) -> tuple[np.ndarray, np.ndarray]:
       f" {shapes[0]} and {shapes[1]}."
     )
   for values in (personal, general):
-    outside = ~np.isnan(values) & ~((values >= 0) & (values <= 1))
+    outside = (values < 0) | (values > 1)
     if outside.any():
       raise ValueError(
         f"accuracies must lie in 0..1, but one is {values[outside][0]}."

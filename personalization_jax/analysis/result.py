@@ -1,74 +1,58 @@
 """What one method gave every individual (NumPy)."""
+# ruff: noqa: RUF009 (these calls make fields)
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import field
 from typing import Any
 
 import numpy as np
 
 from personalization_jax.analysis import metrics
-from personalization_jax.datasets.splits import PADDING
 
-# Axes and kind of every array: S individuals, R test rows, V validation rows,
-# Q test rows of D_G, T steps, E evaluations; i integers, f floats, b booleans.
-_ARRAYS = {
-  "individuals": ("S", "i"),
-  "individual_rows": ("SR", "i"),
-  "individual_predictions": ("SR", "i"),
-  "individual_labels": ("SR", "i"),
-  "global_rows": ("Q", "i"),
-  "global_predictions": ("SQ", "i"),
-  "global_labels": ("Q", "i"),
-  "losses": ("ST", "f"),
-  "diverged": ("S", "b"),
-  "validation_rows": ("SV", "i"),
-  "validation_predictions": ("SV", "i"),
-  "validation_labels": ("SV", "i"),
-  "curve_steps": ("E", "i"),
-  "individual_curve": ("SE", "f"),
-  "global_curve": ("SE", "f"),
-}
-_DTYPES = {"i": np.int32, "f": np.float32, "b": np.bool_}
 _KINDS = {"i": "integers", "f": "floats", "b": "booleans"}
 _NOTHING = np.empty(0)
 
 
-def _nothing() -> np.ndarray:
-  """Stands for an array that isn't given."""
-  return _NOTHING
+def _array(axes: str, dtype: str = "i4", **default: Any) -> Any:
+  """A field, [S, R] for the axes "SR"; `_optional` is empty if not given."""
+  return field(metadata={"axes": axes, "dtype": np.dtype(dtype)}, **default)
+
+
+_optional = functools.partial(_array, default_factory=lambda: _NOTHING)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Result:
   """What one method gave every individual: NumPy arrays, checked.
 
+  Rows are -1 where they are padding, and so are labels.
+
   Attributes:
     method: the method's spec.
     seed: the run's seed.
     individuals: int32 [S], ids.
-    individual_rows: int32 [S, R], test rows of each D_I, -1 for padding.
+    individual_rows: int32 [S, R], test rows of each D_I.
     individual_predictions: int32 [S, R], predicted classes.
     global_rows: int32 [Q], test rows of D_G.
     global_predictions: int32 [S, Q], each individual's model on D_G.
     losses: float32 [S, T], training loss of each step in nats, NaN where a
       step was padding.
-    individual_labels: int32 [S, R], the true classes, -1 for padding; with them
-      accuracies need no population. None if they are unknown.
+    individual_labels: int32 [S, R], the true classes; with them accuracies need
+      no population. None if they are unknown.
     global_labels: int32 [Q], likewise.
     validation_labels: int32 [S, V], likewise.
-    diverged: bool [S], whether loss or parameters stopped being finite; by
-      default False.
-    validation_rows: int32 [S, V], validation rows of each D_I, -1 for padding;
-      by default V is 0.
+    diverged: bool [S], whether loss or parameters stopped being finite.
+    validation_rows: int32 [S, V], validation rows of each D_I.
     validation_predictions: int32 [S, V], predicted classes.
-    curve_steps: int32 [E], after which steps models were evaluated on
-      validation data; by default E is 0.
+    curve_steps: int32 [E], steps behind which models were evaluated on
+      validation data.
     individual_curve: float32 [S, E], accuracy on D_I then; NaN for individuals
       without validation data.
     global_curve: float32 [S, E], accuracy on D_G then.
-    one_model: all individuals share one model, that of D_G alone, so that its
+    one_model: all individuals share the model of D_G alone, so that its
       acc(D_G) is one number.
     models: if asked for, `params` and `batch_stats` of all models, trees of
       arrays [S, ...]; they aren't saved with the rest.
@@ -79,39 +63,39 @@ class Result:
 
   method: str
   seed: int
-  individuals: np.ndarray
-  individual_rows: np.ndarray
-  individual_predictions: np.ndarray
-  global_rows: np.ndarray
-  global_predictions: np.ndarray
-  losses: np.ndarray
-  individual_labels: np.ndarray | None = None
-  global_labels: np.ndarray | None = None
-  validation_labels: np.ndarray | None = None
-  diverged: np.ndarray = field(default_factory=_nothing)
-  validation_rows: np.ndarray = field(default_factory=_nothing)
-  validation_predictions: np.ndarray = field(default_factory=_nothing)
-  curve_steps: np.ndarray = field(default_factory=_nothing)
-  individual_curve: np.ndarray = field(default_factory=_nothing)
-  global_curve: np.ndarray = field(default_factory=_nothing)
+  individuals: np.ndarray = _array("S")
+  individual_rows: np.ndarray = _array("SR")
+  individual_predictions: np.ndarray = _array("SR")
+  global_rows: np.ndarray = _array("Q")
+  global_predictions: np.ndarray = _array("SQ")
+  losses: np.ndarray = _array("ST", "f4")
+  individual_labels: np.ndarray | None = _array("SR", default=None)
+  global_labels: np.ndarray | None = _array("Q", default=None)
+  validation_labels: np.ndarray | None = _array("SV", default=None)
+  diverged: np.ndarray = _optional("S", "?")
+  validation_rows: np.ndarray = _optional("SV")
+  validation_predictions: np.ndarray = _optional("SV")
+  curve_steps: np.ndarray = _optional("E")
+  individual_curve: np.ndarray = _optional("SE", "f4")
+  global_curve: np.ndarray = _optional("SE", "f4")
   one_model: bool = False
   models: dict[str, Any] | None = None
 
   def __post_init__(self) -> None:
-    """Makes arrays NumPy's, gives empty ones their shape, checks all."""
+    """Makes all arrays NumPy's, and checks them."""
     sizes = {"S": len(self.individuals)}
-    for name, (axes, kind) in _ARRAYS.items():
-      given = getattr(self, name)
-      if given is None and name.endswith("_labels"):
+    for kept in dataclasses.fields(self):
+      name, given = kept.name, getattr(self, kept.name)
+      if not kept.metadata or given is kept.default is None:
         continue
+      axes, dtype = kept.metadata["axes"], kept.metadata["dtype"]
       array = np.asarray(given)
-      if given is _NOTHING:
-        # Nobody diverged; no validation rows, no evaluations.
+      if given is _NOTHING:  # nobody diverged, V is 0, E is 0
         shape = [sizes[axis] if axis == "S" else 0 for axis in axes]
-        array = np.zeros(shape, _DTYPES[kind])
-      elif array.dtype.kind != kind or array.ndim != len(axes):
+        array = np.zeros(shape, dtype)
+      elif array.dtype.kind != dtype.kind or array.ndim != len(axes):
         raise ValueError(
-          f"{name} must be {_KINDS[kind]} [{', '.join(axes)}], but is"
+          f"{name} must be {_KINDS[dtype.kind]} [{', '.join(axes)}], but is"
           f" {array.dtype}{list(array.shape)}."
         )
       for axis, size in zip(axes, array.shape):
@@ -121,11 +105,6 @@ class Result:
             f" [{', '.join(axes)}] is {sizes[axis]} in other arrays."
           )
       object.__setattr__(self, name, array)
-
-  @property
-  def status(self) -> list[str]:
-    """`ok` or `diverged` for each individual."""
-    return ["diverged" if gone else "ok" for gone in self.diverged]
 
   def individual_accuracy(
     self, labels: np.ndarray | None = None
@@ -182,7 +161,7 @@ class Result:
         f"{what} was tested on row {rows.max()}, but the population has"
         f" {len(labels)} samples: give the one that it was made of."
       )
-    there = np.where(rows == PADDING, PADDING, labels[rows])
+    there = metrics.at_rows(labels, rows)
     if own is not None and not np.array_equal(own, there):
       raise ValueError(
         f"{what} was tested on samples of other classes than the population"

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from personalization_jax.analysis import metrics
-from personalization_jax.analysis.columns import TABLE_COLUMNS
+from personalization_jax.analysis.columns import DATA, TABLE_COLUMNS
 from personalization_jax.analysis.result import Result
 from personalization_jax.methods import known_method
 
@@ -26,30 +26,14 @@ def of_results(
   distances: np.ndarray | None = None,
   baseline: str | None = None,
 ) -> pd.DataFrame:
-  """The paper's Table I of finished methods.
+  """The paper's Table I of finished methods, as `compare` describes it.
 
   An individual's accuracy is the mean over the seeds whose model didn't
   diverge. Tests against the baseline leave out the seeds of an individual in
   which one of the two methods diverged, in both (see `metrics.significance`).
-  If all individuals share one model, its acc(D_G) is one number: it has no sd
-  over individuals, and isn't tested, nor is another method's against it.
-
-  Args:
-    results: one for each method and seed, every method with the same seeds; all
-      results of the same individuals, and those of a seed of one split.
-    labels: int32 [N], the store's; None if the results have their own.
-    distances: float [S, S] between individuals in latent space, for individual
-      fairness, if wanted.
-    baseline: the method that all others are ranked with and tested against; by
-      default each half of the table has its own.
-
-  Returns:
-    A row for each method, half by half, of `TABLE_COLUMNS` and `one_model`. A
-    cell is NaN where a number can't be told, None where there is none to tell:
-    tests of the baseline, rank without a mean, fairness without distances.
-
-  Raises:
-    ValueError: as `by_seed`, or if the baseline isn't among the methods.
+  Rows are of `TABLE_COLUMNS` and `one_model`. A cell is NaN where a number
+  can't be computed, None where there is none: tests of the baseline, rank
+  without a mean, fairness without distances.
 
   Source: section IV, Table I.
   """
@@ -64,34 +48,29 @@ def of_results(
       f"baseline={baseline!r} must be one of {', '.join(values)}."
     )
   one_model = {result.method for result in results if result.one_model}
-  rows = []
+  rows: dict[str, dict[str, Any]] = {}
   for methods, reference in parts:
-    own, general = (
-      _columns_of(
-        data, {m: values[m][index] for m in methods}, reference, single
-      )
-      for index, (data, single) in enumerate(
-        # acc(D_I) of one model is many numbers: people differ.
-        (("individual", ()), ("global", one_model))
-      )
-    )
-    for method in methods:
-      row: dict[str, Any] = dict.fromkeys(TABLE_COLUMNS)
-      row |= own[method] | general[method]
-      row |= {
-        "method": method,
-        "diverged": sum(int(one.diverged.sum()) for one in by_method[method]),
-        "seeds": len(by_method[method]),
-        "one_model": method in one_model,
-      }
-      if distances is not None and len(distances) > 1:
-        fairness = metrics.individual_fairness(
-          metrics.mean_without_nan(values[method][0]), distances
-        )
-        for name, value in dataclasses.asdict(fairness).items():
-          row[f"fairness_{name}"] = value
-      rows.append(row)
-  return pd.DataFrame(rows, columns=[*TABLE_COLUMNS, "one_model"], dtype=object)
+    rows |= {method: dict.fromkeys(TABLE_COLUMNS) for method in methods}
+    # acc(D_I) of one model is many numbers: people differ.
+    for index, single in enumerate(((), one_model)):
+      of_data = {method: values[method][index] for method in methods}
+      added = _columns_of(DATA[index], of_data, reference, single)
+      for method in methods:
+        rows[method] |= added[method]
+  for method, row in rows.items():
+    row |= {
+      "method": method,
+      "diverged": sum(int(one.diverged.sum()) for one in by_method[method]),
+      "seeds": len(by_method[method]),
+      "one_model": method in one_model,
+    }
+    if distances is not None and len(distances) > 1:
+      means = metrics.mean_without_nan(values[method][0])
+      fairness = metrics.individual_fairness(means, distances)
+      for name, value in dataclasses.asdict(fairness).items():
+        row[f"fairness_{name}"] = value
+  columns = [*TABLE_COLUMNS, "one_model"]
+  return pd.DataFrame([*rows.values()], columns=columns, dtype=object)
 
 
 def _columns_of(
@@ -100,7 +79,7 @@ def _columns_of(
   baseline: str | None,
   single: Collection[str],
 ) -> dict[str, dict[str, Any]]:
-  """Method -> the columns of one accuracy [K, S], of methods ranked together.
+  """Method -> its columns of one accuracy [K, S], among those ranked together.
 
   Methods in `single` have one number instead of one for each individual.
   """
@@ -109,18 +88,11 @@ def _columns_of(
     for method, each in values.items()
   }
   ranks = metrics.ranks([spread.mean for spread in spreads.values()])
-  tests = {}
+  tests: dict[str, metrics.Significance] = {}
   if baseline is not None:
+    # Untested methods don't count in the others' correction.
     untested = values if baseline in single else single
-    # What isn't tested doesn't count in the others' correction.
-    tests = metrics.with_holm(
-      {
-        method: dataclasses.replace(test, t=math.nan, wilcoxon=math.nan)
-        if method in untested
-        else test
-        for method, test in metrics.significance(values, baseline).items()
-      }
-    )
+    tests = metrics.significance(values, baseline, untested)
   found: dict[str, dict[str, Any]] = {}
   for rank, (method, spread) in zip(ranks, spreads.items()):
     found[method] = {
@@ -144,11 +116,9 @@ def _columns_of(
 
 
 def _seed_sd(values: np.ndarray) -> float:
-  """Standard deviation over seeds of the mean accuracy, of [K, S].
-
-  Without individuals whose model diverged with a seed: means of different
-  people would take a difference of people for one of seeds.
-  """
+  """Standard deviation over seeds of the mean accuracy, of [K, S]."""
+  # Means of different people would take a difference of people for one of
+  # seeds, so those whose model diverged with a seed are left out.
   complete = values[:, ~np.isnan(values).any(axis=0)]
   return metrics.spread(metrics.mean_without_nan(complete.T)).sd
 
@@ -167,15 +137,14 @@ def accuracies(
     seeds whose model didn't diverge; NaN if all did.
 
   Raises:
-    ValueError: as `by_seed`.
+    ValueError: if there are none, or they aren't of the same individuals, seeds
+      and test data.
   """
-  own_of_all = _accuracies_by_seed(by_seed(results), labels)
+  by_method = _accuracies_by_seed(by_seed(results), labels)
+  mean = metrics.mean_without_nan
   return {
-    method: (
-      metrics.mean_without_nan(own),
-      metrics.mean_without_nan(general),
-    )
-    for method, (own, general) in own_of_all.items()
+    method: (mean(own), mean(general))
+    for method, (own, general) in by_method.items()
   }
 
 
@@ -193,11 +162,7 @@ def _accuracies_by_seed(
 
 
 def by_seed(results: Iterable[Result]) -> dict[str, list[Result]]:
-  """Method -> its results, seeds in the same order for all.
-
-  Raises:
-    ValueError: if there are none, or they can't be compared person by person.
-  """
+  """Method -> its results, seeds in the same order, checked to be paired."""
   found: dict[str, dict[int, Result]] = {}
   for result in results:
     seeds = found.setdefault(result.method, {})
@@ -213,7 +178,7 @@ def by_seed(results: Iterable[Result]) -> dict[str, list[Result]]:
   name, reference = next(iter(found.items()))
   first = next(iter(reference.values()))
   for method, seeds in found.items():
-    if set(seeds) != set(reference):
+    if seeds.keys() != reference.keys():
       there, wanted = (
         ", ".join(map(str, sorted(each))) for each in (seeds, reference)
       )
@@ -223,10 +188,7 @@ def by_seed(results: Iterable[Result]) -> dict[str, list[Result]]:
       )
     for seed, result in seeds.items():
       _check_paired(result, first, reference[seed])
-  return {
-    method: [seeds[seed] for seed in reference]
-    for method, seeds in found.items()
-  }
+  return {m: [seeds[k] for k in reference] for m, seeds in found.items()}
 
 
 def _check_paired(result: Result, first: Result, other: Result) -> None:
@@ -237,10 +199,8 @@ def _check_paired(result: Result, first: Result, other: Result) -> None:
       f"{what} trained for other individuals than {first.method!r} with seed"
       f" {first.seed}: take the same people for all."
     )
-  for field, of in (
-    ("individual_rows", "the individuals"),
-    ("global_rows", "D_G"),
-  ):
+  for data, of in zip(DATA, ("the individuals", "D_G")):
+    field = f"{data}_rows"
     if not np.array_equal(getattr(result, field), getattr(other, field)):
       raise ValueError(
         f"{what} tested on other samples of {of} than {other.method!r}"
@@ -249,10 +209,7 @@ def _check_paired(result: Result, first: Result, other: Result) -> None:
 
 
 def halves(methods: Iterable[str]) -> dict[str, list[str]]:
-  """Table I's halves that aren't empty, each ranked and tested by itself.
-
-  Methods that are no spec, but a name of one's own, are shaping.
-  """
+  """Table I's halves that aren't empty; custom names count as shaping."""
   found: dict[str, list[str]] = {}
   for spec in methods:
     method = known_method(spec)

@@ -41,10 +41,8 @@ class Comparison:
 
   def records(self) -> list[dict[str, Any]]:
     """Columns of table1.csv by name, for pandas; NaN where a cell is empty."""
-    return [
-      {name: math.nan if cell is None else cell for name, cell in row.items()}
-      for row in self.table[list(TABLE_COLUMNS)].to_dict("records")
-    ]
+    table = self.table[list(TABLE_COLUMNS)]
+    return table.where(table.notna(), math.nan).to_dict("records")
 
 
 def compare(
@@ -57,7 +55,7 @@ def compare(
   """Means, ranks, fairness and p-values of several methods.
 
   Several seeds of a method make one row, from each individual's mean over them.
-  Variants of a method that differ in something else need rows of their own:
+  Other variants of a method need rows of their own:
 
       compare({"lr 1e-3": first, "lr 1e-2": second}, population, "lr 1e-3")
 
@@ -65,8 +63,7 @@ def compare(
     results: one for each method and seed, every method with the same seeds and
       all of a seed made from one split; or the name of a row -> its result, or
       its results with several seeds.
-    population: what they were made of; only results without true labels of
-      their own need it, and any other is rejected.
+    population: what they were made of; results without true labels need it.
     baseline: the method or name that all others are ranked with and tested
       against; by default the first `baseline` or `random:n` of each half of the
       table, as in the paper. Names of one's own stand in the first half.
@@ -75,12 +72,11 @@ def compare(
 
   Returns:
     The table. A method with one model for everybody (`global`) has one acc(D_G)
-    and not one for each individual, so there it isn't tested, nor tested
-    against.
+    without sd, isn't tested there, nor tested against.
 
   Raises:
-    ValueError: as `tables.of_results`; or a name has results of several
-      methods, or the population is another.
+    ValueError: if results can't be compared person by person, a name has
+      several methods, the baseline is missing, or the population is another.
 
   Source: section IV, Table I; section II-A.
   """
@@ -98,8 +94,8 @@ def _renamed(
   """The results, each with the name of its row as its method."""
   renamed = []
   for name, own in results.items():
-    own = [own] if isinstance(own, Result) else list(own)
-    methods = list(dict.fromkeys(result.method for result in own))
+    own = [own] if isinstance(own, Result) else own
+    methods = dict.fromkeys(result.method for result in own)
     if len(methods) != 1:
       raise ValueError(
         f"results[{name!r}] must be of one method, with one seed or several,"

@@ -1,8 +1,7 @@
 """A run's directory: opened by one run at a time, its results kept.
 
-experiments/GUIDE.md lists the files. This module writes config.json and the
-`predictions/` of all seeds, from which every table but group_agreement.csv is
-computed, so that it can be made again.
+This module writes config.json and the `predictions/` of all seeds, from which
+every table but group_agreement.csv can be made again.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from typing import IO, Any
 
 import numpy as np
 
+from personalization_jax.analysis import metrics
 from personalization_jax.analysis.result import Result
 from personalization_jax.checkpoints import files
 from personalization_jax.checkpoints.files import write_atomically
 from personalization_jax.datasets import Population
-from personalization_jax.datasets.splits import PADDING
 from personalization_jax.methods import known_method
 
 _ROWS = ("individual_rows", "validation_rows", "global_rows")
@@ -50,33 +49,20 @@ def open_run(
 ) -> dict[str, Any]:
   """Makes a run directory, or checks that one holds the same run.
 
-  Args:
-    workdir: the directory.
-    settings: what determines the results: name -> JSON value.
-    dataset_fingerprint: of the population; it must be the same as well.
-    about: what else config.json tells (versions, device, ...). Once anything is
-      finished it stays as it is there, for that was made with it.
-    inert: settings that nothing depends on, which an older run may hold.
-    growing: lists, such as of methods, or lists by name, such as of each
-      method's seeds: what is new comes behind what is there.
-
-  Returns:
-    What config.json holds now.
-
-  Raises:
-    ValueError: if the directory holds a run with other settings, naming the
-      setting, or files that are no run.
-    OSError: if it can't be written to.
+  The run's data and `settings`, name -> JSON value, determine its results; an
+  older run may hold `inert` settings too. `about` is what else config.json
+  tells: once a result is finished, what made it stays. `growing` are lists, or
+  lists by name, that new values are appended to. Returns what config.json
+  holds.
   """
-  _check_place(workdir)
   settings = json.loads(json.dumps(settings))
   first = {"settings": settings, "dataset_fingerprint": dataset_fingerprint}
   old: dict[str, Any] = {}
   if (workdir / _CONFIG).exists():
     old = _read_config(workdir)
     _check_same(workdir, old, first, inert)
-  begun = old if any(_saved(workdir)) else dict(about)
-  config = first | begun | first  # for people, settings come first
+  begun = old if any(_saved(workdir)) else about
+  config = {**first, **begun, **first}  # for people, settings come first
   for name, values in (growing or {}).items():
     config[name] = _grown(old.get(name), values)
   try:
@@ -91,12 +77,9 @@ def _read_config(workdir: pathlib.Path) -> dict[str, Any]:
     config = json.loads((workdir / _CONFIG).read_text())
   except ValueError:
     config = None
-  if (
-    isinstance(config, dict)
-    and isinstance(config.get("settings"), dict)
-    and "dataset_fingerprint" in config
-  ):
-    return config
+  match config:
+    case {"settings": dict(), "dataset_fingerprint": _}:
+      return dict(config)
   raise ValueError(
     f"workdir={workdir} holds a config.json that is no run's: take another"
     " directory."
@@ -128,7 +111,7 @@ def _check_same(
 
 
 def _grown(there: Any, values: _Values) -> Any:
-  """What is there, which may be anything, and behind it what is new."""
+  """What is there, with new values appended."""
   if isinstance(values, Mapping):
     there = there if isinstance(there, dict) else {}
     return {
@@ -143,11 +126,7 @@ def _grown(there: Any, values: _Values) -> Any:
 
 
 def tell_origins(workdir: pathlib.Path) -> None:
-  """Writes into config.json which finished results were made with what.
-
-  A result that doesn't say, from a run of an older version, was made with all
-  else in config.json.
-  """
+  """Writes into config.json which finished results were made with what."""
   _write_config(workdir, json.loads((workdir / _CONFIG).read_text()))
 
 
@@ -156,35 +135,31 @@ def _write_config(
 ) -> dict[str, Any]:
   """Writes config.json with its `made_with` as it is now; what it holds."""
   begun = {name: config[name] for name in config if name not in _NO_MAKERS}
-  # By their JSON, of which they are made.
   makers: dict[str, dict[str, list[int]]] = {}
   for method, seed, made_with in _saved(workdir):
+    # Results of older versions don't say.
     maker = json.dumps(made_with or begun)
     makers.setdefault(maker, {}).setdefault(method, []).append(seed)
-  entries = [
-    {"results": made, **json.loads(maker)} for maker, made in makers.items()
-  ]
+  entries = [{"results": m, **json.loads(maker)} for maker, m in makers.items()]
   config = {**config, "made_with": entries}
   write_atomically(workdir / _CONFIG, json.dumps(config, indent=2) + "\n")
   return config
 
 
 def saved(workdir: pathlib.Path) -> list[tuple[str, int]]:
-  """Methods' specs and seeds that are finished, by what their files say."""
+  """Methods' specs and seeds that are finished."""
   return [(method, seed) for method, seed, _ in _saved(workdir)]
 
 
 def _saved(
   workdir: pathlib.Path,
-) -> Iterator[tuple[str, int, dict[str, Any] | None]]:
-  """Method, seed and what it was made with, of all that is finished."""
+) -> Iterator[tuple[str, int, dict[str, Any]]]:
+  """Method, seed and what it was made with, if known, of finished results."""
   for pattern in ("predictions/*.npz", "seeds/*/predictions/*.npz"):
     for path in sorted(workdir.glob(pattern)):
       try:
         with np.load(path, allow_pickle=False) as arrays:
-          made_with = None
-          if "made_with" in arrays.files:
-            made_with = dict(json.loads(str(arrays["made_with"])))
+          made_with = dict(json.loads(str(arrays.get("made_with", "{}"))))
           method, seed = str(arrays["method"]), int(arrays["seed"])
       except Exception:  # zip, zlib and NumPy each raise their own
         continue  # `load_result` says so
@@ -198,9 +173,8 @@ def _saved(
 def alone_in(workdir: pathlib.Path, token: str = "") -> Iterator[None]:
   """Keeps other runs out of a run directory, until this one ends or is killed.
 
-  Makes a directory that isn't there, and removes it if nothing came into it;
-  removes what a run left that was killed while it wrote a file. A directory
-  that is rejected stays as it is. `holds_token` finds the token.
+  Makes a missing directory, and removes it if it stays empty; removes files
+  that a killed run was writing. A rejected directory stays as it is.
   """
   _check_place(workdir)
   made_here = not workdir.exists()
@@ -212,11 +186,8 @@ def alone_in(workdir: pathlib.Path, token: str = "") -> Iterator[None]:
   except OSError as error:
     raise _unwritable(workdir, error) from error
   with lock:
-    written = [workdir, workdir / "figures", workdir / "predictions"]
-    for folder in [*written, *workdir.glob("seeds/*/predictions")]:
-      files.remove_temporary(folder)
     try:
-      files.remove_temporary(workdir)  # what a killed run left
+      files.remove_temporary(workdir)
       yield
     finally:
       with contextlib.suppress(OSError):  # another start is at it
@@ -226,7 +197,7 @@ def alone_in(workdir: pathlib.Path, token: str = "") -> Iterator[None]:
 
 
 def holds_token(workdir: pathlib.Path, token: str) -> bool:
-  """Whether `alone_in` was given this token for this very directory."""
+  """Whether `alone_in` was given this token for this directory."""
   try:
     return (workdir / _LOCK).read_text() == token
   except OSError:
@@ -293,17 +264,14 @@ def save_result(
 ) -> None:
   """Keeps a finished method's predictions and losses.
 
-  Rows are those of the user's file, and the true classes stand beside them, so
-  that the file can be read without the population. The rows of the run's own
-  store are kept too, for going on with the run, and what it was `made_with`.
+  Rows are those of the user's file and have their true classes, so that nobody
+  needs the population to read them. The run itself needs its store's rows.
   """
   fields = {k: v for k, v in vars(result).items() if v is not None}
   fields.pop("models", None)
   for name in _ROWS:
-    rows = fields[name]
-    fields[f"store_{name}"] = rows
-    there = population.file_rows[rows]
-    fields[name] = np.where(rows == PADDING, PADDING, there)
+    fields[f"store_{name}"] = rows = fields[name]
+    fields[name] = metrics.at_rows(population.file_rows, rows)
   if made_with is not None:
     fields["made_with"] = np.asarray(json.dumps(made_with))
   buffer = io.BytesIO()
@@ -322,8 +290,8 @@ def load_result(
   Args:
     workdir: the run directory, or the folder of one of its seeds.
     method: its spec.
-    population: what it was made of, to have its rows in the result; without it
-      they are those of the user's file.
+    population: what it was made of, for rows of its store; without it they are
+      those of the user's file.
     seed: the one it must be of; None for any.
 
   Returns:
@@ -384,10 +352,8 @@ def _of_older_version(
       " file's rows: give the population that it was made of."
     )
   labels: dict[str, Any] = {
-    name.replace("rows", "labels"): np.where(
-      getattr(result, name) == PADDING,
-      PADDING,
-      population.labels[getattr(result, name)],
+    name.replace("rows", "labels"): metrics.at_rows(
+      population.labels, getattr(result, name)
     )
     for name in _ROWS
   }

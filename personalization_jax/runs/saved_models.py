@@ -4,15 +4,13 @@
     MODELS/METHOD/INDIVIDUAL/    one Orbax checkpoint
       sha256.json                the digests of its files
 
-Each holds plain dictionaries of arrays, `params` and `batch_stats`, which Orbax
-and Flax read by themselves and the network applies to images / 255, or to
-float samples as they are:
+Each holds dictionaries of arrays, `params` and `batch_stats`, which Orbax and
+Flax read, for images / 255 or float samples as they are:
 
     variables = orbax.checkpoint.StandardCheckpointer().restore(folder)
     variables = flax.training.checkpoints.restore_checkpoint(folder, None)
 
-A model that `save_one` wrote has a model.json of its own in its folder.
-`load` reads both kinds and rejects what it can't vouch for.
+A model that `save_one` wrote has a model.json of its own.
 """
 
 from __future__ import annotations
@@ -45,10 +43,9 @@ def save(
   states: Any,
   description: Description | None,
 ) -> None:
-  """Writes some individuals' models; with several processes all must call it.
+  """Writes models of `states` [n or more]; all processes must call it.
 
-  `params` and `batch_stats` of `states` have a leading axis of n or more. What
-  has no description, a model that isn't this package's, `load` can't read.
+  `load` can't read a model without a description.
   """
   kept = distributed.gather(
     {"params": states.params, "batch_stats": states.batch_stats}
@@ -65,7 +62,7 @@ def save_one(
   variables: Mapping[str, Any],
   description: Description,
 ) -> None:
-  """Writes one model with its own description, instead of what is there."""
+  """Writes one model with its own description, over what is there."""
   path = pathlib.Path(path).absolute()
   _write(path, dict(variables))
   files.write_atomically(path / DESCRIPTION, description.to_json())
@@ -81,9 +78,8 @@ def load(path: str | os.PathLike[str]) -> tuple[Description, Any, Any]:
     Its description, params and batch_stats: dictionaries of NumPy arrays.
 
   Raises:
-    ValueError: naming the folder, if there is none, nobody says what it holds,
-      it isn't as it was written, its arrays have other shapes than described,
-      or numbers in it aren't finite.
+    ValueError: if the folder is missing, has no description, isn't as it was
+      written, or has arrays of other shapes or that aren't finite.
   """
   path = pathlib.Path(path).absolute()
   if not path.is_dir():
@@ -169,7 +165,8 @@ def _damage(path: pathlib.Path) -> str | None:
     return f"{DIGESTS} can't be read"
   found = files.digests(path)
   for name, digest in expected.items():
-    if found.get(name) != digest:
-      what = "isn't as it was written" if name in found else "is missing"
-      return f"{name} {what}"
+    if name not in found:
+      return f"{name} is missing"
+    if found[name] != digest:
+      return f"{name} isn't as it was written"
   return None

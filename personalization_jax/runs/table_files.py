@@ -17,8 +17,7 @@ from personalization_jax.analysis.result import Result
 from personalization_jax.checkpoints.files import write_atomically
 
 __all__ = [
-  "RESULT_COLUMNS", "TABLE_COLUMNS", "aligned", "csv_text", "markdown",
-  "write_tables",
+  "RESULT_COLUMNS", "TABLE_COLUMNS", "aligned", "markdown", "write_tables",
 ]  # fmt: skip
 
 
@@ -36,8 +35,7 @@ def write_tables(
     results: finished methods, in the order of the table, with all seeds.
     labels: int32 [N], the store's labels.
     distances: see `tables.of_results`.
-    beside: what is finished with other seeds, so that it is in results.csv and
-      metrics.jsonl alone.
+    beside: results with other seeds, for results.csv and metrics.jsonl alone.
 
   Returns:
     As `tables.of_results`.
@@ -49,8 +47,8 @@ def write_tables(
   every = [*results, *beside]
   rows = pd.concat([_rows_of(result, labels) for result in every])
   for name, text in (
-    ("results.csv", csv_text(rows)),
-    ("table1.csv", csv_text(table[list(TABLE_COLUMNS)])),
+    ("results.csv", _csv(rows)),
+    ("table1.csv", _csv(table[list(TABLE_COLUMNS)])),
     ("table1.md", markdown(table, of_run=True)),
     ("metrics.jsonl", "".join(map(_metric_lines, every))),
   ):
@@ -58,15 +56,10 @@ def write_tables(
   return table
 
 
-def csv_text(table: pd.DataFrame) -> str:
+def _csv(table: pd.DataFrame) -> str:
   """The CSV: `nan` for NaN, nothing for None."""
-  cells = [
-    ["" if cell is None else cell for cell in row]
-    for row in table.itertuples(index=False, name=None)
-  ]
-  # As objects, or a column of whole numbers with an empty cell is of floats.
-  frame = pd.DataFrame(cells, columns=table.columns, dtype=object)
-  return frame.to_csv(index=False, lineterminator="\n", na_rep="nan")
+  cells = table.map(lambda cell: "" if cell is None else cell)
+  return cells.to_csv(index=False, lineterminator="\n", na_rep="nan")
 
 
 def _rows_of(result: Result, labels: np.ndarray) -> pd.DataFrame:
@@ -75,20 +68,16 @@ def _rows_of(result: Result, labels: np.ndarray) -> pd.DataFrame:
   general, general_size = result.global_accuracy(labels)
   nothing = np.array(None)
   values = (
-    result.method,
-    result.individuals,
-    result.seed,
+    result.method, result.individuals, result.seed,
     np.where(result.diverged, nothing, own),
     np.where(result.diverged, nothing, general),
-    own_size,
-    general_size,
-    result.status,
-  )
+    own_size, general_size, np.where(result.diverged, "diverged", "ok"),
+  )  # fmt: skip
   return pd.DataFrame(dict(zip(RESULT_COLUMNS, values, strict=True)))
 
 
 def _metric_lines(result: Result) -> str:
-  """Training losses by step, and curves, as JSON lines."""
+  """Training losses by step, then curves."""
   return "".join(
     json.dumps({"method": result.method, "seed": result.seed, **line}) + "\n"
     for line in (*_losses(result), *_curves(result))
@@ -97,8 +86,8 @@ def _metric_lines(result: Result) -> str:
 
 def _losses(result: Result) -> Iterable[dict[str, Any]]:
   for step, losses in enumerate(result.losses.T, 1):
-    trained = losses[np.isfinite(losses)]  # neither padded nor diverged
-    trained = trained.astype(np.float64)  # or their mean may lie beside them
+    # Neither padded nor diverged; a float32 mean may lie outside min..max.
+    trained = losses[np.isfinite(losses)].astype(np.float64)
     if trained.size:
       yield {
         "step": step,

@@ -257,7 +257,7 @@ def test_one_who_diverges_touches_nobody(
     begin = getattr(PopulationTrainer, name)
     monkeypatch.setattr(PopulationTrainer, name, poisoned(begin))
   result = study.personalize(method)
-  assert result.status == ["ok", "diverged", "ok", "ok", "ok"]
+  assert result.diverged.tolist() == [False, True, False, False, False]
   others = [0, 2, 3, 4]
   for name in ("losses", "individual_predictions", "global_predictions"):
     np.testing.assert_array_equal(

@@ -1,11 +1,11 @@
 import concurrent.futures
-import csv
 import dataclasses
 import json
 import shutil
 
 import numpy as np
 import pytest
+from helpers.small_run import read
 
 import personalization_jax as pj
 from personalization_jax.analysis import metrics, tables
@@ -65,11 +65,6 @@ def run(tmp_path_factory):
     directory.save_result(workdir, result, POPULATION)
   table_files.write_tables(workdir, FINISHED, LABELS)
   return workdir
-
-
-def read(path):
-  with path.open() as file:
-    return list(csv.DictReader(file))
 
 
 def test_results_survive_the_disk(run):
@@ -345,10 +340,7 @@ def test_other_data_are_refused(tmp_path):
     directory.open_run(tmp_path, SETTINGS, "abd", {})
 
 
-def test_a_directory_of_something_else_is_refused(tmp_path):
-  (tmp_path / "thesis.tex").write_text("...")
-  with pytest.raises(ValueError, match="is not empty and holds no run"):
-    directory.open_run(tmp_path, SETTINGS, "abc", {})
+def test_a_config_that_is_no_run_s_is_refused(tmp_path):
   for content in (
     '{"a": 1}',
     "null",
@@ -485,17 +477,6 @@ def test_a_run_killed_in_its_first_write_goes_on(tmp_path):
   assert (tmp_path / "config.json").exists()
 
 
-def test_two_runs_are_not_in_one_directory(tmp_path):
-  with (
-    directory.alone_in(tmp_path),
-    pytest.raises(ValueError, match="is in use by another process"),
-    directory.alone_in(tmp_path),
-  ):
-    pass
-  with directory.alone_in(tmp_path):
-    pass
-
-
 def test_methods_of_one_s_own_stand_with_shaping():
   halves = tables.halves(["mine", "random:5", "baseline", "sg:3"])
   assert halves == {
@@ -531,19 +512,6 @@ def test_a_directory_that_is_refused_stays_as_it_is(tmp_path):
       ):
         pytest.fail("it was taken")
     assert state(tmp_path) == before
-
-
-def test_a_start_removes_what_a_killed_run_was_writing(tmp_path):
-  workdir = tmp_path / "run"
-  left = (".config.json.12.part", "seeds/1/predictions/.tl-2.npz.4711.part")
-  kept = "seeds/1/predictions/tl-2.npz"
-  for name in (*left, kept):
-    (workdir / name).parent.mkdir(parents=True, exist_ok=True)
-    (workdir / name).write_bytes(b"half")
-  (workdir / "config.json").write_text("{}")
-  with directory.alone_in(workdir):
-    assert not any((workdir / name).exists() for name in left)
-    assert (workdir / kept).exists()
 
 
 def test_a_start_that_wrote_nothing_leaves_no_directory(tmp_path):

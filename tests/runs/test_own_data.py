@@ -1,6 +1,5 @@
 """A researcher's own people: an npz file, one command, a run directory."""
 
-import csv
 import json
 import shutil
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 from absl import flags
 from absl.testing import flagsaver
+from helpers.small_run import read
 
 import personalization_jax as pj
 from experiments import table1
@@ -58,11 +58,6 @@ def run(folder, arrays, **changes):
   with flagsaver.flagsaver(**{**settings, **changes}):
     table1.main(["table1"])
   return folder / "run"
-
-
-def read(path):
-  with path.open() as file:
-    return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
@@ -312,7 +307,7 @@ BROKEN = {
   "flips": (GOOD, {"flips": True}, "leave flips out"),
   "few people": (GOOD, {"num_individuals": 20}, "but the data has 30"),
   "fig4": (GOOD, {"model": "fig4"}, "samples have shape [20]"),
-  "layers": (GOOD, {"methods": "tl:2:last=9"}, "the network has 3"),
+  "layers": (GOOD, {"methods": "tl:2:last=9"}, "must lie in 1..3, the layers"),
   "group": (GOOD, {"methods": "sg:9999"}, "asks for 9999"),
   "not square": (
     {**IMAGES, "images": np.zeros((40, 16, 20, 1))}, FEW, "must be square"
@@ -374,7 +369,8 @@ def test_a_mistake_gets_one_sentence(fault, tmp_path, monkeypatch):
   def refuse(*_, **__):
     raise AssertionError("training began")
 
-  monkeypatch.setattr(table1, "run", refuse)
+  monkeypatch.setattr(table1, "train_all", refuse)
+  monkeypatch.setattr(table1, "find_groups", refuse)
   arrays, changes, sentence = BROKEN[fault]
   with pytest.raises(SystemExit) as stopped:
     run(tmp_path, arrays, **changes)
