@@ -24,10 +24,6 @@ from personalization_jax.checkpoints.chunks import Chunk, Task
 from personalization_jax.checkpoints.keeper import Keeper
 from personalization_jax.datasets import Population
 from personalization_jax.datasets.splits import PADDING, Split
-from personalization_jax.distributed import (
-  default_individuals_per_device,
-  make_mesh,
-)
 from personalization_jax.grouping.groups import Groups
 from personalization_jax.methods import Method, parse_method
 from personalization_jax.methods.batches import Batches
@@ -41,7 +37,7 @@ from personalization_jax.training import (
   latent_space,
   phases,
 )
-from personalization_jax.training.evaluation import Validation
+from personalization_jax.training.evaluation import Record, Validation
 from personalization_jax.training.latent_space import (
   LatentSettings,
   LatentSpace,
@@ -55,7 +51,6 @@ from personalization_jax.training.population import (
   individual_key,
   individual_keys,
 )
-from personalization_jax.training.record import Record
 from personalization_jax.training.step import TrainState
 
 
@@ -86,13 +81,13 @@ def make_trainer(
   Returns:
     The trainer, with the store in its place; nothing is compiled yet.
   """
-  mesh = make_mesh() if mesh is None else mesh
+  mesh = distributed.make_mesh() if mesh is None else mesh
   return PopulationTrainer(
     make_learner(settings, population.num_classes, model),
     population.images,
     population.labels,
     mesh,
-    individuals_per_device or default_individuals_per_device(mesh),
+    individuals_per_device or distributed.default_individuals_per_device(mesh),
     side_by_side,
     store,
   )
@@ -221,20 +216,13 @@ class Study:
       seed=before.seed,
       latents=space.latents,
       among_individuals=among_individuals,
-      mesh=before.mesh or make_mesh(jax.local_devices()),
+      mesh=before.mesh or distributed.make_mesh(jax.local_devices()),
     )
     self.batches = Batches(self.split, self.settings, groups)
     return space
 
   def check(self, method: Method) -> None:
-    """Rejects a method that this study can't train.
-
-    Args:
-      method: the method.
-
-    Raises:
-      ValueError: saying why.
-    """
+    """Raises a ValueError for a method that this study can't train."""
     if method.baseline and len(self.split.individuals) < 2:
       raise ValueError(
         "method 'baseline' trains on another individual's data, so"
@@ -263,8 +251,9 @@ class Study:
     shared = 0
     if any(method.shares_global_phase for method in methods):
       _, chunk = self._global_task
-      if self._global_phase is None and chunk.step < self._num_shared:
-        shared = self._num_shared
+      steps = self.batches.num_shared_steps
+      if self._global_phase is None and chunk.step < steps:
+        shared = steps
     return own * len(self.split.individuals) + shared
 
   def personalize(
@@ -307,7 +296,7 @@ class Study:
         f"method {method.spec!r} was trained before, at least in part:"
         " models_dir keeps such parameters, keep_models can't."
       )
-    shared = self._num_shared if method.shares_global_phase else 0
+    shared = self.batches.num_shared_steps if method.shares_global_phase else 0
     points = self._evaluation_steps(method)
     models: list[Any] = []
     for chunk in chunks:
@@ -336,9 +325,7 @@ class Study:
       )
       task.finish(chunk, arrays)
       if keep_models:
-        kept = distributed.gather(
-          {"params": states.params, "batch_stats": states.batch_stats}
-        )
+        kept = distributed.gather(states.variables)
         models.append(
           jax.tree.map(lambda leaf, rows=rows: leaf[: len(rows)], kept)
         )
@@ -379,24 +366,19 @@ class Study:
   ) -> tuple[TrainState, Record]:
     """The model that D_G alone gives; trained once, then kept.
 
-    Args:
-      on_steps: called with the training steps done since the last call.
-
-    Returns:
-      The state, NumPy arrays with a leading axis of 1, keys as
-      `distributed.gather` gives them; and its record, with everybody's
-      accuracy.
+    Its state as `phases.run_one` gives it, and its record with everybody's
+    accuracy.
 
     Source: Algorithm 1, line 9.
     """
     if self._global_phase is None:
       self._global_phase = phases.run_one(
-        self.trainer.one_per_device(),
+        self.trainer.one_per_device,
         *self._global_task,
         self.batches.shared_rows(),
         individual_key(jax.random.key(self.settings.seed), SHARED),
         validation=self._validation(
-          evaluation.steps([self._num_shared], self.eval_every),
+          evaluation.steps([self.batches.num_shared_steps], self.eval_every),
           self.split.validation[None],
         ),
         on_steps=on_steps,
@@ -429,13 +411,12 @@ class Study:
     """Behind which steps a method's models are evaluated, if they are."""
     ends = [self.batches.length(method)]
     if method.shares_global_phase:
-      ends.append(self._num_shared)
+      ends.append(self.batches.num_shared_steps)
     return evaluation.steps(ends, self.eval_every)
 
   def _validation(self, steps: Sequence[int], own: np.ndarray) -> Validation:
-    return Validation(
-      steps, self.population.labels, own, self.split.global_validation
-    )
+    labels, general = self.population.labels, self.split.global_validation
+    return Validation(steps, labels, own, general)
 
   def _save_models(
     self, method: Method, indices: list[int], states: TrainState
@@ -452,16 +433,12 @@ class Study:
     people = self.split.individuals[indices].tolist()
     saved_models.save(self.models_dir, method.spec, people, states, description)
 
-  @property
-  def _num_shared(self) -> int:
-    return self.batches.num_shared_steps
-
   def _task(self, method: Method) -> Task:
     """What keeps a method's training, told from all others."""
     identity = ""
     if self.keeper.folder is not None:
       identity = identities.of_method(
-        self._identity(),
+        self._identity,
         method,
         self.batches,
         self.trainer.learner,
@@ -474,24 +451,21 @@ class Study:
     """What keeps the phase on D_G, and how far an earlier process came."""
     identity = ""
     if self.keeper.folder is not None:
-      identity = files.digest([self._identity(), self._num_shared])
+      identity = files.digest([self._identity, self.batches.num_shared_steps])
     task = self.keeper.task("global_phase", identity)
     (chunk,) = task.plan(1, 1)
     return task, chunk
 
+  @functools.cached_property
   def _identity(self) -> str:
     """What decides this study's numbers, as a digest."""
     return identities.of_study(
-      self._data_identity,
+      identities.of_data(self.population.fingerprint(), self.split),
       self.settings,
       self.trainer.learner,
       self.population.sample_shape,
       self.eval_every,
     )
-
-  @functools.cached_property
-  def _data_identity(self) -> str:
-    return identities.of_data(self.population.fingerprint(), self.split)
 
 
 def personalize(

@@ -134,7 +134,7 @@ class Ours:
   @functools.cached_property
   def shared(self) -> TrainState:
     """The model that everybody starts from, with a leading axis of 1."""
-    one = self.trainer.one_per_device()
+    one = self.trainer.one_per_device
     states = one.create(individual_keys(self._root, [SHARED]))
     return jax.tree.map(lambda leaf: leaf[:1], states)
 

@@ -68,6 +68,14 @@ class Chunk:
     """Whether nothing is to be trained."""
     return self.step < 0
 
+  @property
+  def name(self) -> str:
+    """Of the folder of its models at its step, or of the file of results."""
+    people = f"{self.first:05d}-{self.last:05d}"
+    return (
+      f"{people}.npz" if self.step < 0 else f"{people}-step-{self.step:07d}"
+    )
+
 
 def plan(known: Iterable[Chunk], count: int, size: int) -> list[Chunk]:
   """Chunks of at most `size` that hold all individuals once, in order.
@@ -94,18 +102,8 @@ def plan(known: Iterable[Chunk], count: int, size: int) -> list[Chunk]:
   return chunks
 
 
-def state_name(first: int, last: int, step: int) -> str:
-  """The folder of a chunk's models at a step."""
-  return f"{first:05d}-{last:05d}-step-{step:07d}"
-
-
-def results_name(first: int, last: int) -> str:
-  """The file of what a finished chunk gave."""
-  return f"{first:05d}-{last:05d}.npz"
-
-
 def named(name: str) -> Chunk | None:
-  """The chunk that a name says, if it is one of `state_` or `results_name`."""
+  """The chunk that has this name, if one can have it."""
   match = _STATE.fullmatch(name) or _RESULTS.fullmatch(name)
   if match is None:
     return None
@@ -144,7 +142,6 @@ class Task:
       AnotherTrainingError: if the folder keeps what isn't this training's,
         which is left as it is.
     """
-    table = np.full((count, 5), -1, np.int32)
     known: list[Chunk] = []
     another = False
     if distributed.is_first():
@@ -155,13 +152,12 @@ class Task:
         another = True
     if distributed.highest(int(another)):
       raise self._another()
+    table = np.full((count, 5), -1, np.int32)
     for row, chunk in enumerate(plan(known, count, size)):
       table[row] = (chunk.first, chunk.last, chunk.step, *chunk.source)
     return [
-      Chunk(first, last, step, (source_first, source_last))
-      for first, last, step, source_first, source_last in (
-        distributed.from_first(table).tolist()
-      )
+      Chunk(first, last, step, tuple(source))
+      for first, last, step, *source in distributed.from_first(table).tolist()
       if first >= 0
     ]
 
@@ -172,7 +168,7 @@ class Task:
     the shapes of the states of a chunk.
     """
     first, last = chunk.source
-    path = self._path(state_name(first, last, chunk.step))
+    path = self._path(Chunk(first, last, chunk.step))
     about = trees.about(path)
     rows = about["rows"]
     numbers = jax.eval_shape(distributed.numbers_of_keys, like)
@@ -219,7 +215,7 @@ class Task:
       return
     # The next block is given the states' memory: hence a copy.
     kept, rows = _own(distributed.copy(states), len(chunk.indices))
-    path = self._path(state_name(chunk.first, chunk.last, step))
+    path = self._path(dataclasses.replace(chunk, step=step))
     about = {
       **self._about(path),
       "rows": rows,
@@ -233,7 +229,7 @@ class Task:
     self._results[chunk.first, chunk.last] = dict(arrays)
     if self._folder is None or not distributed.is_first():
       return
-    path = self._path(results_name(chunk.first, chunk.last))
+    path = self._path(dataclasses.replace(chunk, step=-1))
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **self._about(path), **arrays)  # type: ignore[arg-type]
     try:
@@ -253,7 +249,7 @@ class Task:
     for chunk in done:
       where = (chunk.first, chunk.last)
       if where not in self._results:
-        path = self._path(results_name(*where))
+        path = self._path(Chunk(*where, step=-1))
         self._results[where], about = _read(path)
         if about != self._about(path):
           raise ValueError(f"{path} holds something else")
@@ -333,9 +329,9 @@ class Task:
     """What a file or a checkpoint with this path says of itself."""
     return {"identity": self._identity, "piece": path.name}
 
-  def _path(self, name: str) -> pathlib.Path:
+  def _path(self, chunk: Chunk) -> pathlib.Path:
     assert self._folder is not None
-    return self._folder / name
+    return self._folder / chunk.name
 
   def _saved(self) -> list[tuple[Chunk, pathlib.Path]]:
     """What there is, by its names: whole, damaged or another training's."""

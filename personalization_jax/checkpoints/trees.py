@@ -11,22 +11,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pathlib
 import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 from orbax.checkpoint import v1 as ocp
 
+from personalization_jax import distributed
 from personalization_jax.checkpoints import files
 
 SUFFIX = ".sha256.json"
 
 
 def save_async(
-  path: str | os.PathLike[str],
+  path: pathlib.Path,
   tree: Any,
   about: Mapping[str, Any] | None = None,
 ) -> Callable[[], None]:
@@ -36,8 +35,8 @@ def save_async(
   thread, for the writing and makes the checkpoint count; until then the arrays
   must stay as they are (no donation).
   """
-  path = pathlib.Path(path).absolute()
-  first = jax.process_index() == 0
+  path = path.absolute()
+  first = distributed.is_first()
   if first:
     # Digests of the old content must not vouch for a half of the new one.
     _manifest(path).unlink(missing_ok=True)
@@ -53,15 +52,13 @@ def save_async(
   return finish
 
 
-def exists(path: str | os.PathLike[str]) -> bool:
+def exists(path: pathlib.Path) -> bool:
   """Whether the writing of this folder was finished."""
-  path = pathlib.Path(path).absolute()
   return path.is_dir() and _manifest(path).is_file()
 
 
-def damage(path: str | os.PathLike[str]) -> str | None:
+def damage(path: pathlib.Path) -> str | None:
   """What is wrong: half a sentence ("FILE is missing"), or None if nothing."""
-  path = pathlib.Path(path).absolute()
   try:
     manifest = json.loads(_manifest(path).read_bytes())
     digest = manifest.pop("sha256")
@@ -80,22 +77,21 @@ def damage(path: str | os.PathLike[str]) -> str | None:
   return None
 
 
-def about(path: str | os.PathLike[str]) -> dict[str, Any]:
+def about(path: pathlib.Path) -> dict[str, Any]:
   """The JSON values that are kept with a checkpoint."""
-  manifest = json.loads(_manifest(pathlib.Path(path).absolute()).read_text())
+  manifest = json.loads(_manifest(path).read_text())
   return dict(manifest["about"])
 
 
-def remove(path: str | os.PathLike[str]) -> None:
+def remove(path: pathlib.Path) -> None:
   """Removes a checkpoint; it stops counting first."""
-  path = pathlib.Path(path).absolute()
   _manifest(path).unlink(missing_ok=True)
   shutil.rmtree(path, ignore_errors=True)
 
 
-def restore(path: str | os.PathLike[str], like: Any) -> Any:
+def restore(path: pathlib.Path, like: Any) -> Any:
   """Reads a tree that any devices wrote, as NumPy arrays shaped `like` it."""
-  return ocp.load(pathlib.Path(path).absolute(), like)
+  return ocp.load(path.absolute(), like)
 
 
 def _manifest(path: pathlib.Path) -> pathlib.Path:

@@ -24,11 +24,7 @@ Predict = Callable[[nn.Module, Any, jax.Array], jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class LastLayers:
-  """Trains the last layers alone (section III-C, "fewer layers adjusted").
-
-  Attributes:
-    count: how many of them.
-  """
+  """Trains so many last layers alone (III-C, "fewer layers adjusted")."""
 
   count: int
 

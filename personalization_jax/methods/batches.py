@@ -7,7 +7,6 @@ model.
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import numpy as np
 
@@ -21,13 +20,7 @@ from personalization_jax.settings import Settings
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Batches:
-  """What the individuals of a split are trained on, and when.
-
-  Attributes:
-    split: the rows of D_G and of every D_I.
-    settings: epochs, batch size and seed.
-    groups: what data grouping enlarges D_I with.
-  """
+  """What the individuals of a split are trained on, and when."""
 
   split: Split
   settings: Settings
@@ -95,15 +88,15 @@ class Batches:
     if method.baseline:
       other, _, _ = self.split.parts(self._other(index))
       global_rows = np.concatenate([global_rows, other])
-    draw = functools.partial(
-      schedules.sample_rows,
-      global_rows=global_rows,
-      individual_rows=self.individual_rows(method, index),
-      batch_size=self.settings.batch_size,
+    rows = schedules.sample_rows(
+      sources,
+      global_rows,
+      self.individual_rows(method, index),
+      self.settings.batch_size,
       early=method.early,
       seed=self.settings.seed,
+      individual=int(self.split.individuals[index]),
     )
-    rows = draw(sources, individual=int(self.split.individuals[index]))
     if method.shares_global_phase:
       rows[: self.num_shared_steps] = self.shared_rows()
     missing = self.length(method) - len(rows)

@@ -34,17 +34,7 @@ _TAKEN = ("global_phase", "autoencoder", "model.json", "identity.json")
 
 
 def fields_of(spec: str) -> dict[str, Any]:
-  """What a spec sets of a `Method`, its canonical spec included.
-
-  Args:
-    spec: see `parse_method`.
-
-  Returns:
-    Fields by name; the others have their defaults.
-
-  Raises:
-    ValueError: saying what is wrong and what a spec looks like.
-  """
+  """What a spec sets of a `Method`, its canonical spec included."""
   if spec in ("baseline", "local"):
     return {"spec": spec, spec: True}
   if spec == "global":

@@ -19,9 +19,10 @@ from flax import linen as nn
 from personalization_jax import checks, distributed, schedules
 from personalization_jax.analysis import metrics
 from personalization_jax.datasets import splits
-from personalization_jax.datasets.splits import PADDING, Split
+from personalization_jax.datasets.splits import Split
 from personalization_jax.methods.answers import LastLayers
 from personalization_jax.networks import interface
+from personalization_jax.training import evaluation
 from personalization_jax.training.learner import Learner, check_last_layers
 from personalization_jax.training.population import (
   Block,
@@ -131,9 +132,7 @@ def adapt(
       states, rows, phases=[(steps, trainable)], on_block=on_block
     )
     after = predict(states)
-    trained = distributed.gather(
-      {"params": states.params, "batch_stats": states.batch_stats}
-    )
+    trained = distributed.gather(states.variables)
     yield Adapted(
       individuals=people,
       variables=jax.tree.map(
@@ -143,9 +142,8 @@ def adapt(
       before=before,
       after=after,
       losses=losses,
-      diverged=~trainer.finite(states)[: len(people)]
-      | ~np.isfinite(losses).all(axis=1)
-      | ((after < 0) & (held_out != PADDING)).any(axis=1),
+      diverged=evaluation.not_finite(trainer, states, rows, losses)
+      | evaluation.unanswered(after, held_out),
     )
 
 
@@ -157,9 +155,9 @@ def lower(
   last_layers: int | None = None,
 ) -> dict[str, jax.stages.Lowered]:
   """The very programs that `adapt` calls, by what they are for."""
-  trainable = last_layers and LastLayers(last_layers)
+  trainable = LastLayers(last_layers) if last_layers else None
   return {
-    "training": trainer.lower_train(batch_size, trainable or None),
+    "training": trainer.lower_train(batch_size, trainable),
     "evaluation": trainer.lower_predict(
       split.test.shape[1], _tested_at_once(split)
     ),
@@ -191,15 +189,9 @@ def classify(
 ) -> tuple[np.ndarray, np.ndarray]:
   """The most probable class of each sample, and how probable it is.
 
-  Args:
-    learner: the network; its program is compiled once.
-    variables: `params` and `batch_stats` of a model.
-    images: uint8 [N, H, W, C], or floats [N, ...] that are used as they are.
-    batch_size: samples classified at once; the last batch is padded.
-
-  Returns:
-    Classes int32 [N], -1 where the model gives no finite numbers, and their
-    probabilities float32 [N].
+  Classes are int32 [N], -1 where the model gives no finite numbers, and
+  probabilities float32 [N]. A learner's program is compiled once; so many
+  samples are classified at once, and the last batch is padded.
   """
   checks.whole_number("batch_size", batch_size, 1)
   if not len(images):
@@ -240,12 +232,11 @@ def _base_state(
   trainer: PopulationTrainer, variables: Mapping[str, Any]
 ) -> TrainState:
   """The base model before its first step, with a leading axis of 1."""
-  shapes = trainer.shapes
   fault = interface.mismatch(
     jax.tree.map(lambda leaf: np.asarray(leaf)[None], dict(variables)),
     jax.tree.map(
       lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype),
-      {"params": shapes.params, "batch_stats": shapes.batch_stats},
+      trainer.shapes.variables,
     ),
   )
   if fault:

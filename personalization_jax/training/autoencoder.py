@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,11 +16,9 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from personalization_jax import checks
 from personalization_jax.networks.autoencoder import (
   NUM_LATENTS,
   AutoEncoder,
-  check_image_shape,
 )
 from personalization_jax.training.learner import Learner
 from personalization_jax.training.step import as_input
@@ -31,28 +28,18 @@ _EVALUATION_BATCH = 256
 
 
 @functools.lru_cache(maxsize=32)
-def make_learner(
-  *,
-  width: float = 1.0,
-  learning_rate: float = 1e-3,
-  precision: str = "float32",
-) -> Learner:
-  """Fig. 5's network with Adam, one learner for the same arguments.
-
-  The defaults are the paper's; precision is that of activations.
-  """
-  checks.positive("width", width)
-  model = AutoEncoder(width=width, dtype=jnp.dtype(precision))
-  # Each batch of an epoch of D_G has data.
+def make_learner(*, width: float, learning_rate: float = 1e-3) -> Learner:
+  """Fig. 5's network with Adam, one learner for the same arguments."""
   return Learner(
-    model, optax.adam(learning_rate), loss=squared_error, empty_batches=False
+    AutoEncoder(width=width),
+    optax.adam(learning_rate),
+    loss=squared_error,
+    empty_batches=False,  # each batch of an epoch of D_G has data
   )
 
 
 def squared_error(
-  reconstructed: jax.Array,
-  images: jax.Array,
-  *_: Any,
+  reconstructed: jax.Array, images: jax.Array, *_: Any
 ) -> jax.Array:
   """(X - X')^2, mean over an image's pixels: float32 [B], full ink is 1.
 
@@ -68,7 +55,7 @@ def encode(
 
   Source: Algorithm 1, lines 14 and 17.
   """
-  latents = _evaluate(_encode, model, variables, images, rows)
+  latents = _evaluate("latents", model, variables, images, rows)
   return latents.reshape(-1, NUM_LATENTS)
 
 
@@ -76,7 +63,7 @@ def reconstruct(
   model: nn.Module, variables: Any, images: Any, rows: np.ndarray
 ) -> np.ndarray:
   """X' of rows [n] of the store: float32 [n, H, W, C], 1 is full ink."""
-  reconstructed = _evaluate(_reconstruct, model, variables, images, rows)
+  reconstructed = _evaluate("images", model, variables, images, rows)
   return reconstructed.reshape(-1, *images.shape[1:])
 
 
@@ -107,7 +94,7 @@ def reconstruction_error(
       f" least, but there are {len(rows)} and {len(train_rows)}."
     )
   _check_rows(train_rows, len(images))
-  errors = _evaluate(_error, model, variables, images, rows)
+  errors = _evaluate("errors", model, variables, images, rows)
   store = np.asarray(images)
   full = 255 if store.dtype == np.uint8 else 1
   mean = (store[train_rows].mean(axis=0, dtype=np.float64) / full).astype(
@@ -126,8 +113,8 @@ def lower_evaluation(
   """The very programs of `encode` and `reconstruction_error`, by shapes."""
   rows = np.zeros(_EVALUATION_BATCH, np.int32)
   return [
-    _evaluate_batch.lower(function, model, variables, images, rows)
-    for function in (_encode, _error)
+    _evaluate_batch.lower(what, model, variables, images, rows)
+    for what in ("latents", "errors")
   ]
 
 
@@ -141,15 +128,10 @@ def _check_rows(rows: np.ndarray, num_rows: int) -> None:
 
 
 def _evaluate(
-  function: Callable[..., jax.Array],
-  model: nn.Module,
-  variables: Any,
-  images: Any,
-  rows: np.ndarray,
+  what: str, model: nn.Module, variables: Any, images: Any, rows: np.ndarray
 ) -> np.ndarray:
-  """A function of a batch, over all rows, in programs of one shape."""
+  """Latents, images or errors of all rows, in programs of one shape."""
   rows = np.asarray(rows)
-  check_image_shape(images.shape[1:])
   _check_rows(rows, len(images))
   # What isn't bound to a device would have a program compiled of its own.
   here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -159,33 +141,21 @@ def _evaluate(
     batch = rows[start : start + _EVALUATION_BATCH]
     filled = np.zeros(_EVALUATION_BATCH, np.int32)
     filled[: len(batch)] = batch
-    values = _evaluate_batch(function, model, variables, images, filled)
+    values = _evaluate_batch(what, model, variables, images, filled)
     found.append(np.asarray(values)[: len(batch)])
   return np.concatenate(found)
 
 
-def _encode(model: nn.Module, variables: Any, batch: jax.Array) -> jax.Array:
-  latents: Any = model.apply(variables, batch, method="encode")
-  return latents
-
-
-def _reconstruct(
-  model: nn.Module, variables: Any, batch: jax.Array
-) -> jax.Array:
-  reconstructed: Any = model.apply(variables, batch)
-  return reconstructed
-
-
-def _error(model: nn.Module, variables: Any, batch: jax.Array) -> jax.Array:
-  return squared_error(_reconstruct(model, variables, batch), batch)
-
-
-@functools.partial(jax.jit, static_argnames=("function", "model"))
+@functools.partial(jax.jit, static_argnames=("what", "model"))
 def _evaluate_batch(
-  function: Callable[..., jax.Array],
+  what: str,
   model: nn.Module,
   variables: Any,
   images: jax.Array,
   rows: jax.Array,
-) -> jax.Array:
-  return function(model, variables, as_input(images[jnp.maximum(rows, 0)]))
+) -> Any:
+  batch = as_input(images[jnp.maximum(rows, 0)])
+  if what == "latents":
+    return model.apply(variables, batch, method="encode")
+  found: Any = model.apply(variables, batch)
+  return found if what == "images" else squared_error(found, batch)

@@ -1,17 +1,87 @@
-"""Everybody's models on validation data, and in the end on test data."""
+"""Everybody's models while they train, and in the end on test data."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from personalization_jax.analysis import metrics
 from personalization_jax.datasets.splits import PADDING, Split
 from personalization_jax.training.population import PopulationTrainer
-from personalization_jax.training.record import Record
 from personalization_jax.training.step import TrainState
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Record:
+  """Losses, and validation accuracy now and then, of n models.
+
+  Attributes:
+    losses: float32 [n, t] in nats, NaN where a step was padding.
+    individual: float32 [n, e, k], accuracy on validation data of D_I: of the
+      model's own individual (k = 1), or of all k individuals for a model that
+      they share.
+    general: float32 [n, e], accuracy on validation data of D_G.
+  """
+
+  losses: np.ndarray
+  individual: np.ndarray
+  general: np.ndarray
+
+  @classmethod
+  def restored(
+    cls, arrays: Mapping[str, np.ndarray], models: int, people: int = 1
+  ) -> Record:
+    """What `saved` gave of n models and k people; an empty record of {}."""
+    empty = {
+      "losses": np.empty((models, 0), np.float32),
+      "individual": np.empty((models, 0, people), np.float32),
+      "general": np.empty((models, 0), np.float32),
+    }
+    return cls(**{**empty, **arrays})
+
+  @property
+  def steps(self) -> int:
+    """Steps done, t."""
+    return self.losses.shape[1]
+
+  @property
+  def evaluations(self) -> int:
+    """Evaluations done, e."""
+    return self.general.shape[1]
+
+  def trained(self, losses: np.ndarray) -> Record:
+    """The record after more steps with losses float32 [n, steps]."""
+    return dataclasses.replace(
+      self, losses=np.concatenate([self.losses, losses], axis=1)
+    )
+
+  def evaluated(self, individual: np.ndarray, general: np.ndarray) -> Record:
+    """The record after an evaluation: accuracy on D_I [n, k], on D_G [n]."""
+    return dataclasses.replace(
+      self,
+      individual=np.concatenate(
+        [self.individual, individual[:, None].astype(np.float32)], axis=1
+      ),
+      general=np.concatenate(
+        [self.general, general[:, None].astype(np.float32)], axis=1
+      ),
+    )
+
+  def of(self, people: range) -> Record:
+    """What m of the k people begin with who all go on with this one model."""
+    count = len(people)
+    return Record(
+      np.broadcast_to(self.losses, (count, self.steps)),
+      self.individual[0].T[list(people), :, None],
+      np.broadcast_to(self.general, (count, self.evaluations)),
+    )
+
+  def saved(self) -> dict[str, np.ndarray]:
+    """As `Task.save` takes it; Orbax doesn't keep empty arrays."""
+    arrays = dataclasses.asdict(self)
+    return {name: array for name, array in arrays.items() if array.size}
 
 
 def predict(
@@ -29,7 +99,25 @@ def predict(
   rows = np.concatenate([own, general], axis=1)
   found = trainer.predict(states, rows)
   of_own, of_general = np.split(found, [own.shape[1]], axis=1)
-  return of_own, of_general, ((found < 0) & (rows != PADDING)).any(axis=1)
+  return of_own, of_general, unanswered(found, rows)
+
+
+def unanswered(found: np.ndarray, rows: np.ndarray) -> np.ndarray:
+  """Which models gave no finite numbers for one of their rows, bool [n]."""
+  return ((found < 0) & (rows != PADDING)).any(axis=1)
+
+
+def not_finite(
+  trainer: PopulationTrainer,
+  states: TrainState,
+  rows: np.ndarray,
+  losses: np.ndarray,
+) -> np.ndarray:
+  """Whose model or losses [n, T] on rows [n, T, B] aren't finite, bool [n]."""
+  # Losses of padded steps are NaN by design.
+  trained = (rows != PADDING).any(axis=2)
+  failed = (trained & ~np.isfinite(losses)).any(axis=1)
+  return ~trainer.finite(states)[: len(rows)] | failed
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,14 +170,12 @@ def final(
   """What n individuals, trained on rows [n, T, B], add to a `Result`."""
   validation, test = split.validation[indices], split.test[indices]
   # One array for all tests, so that one compilation serves them.
-  own, general, unanswered = predict(
+  own, general, diverged = predict(
     trainer,
     states,
     np.concatenate([validation, test], axis=1),
     split.global_test,
   )
-  # Losses of padded steps are NaN by design.
-  trained = (rows != PADDING).any(axis=2)
   return {
     "validation_predictions": own[:, : validation.shape[1]],
     "individual_predictions": own[:, validation.shape[1] :],
@@ -97,7 +183,5 @@ def final(
     "losses": record.losses,
     "individual_curve": record.individual[..., 0],
     "global_curve": record.general,
-    "diverged": ~trainer.finite(states)[: len(indices)]
-    | (trained & ~np.isfinite(record.losses)).any(axis=1)
-    | unanswered,
+    "diverged": diverged | not_finite(trainer, states, rows, record.losses),
   }

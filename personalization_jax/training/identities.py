@@ -65,17 +65,8 @@ def of_learner(learner: Learner, sample_shape: tuple[int, ...]) -> str:
   """The digest of a network, its optimiser and its loss.
 
   What isn't this package's is known by what it computes, step by step, with
-  all its constants; so another version of JAX may make it another one.
-
-  Args:
-    learner: network, optimiser and loss.
-    sample_shape: of one sample.
-
-  Returns:
-    A digest.
-
-  Raises:
-    ValueError: if one of them calls Python, which can do anything.
+  all its constants; so another version of JAX may make it another one. What
+  calls Python, which can do anything, raises a ValueError.
   """
   parts = _of_model(learner.model, sample_shape)
   if learner.learning_rate is not None:
@@ -101,20 +92,10 @@ def of_method(
   learner: Learner,
   sample_shape: tuple[int, ...],
 ) -> str:
-  """The digest of one method's training.
+  """The digest of a study and a method's fields, schedule, group and answers.
 
-  Args:
-    study: from `of_study`.
-    method: the method; its group must be there to be found.
-    batches: of the study.
-    learner: likewise.
-    sample_shape: of one sample.
-
-  Returns:
-    A digest of the study, the method's fields, schedule, groups and answers.
-
-  Raises:
-    ValueError: if an answer of its own calls Python.
+  The group must be there to be found. An answer of one's own that calls Python
+  raises a ValueError.
   """
   fields = {
     field.name: getattr(method, field.name)
@@ -211,6 +192,7 @@ def _program(
 ) -> list[Any]:
   """What a function computes, and the constants that it does so with."""
   closed = jax.make_jaxpr(function)(*shapes)
+  constants: list[np.ndarray] = []
   for jaxpr in _jaxprs(closed):
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
       # One without results, as for printing, decides nothing.
@@ -220,11 +202,7 @@ def _program(
           " from another one of its name: give the keeper no folder, and no"
           " model beside a trainer."
         )
-  constants = [
-    np.asarray(each)
-    for jaxpr in _jaxprs(closed)
-    for each in getattr(jaxpr, "consts", ())
-  ]
+    constants += map(np.asarray, getattr(jaxpr, "consts", ()))
   return [_ADDRESS.sub("", str(closed)), *constants]
 
 

@@ -23,7 +23,6 @@ from personalization_jax.training.population import (
   PopulationTrainer,
   individual_key,
 )
-from personalization_jax.training.step import TrainState
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -140,7 +139,7 @@ def lower(
     return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=here)
 
   variables = jax.tree.map(
-    lambda leaf: one(leaf, leaf.shape[1:]), _variables(trainer.shapes)
+    lambda leaf: one(leaf, leaf.shape[1:]), trainer.shapes.variables
   )
   images = one(trainer.images, trainer.images.shape)
   return [
@@ -212,13 +211,8 @@ def _train(
     individual_key(jax.random.key(settings.seed), SHARED),
     on_steps=on_steps,
   )
-  return trainer.learner.model, jax.tree.map(
-    lambda leaf: leaf[0], _variables(states)
-  )
-
-
-def _variables(states: TrainState) -> dict[str, Any]:
-  return {"params": states.params, "batch_stats": states.batch_stats}
+  variables = jax.tree.map(lambda leaf: leaf[0], states.variables)
+  return trainer.learner.model, variables
 
 
 def _trainer(

@@ -78,19 +78,10 @@ def _answering(learner: Learner, **answers: Any) -> Learner:
 def make_learner(
   settings: Settings, num_classes: int, model: nn.Module | None = None
 ) -> Learner:
-  """The paper's classifier, or another model, and the paper's optimiser.
+  """The model with Adam, by default Fig. 4's network (section IV).
 
-  Args:
-    settings: width, precision and learning rate.
-    num_classes: classes to tell apart.
-    model: by default Fig. 4's network; another one has its own width and
-      precision. See `networks.interface` for how it is called.
-
-  Returns:
-    The model with Adam.
-
-  Raises:
-    ValueError: if Fig. 4's network can't have this width.
+  Another model has its own width and precision, and is called as
+  `networks.interface` says.
   """
   if model is None:
     classifier.check_width(settings.width)

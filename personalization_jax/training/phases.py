@@ -10,9 +10,8 @@ import numpy as np
 from personalization_jax import distributed
 from personalization_jax.checkpoints.chunks import Chunk, Task
 from personalization_jax.methods.answers import Trainable
-from personalization_jax.training.evaluation import Validation
+from personalization_jax.training.evaluation import Record, Validation
 from personalization_jax.training.population import Block, PopulationTrainer
-from personalization_jax.training.record import Record
 from personalization_jax.training.step import TrainState
 
 
@@ -30,16 +29,10 @@ def run(
 ) -> tuple[TrainState, Record]:
   """Trains a chunk of n models to the end of its schedule (Algorithm 1).
 
-  Args:
-    trainer: how; it has room for the chunk.
-    task: knows what was saved, from which the chunk goes on.
-    chunk: from `task.plan`.
-    rows: int32 [n, T, B], of the whole schedule, -1 for padding.
-    begin: gives models and record to a chunk of which nothing was saved.
-    phases: see `PopulationTrainer.train`.
-    validation: when to evaluate, and on what; None for never.
-    reported: steps of what was saved that `on_steps` was told of already.
-    on_steps: called with the steps done since the last call, over all n.
+  It goes on from what the task saved of the chunk, or begins with what `begin`
+  gives. Rows int32 [n, T, B] are of the whole schedule; `phases` are as in
+  `PopulationTrainer.train`. `on_steps` is called with the steps done since the
+  last call, over all n; it was told of the first `reported` ones already.
   """
   count = len(chunk.indices)
   points = validation.steps if validation else ()

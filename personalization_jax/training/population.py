@@ -142,13 +142,11 @@ class PopulationTrainer:
     """Whether its devices are a CPU's, and their memory the host's."""
     return bool(self.mesh.devices.flat[0].platform == "cpu")
 
-  def one_per_device(self) -> PopulationTrainer:
-    """A trainer for a single model, always the same one: it compiles once."""
-    return self if self.individuals_per_device == 1 else self._one_per_device
-
   @functools.cached_property
-  def _one_per_device(self) -> PopulationTrainer:
-    # More models on a device would be fillers, trained for nothing.
+  def one_per_device(self) -> PopulationTrainer:
+    """A trainer for a single model: more on a device would be fillers."""
+    if self.individuals_per_device == 1:
+      return self
     return self.with_individuals_per_device(1)
 
   def with_individuals_per_device(self, count: int) -> PopulationTrainer:
@@ -166,14 +164,16 @@ class PopulationTrainer:
 
   def create(self, keys: jax.Array) -> TrainState:
     """Fresh models of keys [n]: states [chunk_size], fillers behind n."""
-    create = self._program(_create, 1, static=(self._shape,))
+    shape = (("image_shape", self._shape),)
+    create = self._program(step.create_state, 1, static=shape)
     return create(self._put_keys(keys))
 
   def share(self, state: TrainState, keys: jax.Array) -> TrainState:
     """Copies the first of these models to people with keys [n] (TL's start)."""
     one = distributed.gather(state).replace(key=None)
     one = jax.tree.map(lambda leaf: leaf[0], one)
-    return self._program(_share, 1, (P(),))(self._put_keys(keys), one)
+    share = self._program(step.continue_as, 1, (P(),))
+    return share(self._put_keys(keys), one)
 
   def place(self, states: Any) -> TrainState:
     """Puts saved states, NumPy arrays [n, ...], back: states [chunk_size]."""
@@ -193,21 +193,18 @@ class PopulationTrainer:
     points: Iterable[int] = (),
     on_block: Callable[[Block], None] = lambda block: None,
   ) -> tuple[TrainState, np.ndarray]:
-    """Trains a chunk through what is left of a schedule.
+    """Trains a chunk through what is left of a schedule, from step `start` on.
 
     Args:
       states: from `create`, `share` or `place`; consumed.
-      rows: int32 [n, T, B], each individual's rows of the store, -1 for
-        padding.
+      rows: int32 [n, T, B] of the store, -1 for padding.
       start: steps of the schedule that are done.
-      phases: the end of each phase and which parameters it trains (None for
-        all), in order; the last one's end is T. By default there is one.
+      phases: see `Method.phases`; by default there is one.
       points: steps at which a block must end.
       on_block: called at each end of a block; what it raises ends training.
 
     Returns:
-      The states, and losses float32 [n, T - start], NaN where a step was
-      padding.
+      The states, and losses float32 [n, T - start], NaN in steps of padding.
     """
     self._check_count(len(rows))
     count, num_steps, batch_size = rows.shape
@@ -288,7 +285,7 @@ class PopulationTrainer:
     shape = (self.chunk_size, self.block_steps, batch_size)
     rows, images, labels = self._block_like(shape)
     return self._train(trainable).lower(
-      self._states_like, rows, self._to_all(0), images, labels
+      self.shapes, rows, self._to_all(0), images, labels
     )
 
   def lower_predict(
@@ -297,18 +294,22 @@ class PopulationTrainer:
     """The very program that `predict` calls for so many rows of each."""
     batches = self._batches_together(math.ceil(num_rows / batch_size))
     shape = (self.chunk_size, batches, batch_size)
-    return self._predict().lower(self._states_like, *self._block_like(shape))
+    return self._predict().lower(self.shapes, *self._block_like(shape))
 
   @functools.cached_property
   def shapes(self) -> TrainState:
-    """The shapes and dtypes of the states of a whole chunk."""
-    create = functools.partial(_create, self.learner, self._shape)
+    """The shapes, dtypes and shardings of the states of a whole chunk."""
+    create = functools.partial(
+      step.create_state, self.learner, image_shape=self._shape
+    )
     one = jax.eval_shape(
       jax.vmap(create), jax.random.split(jax.random.key(0), 1)
     )
     return jax.tree.map(
       lambda leaf: jax.ShapeDtypeStruct(
-        (self.chunk_size, *leaf.shape[1:]), leaf.dtype
+        (self.chunk_size, *leaf.shape[1:]),
+        leaf.dtype,
+        sharding=self._by_individual,
       ),
       one,
     )
@@ -345,15 +346,6 @@ class PopulationTrainer:
     rows = jax.ShapeDtypeStruct(shape, np.int32, sharding=self._by_individual)
     return (rows, *self._source.block_like(shape))
 
-  @property
-  def _states_like(self) -> TrainState:
-    return jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct(
-        leaf.shape, leaf.dtype, sharding=self._by_individual
-      ),
-      self.shapes,
-    )
-
   def _check_count(self, count: int) -> None:
     if not 1 <= count <= self.chunk_size:
       raise ValueError(
@@ -388,15 +380,15 @@ def _program(
   num_mapped: int,
   shared: tuple[P, ...] = (),
   *,
-  static: tuple[Any, ...] = (),
+  static: tuple[tuple[str, Any], ...] = (),
   trainable: Trainable | None = None,
   donated: tuple[int, ...] = (),
 ) -> jax.stages.Wrapped:
   """A function of a learner and of one individual, for all individuals.
 
-  Trainers of one learner share them: they are compiled once. The function takes
-  static arguments behind the learner, then num_mapped trees of one individual,
-  then arrays that all of a device share, lying over the mesh as `shared` says.
+  Trainers of one learner share them: they are compiled once. Behind the learner
+  the function takes num_mapped trees of one individual, then arrays that all of
+  a device share, lying over the mesh as `shared` says; static ones by name.
   """
   if trainable is not None:
     learner = dataclasses.replace(learner, trainable=trainable)
@@ -404,7 +396,7 @@ def _program(
   def on_device(*args: Any) -> Any:
     mapped, others = args[:num_mapped], args[num_mapped:]
     return jax.lax.map(
-      lambda one: function(learner, *static, *one, *others),
+      lambda one: function(learner, *one, *others, **dict(static)),
       mapped,
       batch_size=None if side_by_side == 1 else side_by_side,
     )
@@ -420,16 +412,6 @@ def _program(
     check_vma=False,
   )
   return jax.jit(mapped, donate_argnums=donated)
-
-
-def _create(
-  learner: Learner, sample_shape: tuple[int, ...], key: jax.Array
-) -> TrainState:
-  return step.create_state(learner, key, sample_shape)
-
-
-def _share(learner: Learner, key: jax.Array, one: TrainState) -> TrainState:
-  return step.continue_as(learner, one, key)
 
 
 def _finite(learner: Learner, *trees: Any) -> jax.Array:

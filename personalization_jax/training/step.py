@@ -6,7 +6,6 @@ individuals.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import flax.struct
@@ -35,6 +34,11 @@ class TrainState(flax.struct.PyTreeNode):
   opt_state: Any
   key: jax.Array
   reference = None
+
+  @property
+  def variables(self) -> dict[str, Any]:
+    """What the network is applied with: `params` and `batch_stats`."""
+    return {"params": self.params, "batch_stats": self.batch_stats}
 
 
 class ReferencedState(TrainState):
@@ -66,7 +70,7 @@ def create_state(
 
 
 def continue_as(
-  learner: Learner, state: TrainState, key: jax.Array
+  learner: Learner, key: jax.Array, state: TrainState
 ) -> TrainState:
   """A trained model that another individual goes on with (TL's start).
 
@@ -109,7 +113,7 @@ def loss_fn(
   """Mean loss [] over a batch's real rows, and the new batch statistics."""
   logits, batch_stats = interface.apply_in_training(
     learner.model,
-    {"params": params, "batch_stats": state.batch_stats},
+    {**state.variables, "params": params},
     images,
     mask,
     key,
@@ -127,20 +131,11 @@ def train_step(
   labels: jax.Array,
   mask: jax.Array,
 ) -> tuple[TrainState, jax.Array]:
-  """One step of one individual's model on one batch.
+  """One step of one individual's model on one batch, as `gather` gives it.
 
-  A batch of padding alone moves `step` on and leaves all else untouched, or
-  the optimiser's momentum would go on without data.
-
-  Args:
-    learner: network, optimiser and loss.
-    state: the model before.
-    images: float32 [B, ...].
-    labels: int32 [B], or what else the learner's loss takes.
-    mask: bool [B], False where a row is padding.
-
-  Returns:
-    The model after, and the mean loss [] over the real rows, in nats.
+  Gives the model after, and the mean loss [] over the real rows, in nats. A
+  batch of padding alone moves `step` on and leaves all else untouched, or the
+  optimiser's momentum would go on without data.
 
   Source: section II ("trained using gradient descent based on batches").
   """
@@ -193,24 +188,14 @@ def train_on_rows(
   images: jax.Array,
   labels: jax.Array | None,
 ) -> tuple[TrainState, jax.Array]:
-  """Steps through a block of a schedule, one compiled loop.
+  """Takes num_steps [] of a block's steps, rows int32 [T, B], in one loop.
 
-  Args:
-    learner: network, optimiser and loss.
-    state: the model before.
-    rows: int32 [T, B], rows of the store, -1 for padding.
-    num_steps: int32 [], how many of the T steps there are; the rest isn't
-      computed. It isn't mapped over individuals, so it stays a branch.
-    images: uint8 [N, H, W, C] or float32 [N, ...], the store.
-    labels: see `gather`.
-
-  Returns:
-    The model after num_steps steps and the losses float32 [T], NaN where no
-    row was trained on.
+  Gives the model after them and the losses float32 [T], NaN where no row was
+  trained on. Images, labels and rows are those of `gather`.
   """
 
-  # A loop of num_steps turns: a scan that skips the rest by `lax.cond` would
-  # copy the state into and out of the branch in every step.
+  # A loop of num_steps turns, which isn't mapped over individuals: a scan that
+  # skips the rest by `lax.cond` would copy the state in and out in every step.
   def step(
     index: jax.Array, carry: tuple[TrainState, jax.Array]
   ) -> tuple[TrainState, jax.Array]:
@@ -267,9 +252,4 @@ def _with_reference(learner: Learner, state: TrainState) -> TrainState:
   """The state, with itself to compare with if the learner wants that."""
   if not learner.reference:
     return state
-  fields = {
-    field.name: getattr(state, field.name)
-    for field in dataclasses.fields(TrainState)
-  }
-  began = {"params": state.params, "batch_stats": state.batch_stats}
-  return ReferencedState(**fields, reference=began)
+  return ReferencedState(**{**vars(state), "reference": state.variables})

@@ -68,7 +68,11 @@ def test_everybody_goes_on_once_from_the_latest_that_is_known(seed):
 
 
 def test_names_say_what_they_hold():
-  assert chunks.named(chunks.state_name(3, 17, 420)) == at(3, 17, 420)
-  assert chunks.named(chunks.results_name(3, 17)) == finished(3, 17)
+  for chunk, name in (
+    (at(3, 17, 420), "00003-00017-step-0000420"),
+    (finished(3, 17), "00003-00017.npz"),
+  ):
+    assert chunk.name == name
+    assert chunks.named(name) == chunk
   for name in ("00003-00017", "00003-00017-step-0000420.sha256.json", "x.npz"):
     assert chunks.named(name) is None

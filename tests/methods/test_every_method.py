@@ -85,7 +85,10 @@ OWN = [
 SPECS = [small(s) for name in ("table1", "references") for s in SETS[name]]
 EVERY = [
   *map(parse_method, dict.fromkeys(SPECS)),
-  *map(parse_method, ("es:2+sw:3+tl:2", "tl:5:last=1", "local:3", "sg:5+tl:3")),
+  *map(
+    parse_method,
+    ("es:2+sw:3+tl:2:last=1", "tl:5:last=1", "local:3", "sg:5+tl:3"),
+  ),
   *OWN,
 ]
 every_method = pytest.mark.parametrize(
@@ -147,7 +150,7 @@ def assert_same(one, other):
 
 
 def by_hand(study, method, index):
-  """One person's losses and test predictions, by a Python loop over steps."""
+  """One person's losses and answers on D_I and D_G, by a loop over steps."""
   learner = study.trainer.learner.answering(method)
   store = jnp.asarray(study.population.images), study.population.labels
   store = store[0], jnp.asarray(store[1])
@@ -163,16 +166,17 @@ def by_hand(study, method, index):
   losses = []
   for number, batch in enumerate(rows):
     if number == shared > 0:
-      state = step.continue_as(learner, state, person)
+      state = step.continue_as(learner, person, state)
     trainable = next(t for end, t in method.phases(len(rows)) if end > number)
     train = of_phase(first if number < shared else learner, trainable)
     state, loss = train(state, *step.gather(*store, batch))
     losses.append(loss)
   if shared == len(rows):
-    state = step.continue_as(learner, state, person)
+    state = step.continue_as(learner, person, state)
+  own, general = study.split.test[index], study.split.global_test
   predict = compiled(step.predict_rows, learner)
-  tested = predict(state, study.split.test[index][None], *store)[0]
-  return np.array(losses), np.asarray(tested)
+  tested = predict(state, np.concatenate([own, general])[None], *store)[0]
+  return np.array(losses), *np.split(np.asarray(tested), [len(own)])
 
 
 @functools.cache
@@ -185,11 +189,13 @@ def of_phase(learner, trainable):
 def test_a_population_is_so_many_single_runs(whole, method):
   """The oracle: a Python loop over one person's steps."""
   study, results = whole
-  losses, tested = by_hand(study, method, 1)
+  losses, own, general = by_hand(study, method, 1)
   result = results(method)
+  assert result.method == method.spec
   there = np.isfinite(result.losses[1])
   np.testing.assert_allclose(result.losses[1][there], losses[there], rtol=2e-3)
-  np.testing.assert_array_equal(result.individual_predictions[1], tested)
+  np.testing.assert_array_equal(result.individual_predictions[1], own)
+  assert (result.global_predictions[1] == general).mean() > 0.97
 
 
 @every_method

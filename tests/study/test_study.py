@@ -1,26 +1,19 @@
-import dataclasses
 import functools
 
 import flax.training.checkpoints
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint
 import pytest
 from helpers.small_study import SETTINGS, make_study
-from helpers.tiny import compiled
 
 from personalization_jax import schedules
 from personalization_jax.checkpoints.keeper import Keeper
 from personalization_jax.datasets import variations
 from personalization_jax.methods import Method, parse_method, parse_methods
-from personalization_jax.methods.answers import LastLayers
 from personalization_jax.networks import classifier
-from personalization_jax.randomness import SHARED
 from personalization_jax.runs import saved_models
 from personalization_jax.study import Settings
-from personalization_jax.training import step as training_step
-from personalization_jax.training.population import individual_key
 
 # Fig. 4's network takes seconds to compile.
 TINY_ONE = {"tiny": True}
@@ -81,51 +74,6 @@ def test_transfer_learning_s_first_phase_is_everyone_s(study):
   first, second = (study.batches.rows(method, index) for index in range(2))
   np.testing.assert_array_equal(first[:-5], second[:-5])
   assert not np.array_equal(first[-5:], second[-5:])
-
-
-def by_hand(study, method, index):
-  """A model trained by a Python loop of steps, and its test predictions."""
-  learner = study.trainer.learner
-  store = (
-    jnp.asarray(study.population.images),
-    jnp.asarray(study.population.labels),
-  )
-  root = jax.random.key(study.settings.seed)
-  person = individual_key(root, int(study.split.individuals[index]))
-  shape = store[0].shape[1:]
-  create = compiled(training_step.create_state, learner, image_shape=shape)
-  state = create(
-    individual_key(root, SHARED) if method.shares_global_phase else person
-  )
-  rows = study.batches.rows(method, index)
-  late = len(rows) - method.late
-  last_layers = functools.cache(
-    lambda count: dataclasses.replace(learner, trainable=LastLayers(count))
-  )
-  for number, batch in enumerate(rows):
-    if number == late and method.shares_global_phase:
-      state = state.replace(key=create(person).key)
-    of_phase = learner
-    if method.last_layers and number >= late:
-      of_phase = last_layers(method.last_layers)
-    step = compiled(training_step.train_step, of_phase)
-    state, _ = step(state, *training_step.gather(*store, batch))
-  predict = compiled(training_step.predict_rows, learner)
-  return [
-    np.asarray(predict(state, rows[None], *store))[0]
-    for rows in (study.split.test[index], study.split.global_test)
-  ]
-
-
-@pytest.mark.parametrize("spec", ["baseline", "es:3+sw:2+tl:2:last=1", "tl:6"])
-def test_a_method_is_what_its_schedule_says(study, spec):
-  method = parse_method(spec)
-  result = study.personalize(method)
-  assert result.method == spec
-  own, general = by_hand(study, method, 1)
-  np.testing.assert_array_equal(result.individual_predictions[1], own)
-  agreement = (result.global_predictions[1] == general).mean()
-  assert agreement > 0.97
 
 
 def test_d_g_s_phase_is_trained_once(people, tmp_path):

@@ -19,6 +19,7 @@ from helpers.bars import (
 
 from personalization_jax import distributed
 from personalization_jax.training import autoencoder, step
+from personalization_jax.training.latent_space import LatentSettings
 
 
 def test_training_beats_the_mean_image_on_held_out_rows():
@@ -141,7 +142,7 @@ def test_rows_that_are_none_are_rejected(row):
 @pytest.mark.parametrize("width", [0.0, -1.0, float("nan")])
 def test_no_width_is_rejected(width):
   with pytest.raises(ValueError, match=f"width={width} must be above 0"):
-    autoencoder.make_learner(width=width)
+    LatentSettings(width=width)
 
 
 def test_bfloat16_gives_float32_latents_near_those_of_float32():

@@ -257,11 +257,9 @@ def test_the_auto_encoder_is_of_its_data_and_settings(
     seen.append(steps)
     return states, np.zeros((1, steps), np.float32)
 
-  once = functools.cache(latent_space.autoencoder.make_learner)
+  once = latent_space.autoencoder.make_learner(width=1.0)
   monkeypatch.setattr(
-    latent_space.autoencoder,
-    "make_learner",
-    lambda *, width, learning_rate: once(),
+    latent_space.autoencoder, "make_learner", lambda **_: once
   )
   monkeypatch.setattr(latent_space.PopulationTrainer, "train", train)
   for name in ("reconstruction_error", "encode"):

@@ -209,7 +209,7 @@ def test_copies_of_one_model_start_alike_and_drop_out_differently(
 ):
   trainer = new_trainer(devices=2, individuals_per_device=2)
   keys = jax.random.split(jax.random.key(0), 3)
-  one = trainer.one_per_device()
+  one = trainer.one_per_device
   shared, _ = one.train(one.create(keys[:1]), schedule[0][:1])
   states = trainer.share(shared, keys)
   for leaf in jax.tree.leaves(states.params):
@@ -275,6 +275,15 @@ def test_one_individual_s_nan_stays_theirs(new_trainer, schedule, alone):
   assert trainer.finite(states).tolist() == [True, False, True, True]
   others = [0, 2, 3]
   np.testing.assert_array_equal(losses[others], alone[0][others])
+
+
+@pytest.mark.parametrize("store", ["device", "host"])
+def test_nothing_to_predict_is_no_prediction(new_trainer, store):
+  trainer = new_trainer(individuals_per_device=4, store=store)
+  states = trainer.create(individual_keys(jax.random.key(5), range(2)))
+  found = trainer.predict(states, np.empty((2, 0), np.int32))
+  assert found.shape == (2, 0)
+  assert found.dtype == np.int32
 
 
 def test_a_chunk_s_size_is_checked(people, new_trainer):
