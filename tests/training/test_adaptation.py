@@ -304,10 +304,14 @@ def test_a_second_call_compiles_nothing(people):
     some = list(adaptation.adapt(trainer, base, split, 2, batch_size=BATCH))
     adaptation.classify(learner, some[0].variables_of(0), people.images)
 
-  adapt_and_classify(trainer_for(people, learner))
-  first = len(traced)
-  assert first > 0
-  adapt_and_classify(trainer_for(people, learner))
   others = dataclasses.replace(people, images=people.images[::-1].copy())
-  adapt_and_classify(trainer_for(others, learner))
+  trainers = [trainer_for(each, learner) for each in (people, people, others)]
+  for trainer in trainers:
+    assert trainer.shapes  # for which the model is traced, not compiled
+  before = len(traced)
+  adapt_and_classify(trainers[0])
+  first = len(traced)
+  assert first > before
+  for trainer in trainers:
+    adapt_and_classify(trainer)
   assert len(traced) == first

@@ -235,7 +235,7 @@ def test_blocks_end_where_they_must_and_tell_what_is_done(
   states, whole = trainer.train(
     trainer.create(keys),
     rows,
-    phases=[(6, 0), (STEPS, 0)],
+    phases=[(6, None), (STEPS, None)],
     points=[2, 6],
     on_block=on_block,
   )
