@@ -76,8 +76,8 @@ def class_means_of_all(
     np.bincount(cells, weights=column[rows], minlength=counts.size)
     for column in latents.T
   ]
-  means = np.stack(sums, axis=-1) / np.maximum(counts, 1)[:, None]
-  means = means.astype(np.float32).reshape(*shape, -1)
+  exact = np.stack(sums, axis=-1) / np.maximum(counts, 1)[:, None]
+  means = exact.astype(np.float32).reshape(*shape, -1)
   return means[places], (counts > 0).reshape(shape)[places]
 
 
@@ -147,7 +147,7 @@ def nearest_individuals_of_all(
   with jax.enable_x64(True):
     squares = _squared_distances(means, present, all_means, all_present)
   # Behind even those at an infinite distance.
-  excluded = np.eye(*squares.shape, dtype=bool) & among_themselves
+  excluded = np.eye(len(means), len(all_means)) * among_themselves
   # A stable sort: of equally near candidates the lower comes first.
   order = np.lexsort((np.asarray(squares), excluded), axis=-1)
   return order[:, :n].astype(np.int32)

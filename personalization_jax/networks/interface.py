@@ -71,7 +71,8 @@ def apply_in_training(
   model that doesn't take the mask sees the batch's own rows again there.
   """
   taken = _options(model)
-  given = {"mask": mask, "train": True, "frozen_layers": frozen_layers}
+  given: dict[str, Any] = {"mask": mask, "train": True}
+  given["frozen_layers"] = frozen_layers
   if "mask" not in taken:
     samples = _repeated(samples, mask)
   logits, updates = model.apply(
@@ -131,7 +132,8 @@ def check(model: Any, sample_shape: tuple[int, ...], num_classes: int) -> None:
     functools.partial(apply_in_training, frozen_layers=0),
     *(kept, samples, mask, key),
   )
-  if jax.tree.structure(kept["batch_stats"]) != jax.tree.structure(batch_stats):
+  began: Any = jax.tree.structure(kept["batch_stats"])
+  if began != jax.tree.structure(batch_stats):
     raise ValueError(f"{name} has other batch_stats in training than at first.")
   for logits in (tested, trained):
     found = getattr(logits, "shape", None)
