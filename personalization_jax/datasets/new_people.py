@@ -32,11 +32,11 @@ def population_of(
   if images.ndim == 3 and len(shape) == 3 and shape[2] == 1:
     images = images[..., None]
   # Defaults can't be faulty; `from_arrays` judges the shape of the images.
-  nothing = np.zeros(np.shape(images)[:1], np.int32)
+  zeros = np.zeros(images.shape[:1], np.int32)
   population = Population.from_arrays(
     images,
-    arrays.get("labels", nothing),
-    arrays.get("individuals", nothing),
+    arrays.get("labels", zeros),
+    arrays.get("individuals", zeros),
     originals=arrays.get("originals"),
     num_classes=num_classes,
     complete=False,
@@ -98,11 +98,11 @@ def join(
   Returns one store of both, and the split without D_G. Raises ValueError if
   somebody is in one of the two alone, or one holds images and the other floats.
   """
-  kinds = population.images.dtype, held_out.images.dtype
-  if kinds[0] != kinds[1]:
+  kind, other = population.images.dtype, held_out.images.dtype
+  if kind != other:
     raise ValueError(
-      f"samples are {kinds[0]} to train on, but {kinds[1]} to test on; both"
-      " must be of one kind."
+      f"samples are {kind} to train on, but {other} to test on; both must be of"
+      " one kind."
     )
   people = np.unique(population.individuals)
   alone = np.setxor1d(people, held_out.individuals)
@@ -128,12 +128,9 @@ def join(
   rows = [np.flatnonzero(both.individuals == person) for person in people]
   nothing = np.empty(0, np.int32)
   return both, Split(
-    individuals=people,
-    train=splits.pad([own[own < count] for own in rows]),
-    validation=splits.pad([nothing] * len(people)),
-    test=splits.pad([own[own >= count] for own in rows]),
-    global_people=nothing,
-    global_train=nothing,
-    global_validation=nothing,
-    global_test=nothing,
+    people,
+    splits.pad([own[own < count] for own in rows]),
+    splits.pad([nothing] * len(people)),
+    splits.pad([own[own >= count] for own in rows]),
+    *[nothing] * 4,
   )

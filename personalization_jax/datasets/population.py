@@ -121,14 +121,9 @@ class Population:
 
   def take(self, rows: np.ndarray) -> Population:
     """The population of these rows [M] alone, with as many classes."""
-    return dataclasses.replace(
-      self,
-      images=self.images[rows],
-      labels=self.labels[rows],
-      individuals=self.individuals[rows],
-      originals=self.originals[rows],
-      file_rows=self.file_rows[rows],
-    )
+    columns = ("images", "labels", "individuals", "originals", "file_rows")
+    taken = {name: getattr(self, name)[rows] for name in columns}
+    return dataclasses.replace(self, **taken)
 
   def fingerprint(self) -> str:
     """SHA-256 of the samples, to tell whether two runs saw the same data."""
@@ -148,7 +143,7 @@ def _samples(images: Any) -> np.ndarray:
       "images must be uint8 in 0..255, or floats that are used as they are,"
       f" but are {images.dtype}."
     )
-  if images.dtype == np.uint8 and images.ndim == 3:
+  if not is_float and images.ndim == 3:
     images = images[..., None]
   if is_float and images.ndim < 2:
     raise ValueError(
@@ -160,7 +155,7 @@ def _samples(images: Any) -> np.ndarray:
       "images must have shape [N, H, W, C] or [N, H, W] if they are uint8, but"
       f" have shape {images.shape}; feature vectors [N, F] must be floats."
     )
-  if len(images) == 0:
+  if not len(images):
     raise ValueError("images holds no samples: N must be at least 1.")
   if 0 in images.shape:
     raise ValueError(f"images have an empty axis: shape {images.shape}.")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from personalization_jax import checks
 from personalization_jax.datasets.population import Population
 from personalization_jax.randomness import Stream, generator
 
@@ -40,10 +41,8 @@ class Split:
 
   def parts(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Train, validation and test rows of individual `index`, unpadded."""
-    train, validation, test = (
-      without_padding(rows[index])
-      for rows in (self.train, self.validation, self.test)
-    )
+    padded = (self.train, self.validation, self.test)
+    train, validation, test = (without_padding(rows[index]) for rows in padded)
     return train, validation, test
 
 
@@ -52,10 +51,9 @@ def without_padding(rows: np.ndarray) -> np.ndarray:
   return rows[rows != PADDING]
 
 
-def pad(ragged: Sequence[np.ndarray], length: int | None = None) -> np.ndarray:
-  """Vectors of rows as int32 [len(ragged), length or the longest], -1 last."""
-  if length is None:
-    length = max((len(rows) for rows in ragged), default=0)
+def pad(ragged: Sequence[np.ndarray]) -> np.ndarray:
+  """Vectors of rows as int32 [len(ragged), the longest], -1 last."""
+  length = max((len(rows) for rows in ragged), default=0)
   padded = np.full((len(ragged), length), PADDING, np.int32)
   for line, rows in zip(padded, ragged):
     line[: len(rows)] = rows
@@ -70,28 +68,13 @@ def choose_people(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Draws the individuals and, from everyone else, the writers of D_G.
 
-  Both come from the two ends of one permutation: with more individuals, those
-  before stay and D_G stays the same, and the other way round.
-
-  Args:
-    population: everybody.
-    num_individuals: |S|.
-    num_global_individuals: how many people feed D_G.
-    seed: the run's seed.
-
-  Returns:
-    Ids int32 [num_individuals] and int32 [num_global_individuals], disjoint.
-
-  Raises:
-    ValueError: if the population has too few people.
+  Returns the ids of both, int32, from the two ends of one permutation: with
+  more individuals, those before stay and D_G stays the same, and the other way
+  round. Raises ValueError if the population has too few people.
   """
   people = np.unique(population.individuals)
-  if num_individuals < 1:
-    raise ValueError(f"num_individuals={num_individuals} must be at least 1.")
-  if num_global_individuals < 1:
-    raise ValueError(
-      f"num_global_individuals={num_global_individuals} must be at least 1."
-    )
+  checks.whole_number("num_individuals", num_individuals, 1)
+  checks.whole_number("num_global_individuals", num_global_individuals, 1)
   wanted = num_individuals + num_global_individuals
   if wanted > len(people):
     raise ValueError(
@@ -156,10 +139,9 @@ def split(
 
   def divided(person: int) -> list[np.ndarray]:
     """Train, validation and test rows of a person."""
-    low, high = np.searchsorted(ordered, [person, person + 1])
-    if low == high:
+    rows = by_person[slice(*np.searchsorted(ordered, [person, person + 1]))]
+    if not len(rows):
       raise ValueError(f"individual {person} has no sample in the population.")
-    rows = by_person[low:high]
     originals = population.originals[rows]
     rng = generator(seed, Stream.SPLIT, person)
     drawings = rng.permutation(np.unique(originals))
@@ -180,19 +162,17 @@ def split(
   own = [divided(int(person)) for person in individuals]
   others = [divided(int(person)) for person in global_people]
   train, validation, test = (pad([rows[k] for rows in own]) for k in range(3))
-  global_train, global_validation, global_test = (
+  joined = [
     np.concatenate([[], *(rows[k] for rows in others)]).astype(np.int32)
     for k in range(3)
-  )
+  ]
   return Split(
-    individuals=np.asarray(individuals, np.int32),
-    train=train,
-    validation=validation,
-    test=test,
-    global_people=np.asarray(global_people, np.int32),
-    global_train=global_train,
-    global_validation=global_validation,
-    global_test=global_test,
+    np.asarray(individuals, np.int32),
+    train,
+    validation,
+    test,
+    np.asarray(global_people, np.int32),
+    *joined,
   )
 
 

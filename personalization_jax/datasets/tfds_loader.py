@@ -49,17 +49,6 @@ def root_of(tfds: Any, data_dir: str | os.PathLike[str] | None) -> str:
   return os.fspath(root.expanduser())
 
 
-def download_config(
-  tfds: Any, manual_dir: str | os.PathLike[str] | None
-) -> Any:
-  """How to prepare a set from the files in manual_dir, if there is one."""
-  if manual_dir is not None:
-    manual_dir = os.fspath(pathlib.Path(manual_dir).expanduser())
-  return tfds.download.DownloadConfig(
-    manual_dir=manual_dir, try_download_gcs=False
-  )
-
-
 def load(
   name: str,
   *,
@@ -157,7 +146,9 @@ def _prepared(
     return builder
   try:
     builder.download_and_prepare(
-      download_config=download_config(tfds, manual_dir)
+      download_config=tfds.download.DownloadConfig(
+        manual_dir=manual_dir, try_download_gcs=False
+      )
     )
   except ImportError as error:
     raise ValueError(

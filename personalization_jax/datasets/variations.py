@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from personalization_jax import checks
 from personalization_jax.datasets.population import Population
 from personalization_jax.randomness import Stream, generator
 
@@ -54,9 +55,9 @@ def resize(population: Population, image_size: int) -> Population:
 
 def _average_pixels(images: np.ndarray, factor: int) -> np.ndarray:
   """Means of blocks of factor x factor pixels, halves rounded up."""
-  count, height, width, channels = images.shape
+  count, side, _, channels = images.shape
   blocks = images.reshape(
-    count, height // factor, factor, width // factor, factor, channels
+    count, side // factor, factor, side // factor, factor, channels
   )
   if images.dtype != np.uint8:
     return blocks.mean(axis=(2, 4), dtype=images.dtype)
@@ -82,7 +83,8 @@ def flips(population: Population) -> Population:
 
   Source: section IV, from 10 to 30 classes.
   """
-  images, classes = population.images, population.num_classes
+  images, labels = population.images, population.labels
+  classes = int(population.num_classes)  # or labels would not stay int32
   if not population.holds_images:
     raise ValueError(
       "only images [N, H, W, C] can be flipped, but samples have shape"
@@ -92,9 +94,7 @@ def flips(population: Population) -> Population:
   kinds = ("", " flipped left to right", " upside down")
   return Population(
     images=np.concatenate([images, images[:, :, ::-1], images[:, ::-1]]),
-    labels=np.concatenate(
-      [population.labels + k * classes for k in range(3)]
-    ).astype(np.int32),
+    labels=np.concatenate([labels, labels + classes, labels + 2 * classes]),
     individuals=np.tile(population.individuals, 3),
     originals=np.tile(population.originals, 3),
     file_rows=np.tile(population.file_rows, 3),
@@ -126,16 +126,9 @@ def vary_class_counts(
       they come to the proportions drawn.
     seed: the run's seed.
 
-  Returns:
-    The smaller population.
-
-  Raises:
-    ValueError: if a parameter is out of range.
-
   Source: section II, variant 1 (class counts variation).
   """
-  if not concentration > 0:
-    raise ValueError(f"concentration={concentration} must be above 0.")
+  checks.positive("concentration", concentration)
   if not 0 < keep <= 1:
     raise ValueError(f"keep={keep} must be above 0 and at most 1.")
   chosen = ~np.isin(population.individuals, people)
@@ -144,9 +137,7 @@ def vary_class_counts(
     rows = rng.permutation(np.flatnonzero(population.individuals == person))
     labels = population.labels[rows]
     available = np.bincount(labels, minlength=population.num_classes)
-    proportions = rng.dirichlet(
-      np.full(population.num_classes, float(concentration))
-    )
+    proportions = rng.dirichlet(np.full(len(available), float(concentration)))
     # Two drawings must be left: one to train on, one to test on.
     _, copies = np.unique(population.originals[rows], return_counts=True)
     total = min(max(round(keep * len(rows)), copies.max() + 1), len(rows))

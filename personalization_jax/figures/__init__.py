@@ -1,8 +1,9 @@
 """Figures of a study (matplotlib, no pyplot, no global state).
 
 Every function takes plain arrays and draws on `axes`, or on a new figure of a
-fitting size, and returns the axes (a page returns its figure). What is wrong
-with arrays is named in a ValueError. Methods are written as on the command line
+fitting size, and returns the axes, with the first row on top (a page returns
+its figure). It raises a ValueError that names what is wrong with the arrays, or
+if there is nothing to draw. Methods are written as on the command line
 (`es:40`, `es:40+tl:10`, `tl:300:last=2`). No module has a function's name.
 """
 
@@ -14,9 +15,9 @@ from personalization_jax.figures.comparisons import MOST_RUNS as MOST_RUNS
 from personalization_jax.figures.comparisons import agreement as agreement
 from personalization_jax.figures.comparisons import choice as choice
 from personalization_jax.figures.comparisons import runs as runs
-from personalization_jax.figures.latent_space import latent_map as latent_map
 from personalization_jax.figures.pages import chosen_samples as chosen_samples
 from personalization_jax.figures.pages import handwriting as handwriting
+from personalization_jax.figures.pages import latent_map as latent_map
 from personalization_jax.figures.pages import neighbours as neighbours
 from personalization_jax.figures.pages import reconstructions as reconstructions
 from personalization_jax.figures.styles import Data as Data

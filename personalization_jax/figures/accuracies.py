@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,9 @@ from personalization_jax.figures.styles import Data
 
 # For each method: its individual and its global accuracy, float [S] in 0..1.
 Accuracies = Mapping[str, tuple[np.ndarray, np.ndarray]]
+
+# A dotted line behind all else.
+_GUIDE: Any = dict(color="#999999", linewidth=0.8, linestyle=":", zorder=0.5)
 
 
 def trade_off(accuracies: Accuracies, axes: Axes | None = None) -> Axes:
@@ -28,12 +31,6 @@ def trade_off(accuracies: Accuracies, axes: Axes | None = None) -> Axes:
   Args:
     accuracies: method -> (individual_accuracy [S], global_accuracy [S]).
     axes: where to draw; by default a new figure.
-
-  Returns:
-    The axes.
-
-  Raises:
-    ValueError: no method, or accuracies that are not vectors in 0..1.
   """
   checked = _checked(accuracies)
   axes = styles.axes_or_new(axes, 7.5, 5.5)
@@ -58,8 +55,8 @@ def trade_off(accuracies: Accuracies, axes: Axes | None = None) -> Axes:
     )
   if "baseline" in checked:
     x, y = means[list(checked).index("baseline")]
-    _guide(axes.axvline, x)
-    _guide(axes.axhline, y)
+    axes.axvline(x, **_GUIDE)
+    axes.axhline(y, **_GUIDE)
   axes.margins(0.15)
   axes.set_xlabel(r"Mean accuracy on global data, acc$(D_G)$")
   axes.set_ylabel(r"Mean accuracy on the individual's data, acc$(D_I)$")
@@ -124,7 +121,7 @@ def distribution(
       label=styles.method_name(method),
     )
   if "baseline" in values:
-    _guide(axes.axvline, values["baseline"].mean())
+    axes.axvline(values["baseline"].mean(), **_GUIDE)
   owner, symbol = styles.DATA[of]
   axes.set_xlabel(f"Accuracy on {owner} data, acc$({symbol})$")
   styles.caption(
@@ -155,13 +152,6 @@ def gains(
     baseline: the method compared against, a key of accuracies.
     of: the accuracy compared, on "individual" or on "global" data.
     axes: where to draw; by default a new figure.
-
-  Returns:
-    The axes, with the first method on top; changes in percentage points.
-
-  Raises:
-    ValueError: as `trade_off`; or the baseline is missing or alone, or a method
-      has another number of individuals.
   """
   values = _chosen(accuracies, of)
   if baseline not in values:
@@ -200,7 +190,7 @@ def gains(
     axes.vlines(change.mean(), row - 0.42, row + 0.42, color="black", zorder=4)
     shares.append(
       f"{hurt.mean():.0%} hurt, {gained.mean():.0%} gain,"
-      f" mean {round(change.mean(), 1) + 0.0:+.1f}".replace("-", "−")
+      f" mean {styles.signed(change.mean())}"
     )
   axes.axvline(0, color="black", linewidth=0.8)
   low, high = axes.get_xlim()
@@ -226,28 +216,22 @@ def _checked(accuracies: Accuracies) -> dict[str, np.ndarray]:
     raise ValueError("accuracies holds no method; give at least one.")
   checked = {}
   for method, pair in accuracies.items():
-    vectors = [np.asarray(vector, np.float64) for vector in pair]
-    shapes = [vector.shape for vector in vectors]
+    shapes = [np.shape(vector) for vector in pair]
     if len(shapes) != 2 or shapes[0] != shapes[1] or len(shapes[0]) != 1:
       raise ValueError(
         f"the accuracies of {method!r} must be two vectors [S], individual"
         f" and global, but have shapes {shapes}."
       )
-    if not vectors[0].size:
+    if shapes[0] == (0,):
       raise ValueError(f"the accuracies of {method!r} hold no individual.")
-    checked[method] = np.stack(vectors)
-    outside = ~((checked[method] >= 0) & (checked[method] <= 1))
+    both = checked[method] = np.array(pair, np.float64)
+    outside = ~((both >= 0) & (both <= 1))
     if outside.any():
       raise ValueError(
         f"the accuracies of {method!r} must lie in 0..1, but one is"
-        f" {checked[method][outside][0]}."
+        f" {both[outside][0]}."
       )
   return checked
-
-
-def _guide(draw: Callable[..., Any], place: float) -> None:
-  """A dotted line by `draw` (axes.axvline, axes.axhline), behind all else."""
-  draw(place, color="#999999", linewidth=0.8, linestyle=":", zorder=0.5)
 
 
 def _chosen(accuracies: Accuracies, of: Data) -> dict[str, np.ndarray]:
@@ -261,7 +245,7 @@ def _chosen(accuracies: Accuracies, of: Data) -> dict[str, np.ndarray]:
 def _standard_errors(pair: np.ndarray) -> np.ndarray:
   """Of the mean of [2, S] over S; none (NaN) if nobody differs from another."""
   differs = metrics.changes(pair, pair[:, :1]).any(axis=1)
-  if not differs.any():
+  if not differs.any():  # a single individual has no standard deviation
     return np.full(2, np.nan)
   errors = pair.std(axis=1, ddof=1) / math.sqrt(pair.shape[1])
   return np.where(differs, errors, np.nan)

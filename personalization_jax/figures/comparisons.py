@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib import colors, ticker
 from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 
 from personalization_jax.analysis import metrics
 from personalization_jax.analysis.model_choice import Choice
@@ -34,12 +36,6 @@ def choice(choices: Mapping[str, Choice], axes: Axes | None = None) -> Axes:
   Args:
     choices: method -> what `analysis.model_choice.judge` found.
     axes: where to draw; by default a new figure.
-
-  Returns:
-    The axes, with the first method on top; shares in percent.
-
-  Raises:
-    ValueError: no method.
   """
   if not choices:
     raise ValueError("choices holds no method; give at least one.")
@@ -70,7 +66,8 @@ def choice(choices: Mapping[str, Choice], axes: Axes | None = None) -> Axes:
         linestyle="none",
         zorder=3,
       )
-    gains.append(f"{_points(found.gain)} → {_points(found.gain_with_choice)}")
+    both = (found.gain, found.gain_with_choice)
+    gains.append(" → ".join(styles.signed(100 * gain) for gain in both))
   axes.set_xlim(-0.03 * highest, 1.06 * highest)
   axes.xaxis.set_major_locator(ticker.MaxNLocator(7, steps=[1, 2, 5, 10]))
   axes.set_xlabel("People worse off than with the global model (%)")
@@ -110,7 +107,7 @@ def runs(
   _check_count("accuracies", "runs", count, MOST_RUNS)
   height = len(methods) * (0.16 + 0.13 * count) + 0.2 * count
   axes = styles.axes_or_new(axes, 7.5, 1.1 + height)
-  others = len(axes.containers)  # what was on the caller's axes before
+  drawn = []
   for row in range(0, len(methods), 2):
     axes.axhspan(row - 0.5, row + 0.5, color="#F4F4F4", zorder=0)
   for k, values in enumerate(accuracies.values()):
@@ -118,7 +115,7 @@ def runs(
     shown = [(r, s.mean, s.sd) for r, s in spreads if not np.isnan(s.mean)]
     rows, means, sds = np.array(shown).reshape(-1, 3).T
     rows = rows + 0.72 * (k - (count - 1) / 2) / count
-    _points_with_bars(axes, means, rows, sds, k, bar_width=1.3)
+    drawn.append(_points_with_bars(axes, means, rows, sds, k, elinewidth=1.3))
   owner, symbol = styles.DATA[of]
   axes.set_xlabel(
     f"Accuracy on {owner} data, acc$({symbol})$\nmean ± 1 standard deviation"
@@ -127,11 +124,7 @@ def runs(
   names = [_plain(styles.method_name(method)) for method in methods]
   styles.name_rows(axes, names, grid=True)
   styles.accuracy_ticks(axes, "x")
-  axes.legend(
-    axes.containers[others:],
-    [_plain(run) for run in accuracies],
-    **styles.LEGEND_ABOVE,
-  )
+  axes.legend(drawn, [*map(_plain, accuracies)], **styles.LEGEND_ABOVE)
   return axes
 
 
@@ -152,16 +145,10 @@ def agreement(
       most.
     random: measure -> part -> what random choice gives on average.
     axes: where to draw; by default a new figure.
-
-  Returns:
-    The axes, with the first measure on top.
-
-  Raises:
-    ValueError: nothing to draw, or too many latent spaces.
   """
   names: list[str] = []
-  headings: list[int] = []
-  places: dict[tuple[str, str], int] = {}
+  headings = []
+  places = {}
   for measure, parts in values.items():
     headings.append(len(names))
     names.append(measure)
@@ -190,7 +177,7 @@ def agreement(
     )
     # Side by side, lest equal means hide each other.
     rows = np.array(list(shown.values())) + 0.4 * (k - (len(spaces) - 1) / 2)
-    _points_with_bars(axes, means, rows, errors, k, bar_width=1.2, label=space)
+    _points_with_bars(axes, means, rows, errors, k, elinewidth=1.2, label=space)
   axes.set_xlim(min(axes.get_xlim()[0], -0.02), 1.02)
   axes.set_xlabel(
     "Agreement with the hidden factors (more is better)\n"
@@ -218,13 +205,11 @@ def _points_with_bars(
   rows: np.ndarray,
   bars: np.ndarray,
   place: int,
-  *,
-  bar_width: float,
-  label: str | None = None,
-) -> None:
+  **style: Any,
+) -> ErrorbarContainer:
   """Points [P] on rows [P] in the look of a place, bars [P] to both sides."""
   colour, marker = _LOOKS[place]
-  axes.errorbar(
+  return axes.errorbar(
     values,
     rows,
     xerr=bars,
@@ -232,19 +217,11 @@ def _points_with_bars(
     markersize=5.5,
     color=colour,
     ecolor=(*colors.to_rgb(colour), 0.5),
-    elinewidth=bar_width,
     markeredgecolor="white",
     markeredgewidth=0.5,
-    label=label,
     zorder=3,
+    **style,
   )
-
-
-def _points(gain: float) -> str:
-  """A gain in percentage points, for people."""
-  if np.isnan(gain):
-    return "none"
-  return f"{round(100 * gain, 1) + 0.0:+.1f}".replace("-", "−")
 
 
 def _plain(name: str) -> str:

@@ -31,6 +31,7 @@ def label_points(
       va="center",
       fontsize=8.5,
       zorder=5,
+      in_layout=False,
       arrowprops={
         "arrowstyle": "-",
         "color": "#888888",
@@ -42,8 +43,6 @@ def label_points(
     )
     for name, point in zip(names, points.tolist())
   ]
-  for note in notes:
-    note.set_in_layout(False)
   figure.draw_without_rendering()  # settles the layout, and so the transforms
   unit = figure.dpi / 72  # pixels a point
   centres = axes.transData.transform(points)
@@ -60,6 +59,7 @@ def label_points(
   halves += 1.5 * unit
   angles = np.arange(32) * np.pi / 16
   turns = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+  frame = np.array(axes.bbox.extents)
   boxes = np.full_like(markers, np.inf)  # not placed yet: overlaps nothing
   misfits = np.ones(len(notes), bool)
   for i in [*range(len(notes))] * 3:
@@ -75,10 +75,11 @@ def label_points(
     # A leader is seen as eight points between its marker and its label.
     steps = np.linspace(0.3, 1.0, 8)[:, None, None]
     leaders = np.tile(centres[i] + steps * shifts, 2)
+    out = (places[:, :2] < frame[:2]) | (places[:, 2:] > frame[2:])
     forbidden = (
       _overlaps(places, np.concatenate([boxes[others], markers])).any(axis=1)
       | _overlaps(leaders, boxes[others]).any(axis=(0, 2))
-      | ~_within(places, np.array(axes.bbox.extents))
+      | np.any(out, axis=1)
     )
     cost = (
       1e4 * forbidden
@@ -100,9 +101,3 @@ def _overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
   a, b = boxes[..., None, :], others
   apart = (a[..., :2] >= b[..., 2:]) | (b[..., :2] >= a[..., 2:])
   return ~np.any(apart, axis=-1)
-
-
-def _within(boxes: np.ndarray, frame: np.ndarray) -> np.ndarray:
-  """Whether boxes [K, 4] lie inside the frame [4]: [K]."""
-  out = (boxes[:, :2] < frame[:2]) | (boxes[:, 2:] > frame[2:])
-  return ~np.any(out, axis=1)

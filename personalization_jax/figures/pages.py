@@ -1,4 +1,4 @@
-"""Pages of images: handwriting, neighbours, reconstructions, samples chosen."""
+"""Pages of images, and the map of the latent space that some are about."""
 
 from __future__ import annotations
 
@@ -36,12 +36,6 @@ def handwriting(
     samples: images of a person and class, side by side: the first in storage.
       What a person lacks stays blank (grey).
 
-  Returns:
-    The page.
-
-  Raises:
-    ValueError: nobody to show, an unknown person, or arrays of other shapes.
-
   Source: Fig. 1.
   """
   labels, individuals = np.asarray(labels), np.asarray(individuals)
@@ -60,10 +54,9 @@ def handwriting(
     raise ValueError(f"person {unknown[0]} has no image.")
   rows = np.flatnonzero(np.isin(individuals, people))
   (dark,) = _dark_ink(_bytes("images", np.asarray(images)[rows]))
-  _, height, width, channels = dark.shape
-  cells = np.full(
-    (len(people), classes, samples, height, width, channels), _MISSING, np.uint8
-  )
+  shape = dark.shape[1:]
+  height, width, _ = shape
+  cells = np.full((len(people), classes, samples, *shape), _MISSING, np.uint8)
   for i, person in enumerate(people):
     for label in range(classes):
       own = (individuals[rows] == person) & (labels[rows] == label)
@@ -73,15 +66,10 @@ def handwriting(
   tops = np.arange(len(people)) * (height + gap)
   cell = samples * width + 2 * gap
   lefts = np.arange(classes)[:, None] * cell + gap + np.arange(samples) * width
-  page = _lay_out(
-    cells.reshape(len(people), -1, height, width, channels),
-    tops,
-    lefts.ravel(),
-    margin=gap,
-  )
+  cells = cells.reshape(len(people), -1, *shape)
   # A third of an inch an image, on pages from 4 to 14 inches wide.
   inches = min(max(classes * samples / 3, 4.0), 14.0)
-  figure, axes = _show(page, inches, beside=0.8)
+  figure, axes = _page(cells, tops, lefts.ravel(), inches, 0.8, margin=gap)
   axes.set_xticks(
     (np.arange(classes) + 0.5) * cell - 0.5, [str(c) for c in range(classes)]
   )
@@ -108,24 +96,22 @@ def neighbours(
 
   Source: Fig. 3.
   """
-  groups = ([person], list(nearest), list(farthest))
-  people = [int(one) for group in groups for one in group]
-  for one in people:
-    if people.count(one) > 1:
-      raise ValueError(
-        f"person {one} stands twice among the person, the nearest and the"
-        " farthest: each can stand once."
-      )
+  groups = ([person], nearest, farthest)
+  people = np.concatenate(groups).astype(int)
+  ids, counts = np.unique(people, return_counts=True)
+  if (counts > 1).any():
+    raise ValueError(
+      f"person {ids[counts > 1][0]} stands twice among the person, the nearest"
+      " and the farthest: each can stand once."
+    )
   figure = handwriting(
     images, labels, individuals, people, classes=classes, samples=samples
   )
   axes = figure.axes[0]
   kinds = ("Person", "Near: person", "Far: person")
   places = axes.get_yticks()
-  axes.set_yticks(
-    places,
-    [f"{kind} {one}" for kind, group in zip(kinds, groups) for one in group],
-  )
+  names = [f"{kind} {one}" for kind, own in zip(kinds, groups) for one in own]
+  axes.set_yticks(places, names)
   for first in np.cumsum([len(group) for group in groups])[:-1]:
     if 0 < first < len(people):
       between = (places[first - 1] + places[first]) / 2
@@ -145,23 +131,19 @@ def reconstructions(originals: np.ndarray, reconstructed: np.ndarray) -> Figure:
       f" {list(above.shape)} and {list(below.shape)}."
     )
   pairs = np.stack(_dark_ink(above, _bytes("reconstructed", below)))
-  _, count, height, width, channels = pairs.shape
+  _, count, *shape = pairs.shape
+  height, width, _ = shape
   columns = min(count, _COLUMNS)
   lines = -(-count // columns)
-  cells = np.full(
-    (2, lines * columns, height, width, channels), _PAPER, np.uint8
-  )
+  cells = np.full((2, lines * columns, *shape), _PAPER, np.uint8)
   cells[:, :count] = pairs
   gap = max(1, width // 8)
   # A pair stands close together, pairs stand apart.
   tops = np.arange(lines) * (2 * height + 4 * gap)
   tops = np.concatenate([tops, tops + height + gap])
-  page = _lay_out(
-    cells.reshape(2 * lines, columns, height, width, channels),
-    tops,
-    np.arange(columns) * (width + gap),
-  )
-  figure, axes = _show(page, max(0.4 * columns, 3.0), beside=1.0)
+  lefts = np.arange(columns) * (width + gap)
+  cells = cells.reshape(2 * lines, columns, *shape)
+  figure, axes = _page(cells, tops, lefts, max(0.4 * columns, 3.0), 1.0)
   names = ["Original"] * lines + ["Reconstruction"] * lines
   axes.set_yticks(tops + height / 2, names)
   return figure
@@ -197,15 +179,90 @@ def chosen_samples(
   # The sample stands apart from what was chosen for it.
   first = width + 4 * gap
   lefts = np.r_[0, first + np.arange(chosen.shape[1]) * (width + gap)]
-  page = _lay_out(cells, np.arange(len(rows)) * (height + gap), lefts)
-  figure, axes = _show(page, max(0.4 * len(lefts), 3.0), beside=1.0)
+  tops = np.arange(len(rows)) * (height + gap)
+  figure, axes = _page(cells, tops, lefts, max(0.4 * len(lefts), 3.0), 1.0)
   axes.set_xticks(
-    [width / 2, (first + page.shape[1]) / 2],
+    [width / 2, (first + lefts[-1] + width) / 2],
     ["Sample of $D_I$", "Chosen from $D_G$, in order"],
   )
   axes.tick_params(top=False, labeltop=True, labelbottom=False)
   axes.set_yticks([])
   return figure
+
+
+def latent_map(
+  latents: np.ndarray,
+  is_individual: np.ndarray,
+  names: Sequence[str] | None = None,
+  axes: Axes | None = None,
+) -> Axes:
+  """Everybody on the two axes along which people differ most (PCA).
+
+  Args:
+    latents: float [P, D], each person's place: the mean of the person's class
+      means, or these one after another.
+    is_individual: bool [P], True for the individuals, False for the writers of
+      D_G.
+    names: written beside each point if given.
+    axes: where to draw; by default a new figure.
+  """
+  latents = np.asarray(latents, np.float64)
+  is_individual = np.asarray(is_individual, bool)
+  if latents.ndim != 2 or len(latents) < 3 or latents.shape[1] < 2:
+    raise ValueError(
+      "latents must be [P, D] of three people or more in two dimensions or"
+      f" more, but have shape {list(latents.shape)}."
+    )
+  if not np.isfinite(latents).all():
+    raise ValueError("latents must be finite, but some are not.")
+  for name, values in (("is_individual", is_individual), ("names", names)):
+    if values is not None and len(values) != len(latents):
+      raise ValueError(
+        f"{name} must be of the {len(latents)} people of latents, but is of"
+        f" {len(values)}."
+      )
+  centred = latents - latents.mean(axis=0)
+  _, scales, directions = np.linalg.svd(centred, full_matrices=False)
+  # Signs mustn't depend on LAPACK: the largest component is positive.
+  largest = np.abs(directions[:2]).argmax(axis=1)
+  signs = np.sign(directions[[0, 1], largest])
+  points = centred @ (directions[:2] * signs[:, None]).T
+  variances = np.square(scales)
+  shares = variances[:2] / max(variances.sum(), np.finfo(float).tiny)
+  axes = styles.axes_or_new(axes, 6.5, 5.5)
+  for chosen, label, colour, marker in (
+    (~is_individual, "Writers of $D_G$", "#0072B2", "o"),
+    (is_individual, "Individuals", "#D55E00", "^"),
+  ):
+    axes.scatter(
+      points[chosen, 0],
+      points[chosen, 1],
+      s=36,
+      marker=marker,
+      color=colour,
+      edgecolors="white",
+      linewidths=0.6,
+      alpha=0.85,
+      label=f"{label} ({int(chosen.sum())})",
+    )
+  for point, text in zip(points, names or []):
+    axes.annotate(
+      text,
+      tuple(point),
+      xytext=(4, 4),
+      textcoords="offset points",
+      fontsize=7,
+      color="#444444",
+    )
+  axes.set_xlabel(f"First principal component ({shares[0]:.0%} of variance)")
+  axes.set_ylabel(f"Second principal component ({shares[1]:.0%})")
+  axes.set_aspect("equal", adjustable="datalim")
+  axes.margins(0.08)
+  axes.spines[["top", "right"]].set_visible(False)
+  axes.legend(
+    loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=9
+  )
+  return axes
 
 
 def _bytes(name: str, images: np.ndarray) -> np.ndarray:
@@ -227,35 +284,28 @@ def _dark_ink(first: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
   return [255 - i if invert else i for i in (first, *others)]
 
 
-def _lay_out(
-  cells: np.ndarray, tops: np.ndarray, lefts: np.ndarray, margin: int = 0
-) -> np.ndarray:
-  """Paper [.., .., C] with images [rows, columns, H, W, C] at these places."""
+def _page(
+  cells: np.ndarray,
+  tops: np.ndarray,
+  lefts: np.ndarray,
+  inches: float,
+  beside: float,
+  margin: int = 0,
+) -> tuple[Figure, Axes]:
+  """Paper with images [rows, columns, H, W, C] at these places, on a figure.
+
+  The paper is so many inches wide, with space for names beside it.
+  """
   height, width, channels = cells.shape[2:]
-  page = np.full(
-    (tops[-1] + height + margin, lefts[-1] + width + margin, channels),
-    _PAPER,
-    np.uint8,
-  )
+  tall, wide = tops[-1] + height + margin, lefts[-1] + width + margin
+  page = np.full((tall, wide, channels), _PAPER, np.uint8)
   for top, line in zip(tops, cells):
     for left, image in zip(lefts, line):
       page[top : top + height, left : left + width] = image
-  return page
-
-
-def _show(
-  page: np.ndarray, inches: float, *, beside: float
-) -> tuple[Figure, Axes]:
-  """The page on a figure, so wide, with space for names beside it."""
-  figure = Figure(
-    figsize=(inches + beside, inches * page.shape[0] / page.shape[1] + 0.4),
-    dpi=styles.DPI,
-    layout="constrained",
-  )
-  axes = figure.subplots()
-  shown = page if page.shape[2] == 3 else page[..., 0]
+  axes = styles.axes_or_new(None, inches + beside, inches * tall / wide + 0.4)
+  shown = page if channels == 3 else page[..., 0]
   axes.imshow(shown, "gray", vmin=0, vmax=255)
   axes.set_xticks([])
   axes.tick_params(length=0, labelsize=9)
   axes.spines[:].set_visible(False)
-  return figure, axes
+  return styles.figure_of(axes), axes

@@ -8,6 +8,7 @@ import io
 import math
 import os
 import pathlib
+import re
 import textwrap
 from typing import Any, Literal
 
@@ -155,6 +156,13 @@ def right_labels(axes: Axes, labels: list[str]) -> None:
   right.spines[:].set_visible(False)
 
 
+def signed(points: float) -> str:
+  """Percentage points, for people."""
+  if np.isnan(points):
+    return "none"
+  return f"{round(points, 1) + 0.0:+.1f}".replace("-", "−")
+
+
 def _number(text: str) -> float | None:
   try:
     return float(fractions.Fraction(text))
@@ -163,12 +171,8 @@ def _number(text: str) -> float | None:
 
 
 def _option_name(option: str) -> str:
-  if option == "only":
-    return "group only"
-  key, _, value = option.partition("=")
-  if key != "last":
-    return option
-  return "last layer" if value == "1" else f"last {value} layers"
+  names = {"only": "group only", "last=1": "last layer"}
+  return names.get(option) or re.sub("^last=(.*)", r"last \1 layers", option)
 
 
 def _shade(family: str, n: str = "") -> np.ndarray:

@@ -15,10 +15,6 @@ from matplotlib.figure import Figure
 from personalization_jax.figures import styles
 
 _GLOBAL_COLOUR, _INDIVIDUAL_COLOUR = "#DDDDDD", "#0072B2"
-_FEW = 12  # evaluations that all get a marker
-
-# For each method: steps integers [E], accuracy on D_I and on D_G float [S, E].
-Curves = Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
 def schedules(
@@ -33,12 +29,6 @@ def schedules(
   Args:
     sources: method -> integers [steps], 0 for a batch from D_G, 1 from D_I.
     axes: where to draw; by default a new figure.
-
-  Returns:
-    The axes, with the first method on top.
-
-  Raises:
-    ValueError: no method, an empty schedule, or sources other than 0 and 1.
   """
   if not sources:
     raise ValueError("sources holds no method; give at least one schedule.")
@@ -70,16 +60,11 @@ def schedules(
   axes.set_xlabel("Training step (batches)")
   axes.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
   axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
-  labels = {0.0: "from $D_G$", 1.0: "from $D_I$"}
+  legend = [(0.0, "from $D_G$"), (1.0, "from $D_I$")]
   if mixed:
-    labels[0.5] = "mixed, half from $D_I$"
-  axes.legend(
-    handles=[
-      patches.Patch(color=shade(s), label=labels[s]) for s in sorted(labels)
-    ],
-    ncols=3,
-    **styles.LEGEND_ABOVE,
-  )
+    legend.insert(1, (0.5, "mixed, half from $D_I$"))
+  handles = [patches.Patch(color=shade(s), label=text) for s, text in legend]
+  axes.legend(handles=handles, ncols=3, **styles.LEGEND_ABOVE)
   styles.name_rows(axes, [styles.method_name(method) for method in sources])
   styles.right_labels(axes, shares)
   return axes
@@ -155,37 +140,29 @@ def training_curves(
 
 
 def validation_curves(
-  curves: Curves, sources: Mapping[str, np.ndarray]
+  curves: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
+  sources: Mapping[str, np.ndarray],
 ) -> Figure:
   """Accuracy on validation data of D_I and of D_G over a schedule, above it.
+
+  Two panels of means over individuals with their quartiles, and the schedules
+  below on the same axis of steps. Where individuals share one model they differ
+  on D_I alone.
 
   Args:
     curves: method -> (steps integers [E], accuracy on D_I float [S, E], on D_G
       float [S, E]), as a `Result` has them.
     sources: method -> integers [steps], 0 for a batch from D_G, 1 from D_I, of
       the same methods.
-
-  Returns:
-    The figure: two panels of means over individuals with their quartiles, and
-    the schedules below on the same axis of steps. Where individuals share one
-    model they differ on D_I alone.
-
-  Raises:
-    ValueError: no method, or shapes that don't fit.
   """
   if not curves:
     raise ValueError("curves holds no method; give at least one.")
-  for method, (steps, own, general) in curves.items():
-    shapes = [np.shape(values) for values in (steps, own, general)]
-    if (
-      len(shapes[0]) != 1
-      or len(shapes[1]) != 2
-      or shapes[1] != shapes[2]
-      or shapes[1][1:] != shapes[0]
-    ):
+  for method, values in curves.items():
+    steps, own, general = map(np.shape, values)
+    if len(own) != 2 or own != general or steps != own[1:]:
       raise ValueError(
         f"the curves of {method!r} must have shapes [E], [S, E] and [S, E], but"
-        f" have {', '.join(map(str, shapes))}."
+        f" have {steps}, {own}, {general}."
       )
     if method not in sources:
       raise ValueError(f"sources lacks method {method!r}.")
@@ -237,7 +214,8 @@ def _curve(
   colour = style.colour
   if len(quartiles):
     axes.fill_between(steps, *quartiles, color=colour, alpha=0.12, linewidth=0)
-  every = 1 if len(steps) <= _FEW else -(-len(steps) // 5)
+  # All of a dozen evaluations get a marker.
+  every = 1 if len(steps) <= 12 else -(-len(steps) // 5)
   axes.plot(
     steps,
     mean,
@@ -258,7 +236,7 @@ def _over_individuals(
   curves: np.ndarray, ends: np.ndarray, window: int
 ) -> np.ndarray:
   """Mean and quartiles of smoothed curves [S, steps], each up to its end."""
-  bounds = [0, *np.unique(ends).tolist()]
+  bounds = [0, *np.unique(ends)]
   smooth = np.zeros(curves.shape)
   found = [np.zeros((3, 0))]
   for end in bounds[1:]:

@@ -13,6 +13,7 @@ from helpers.nist_files import tiny_set
 
 from experiments import table1
 from experiments.flags import study_flags
+from experiments.runtime import guards
 from personalization_jax.datasets import nist_digits, tfds_loader
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -176,7 +177,7 @@ def test_the_flags_name_it(data_dir, capsys, tmp_path):
     workdir=str(tmp_path / "run"),
   ):
     workdir = tmp_path / "run"
-    with table1.alone(workdir):
+    with guards.alone(workdir):
       table1.prepare(*table1.check_flags(), workdir, lambda: False)
     population, factors = study_flags.load_population()
     varied, *_ = study_flags.vary(population)

@@ -13,7 +13,6 @@ import numpy as np
 from absl import logging
 
 from personalization_jax.datasets.nist_digits import files
-from personalization_jax.datasets.nist_digits.reader import Digits
 from personalization_jax.datasets.population import Population
 from personalization_jax.datasets.tfds_loader import import_tfds
 
@@ -39,10 +38,9 @@ def load(
     numbers. Writers with fewer than two different drawings are left out.
 
   Raises:
-    ValueError: if there is no such config.
-    files.DataError: (a ValueError) if a file is damaged or can't be downloaded.
-    files.MissingDataError: (also a FileNotFoundError) if manual_dir lacks one.
-    ImportError: if tensorflow-datasets or array_record isn't installed.
+    ValueError: no such config, or a `files.DataError`: a file is missing,
+      damaged or can't be downloaded.
+    ImportError: tensorflow-datasets or array_record isn't installed.
 
   Source: section IV, whose individuals are of NIST Special Database 19.
   """
@@ -60,7 +58,7 @@ def load(
   return population_of(builder.read(prepared))
 
 
-def population_of(digits: Digits) -> Population:
+def population_of(digits: files.Digits) -> Population:
   """Digits as a population, without writers of fewer than two drawings.
 
   Raises ValueError if nobody is left, or nobody wrote one of the ten digits.
@@ -88,7 +86,7 @@ def population_of(digits: Digits) -> Population:
   return dataclasses.replace(population, file_rows=rows.astype(np.int32))
 
 
-def _originals(digits: Digits) -> np.ndarray:
+def _originals(digits: files.Digits) -> np.ndarray:
   """Digit numbers, a duplicate's being that of the digit it repeats.
 
   The database holds three digits twice. If one writer has both, a split mustn't

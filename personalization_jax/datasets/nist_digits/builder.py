@@ -18,9 +18,10 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from personalization_jax.datasets import tfds_loader
-from personalization_jax.datasets.nist_digits import files, reader
+from personalization_jax.datasets.nist_digits import files
 
 SPLIT = "writers"
+_COLUMNS = ("images", "labels", "digit_ids", "duplicate_of")
 
 _CITATION = """\
 @inproceedings{qmnist-2019,
@@ -78,9 +79,7 @@ class NistDigits(tfds.core.GeneratorBasedBuilder):
           "images": tfds.features.Tensor(
             shape=(None, height, width, 1), dtype=np.uint8, encoding=encoding
           ),
-          "labels": integers,
-          "digit_ids": integers,
-          "duplicate_of": integers,
+          **dict.fromkeys(_COLUMNS[1:], integers),
           "writer": tfds.features.Scalar(dtype=np.int32),
           "series": tfds.features.Scalar(dtype=np.int32),
         }
@@ -91,20 +90,17 @@ class NistDigits(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
     # Read here and not in the generator, whose errors tfds rewrites.
-    digits = reader.read_digits(self.digit_set, dl_manager.manual_dir)
+    digits = files.read_digits(self.digit_set, dl_manager.manual_dir)
     return {SPLIT: self._generate_examples(digits)}
 
   def _generate_examples(
-    self, digits: reader.Digits
+    self, digits: files.Digits
   ) -> Iterator[tuple[int, dict[str, Any]]]:
     # A stable sort keeps each writer's digits in the order of the files.
     order = np.argsort(digits.writers, kind="stable")
     writers, starts = np.unique(digits.writers[order], return_index=True)
     for writer, rows in zip(writers, np.split(order, starts[1:])):
-      example = {
-        name: getattr(digits, name)[rows]
-        for name in ("images", "labels", "digit_ids", "duplicate_of")
-      }
+      example = {name: getattr(digits, name)[rows] for name in _COLUMNS}
       series = int(digits.series[rows[0]])
       yield int(writer), {**example, "writer": int(writer), "series": series}
 
@@ -134,7 +130,9 @@ def prepare(
     logging.info("Preparing %s in %s", digit_set.name, builder.data_dir)
     try:
       builder.download_and_prepare(
-        download_config=tfds_loader.download_config(tfds, manual_dir)
+        download_config=tfds.download.DownloadConfig(
+          manual_dir=pathlib.Path(manual_dir), try_download_gcs=False
+        )
       )
     except OSError:
       # Another process that prepared the same set may have been faster: its
@@ -146,7 +144,7 @@ def prepare(
   return _builder(digit_set, data_dir)
 
 
-def read(builder: NistDigits) -> reader.Digits:
+def read(builder: NistDigits) -> files.Digits:
   """Reads all records of a prepared builder, or raises DataError.
 
   The digits are sorted by writer, each writer's in the order of the files.
@@ -157,22 +155,12 @@ def read(builder: NistDigits) -> reader.Digits:
     records = [source[i] for i in range(len(source))]
     records.sort(key=lambda record: record["writer"])
     counts = [len(record["labels"]) for record in records]
-
-    def joined(name: str) -> np.ndarray:
-      return np.concatenate([record[name] for record in records])
-
-    def repeated(name: str) -> np.ndarray:
-      values = np.array([record[name] for record in records], np.int32)
-      return np.repeat(values, counts)
-
-    digits = reader.Digits(
-      images=joined("images"),
-      labels=joined("labels"),
-      writers=repeated("writer"),
-      series=repeated("series"),
-      digit_ids=joined("digit_ids"),
-      duplicate_of=joined("duplicate_of"),
+    writers, series = (
+      np.repeat(np.array([r[name] for r in records], np.int32), counts)
+      for name in ("writer", "series")
     )
+    columns = {n: np.concatenate([r[n] for r in records]) for n in _COLUMNS}
+    digits = files.Digits(writers=writers, series=series, **columns)
   except Exception as error:
     raise _damaged(builder.data_dir) from error
   if len(digits.labels) != builder.digit_set.num_digits:
@@ -183,20 +171,18 @@ def read(builder: NistDigits) -> reader.Digits:
 def _builder(
   digit_set: files.DigitSet, data_dir: str | os.PathLike[str] | None
 ) -> NistDigits:
-  config: str | NistDigitsConfig
-  if digit_set == files.DIGIT_SETS.get(digit_set.name):
-    config = digit_set.name
-  elif digit_set.name in files.DIGIT_SETS:
+  published = files.DIGIT_SETS.get(digit_set.name)
+  if published not in (None, digit_set):
     raise ValueError(
       f"a digit set of your own can't be named {digit_set.name}: that is a"
       " published one."
     )
-  else:
-    config = _config(digit_set)
   root = tfds_loader.root_of(tfds, data_dir)
   try:
     return NistDigits(
-      config=config, data_dir=root, file_format=tfds_loader.FILE_FORMAT
+      config=digit_set.name if published else _config(digit_set),
+      data_dir=root,
+      file_format=tfds_loader.FILE_FORMAT,
     )
   except Exception as error:
     # It reads what an earlier preparation wrote about itself, if there was one.

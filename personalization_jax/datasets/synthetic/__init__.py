@@ -60,28 +60,18 @@ NUM_DIGITS, NUM_ALLOGRAPHS = _SKELETONS.chords.shape[:2]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class WriterFactors:
-  """What makes M writers write as they do.
+  """What makes M writers write as they do: float32 [M] but for the last two."""
 
-  Attributes:
-    slant: float32 [M], lean of uprights to the right, in radians.
-    rotation: float32 [M], clockwise turn of the whole digit, in radians.
-    aspect: float32 [M], factor on the width.
-    size: float32 [M], height of an upright digit, in sides of the image.
-    stroke_width: float32 [M], in sides of the image.
-    curvature: float32 [M], 0 draws chords, 1 smooth curves, more exaggerates.
-    allographs: int32 [M, 10], which way of writing each digit.
-    forms: float32 [M, 10, 2 * NUM_MODES], personal departure of each digit
-      from its allograph: amplitudes, in their own standard deviations, of
-      cosines along the pen's path, first those of x, then those of y.
-  """
-
-  slant: Any
-  rotation: Any
-  aspect: Any
-  size: Any
-  stroke_width: Any
-  curvature: Any
-  allographs: Any
+  slant: Any  # lean of uprights to the right, in radians
+  rotation: Any  # clockwise turn of the whole digit, in radians
+  aspect: Any  # factor on the width
+  size: Any  # height of an upright digit, in sides of the image
+  stroke_width: Any  # in sides of the image
+  curvature: Any  # 0 draws chords, 1 smooth curves, more exaggerates
+  allographs: Any  # int32 [M, 10], which way of writing each digit
+  # float32 [M, 10, 2 * NUM_MODES], personal departure of each digit from its
+  # allograph: amplitudes, in their own standard deviations, of cosines along
+  # the pen's path, first those of x, then those of y.
   forms: Any
 
   def vector(self) -> np.ndarray:
@@ -95,15 +85,8 @@ class WriterFactors:
       for name, spread in _SPREADS.items()
     ]
     one_hot = np.eye(NUM_ALLOGRAPHS)[np.asarray(self.allographs)]
-    num_writers = len(one_hot)
-    return np.concatenate(
-      [
-        np.stack(scalars, axis=1),
-        one_hot.reshape(num_writers, -1),
-        np.asarray(self.forms).reshape(num_writers, -1),
-      ],
-      axis=1,
-    ).astype(np.float32)
+    others = [np.reshape(x, (len(x), -1)) for x in (one_hot, self.forms)]
+    return np.column_stack([*scalars, *others]).astype(np.float32)
 
 
 def sample_factors(key: jax.Array, num_writers: int) -> WriterFactors:
@@ -265,19 +248,12 @@ def _draw_digit(
     factors.allographs[digit],
     _any_allograph(stray_key),
   )
-  chords = jnp.asarray(_SKELETONS.chords)[digit, allograph]
-  curves = jnp.asarray(_SKELETONS.curves)[digit, allograph]
-  pen_down = jnp.asarray(_SKELETONS.pen_down)[digit, allograph]
-
+  chords, curves, pen_down = (
+    jnp.asarray(every)[digit, allograph] for every in _SKELETONS
+  )
   points = chords + drawn["curvature"] * (curves - chords)
   form = _FORM.between * factors.forms[digit] + _FORM.within * form_jitter
-  points = ink.place(
-    points + ink.deform(form, len(points)),
-    drawn["aspect"],
-    drawn["slant"],
-    drawn["rotation"],
-    drawn["size"],
-  )
+  points = ink.place(points + ink.deform(form, len(points)), drawn)
   radius = drawn["stroke_width"] / 2
   shift *= _POSITION_JITTER
   points = ink.fit(points, shift, _MARGIN - radius)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 
@@ -21,23 +23,16 @@ def deform(amplitudes: jax.Array, num_points: int) -> jax.Array:
   return jnp.stack([(modes * x).sum(1), (modes * y).sum(1)], axis=1)
 
 
-def place(
-  points: jax.Array,
-  aspect: jax.Array,
-  slant: jax.Array,
-  rotation: jax.Array,
-  size: jax.Array,
-) -> jax.Array:
-  """Stretches, slants, turns and scales points [P, 2], in this order.
+def place(points: jax.Array, factors: Mapping[str, jax.Array]) -> jax.Array:
+  """Brings points [P, 2] from digit heights to sides of the image.
 
-  From digit heights to sides of the image: factor on the width, lean of
-  uprights to the right and clockwise turn in radians, height of the digit.
+  They are stretched, slanted, turned and scaled, in this order.
   """
-  x, y = points[:, 0] * aspect, points[:, 1]
-  x = x - jnp.tan(slant) * y
-  cos, sin = jnp.cos(rotation), jnp.sin(rotation)
+  x, y = points[:, 0] * factors["aspect"], points[:, 1]
+  x = x - jnp.tan(factors["slant"]) * y
+  cos, sin = jnp.cos(factors["rotation"]), jnp.sin(factors["rotation"])
   turned = jnp.stack([cos * x - sin * y, sin * x + cos * y], axis=1)
-  return size * turned
+  return factors["size"] * turned
 
 
 def fit(points: jax.Array, shift: jax.Array, reach: jax.Array) -> jax.Array:
