@@ -134,7 +134,7 @@ def test_last_layers_need_a_model_that_knows_its_layers():
   with pytest.raises(ValueError, match="frozen_layers, which Plain doesn't"):
     make_study(vectors(), Plain()).check(method)
   with pytest.raises(
-    ValueError, match="named by layer, .* but there are 'out'"
+    ValueError, match=r"named by layer, .* but there are 'out'"
   ):
     make_study(vectors(), Unnumbered()).check(method)
 
