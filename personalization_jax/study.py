@@ -286,7 +286,7 @@ class Study:
     if isinstance(method, str):
       method = parse_method(method)
     self.check(method)
-    if method.needs_latents and not self.groups.has_latents:
+    if method.needs_latents and self.groups.latents is None:
       self.find_groups()
     task = self._task(method)
     trainer = self._trainer_of(method)

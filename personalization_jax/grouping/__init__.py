@@ -12,9 +12,6 @@ from personalization_jax.grouping.single_sample import (
   planned_bytes as planned_bytes,
 )
 from personalization_jax.grouping.single_sample import (
-  random_group as random_group,
-)
-from personalization_jax.grouping.single_sample import (
   single_sample_group as single_sample_group,
 )
 from personalization_jax.grouping.single_sample import (

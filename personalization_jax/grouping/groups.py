@@ -28,9 +28,6 @@ class Groups:
     among_individuals: IG chooses among the other individuals instead of the
       writers of D_G, where privacy permits it.
     mesh: where SG is computed; None for all devices.
-
-  Raises:
-    ValueError: if there aren't as many latents as rows, or the seed is none.
   """
 
   population: Population
@@ -54,11 +51,6 @@ class Groups:
       )
 
   @property
-  def has_latents(self) -> bool:
-    """Whether SG and IG can measure similarity."""
-    return self.latents is not None
-
-  @property
   def candidates(self) -> np.ndarray:
     """Ids of the people that IG chooses from, int32 [M]."""
     if self.among_individuals:
@@ -71,18 +63,13 @@ class Groups:
     return len(self.candidates) - int(self.among_individuals)
 
   def check(self, group: Group) -> None:
-    """Rejects a group that is larger than what it is chosen from.
-
-    Raises:
-      ValueError: saying how much there is.
-    """
-    available, what = len(self.split.global_train), "training samples of D_G"
+    """Rejects a group that is larger than what it is chosen from."""
+    of, what = len(self.split.global_train), "training samples of D_G"
     if group.kind == "ig":
-      available, what = self.num_candidates, "people"
-    if group.n > available:
+      of, what = self.num_candidates, "people"
+    if group.n > of:
       raise ValueError(
-        f"method {group.spec!r} asks for {group.n} {what}, but there are"
-        f" {available}."
+        f"method {group.spec!r} asks for {group.n} {what}, but there are {of}."
       )
 
   def rows(self, group: Group) -> list[np.ndarray]:
@@ -119,8 +106,7 @@ class Groups:
     """Class means of people's training data in latent space.
 
     Returns:
-      Means float32 [M, C, D] of the people [M], and bool [M, C], which classes
-      they have.
+      Means float32 [M, C, D], and which classes people have, bool [M, C].
 
     Source: Algorithm 1, lines 17-18.
     """
@@ -176,14 +162,13 @@ class Groups:
 
   def _random(self, total: int) -> list[np.ndarray]:
     rows = self.split.global_train
-    return [
-      rows[
-        single_sample.random_group(
-          len(rows), total, seed=self.seed, individual=int(person)
-        )
-      ]
-      for person in self.split.individuals
-    ]
+
+    def of(person: int) -> np.ndarray:
+      return single_sample.random_group(
+        len(rows), total, seed=self.seed, individual=person
+      )
+
+    return [rows[of(int(person))] for person in self.split.individuals]
 
   def _order(self, index: int) -> np.ndarray:
     """The order in which an individual's samples choose: places in D_I.
@@ -192,9 +177,8 @@ class Groups:
     group smaller than D_I the first classes alone would have neighbours.
     """
     person = int(self.split.individuals[index])
-    count = int((self.split.train[index] != PADDING).sum())
     rng = generator(self.seed, Stream.SAMPLE_ORDER, person)
-    return rng.permutation(count)
+    return rng.permutation((self.split.train[index] != PADDING).sum())
 
   def _samples(self, total: int) -> list[np.ndarray]:
     rows = self.split.global_train

@@ -33,26 +33,8 @@ def class_means(
 
   Source: Algorithm 1, line 17.
   """
-  owners = np.zeros(np.shape(labels), np.int32)
-  means, present = class_means_of_all(latents, labels, owners, [0], num_classes)
-  return means[0], present[0]
-
-
-def class_means_of_all(
-  latents: Any, labels: Any, individuals: Any, people: Any, num_classes: int
-) -> tuple[np.ndarray, np.ndarray]:
-  """`class_means` [M, C, D] of `people` [M] among the `individuals` [N].
-
-  The means of a person depend on that person's samples alone.
-  """
-  latents = np.asarray(latents, np.float32)
-  labels, individuals = np.asarray(labels), np.asarray(individuals)
-  if latents.ndim != 2:
-    raise ValueError(
-      f"latents must have shape [N, D], but have shape {latents.shape}."
-    )
-  _check_shape("labels", labels, latents.shape[:1])
-  _check_shape("individuals", individuals, latents.shape[:1])
+  labels = np.asarray(labels)
+  _check_shape("labels", labels, np.shape(latents)[:1])
   outside = (labels < 0) | (labels >= num_classes)
   if outside.any():
     row = int(np.argmax(outside))
@@ -60,15 +42,33 @@ def class_means_of_all(
       f"labels must lie in 0..{num_classes - 1}, but row {row} holds"
       f" {int(labels[row])}."
     )
-  ordered, order, times = np.unique(
-    people, return_index=True, return_counts=True
+  owners = np.zeros(len(labels), np.int32)
+  means, present = class_means_of_all(
+    latents, labels, owners, np.zeros(1, np.int32), num_classes
   )
-  if (times > 1).any():
-    twice = ordered[np.argmax(times > 1)]
-    raise ValueError(f"people names person {int(twice)} twice.")
-  place = np.searchsorted(ordered, individuals).clip(max=len(ordered) - 1)
-  rows = np.flatnonzero(ordered[place] == individuals)
-  cells = order[place[rows]] * num_classes + labels[rows]
+  return means[0], present[0]
+
+
+def class_means_of_all(
+  latents: np.ndarray,
+  labels: np.ndarray,
+  individuals: np.ndarray,
+  people: np.ndarray,
+  num_classes: int,
+) -> tuple[np.ndarray, np.ndarray]:
+  """`class_means` [M, C, D] of `people` [M] among the `individuals` [N].
+
+  The means of a person depend on that person's samples alone.
+  """
+  latents = np.asarray(latents, np.float32)
+  if latents.ndim != 2:
+    raise ValueError(
+      f"latents must have shape [N, D], but have shape {latents.shape}."
+    )
+  ordered, places = np.unique(people, return_inverse=True)
+  found = np.searchsorted(ordered, individuals).clip(max=len(ordered) - 1)
+  rows = np.flatnonzero(ordered[found] == individuals)
+  cells = found[rows] * num_classes + labels[rows]
   shape = (len(ordered), num_classes)
   counts = np.bincount(cells, minlength=len(ordered) * num_classes)
   # bincount adds in float64, row after row: others' samples change nothing.
@@ -76,11 +76,9 @@ def class_means_of_all(
     np.bincount(cells, weights=column[rows], minlength=counts.size)
     for column in latents.T
   ]
-  means = np.stack(sums, axis=-1) / np.maximum(counts, 1)[:, None]
-  return (
-    means.astype(np.float32).reshape(*shape, -1),
-    (counts > 0).reshape(shape),
-  )
+  exact = np.stack(sums, axis=-1) / np.maximum(counts, 1)[:, None]
+  means = exact.astype(np.float32).reshape(*shape, -1)
+  return means[places], (counts > 0).reshape(shape)[places]
 
 
 def nearest_individuals(
@@ -109,20 +107,29 @@ def nearest_individuals(
   Source: Algorithm 1, lines 16-20; the missing classes are this project's
   reading.
   """
+  means, all_means = np.asarray(means), np.asarray(all_means)
+  if means.ndim != 2 or means.shape != all_means.shape[1:]:
+    raise ValueError(
+      "class means must have shape [C, D] for each individual, and classes and"
+      " coordinates must agree, but together they have shapes"
+      f" {means.shape} and {all_means.shape}."
+    )
+  present, all_present = (
+    np.asarray(present, bool),
+    np.asarray(all_present, bool),
+  )
+  _check_shape("present", present, means.shape[:1])
+  _check_shape("all_present", all_present, all_means.shape[:2])
   return nearest_individuals_of_all(
-    np.asarray(means)[None],
-    np.asarray(present)[None],
-    all_means,
-    all_present,
-    n,
+    means[None], present[None], all_means, all_present, n
   )[0]
 
 
 def nearest_individuals_of_all(
-  means: Any,
-  present: Any,
-  all_means: Any,
-  all_present: Any,
+  means: np.ndarray,
+  present: np.ndarray,
+  all_means: np.ndarray,
+  all_present: np.ndarray,
   n: int,
   *,
   among_themselves: bool = False,
@@ -132,26 +139,30 @@ def nearest_individuals_of_all(
   With `among_themselves` the individuals are the candidates, and no individual
   chooses itself.
   """
-  arrays = _check_means(means, present, all_means, all_present)
-  people = np.arange(len(arrays[0]), dtype=np.int32)
-  left_out = people if among_themselves else np.full_like(people, -1)
-  choice = len(arrays[2]) - int(among_themselves)
+  choice = len(all_means) - among_themselves
   if not 0 <= n <= choice:
     raise ValueError(
       f"n={n} must lie in 0..{choice}, the number of candidates."
     )
   with jax.enable_x64(True):
-    order = _order(_squared_distances(*arrays), left_out)
-    return np.asarray(order)[:, :n]
+    squares = _squared_distances(means, present, all_means, all_present)
+  # Behind even those at an infinite distance.
+  excluded = np.eye(len(means), len(all_means)) * among_themselves
+  # A stable sort: of equally near candidates the lower comes first.
+  order = np.lexsort((np.asarray(squares), excluded), axis=-1)
+  return order[:, :n].astype(np.int32)
 
 
 def individual_distances(
-  means: Any, present: Any, all_means: Any, all_present: Any
+  means: np.ndarray,
+  present: np.ndarray,
+  all_means: np.ndarray,
+  all_present: np.ndarray,
 ) -> np.ndarray:
   """The distances that `nearest_individuals` orders by, float64 [P, M]."""
-  arrays = _check_means(means, present, all_means, all_present)
   with jax.enable_x64(True):
-    return np.sqrt(np.asarray(_squared_distances(*arrays)))
+    squares = _squared_distances(means, present, all_means, all_present)
+    return np.sqrt(np.asarray(squares))
 
 
 @jax.jit
@@ -173,32 +184,6 @@ def _squared_distances(
 
   # One after another: M x C x D differences in memory, not P times as many.
   return jax.lax.map(from_one, (means, present))
-
-
-@jax.jit
-def _order(squares: Array, left_out: Array) -> Array:
-  candidates = jnp.arange(squares.shape[1], dtype=jnp.int32)
-  # Behind even those at an infinite distance.
-  excluded = candidates == left_out[:, None]
-  rows = jnp.broadcast_to(candidates, squares.shape)
-  return jax.lax.sort((excluded, squares, rows), num_keys=3)[2]
-
-
-def _check_means(
-  means: Any, present: Any, all_means: Any, all_present: Any
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-  means, all_means = np.asarray(means), np.asarray(all_means)
-  present = np.asarray(present, bool)
-  all_present = np.asarray(all_present, bool)
-  if means.ndim != 3 or means.shape[1:] != all_means.shape[1:]:
-    raise ValueError(
-      "class means must have shape [C, D] for each individual, and classes and"
-      " coordinates must agree, but together they have shapes"
-      f" {means.shape} and {all_means.shape}."
-    )
-  _check_shape("present", present, means.shape[:2])
-  _check_shape("all_present", all_present, all_means.shape[:2])
-  return means, present, all_means, all_present
 
 
 def _check_shape(

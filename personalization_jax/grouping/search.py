@@ -43,23 +43,17 @@ _COORDINATES = 16
 
 
 class GlobalLatents(NamedTuple):
-  """D_G on devices; row r is the row `r % rows` of bin `r // rows`.
+  """D_G on devices; row r is the row `r % rows` of bin `r // rows`."""
 
-  Attributes:
-    by_bin: float32 [blocks * bins, J, w, rows], the latents.
-    center: float32 [J, w], taken off before the matrix product, whose error
-      grows with the distance from 0.
-    centered: float32 [blocks, rows, D, bins].
-    norms: float32 [blocks, rows, bins], lower bounds on the squared norms of
-      `centered`; see `_float32_error`.
-    nothing_taken: uint32 [blocks, bins], a bit for each row that is padding.
-  """
-
-  by_bin: Array
+  by_bin: Array  # float32 [blocks * bins, J, w, rows], the latents
+  # Float32 [J, w], taken off before the matrix product, whose error grows with
+  # the distance from 0.
   center: Array
-  centered: Array
+  centered: Array  # float32 [blocks, rows, D, bins]
+  # Float32 [blocks, rows, bins], lower bounds on the squared norms of
+  # `centered`; see `_float32_error`.
   norms: Array
-  nothing_taken: Array
+  nothing_taken: Array  # uint32 [blocks, bins], a bit for each padding row
 
   @classmethod
   def put(cls, latents: np.ndarray, nearest: int, mesh: Mesh) -> GlobalLatents:
@@ -113,16 +107,11 @@ def take(
   *,
   exactly: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Groups of some individuals, spread over a mesh of one axis.
+  """Groups of `total` rows for individuals spread over a mesh of one axis.
 
-  Args:
-    data: D_G.
-    samples: float32 [I, S, D], I a multiple of the mesh's size.
-    num_samples: int32 [I], how many of the S are samples.
-    total: rows of a group.
-    nearest: the most rows that one sample takes.
-    mesh: see above.
-    exactly: search in float64: slower, and all rows are proven.
+  Samples are float32 [I, S, D], I a multiple of the mesh's size; `num_samples`
+  [I] of the S are no padding, and one takes at most `nearest` rows. The search
+  is in float64 if `exactly`: slower, and all rows are proven.
 
   Returns:
     Rows of D_G, int32 [I, S, nearest], -1 where a sample took fewer; and
@@ -224,9 +213,8 @@ def _search(
 ) -> tuple[Array, Array]:
   """The nearest free rows of one sample [J, w, I] of each individual.
 
-  Returns:
-    Rows int32 [I, nearest], nearest first, and proven, bool [I]: whether the
-    first `counts` of them are certainly the nearest in this order.
+  Gives rows int32 [I, nearest], nearest first, and bool [I], whether the first
+  `counts` of them are certainly the nearest in this order.
   """
   total, *axes, rows_of_bin = data.by_bin.shape
   num_coordinates = math.prod(axes)
@@ -255,21 +243,17 @@ def _search(
   distances = jnp.where(negative == -jnp.inf, jnp.inf, distances)
   distances, rows = jax.lax.sort((distances, rows), num_keys=2)
 
-  farthest = jnp.take_along_axis(
-    distances, jnp.maximum(counts - 1, 0)[:, None], axis=1
-  )[:, 0]
-  proven = counts == 0
-  enough = jnp.full(counts.shape, True)
+  farthest = distances[jnp.arange(len(counts)), counts - 1]
+  bound = jnp.full(counts.shape, jnp.inf, jnp.float64)
   if num_bins < total:
     norm = (centered.astype(jnp.float64) ** 2).sum(0)
     bound = bounds.max(1).astype(jnp.float64) + norm * (1 - error)
-    enough &= farthest < bound - underflow
   if listed < num_bins * rows_of_bin:
     # The last value by a maximum: XLA on CPUs turns top_k into a full sort,
     # many times slower, if a slice takes part of its answer.
-    bound = (-negative).max(1).astype(jnp.float64) * (1 - error)
-    enough &= farthest < bound - underflow
-  return rows[:, :nearest], proven | enough
+    unlisted = (-negative).max(1).astype(jnp.float64) * (1 - error)
+    bound = jnp.minimum(bound, unlisted)
+  return rows[:, :nearest], (counts == 0) | (farthest < bound - underflow)
 
 
 def _nearest_bins(
@@ -278,24 +262,17 @@ def _nearest_bins(
   taken: Array,
   num_bins: int,
 ) -> tuple[Array, Array]:
-  """The bins whose nearest free rows are nearest.
+  """The L = `num_bins` bins whose nearest free rows are nearest.
 
-  The `num_bins` nearest rows, ordered by distance and then by row, are in
-  these bins. Proof: let r be one of them and its bin not chosen. Each chosen
-  bin has a nearest row that comes before r, since equally near bins are
-  chosen in order and a lower bin has lower rows; so `num_bins` rows come
-  before r.
+  The L nearest rows, ordered by distance and then by row, are in these bins.
+  Proof: let r be one of them and its bin not chosen. Each chosen bin has a
+  nearest row that comes before r, since equally near bins are chosen in order
+  and a lower bin has lower rows; so L rows come before r.
 
-  Args:
-    distances: [I, bins], of one row of all bins of a block: arrays of `points`
-      without their first two axes.
-    points: arrays [blocks, rows, ...].
-    taken: uint32 [blocks, I, bins].
-    num_bins: L, number of bins to choose.
-
-  Returns:
-    Bins int32 [I, L] and the distances [I, L] of their nearest free rows,
-    infinite where no row is free; both by distance, then by bin.
+  `distances` [I, bins] are of one row of all bins of a block: of `points`
+  [blocks, rows, ...] without the first two axes. Gives bins int32 [I, L] and
+  the distances of their nearest free rows, infinite where none is free; both by
+  distance, then by bin.
   """
   shifts = jnp.arange(points[0].shape[1], dtype=jnp.uint32)
 

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from personalization_jax.datasets.splits import PADDING
+from personalization_jax.distributed import make_mesh
 from personalization_jax.grouping.search import GlobalLatents, take
 from personalization_jax.randomness import Stream, generator
 
@@ -46,10 +47,10 @@ def single_sample_group(
   individual_latents = _latents("individual_latents", individual_latents, "SD")
   return single_sample_groups(
     individual_latents[None],
-    np.array([len(individual_latents)]),
+    [len(individual_latents)],
     global_latents,
     total,
-    mesh=Mesh(np.asarray(jax.local_devices()[:1]), "individual"),
+    mesh=make_mesh(jax.local_devices()[:1]),
   )[0]
 
 
@@ -89,16 +90,16 @@ def single_sample_groups(
     )
   wrong = (num_samples < 1) | (num_samples > most_samples)
   if wrong.any():
+    first = int(np.argmax(wrong))
     raise ValueError(
-      f"num_samples must lie in 1..{most_samples}, but individual"
-      f" {int(np.argmax(wrong))} has {int(num_samples[np.argmax(wrong)])}."
+      f"num_samples must lie in 1..{most_samples}, but individual {first} has"
+      f" {int(num_samples[first])}."
     )
   _check_total(total, len(global_latents))
   groups = np.empty((people, total), np.int32)
   if total == 0:
     return groups
-  if mesh is None:
-    mesh = Mesh(np.asarray(jax.devices()), "individual")
+  mesh = mesh or make_mesh()
   nearest = math.ceil(total / int(num_samples.min()))
   data = GlobalLatents.put(global_latents, nearest, mesh)
   together = _individuals_at_once(len(global_latents), width, nearest)
@@ -136,9 +137,8 @@ def planned_bytes(
 ) -> int:
   """Bytes that `single_sample_groups` takes of a device, an upper bound.
 
-  D_G [num_rows, width] in bins, the individuals that go at once (of `people`
-  with `least` to `samples` samples) with all that a step makes in float64, and
-  their groups.
+  D_G [num_rows, width] in bins; and of the individuals that go at once (of
+  `people` with `least` to `samples` samples) a step in float64 and the groups.
   """
   nearest = math.ceil(total / least)
   together = min(_individuals_at_once(num_rows, width, nearest), people)
@@ -154,9 +154,7 @@ def planned_bytes(
 def random_group(
   num_rows: int, total: int, *, seed: int, individual: int
 ) -> np.ndarray:
-  """The baseline of data grouping: rows of D_G drawn at random, int32 [total].
-
-  Each individual draws its own, none twice.
+  """The baseline: rows of D_G drawn at random, int32 [total], none twice.
 
   Source: section IV (BaseLine n=1500, n=6500).
   """
@@ -166,12 +164,11 @@ def random_group(
 
 
 def _individuals_at_once(num_rows: int, width: int, nearest: int) -> int:
-  """As many on a device as keep a step's temporaries near `_STEP_BYTES`."""
+  """How many keep a step's temporaries on a device near `_STEP_BYTES`."""
   return max(int(_STEP_BYTES / _step_bytes(num_rows, width, nearest)), 1)
 
 
 def _step_bytes(num_rows: int, width: int, nearest: int) -> float:
-  """What a step of one individual takes, besides D_G itself."""
   # A word and two minima for each bin, which holds at least two rows; and a
   # few copies of the candidates' coordinates.
   rows_of_bin = min(max(math.sqrt(num_rows / nearest), 2), 32)

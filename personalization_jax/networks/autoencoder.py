@@ -20,11 +20,10 @@ ENCODER = (16, 32, 64, 128, 128)
 DECODER = (128, 64, 32, 16)
 # Fig. 5's "Dense 512", reshaped: side and channels of the decoder's input.
 _START_SIZE, _START_CHANNELS = 2, 128
-# The last ReLU could die: a pixel negative in every image gets no gradient, and
-# with one channel that may be all of them. So each pixel starts near this grey,
-# about the mean of handwriting, by a kernel so small that none starts at 0. (On
-# 720 synthetic digits, width 0.25, six epochs: error 0.048 to 0.057 over four
-# seeds, and 0.064 to 0.070 by Flax's defaults.)
+# The last ReLU could die: a pixel negative in every image gets no gradient. So
+# each starts near this grey, about the mean of handwriting, by a small kernel.
+# (720 synthetic digits, width 0.25, six epochs, four seeds: error 0.048 to
+# 0.057, and 0.064 to 0.070 by Flax's defaults.)
 _FIRST_GREY = 0.2
 _LAST_KERNEL_VARIANCE = 0.001
 
@@ -32,18 +31,14 @@ _LAST_KERNEL_VARIANCE = 0.001
 class AutoEncoder(nn.Module):
   """The auto-encoder of Fig. 5, for square images of a power of two a side.
 
-  Attributes:
-    width: factor on every channel count of Fig. 5 (at least one channel stays);
-      the latents stay 16, and the last convolution has the images' channels.
-    dtype: of activations; parameters and latents stay float32.
-    momentum: of the running means and variances of batch normalisation.
-
   Source: Fig. 5 and section IV.
   """
 
+  # Factor on every channel count of Fig. 5 (at least one channel stays); the
+  # latents stay 16, and the last convolution has the images' channels.
   width: float = 1.0
-  dtype: Any = jnp.float32
-  momentum: float = 0.9
+  dtype: Any = jnp.float32  # of activations; parameters and latents are float32
+  momentum: float = 0.9  # of batch normalisation's running means and variances
 
   def setup(self) -> None:
     """The two halves."""
@@ -54,19 +49,13 @@ class AutoEncoder(nn.Module):
   def __call__(
     self, images: Array, mask: Array | None = None, *, train: bool = False
   ) -> Array:
-    """Encodes and decodes: X' of X.
+    """X' of X: of images [B, H, W, C] in 0..1, float32 and 0 or more.
 
-    Args:
-      images: float [B, H, W, C] in 0..1.
-      mask: bool [B], False where a row is padding and must not count in the
-        batch statistics; None if none is.
-      train: whether batch statistics are used and updated.
-
-    Returns:
-      Reconstructions float32 [B, H, W, C], 0 or more.
+    Where the mask, bool [B], is False a row is padding, which doesn't count in
+    batch statistics.
     """
     latents = self.encode(images, mask, train=train)
-    return self.decode(latents, images.shape[1:], mask, train=train)
+    return self.decoder(latents, images.shape[1:], mask, train)
 
   def encode(
     self, images: Array, mask: Array | None = None, *, train: bool = False
@@ -74,18 +63,6 @@ class AutoEncoder(nn.Module):
     """AE(X) of the paper: latents float32 [B, 16]."""
     check_image_shape(images.shape[1:])
     return self.encoder(images, mask, train)
-
-  def decode(
-    self,
-    latents: Array,
-    image_shape: tuple[int, ...],
-    mask: Array | None = None,
-    *,
-    train: bool = False,
-  ) -> Array:
-    """Images float32 [B, H, W, C], 0 or more, of latents [B, 16]."""
-    check_image_shape(image_shape)
-    return self.decoder(latents, image_shape, mask, train)
 
 
 class _Half(nn.Module):
@@ -102,13 +79,16 @@ class _Half(nn.Module):
     self, layer: int, full: int, x: Array, mask: Array | None, train: bool
   ) -> Array:
     """Convolution, ReLU, batch normalisation."""
-    x = _convolution(self.channels(full), self.dtype, f"layer_{layer}", x)
+    x, bias = Convolution(
+      self.channels(full), dtype=self.dtype, name=f"layer_{layer}"
+    )(x)
+    x = nn.relu(x + bias.astype(self.dtype))
     return nn.BatchNorm(
       use_running_average=not train,
       momentum=self.momentum,
       dtype=self.dtype,
       name=f"norm_{layer}",
-    )(nn.relu(x), mask=None if mask is None else mask[:, None, None, None])
+    )(x, mask=None if mask is None else mask[:, None, None, None])
 
 
 class _Encoder(_Half):
@@ -140,40 +120,34 @@ class _Decoder(_Half):
       zip(DECODER, upsampling(image_shape[0]))
     ):
       x = _enlarge(self.convolved(layer, full, x, mask, train), factor)
-    x = _convolution(
+    x, bias = Convolution(
       image_shape[2],
-      self.dtype,
-      f"layer_{len(DECODER)}",
-      x,
+      dtype=self.dtype,
       kernel_init=nn.initializers.variance_scaling(
         _LAST_KERNEL_VARIANCE, "fan_in", "truncated_normal"
       ),
       bias_init=nn.initializers.constant(_FIRST_GREY),
-    )
-    return nn.relu(x).astype(jnp.float32)
+      name=f"layer_{len(DECODER)}",
+    )(x)
+    return nn.relu(x + bias.astype(self.dtype)).astype(jnp.float32)
 
 
 def upsampling(image_size: int) -> tuple[int, ...]:
   """Factors on height and width after each of the first four convolutions.
 
   Fig. 5 as printed goes from 2x2 to 16x16: by 2 after each of the first three
-  convolutions. Other sizes, powers of two from 8, are this project's reading:
-  8x8 leaves out the third, 32x32 adds one after the fourth, and what is still
-  missing beyond that is done at once after the first, so that most of the
-  network sees the finer image.
+  convolutions. Other powers of two are this project's reading: 8x8 leaves out
+  the third, 32x32 adds one after the fourth, and larger ones do the rest at
+  once after the first, so that most of the network sees the finer image.
   """
   doublings = (image_size // _START_SIZE).bit_length() - 1
-  factors = [2 if layer < doublings else 1 for layer in range(len(DECODER))]
-  factors[0] *= 2 ** max(0, doublings - len(DECODER))
-  return tuple(factors)
+  layers = len(DECODER)
+  first = 2 ** max(1, doublings - layers + 1)
+  return first, *(2 if layer < doublings else 1 for layer in range(1, layers))
 
 
 def check_image_shape(image_shape: tuple[int, ...]) -> None:
-  """Rejects samples, (H, W, C) if images, that the network isn't made for.
-
-  Raises:
-    ValueError: naming the shapes there are.
-  """
+  """Rejects samples, (H, W, C) if images, that the network isn't made for."""
   if len(image_shape) != 3:
     raise ValueError(
       "the auto-encoder takes images [H, W, C], but samples have shape"
@@ -199,11 +173,3 @@ def _enlarge(images: Array, factor: int) -> Array:
     (count, height, factor, width, factor, channels),
   )
   return squares.reshape(count, height * factor, width * factor, channels)
-
-
-def _convolution(
-  channels: int, dtype: Any, name: str, x: Array, **initializers: Any
-) -> Array:
-  """`nn.Conv` of 3x3 in the calling module."""
-  x, bias = Convolution(channels, dtype=dtype, name=name, **initializers)(x)
-  return x + bias.astype(dtype)

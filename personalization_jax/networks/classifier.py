@@ -14,19 +14,12 @@ from personalization_jax.networks.kernels.convolution import Convolution
 
 
 class Layer(NamedTuple):
-  """A convolution with ReLU and batch normalisation, and what follows it.
+  """A convolution with ReLU and batch normalisation, and what follows it."""
 
-  Attributes:
-    size: side of the kernel, in pixels.
-    channels: output channels, at width 1.
-    pool: whether a max-pooling follows, 2x2, or global after the last layer.
-    dropout: rate of the dropout that follows.
-  """
-
-  size: int
-  channels: int
-  pool: bool = False
-  dropout: float = 0.0
+  size: int  # side of the kernel, in pixels
+  channels: int  # output channels, at width 1
+  pool: bool = False  # max-pooling, 2x2, or global after the last layer
+  dropout: float = 0.0  # rate
 
 
 # The fully connected layer follows, and counts as one of the layers.
@@ -48,8 +41,8 @@ _MOST = 2**31
 class Classifier(nn.Module):
   """The VGG-style classifier of Fig. 4.
 
-  The last pooling is global, so that the fully connected layer sees one vector
-  whatever the image size.
+  The last pooling is global: the fully connected layer sees one vector whatever
+  the image size.
 
   Attributes:
     num_classes: number of classes.
@@ -78,8 +71,8 @@ class Classifier(nn.Module):
 
     Args:
       images: float [B, H, W, C], H = W a power of two of 16 or more.
-      mask: bool [B], False where a row is padding and must not count in the
-        batch statistics; None if none is.
+      mask: bool [B], False where a row is padding and doesn't count in batch
+        statistics; None if none is.
       train: whether batch statistics are used and updated and dropout drops
         (needs the "dropout" key).
       frozen_layers: number of leading layers that behave as in evaluation and
@@ -94,7 +87,7 @@ class Classifier(nn.Module):
       weights = mask / jnp.maximum(mask.sum(), 1).astype(jnp.float32)
     for index, layer in enumerate(FIG_4):
       x, bias = Convolution(
-        _channels(layer.channels, self.width),
+        int(layer.channels * self.width),
         layer.size,
         self.dtype,
         name=f"layer_{index}",
@@ -118,16 +111,8 @@ class Classifier(nn.Module):
     return logits(x.reshape(len(x), -1)).astype(jnp.float32)
 
 
-def _channels(full: int, width: float) -> int:
-  return int(full * width)
-
-
 def check_width(width: float) -> None:
-  """Rejects a width that leaves a layer without channels, or with too many.
-
-  Raises:
-    ValueError: naming the smallest or the largest width that works.
-  """
+  """Rejects a width that leaves a layer without channels, or with too many."""
   channels = [layer.channels for layer in FIG_4]
   if width * max(channels) >= _MOST:
     raise ValueError(
@@ -135,7 +120,7 @@ def check_width(width: float) -> None:
       " arrays overflow."
     )
   smallest = min(channels)
-  if not (width > 0 and _channels(smallest, width) >= 1):
+  if not width * smallest >= 1:
     raise ValueError(
       f"width={width} gives the layer of {smallest} channels none; it must be"
       f" at least {1 / smallest}."
@@ -143,11 +128,7 @@ def check_width(width: float) -> None:
 
 
 def check_image_size(image_size: int) -> None:
-  """Rejects sizes, in pixels a side, that the network isn't made for.
-
-  Raises:
-    ValueError: naming the sizes there are.
-  """
+  """Rejects sizes, in pixels a side, that the network isn't made for."""
   if image_size not in IMAGE_SIZES:
     raise ValueError(
       f"image_size={image_size} must be one of"
@@ -157,19 +138,13 @@ def check_image_size(image_size: int) -> None:
 
 def trainable(variables: Any, frozen_layers: int) -> Any:
   """A tree of bools: which leaves a step with frozen layers may change."""
-
-  def of_layer(path: tuple[Any, ...], _: Any) -> bool:
-    return _layer(path[0].key) >= frozen_layers
-
-  return jax.tree_util.tree_map_with_path(of_layer, variables)
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: _layer(path[0].key) >= frozen_layers, variables
+  )
 
 
 def count_layers(params: Any) -> int:
-  """Number of layers of a network, by the numbers in their names.
-
-  Raises:
-    ValueError: if a name has no number.
-  """
+  """Number of layers of a network, by the numbers in their names."""
   return max(map(_layer, params)) + 1
 
 

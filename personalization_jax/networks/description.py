@@ -21,28 +21,19 @@ _FORMAT = 1
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-  """What a model is, as its model.json says.
+  """What a model is, as its model.json says."""
 
-  Attributes:
-    num_classes: it tells the classes 0 .. num_classes - 1 apart.
-    sample_shape: of what it was trained on: (H, W, C) of images, or (F,).
-    width: factor on the channels of Fig. 4.
-    precision: "float32" or "bfloat16", of activations; parameters are float32.
-    hidden: None for Fig. 4's network; for `MLP` the widths of hidden layers.
-    momentum: of Fig. 4's running means and variances.
-    dtype: of the samples it was trained on, "uint8" (seen as 0..1) or
-      "float32"; None where a file of an older version doesn't say.
-    label_names: the names of the classes, if known.
-  """
-
-  num_classes: int
-  sample_shape: tuple[int, ...]
-  width: float = 1.0
-  precision: str = "float32"
+  num_classes: int  # classes are 0 .. num_classes - 1
+  sample_shape: tuple[int, ...]  # (H, W, C) of images, or (F,)
+  width: float = 1.0  # factor on the channels of Fig. 4
+  precision: str = "float32"  # of activations, or "bfloat16"
+  # Widths of an `MLP`'s hidden layers; None for Fig. 4's network.
   hidden: tuple[int, ...] | None = None
-  momentum: float = 0.9
+  momentum: float = 0.9  # of Fig. 4's running means and variances
+  # Of training samples: "uint8" (seen as 0..1) or "float32"; None where a file
+  # of an older version doesn't say.
   dtype: str | None = None
-  label_names: tuple[str, ...] | None = None
+  label_names: tuple[str, ...] | None = None  # of the classes, if known
 
   def __post_init__(self) -> None:
     """Rejects what no model can be; JSON's lists become tuples."""
@@ -50,9 +41,8 @@ class Description:
       if (values := getattr(self, name)) is not None:
         object.__setattr__(self, name, tuple(values))
     shape, names = self.sample_shape, self.label_names
-    numbers = (self.num_classes, *shape, *(self.hidden or ()))
-    known = all(type(n) is int and 1 <= n < 2**31 for n in numbers)
-    if not known or not shape:
+    sizes = (self.num_classes, *shape, *(self.hidden or ()))
+    if not shape or any(type(n) is not int or not 0 < n < 2**31 for n in sizes):
       raise ValueError(
         f"num_classes={self.num_classes}, sample_shape={list(shape)} and"
         f" hidden={self.hidden} must be whole numbers from 1 to 2**31 - 1."

@@ -71,11 +71,8 @@ def apply_in_training(
   model that doesn't take the mask sees the batch's own rows again there.
   """
   taken = _options(model)
-  given: dict[str, Any] = {
-    "mask": mask,
-    "train": True,
-    "frozen_layers": frozen_layers,
-  }
+  given: dict[str, Any] = {"mask": mask, "train": True}
+  given["frozen_layers"] = frozen_layers
   if "mask" not in taken:
     samples = _repeated(samples, mask)
   logits, updates = model.apply(
@@ -94,11 +91,7 @@ def takes_frozen_layers(model: nn.Module) -> bool:
 
 
 def check(model: Any, sample_shape: tuple[int, ...], num_classes: int) -> None:
-  """Rejects a model that can't be trained on samples of a shape, by tracing it.
-
-  Raises:
-    ValueError: saying, in one sentence, what is wrong with it.
-  """
+  """Rejects, by tracing, a model that can't be trained on such samples."""
   if not isinstance(model, nn.Module):
     made = " (make one: MLP(5), not MLP)" if isinstance(model, type) else ""
     raise ValueError(
@@ -121,8 +114,7 @@ def check(model: Any, sample_shape: tuple[int, ...], num_classes: int) -> None:
       ) from error
 
   variables = trace(init, key, samples)
-  unknown = sorted(set(variables) - set(_COLLECTIONS))
-  if unknown:
+  if unknown := sorted({*variables} - {*_COLLECTIONS}):
     raise ValueError(
       f"{name} keeps variables {unknown[0]!r}, but only params and batch_stats"
       " are trained and saved."
@@ -160,26 +152,33 @@ def check(model: Any, sample_shape: tuple[int, ...], num_classes: int) -> None:
 
 def _check_parameters(name: str, model: nn.Module) -> None:
   """Rejects a `__call__` that needs more than the options."""
-  for parameter in _parameters(model):
-    if parameter.name in _OTHER_NAMES:
+  for p in _parameters(model):
+    if p.name in _OTHER_NAMES:
       raise ValueError(
-        f"{name} takes {parameter.name!r}, which it isn't given here: name it"
-        " `train`, which is True in training and False otherwise."
+        f"{name} takes {p.name!r}, which it isn't given here: name it `train`,"
+        " which is True in training and False otherwise."
       )
-    given = (
-      parameter.name in OPTIONS or parameter.default is not parameter.empty
-    )
-    if not given and not _is_variadic(parameter):
+    variadic = p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    if not (p.name in OPTIONS or p.default is not p.empty or variadic):
       raise ValueError(
-        f"{name} can't be called without {parameter.name!r}: beside samples it"
-        f" gets {', '.join(OPTIONS)} where it takes them, so all else needs a"
+        f"{name} can't be called without {p.name!r}: beside samples it gets"
+        f" {', '.join(OPTIONS)} where it takes them, so all else needs a"
         " default."
       )
 
 
 def mismatch(variables: Any, expected: Any) -> str | None:
   """Half a sentence on where two trees of arrays differ in shape or dtype."""
-  there, wanted = _leaves(variables), _leaves(expected)
+
+  def leaves(tree: Any) -> dict[str, str]:
+    return {
+      jax.tree_util.keystr(path, simple=True, separator="/"): (
+        f"{leaf.dtype}{list(leaf.shape)}"
+      )
+      for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+  there, wanted = leaves(variables), leaves(expected)
   for name in {**wanted, **there}:
     if there.get(name) != wanted.get(name):
       return (
@@ -194,27 +193,17 @@ def _parameters(model: nn.Module) -> list[inspect.Parameter]:
   return list(inspect.signature(model.__call__).parameters.values())[1:]
 
 
-def _is_variadic(parameter: inspect.Parameter) -> bool:
-  return parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-
-
 def _options(model: nn.Module) -> dict[str, bool]:
   """The options that a model takes, and whether it needs them."""
   parameters = _parameters(model)
   named = {p.name: p.default is p.empty for p in parameters}
   anything = any(p.kind is p.VAR_KEYWORD for p in parameters)
-  return {
-    name: named.get(name, False)
-    for name in OPTIONS
-    if name in named or anything
-  }
+  return {n: named.get(n, False) for n in OPTIONS if n in named or anything}
 
 
 def _in_evaluation(model: nn.Module, samples: Array) -> dict[str, Any]:
   taken = _options(model)
-  options: dict[str, Any] = {}
-  if "train" in taken:
-    options["train"] = False
+  options: dict[str, Any] = {"train": False} if "train" in taken else {}
   if taken.get("mask"):
     options["mask"] = jnp.ones(len(samples), bool)
   if taken.get("frozen_layers"):
@@ -225,18 +214,9 @@ def _in_evaluation(model: nn.Module, samples: Array) -> dict[str, Any]:
 def _repeated(samples: Array, mask: Array) -> Array:
   """A batch whose padding is its own rows again, in turn.
 
-  What stands in a padded row belongs to somebody else: it must not get into
-  the batch statistics of a model that can't tell it.
+  A padded row holds somebody else's sample: a model that can't tell it must not
+  get it into its batch statistics.
   """
   real = jnp.argsort(~mask, stable=True)
   turn = (jnp.cumsum(~mask) - 1) % jnp.maximum(mask.sum(), 1)
   return samples[jnp.where(mask, jnp.arange(len(mask)), real[turn])]
-
-
-def _leaves(tree: Any) -> dict[str, str]:
-  return {
-    jax.tree_util.keystr(path, simple=True, separator="/"): (
-      f"{leaf.dtype}{list(leaf.shape)}"
-    )
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-  }

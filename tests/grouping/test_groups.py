@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from helpers.slow_groups import slow_single_sample_group
 
 from personalization_jax.datasets import Population, splits
 from personalization_jax.grouping.groups import Groups
@@ -38,33 +39,15 @@ def in_turn(split, index, seed=2):
   return rng.permutation(own)
 
 
-def nearest_unused(split, latents, index, total):
-  """Algorithm 1, lines 12-15, written the slow way, in exact arithmetic."""
-  own = in_turn(split, index)
-  share, more = divmod(total, len(own))
-  chosen = []
-  for place, row in enumerate(own):
-    gaps = latents[split.global_train].astype(float) - latents[row].astype(
-      float
-    )
-    for candidate in np.argsort((gaps**2).sum(axis=1), kind="stable"):
-      if (place < more) + share == 0:
-        break
-      if len(chosen) == (place + 1) * share + min(place + 1, more):
-        break
-      if split.global_train[candidate] not in chosen:
-        chosen.append(split.global_train[candidate])
-  return chosen
-
-
 @pytest.mark.parametrize("total", [4, 13, 25])
 def test_sg_is_the_nearest_rows_of_d_g_that_nobody_took(
   split, latents, groups, total
 ):
   found = groups.rows(Group("sg", total))
   for index in range(3):
-    expected = nearest_unused(split, latents, index, total)
-    assert list(found[index]) == expected
+    samples, rows = latents[in_turn(split, index)], latents[split.global_train]
+    expected = slow_single_sample_group(samples, rows, total)
+    assert list(found[index]) == list(split.global_train[expected])
     assert len(set(expected)) == total
 
 

@@ -131,9 +131,11 @@ def test_last_layers_need_a_model_that_knows_its_layers():
       return nn.Dense(NUM_CLASSES, name="out")(x)
 
   method = parse_method("tl:2:last=1")
-  with pytest.raises(ValueError, match="Plain doesn't take frozen_layers"):
+  with pytest.raises(ValueError, match="frozen_layers, which Plain doesn't"):
     make_study(vectors(), Plain()).check(method)
-  with pytest.raises(ValueError, match=r"Unnumbered: .* but there are 'out'"):
+  with pytest.raises(
+    ValueError, match=r"named by layer, .* but there are 'out'"
+  ):
     make_study(vectors(), Unnumbered()).check(method)
 
 

@@ -88,9 +88,9 @@ def test_groups_find_their_latent_space_by_themselves(people):
     features, people.labels, people.individuals
   )
   study = pj.Study(vectors, pj.split(vectors, 3, 4), SETTINGS, model=MLP(3))
-  assert not study.groups.has_latents
+  assert study.groups.latents is None
   assert study.personalize("ig:2").method == "ig:2"
-  assert study.groups.has_latents
+  assert study.groups.latents is not None
 
 
 def test_a_comparison_tests_against_the_baseline_one_names(people, found):

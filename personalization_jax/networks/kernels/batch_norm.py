@@ -21,7 +21,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array, lax
 
-from personalization_jax.networks.kernels import cpu, pooling
+from personalization_jax.networks.kernels import pooling
+from personalization_jax.networks.kernels.cpu import cache
 
 EPSILON = 1e-5
 # Sums over pixels run along rows of about so many numbers, whatever the number
@@ -33,16 +34,11 @@ class ReluBatchNorm(nn.Module):
   """relu(x + shift), normalised over a batch, scaled and biased by channel.
 
   Parameters and statistics have the names of `flax.linen.BatchNorm`.
-
-  Attributes:
-    momentum: of the running mean and variance.
-    window: of the max-pooling that follows; 1 for none.
-    dtype: of the result; sums are float32.
   """
 
   momentum: float = 0.9
-  window: int = 1
-  dtype: Any = jnp.float32
+  window: int = 1  # of the max-pooling that follows; 1 for none
+  dtype: Any = jnp.float32  # of the result; sums are float32
 
   @nn.compact
   def __call__(
@@ -53,27 +49,17 @@ class ReluBatchNorm(nn.Module):
     *,
     use_running_average: bool,
   ) -> Array:
-    """Normalises, and pools.
+    """Normalises and pools x [B, H, W, C], H and W multiples of the window.
 
-    Args:
-      x: [B, H, W, C], H and W multiples of the window.
-      shift: float32 [C], added before ReLU: the convolution's bias.
-      weights: float32 [B], what each image counts in the batch's statistics,
-        their sum 1 (or 0: no image at all); None if all count alike.
-      use_running_average: as in evaluation.
-
-    Returns:
-      [B, H / window, W / window, C] of `dtype`.
+    The shift [C] is the convolution's bias. Weights float32 [B] are what each
+    image counts in the batch's statistics; their sum is 1, or 0 if there is no
+    image at all. None weighs all alike.
     """
-    channels = x.shape[-1]
-    mean = self.variable(
-      "batch_stats", "mean", jnp.zeros, (channels,), jnp.float32
-    )
-    variance = self.variable(
-      "batch_stats", "var", jnp.ones, (channels,), jnp.float32
-    )
-    scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
-    bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+    shape = x.shape[-1:]
+    mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+    variance = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+    scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
+    bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
     if use_running_average:
       peaks = _peaks(x, scale, self.window)
       out = _normalised(peaks, shift, scale, bias, mean.value, variance.value)
@@ -92,12 +78,7 @@ class ReluBatchNorm(nn.Module):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def relu_batch_norm(
-  x: Array,
-  shift: Array,
-  weights: Array,
-  scale: Array,
-  bias: Array,
-  window: int = 1,
+  x: Array, shift: Array, weights: Array, scale: Array, bias: Array, window: int
 ) -> tuple[Array, Array, Array]:
   """relu(x + shift) normalised, and its mean and (biased) variance [C].
 
@@ -117,17 +98,17 @@ def _forward(
   channels = len(shift)
 
   def moments(x: Array) -> tuple[Array, ...]:
-    rows = _rows(x)
-    active = _active(rows, _tiled(shift, rows))
+    active = _active_rows(x, shift)
     return _sum(active, channels), _sum(active * active, channels)
 
   mean, square = (
-    (of_pixel[:, None] * sums).sum(axis=0) for sums in cpu.in_blocks(moments, x)
+    (of_pixel[:, None] * sums).sum(axis=0)
+    for sums in cache.in_blocks(moments, x)
   )
   # As Flax's: the difference of float32 means, never below 0.
   variance = jnp.maximum(square - mean * mean, 0)
   peaks = _peaks(x, scale, window)
-  out = cpu.once(
+  out = cache.once(
     weights, _normalised, peaks, shift, scale, bias, mean, variance
   )
   saved = (x, peaks, shift, weights, scale, mean, variance)
@@ -142,12 +123,11 @@ def _backward(
   channels = len(shift)
 
   def products(cotangent: Array, peaks: Array) -> tuple[Array, ...]:
-    cotangent, peaks = _rows(cotangent), _rows(peaks)
-    active = _active(peaks, _tiled(shift, peaks))
+    cotangent, active = _rows(cotangent), _active_rows(peaks, shift)
     return _sum(cotangent, channels), _sum(cotangent * active, channels)
 
   to_bias, by_active = (
-    sums.sum(axis=0) for sums in cpu.in_blocks(products, cotangent, peaks)
+    sums.sum(axis=0) for sums in cache.in_blocks(products, cotangent, peaks)
   )
   inverse = lax.rsqrt(variance + EPSILON)
   to_scale = inverse * (by_active - mean * to_bias)
@@ -168,7 +148,7 @@ def _backward(
     return gradient.astype(x.dtype), _sum(_rows(gradient), channels)
 
   of_pixel = weights / (x.shape[1] * x.shape[2])
-  gradient, sums = cpu.once(weights, to_input, x, cotangent, peaks, of_pixel)
+  gradient, sums = cache.once(weights, to_input, x, cotangent, peaks, of_pixel)
   return gradient, sums.sum(axis=0), None, to_scale, to_bias
 
 
@@ -180,14 +160,9 @@ def _active(x: Array, shift: Array) -> Array:
 
 
 def _normalised(
-  x: Array,
-  shift: Array,
-  scale: Array,
-  bias: Array,
-  mean: Array,
-  variance: Array,
+  x: Array, shift: Array, scale: Array, bias: Array, mean: Array, var: Array
 ) -> Array:
-  factor = scale * lax.rsqrt(variance + EPSILON)
+  factor = scale * lax.rsqrt(var + EPSILON)
   return _active(x, shift) * factor + (bias - mean * factor)
 
 
@@ -226,8 +201,9 @@ def _rows(images: Array) -> Array:
   return images.reshape(batch, -1, together * channels)
 
 
-def _tiled(of_channel: Array, rows: Array) -> Array:
-  return jnp.tile(of_channel, rows.shape[-1] // len(of_channel))
+def _active_rows(images: Array, shift: Array) -> Array:
+  rows = _rows(images)
+  return _active(rows, jnp.tile(shift, rows.shape[-1] // len(shift)))
 
 
 def _sum(rows: Array, channels: int) -> Array:

@@ -24,18 +24,10 @@ from personalization_jax.networks.kernels import cpu, patches
 
 
 class Convolution(nn.Module):
-  """`flax.linen.Conv`, its bias not yet added: the same parameters.
-
-  Attributes:
-    channels: of the result.
-    size: side of the kernel, odd.
-    dtype: what it is computed in.
-    kernel_init: initializer of the kernel.
-    bias_init: initializer of the bias.
-  """
+  """`flax.linen.Conv`, its bias not yet added: the same parameters."""
 
   channels: int
-  size: int = 3
+  size: int = 3  # side of the kernel, odd
   dtype: Any = jnp.float32
   kernel_init: Any = nn.initializers.lecun_normal()
   bias_init: Any = nn.initializers.zeros
@@ -50,17 +42,11 @@ class Convolution(nn.Module):
 
 
 def convolve(images: Array, kernel: Array) -> Array:
-  """Convolves images with a kernel: stride 1, zero padding to the same size.
+  """Convolves images [B, H, W, in channels]: stride 1, padded to the same size.
 
-  Equal to `lax.conv_general_dilated` in value and gradient, up to rounding.
-
-  Args:
-    images: float [B, H, W, in channels].
-    kernel: [kh, kw, in channels, out channels] of the same dtype, kh and kw
-      odd.
-
-  Returns:
-    [B, H, W, out channels], of the dtype of images.
+  The kernel [kh, kw, in channels, out channels] is of the same dtype, kh and kw
+  odd. Equal to `lax.conv_general_dilated` in value and gradient, up to
+  rounding.
   """
   chex.assert_rank([images, kernel], 4)
   chex.assert_type([images, kernel], float)
@@ -95,13 +81,8 @@ def _forward(images: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 def _backward(
   saved: tuple[Array, Array], cotangent: Array
 ) -> tuple[Array, Array]:
-  def by_patches(
-    images: Array, kernel: Array, cotangent: Array
-  ) -> tuple[Array, Array]:
-    return jax.vjp(patches.convolve, images, kernel)[1](cotangent)
-
   return lax.platform_dependent(
-    *saved, cotangent, cpu=cpu.gradients, default=by_patches
+    *saved, cotangent, cpu=cpu.gradients, default=patches.gradients
   )
 
 

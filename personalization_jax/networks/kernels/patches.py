@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -13,15 +14,19 @@ def patches(images: Array, kernel_shape: Sequence[int]) -> Array:
   kh, kw = kernel_shape[:2]
   if (kh, kw) == (1, 1):
     return images
-  _, height, width, _ = images.shape
-  rows, columns = (kh // 2, kh // 2), (kw // 2, kw // 2)
-  padded = jnp.pad(images, ((0, 0), rows, columns, (0, 0)))
-  windows = [
+  border = [(0, 0), (kh // 2,) * 2, (kw // 2,) * 2, (0, 0)]
+  return windows(jnp.pad(images, border), kh, kw)
+
+
+def windows(padded: Array, kh: int, kw: int) -> Array:
+  """[B, H, W, C] as [B, H - kh + 1, W - kw + 1, kh * kw * C]."""
+  height, width = padded.shape[1] - kh + 1, padded.shape[2] - kw + 1
+  shifted = [
     padded[:, i : i + height, j : j + width]
     for i in range(kh)
     for j in range(kw)
   ]
-  return jnp.concatenate(windows, axis=-1)
+  return jnp.concatenate(shifted, axis=-1)
 
 
 def convolve(images: Array, kernel: Array) -> Array:
@@ -32,3 +37,10 @@ def convolve(images: Array, kernel: Array) -> Array:
     preferred_element_type=jnp.promote_types(images.dtype, jnp.float32),
   )
   return product.astype(images.dtype)
+
+
+def gradients(
+  images: Array, kernel: Array, cotangent: Array
+) -> tuple[Array, Array]:
+  """Of `convolve`, by images and kernel."""
+  return jax.vjp(convolve, images, kernel)[1](cotangent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import chex
@@ -11,17 +12,10 @@ from jax import Array
 
 
 def max_pool(images: Array, window: int = 2) -> Array:
-  """Takes the maximum of each window x window square, without overlap.
+  """The maximum of each window x window square: [B, H / window, W / window, C].
 
-  Where entries tie, they share the gradient (evenly for window 2), so that
-  what flows back always sums to what came in.
-
-  Args:
-    images: [B, H, W, C], H and W multiples of window.
-    window: side of the square, in pixels.
-
-  Returns:
-    [B, H / window, W / window, C].
+  Entries that tie share the gradient (evenly for window 2), so that what flows
+  back always sums to what came in.
   """
   return reduce_windows(images, window, _larger)
 
@@ -42,16 +36,11 @@ def reduce_windows(
   chex.assert_is_divisible(height, window)
   chex.assert_is_divisible(width, window)
   rows = images.reshape(batch, height // window, window, width, channels)
-  pooled = rows[:, :, 0]
-  for i in range(1, window):
-    pooled = pick(pooled, rows[:, :, i])
+  pooled = functools.reduce(pick, (rows[:, :, i] for i in range(window)))
   columns = pooled.reshape(
     batch, height // window, width // window, window, channels
   )
-  pooled = columns[:, :, :, 0]
-  for i in range(1, window):
-    pooled = pick(pooled, columns[:, :, :, i])
-  return pooled
+  return functools.reduce(pick, (columns[:, :, :, i] for i in range(window)))
 
 
 @jax.custom_vjp

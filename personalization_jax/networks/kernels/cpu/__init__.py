@@ -1,4 +1,4 @@
-"""What only a CPU wants: `convolve`, its gradients, and sums in blocks (JAX).
+"""What only a CPU wants: `convolve` and its gradients (JAX).
 
 On a CPU XLA's own weight gradient inside a loop (`lax.scan`, `lax.map`) leaves
 the library kernel for a naive one, and costs more than all the rest together;
@@ -38,10 +38,6 @@ from personalization_jax.networks.kernels.cpu import (
   superpixels,
   winograd,
 )
-from personalization_jax.networks.kernels.cpu.cache import (
-  in_blocks as in_blocks,
-)
-from personalization_jax.networks.kernels.cpu.cache import once as once
 
 # In channels times out channels: up to the first superpixels are the fastest,
 # from the second Winograd's filters are, from the third their gradient too.

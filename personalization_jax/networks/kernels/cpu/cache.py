@@ -16,10 +16,8 @@ _MANY, _BLOCK = 2**19, 2**16
 
 def split(array: Array, size: int) -> Array:
   """[B, ...] as [ceil(B / size), size, ...]; the last block ends in zeros."""
-  missing = -array.shape[0] % size
-  if missing:
-    padding = ((0, missing), *((0, 0) for _ in array.shape[1:]))
-    array = jnp.pad(array, padding)
+  if missing := -array.shape[0] % size:
+    array = jnp.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
   return array.reshape(-1, size, *array.shape[1:])
 
 

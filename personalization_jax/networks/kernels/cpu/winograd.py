@@ -16,6 +16,8 @@ Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -36,7 +38,7 @@ _MOST_IMAGES = 16
 
 
 def fits(kernel_shape: Sequence[int]) -> bool:
-  """Whether kernels of a shape can be transformed."""
+  """Whether such kernels can be transformed."""
   return tuple(kernel_shape[:2]) == (3, 3)
 
 
@@ -50,15 +52,14 @@ def convolve(images: Array, kernel: Array) -> Array:
   )
 
   def of_block(block: Array) -> Array:
-    tiles = _tiles(block)
     products = [
       [
-        jnp.matmul(
-          tiles[i][j].reshape(-1, tiles[i][j].shape[-1]), transformed[i, j]
-        ).reshape(*tiles[i][j].shape[:3], outputs)
-        for j in range(_SIDE)
+        jnp.matmul(tile.reshape(-1, tile.shape[-1]), transformed[i, j]).reshape(
+          *tile.shape[:3], outputs
+        )
+        for j, tile in enumerate(row)
       ]
-      for i in range(_SIDE)
+      for i, row in enumerate(_tiles(block))
     ]
     columns = [_turned_sums(column) for column in zip(*products)]
     pixels = [
@@ -68,8 +69,7 @@ def convolve(images: Array, kernel: Array) -> Array:
     whole = jnp.stack(pixels, axis=2).astype(images.dtype)
     return whole.reshape(*block.shape[:3], outputs)
 
-  blocks = _blocks(_even(images), kernel.shape)
-  whole = lax.map(of_block, blocks)
+  whole = lax.map(of_block, _blocks(images, kernel.shape))
   whole = whole.reshape(-1, *whole.shape[2:])
   return whole[:batch, :height, :width]
 
@@ -104,14 +104,8 @@ def weight_gradient(images: Array, kernel: Array, cotangent: Array) -> Array:
 
   dtype = _sums(images)
   zeros = jnp.zeros_like(kernel[0, 0].T, dtype=dtype)
-  totals, _ = lax.scan(
-    add_block,
-    [zeros] * _SIDE**2,
-    (
-      _blocks(_even(images), kernel.shape),
-      _blocks(_even(cotangent), kernel.shape),
-    ),
-  )
+  blocks = _blocks(images, kernel.shape), _blocks(cotangent, kernel.shape)
+  totals, _ = lax.scan(add_block, [zeros] * _SIDE**2, blocks)
   products = jnp.stack(totals).reshape(_SIDE, _SIDE, outputs, inputs)
   basis = jnp.array(_KERNELS, dtype)
   gradient = jnp.einsum(
@@ -124,14 +118,14 @@ def _sums(images: Array) -> jnp.dtype:
   return jnp.promote_types(images.dtype, jnp.float32)
 
 
-def _even(array: Array) -> Array:
-  """[B, H, W, C] with a zero row and column where a side is odd."""
-  odd = [(0, side % _TILE) for side in array.shape[1:3]]
-  return jnp.pad(array, ((0, 0), *odd, (0, 0))) if any(map(any, odd)) else array
-
-
 def _blocks(array: Array, kernel_shape: Sequence[int]) -> Array:
-  """[B, H, W, C] in blocks of as many images as the cache wants."""
+  """[B, H, W, C] in blocks of as many images as the cache wants.
+
+  A zero row or column follows where a side is odd.
+  """
+  odd = [(0, side % _TILE) for side in array.shape[1:3]]
+  if any(map(any, odd)):
+    array = jnp.pad(array, ((0, 0), *odd, (0, 0)))
   batch, height, width, _ = array.shape
   numbers = height * width // _TILE**2 * max(kernel_shape[2:])
   size = max(1, min(batch, _MOST_IMAGES, _BLOCK_NUMBERS // numbers))
@@ -168,10 +162,7 @@ def _turned_sums(arrays: Sequence[Array]) -> list[Array]:
 
 def _sum(signs: Sequence[int], arrays: Sequence[Array] | Array) -> Array:
   """Sums arrays, each as it is, negative, or not at all (1, -1, 0)."""
-  total: Array | None = None
-  for sign, array in zip(signs, arrays):
-    if sign:
-      signed = array if sign > 0 else -array
-      total = signed if total is None else total + signed
-  assert total is not None
-  return total
+  signed = (
+    array if sign > 0 else -array for sign, array in zip(signs, arrays) if sign
+  )
+  return functools.reduce(operator.add, signed)
