@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -138,10 +137,7 @@ def compare(
       sides = {"first": before, "other": after}
       test = metrics.significance(sides, "first")["other"]
     else:
-      t = metrics.welch(after, before)
       change = metrics.spread(after).mean - metrics.spread(before).mean
-      test = metrics.Significance(t, np.nan, np.nan, np.nan, change, pairs=0)
-    if one_model(method, of):
-      test = dataclasses.replace(test, t=np.nan, wilcoxon=np.nan)
+      test = metrics.Significance(change, 0, metrics.welch(after, before))
     tests[method] = test
-  return metrics.with_holm(tests)
+  return metrics.with_holm(tests, [m for m in tests if one_model(m, of)])
