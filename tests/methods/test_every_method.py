@@ -221,12 +221,13 @@ def test_padding_changes_nothing_and_compiles_nothing(whole, method):
   """Steps of padding alone, behind the others, and another seed's keys."""
   study, results = whole
   results(method)
-  traced = len(TRACED)
   trainer = study._trainer_of(method)
   rows = study.batches.rows(method, 0)[None]
   phases = method.phases(rows.shape[1])
   keys = individual_keys(jax.random.key(0), study.split.individuals[:1])
-  states, losses = trainer.train(trainer.create(keys), rows, phases=phases)
+  fresh = trainer.create(keys)
+  traced = len(TRACED)
+  states, losses = trainer.train(fresh, rows, phases=phases)
   more = np.pad(rows, ((0, 0), (0, 3), (0, 0)), constant_values=-1)
   padded, with_padding = trainer.train(
     trainer.create(keys), more, phases=[*phases, (more.shape[1], None)]
@@ -245,7 +246,9 @@ def parameters(whole, *methods):
 
 def test_a_pull_of_nothing_is_transfer_learning(whole):
   none = Method("none", late=5, loss=pulled(0.0), reference=True)
-  chex.assert_trees_all_equal(*parameters(whole, none, parse_method("tl:5")))
+  found = parameters(whole, none, parse_method("tl:5"))
+  # Programs of their own: adding zeros may round otherwise.
+  chex.assert_trees_all_close(*found, rtol=1e-5, atol=1e-7)
 
 
 def test_a_pull_keeps_the_model_near_its_start(whole):

@@ -182,9 +182,8 @@ def test_the_platform_of_the_program_decides(
   monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
   loops = "stablehlo.while", "stablehlo.convolution"
   shape = image_shape, kernel_shape
-  is_cpu_s = kernel_shape[2] > 1  # of one channel both are matrix products
   text = program("cpu", shape)
-  assert any(word in text for word in loops) == is_cpu_s
+  assert any(word in text for word in loops)
   for platform in ("cuda", "tpu"):
     other = program(platform, shape)
     assert not any(word in other for word in loops)
