@@ -311,7 +311,7 @@ class Study:
         task,
         chunk,
         rows,
-        functools.partial(self._begin, method, chunk, on_steps),
+        functools.partial(self._begin, trainer, method, chunk, on_steps),
         phases=method.phases(self.batches.length(method)),
         validation=self._validation(
           points, self.split.validation[indices][:, None]
@@ -386,10 +386,13 @@ class Study:
     return self._global_phase
 
   def _begin(
-    self, method: Method, chunk: Chunk, on_steps: Callable[[int], None]
+    self,
+    trainer: PopulationTrainer,
+    method: Method,
+    chunk: Chunk,
+    on_steps: Callable[[int], None],
   ) -> tuple[TrainState, Record]:
     """What training begins with: fresh models, or copies of D_G's."""
-    trainer = self._trainer_of(method)
     keys = individual_keys(
       jax.random.key(self.settings.seed),
       self.split.individuals[list(chunk.indices)],

@@ -16,7 +16,7 @@ from helpers.nist_files import (
 )
 
 from personalization_jax.datasets import nist_digits
-from personalization_jax.datasets.nist_digits import files
+from personalization_jax.datasets.nist_digits import files, reader
 
 
 def empty(path):
@@ -57,11 +57,11 @@ def test_damaged_file(tmp_path, kind, suffix, damage, complaint):
     kind,
     content_sha256=hashlib.sha256(idx_bytes(array)).hexdigest(),
   )
-  assert len(files.read_digits(digit_set, tmp_path).labels) == 40
+  assert len(reader.read_digits(digit_set, tmp_path).labels) == 40
   path = tmp_path / getattr(digit_set.parts[0], kind).name
   damage(path)
   with pytest.raises(files.DataError, match=complaint) as caught:
-    files.read_digits(digit_set, tmp_path)
+    reader.read_digits(digit_set, tmp_path)
   assert_one_sentence(str(caught.value), path)
 
 
@@ -71,7 +71,7 @@ def test_damage_is_noticed_even_without_a_digest(tmp_path, suffix):
   path = tmp_path / digit_set.parts[0].images.name
   flip_stored(path)  # caught by the container's own check sum
   with pytest.raises(files.DataError, match="decompressed"):
-    files.read_digits(digit_set, tmp_path)
+    reader.read_digits(digit_set, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_wrong_header_or_length(tmp_path, change, complaint):
   path = tmp_path / digit_set.parts[0].images.name
   path.write_bytes(gzip.compress(change(idx_bytes(images))))
   with pytest.raises(files.DataError, match=complaint) as caught:
-    files.read_digits(digit_set, tmp_path)
+    reader.read_digits(digit_set, tmp_path)
   assert_one_sentence(str(caught.value), path)
 
 
@@ -118,7 +118,7 @@ def test_labels_must_be_as_many_as_images(tmp_path):
   digit_set = with_file(digit_set, "labels", shape=(39, 8))
   write(tmp_path, digit_set.parts[0].labels, labels[:39])
   with pytest.raises(files.DataError, match="labels 39 digits, but"):
-    files.read_digits(digit_set, tmp_path)
+    reader.read_digits(digit_set, tmp_path)
 
 
 def test_archive_digest_where_the_contents_is_unknown(tmp_path):
@@ -129,14 +129,14 @@ def test_archive_digest_where_the_contents_is_unknown(tmp_path):
     "images",
     archive_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
   )
-  assert len(files.read_digits(digit_set, tmp_path).labels) == 40
+  assert len(reader.read_digits(digit_set, tmp_path).labels) == 40
   path.write_bytes(gzip.compress(idx_bytes(images), compresslevel=1))
   with pytest.raises(files.DataError, match="as published") as caught:
-    files.read_digits(digit_set, tmp_path)
+    reader.read_digits(digit_set, tmp_path)
   assert_one_sentence(str(caught.value), path)
   path.unlink()
   write(tmp_path, digit_set.parts[0].images, images, suffix="")
-  assert len(files.read_digits(digit_set, tmp_path).labels) == 40
+  assert len(reader.read_digits(digit_set, tmp_path).labels) == 40
 
 
 def test_content_digest_lets_archives_be_compressed_anew(tmp_path):
@@ -147,4 +147,4 @@ def test_content_digest_lets_archives_be_compressed_anew(tmp_path):
     content_sha256=hashlib.sha256(idx_bytes(images)).hexdigest(),
     archive_sha256="0" * 64,
   )
-  assert len(files.read_digits(digit_set, tmp_path).labels) == 40
+  assert len(reader.read_digits(digit_set, tmp_path).labels) == 40

@@ -7,7 +7,7 @@ import pytest
 from helpers.nist_files import COMPRESS, idx_bytes, part_of, tiny_set, write
 
 from personalization_jax.datasets import nist_digits
-from personalization_jax.datasets.nist_digits import files
+from personalization_jax.datasets.nist_digits import files, reader
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_files_are_found_and_read_in_any_container(tmp_path, subfolder, suffix):
   write(tmp_path / subfolder, part.images, images, suffix=suffix)
   write(tmp_path / subfolder, part.labels, labels, suffix=suffix)
   digit_set = files.DigitSet("two", "Two writers.", (part,), 2)
-  digits = files.read_digits(digit_set, tmp_path)
+  digits = reader.read_digits(digit_set, tmp_path)
   np.testing.assert_array_equal(digits.images[..., 0], images)
   columns = (digits.labels, digits.series, digits.writers, digits.digit_ids)
   np.testing.assert_array_equal(np.stack(columns, 1), labels[:, [0, 1, 2, 5]])
@@ -114,7 +114,7 @@ def test_parts_are_merged_by_writer(tmp_path):
 
 def digits_of(writers, digit_ids, duplicate_of):
   count = len(writers)
-  return files.Digits(
+  return reader.Digits(
     images=np.zeros((count, 28, 28, 1), np.uint8),
     labels=np.arange(count, dtype=np.int32) % 10,
     writers=np.array(writers, np.int32),

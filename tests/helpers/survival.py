@@ -7,14 +7,12 @@ import subprocess
 import sys
 import time
 
+from helpers.small_run import SMALL
+
 ROOT = pathlib.Path(__file__).parents[2]
 # Accuracies that differ between people, and losses in every digit.
 TINY_RUN = {
-  "num_individuals": 3,
-  "num_global_individuals": 3,
-  "synthetic_samples": 30,
-  "image_size": 16,
-  "model": "mlp",  # Fig. 4's network takes seconds to compile
+  **SMALL,
   "epochs": 40,
   "batch_size": 16,
   "learning_rate": 0.02,

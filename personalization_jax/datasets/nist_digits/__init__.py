@@ -12,7 +12,7 @@ import os
 import numpy as np
 from absl import logging
 
-from personalization_jax.datasets.nist_digits import files
+from personalization_jax.datasets.nist_digits import files, reader
 from personalization_jax.datasets.population import Population
 from personalization_jax.datasets.tfds_loader import import_tfds
 
@@ -58,7 +58,7 @@ def load(
   return population_of(builder.read(prepared))
 
 
-def population_of(digits: files.Digits) -> Population:
+def population_of(digits: reader.Digits) -> Population:
   """Digits as a population, without writers of fewer than two drawings.
 
   Raises ValueError if nobody is left, or nobody wrote one of the ten digits.
@@ -86,7 +86,7 @@ def population_of(digits: files.Digits) -> Population:
   return dataclasses.replace(population, file_rows=rows.astype(np.int32))
 
 
-def _originals(digits: files.Digits) -> np.ndarray:
+def _originals(digits: reader.Digits) -> np.ndarray:
   """Digit numbers, a duplicate's being that of the digit it repeats.
 
   The database holds three digits twice. If one writer has both, a split mustn't

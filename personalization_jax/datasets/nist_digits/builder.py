@@ -18,7 +18,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from personalization_jax.datasets import tfds_loader
-from personalization_jax.datasets.nist_digits import files
+from personalization_jax.datasets.nist_digits import files, reader
 
 SPLIT = "writers"
 _COLUMNS = ("images", "labels", "digit_ids", "duplicate_of")
@@ -90,11 +90,11 @@ class NistDigits(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
     # Read here and not in the generator, whose errors tfds rewrites.
-    digits = files.read_digits(self.digit_set, dl_manager.manual_dir)
+    digits = reader.read_digits(self.digit_set, dl_manager.manual_dir)
     return {SPLIT: self._generate_examples(digits)}
 
   def _generate_examples(
-    self, digits: files.Digits
+    self, digits: reader.Digits
   ) -> Iterator[tuple[int, dict[str, Any]]]:
     # A stable sort keeps each writer's digits in the order of the files.
     order = np.argsort(digits.writers, kind="stable")
@@ -144,7 +144,7 @@ def prepare(
   return _builder(digit_set, data_dir)
 
 
-def read(builder: NistDigits) -> files.Digits:
+def read(builder: NistDigits) -> reader.Digits:
   """Reads all records of a prepared builder, or raises DataError.
 
   The digits are sorted by writer, each writer's in the order of the files.
@@ -160,7 +160,7 @@ def read(builder: NistDigits) -> files.Digits:
       for name in ("writer", "series")
     )
     columns = {n: np.concatenate([r[n] for r in records]) for n in _COLUMNS}
-    digits = files.Digits(writers=writers, series=series, **columns)
+    digits = reader.Digits(writers=writers, series=series, **columns)
   except Exception as error:
     raise _damaged(builder.data_dir) from error
   if len(digits.labels) != builder.digit_set.num_digits:

@@ -1,0 +1,104 @@
+"""Digits with their writers, read from the published files (NumPy)."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+
+import numpy as np
+
+from personalization_jax.datasets.nist_digits.files import (
+  DataError,
+  DigitPart,
+  DigitSet,
+  find,
+  read_idx,
+)
+
+# Columns of QMNIST's extended labels (QMNIST's README, section 2.2). Column 3,
+# the index within the writer, and column 7, unused, are not needed here.
+_CLASS, _SERIES, _WRITER, _NIST_CODE, _DIGIT, _DUPLICATE = 0, 1, 2, 4, 5, 6
+_NIST_CODE_OF_ZERO = 30  # NIST's class codes are ASCII, printed in hexadecimal
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Digits:
+  """Digits and where in NIST Special Database 19 they come from."""
+
+  images: np.ndarray  # uint8 [N, H, W, 1], ink is 255
+  labels: np.ndarray  # int32 [N], as all below; 0..9
+  writers: np.ndarray  # NIST's numbers of the writers
+  series: np.ndarray  # the handwriting sample form (HSF) series of the writers
+  digit_ids: np.ndarray  # the digits' numbers among all of the database
+  duplicate_of: np.ndarray  # an earlier digit with the very same image, or 0
+
+
+def read_digits(digit_set: DigitSet, folder: str | os.PathLike[str]) -> Digits:
+  """All digits of a set, in the order of its files, verified.
+
+  Raises MissingDataError if a file is missing, and DataError if it is damaged
+  or doesn't hold what it should.
+  """
+  # All are found before one is read: a missing file is known at once.
+  paths = {file: find(file, folder) for file in digit_set.files}
+  images, labels = [], []
+  for part in digit_set.parts:
+    labels.append(read_idx(paths[part.labels], part.labels))
+    _check_labels(labels[-1], paths[part.labels], part)
+    images.append(read_idx(paths[part.images], part.images))
+  table = np.concatenate(labels)
+  _check_writers(table, digit_set)
+  # 316 MB of images needn't be copied when they are in one file.
+  pixels = images[0] if len(images) == 1 else np.concatenate(images)
+  return Digits(
+    images=pixels[..., None],
+    labels=table[:, _CLASS],
+    writers=table[:, _WRITER],
+    series=table[:, _SERIES],
+    digit_ids=table[:, _DIGIT],
+    duplicate_of=table[:, _DUPLICATE],
+  )
+
+
+def _check_labels(
+  labels: np.ndarray, path: pathlib.Path, part: DigitPart
+) -> None:
+  """Holds every row to what QMNIST documents about it."""
+  if len(labels) != part.images.shape[0]:
+    raise DataError(
+      f"{path} labels {len(labels)} digits, but {part.images.name} shows"
+      f" {part.images.shape[0]}."
+    )
+  classes = labels[:, _CLASS]
+  code = classes + _NIST_CODE_OF_ZERO
+  faults = [
+    ((classes < 0) | (classes > 9), _CLASS, "class 0..9"),
+    (labels[:, _NIST_CODE] != code, _NIST_CODE, "NIST code 30 plus its class"),
+    (labels[:, _SERIES] < 0, _SERIES, "series 0 or more"),
+    (labels[:, _WRITER] < 0, _WRITER, "writer 0 or more"),
+    (labels[:, _DIGIT] < 0, _DIGIT, "digit index 0 or more"),
+  ]
+  for wrong, column, rule in faults:
+    if wrong.any():
+      row = int(np.argmax(wrong))
+      raise DataError(
+        f"{path} is damaged: row {row} holds {labels[row, column]} where"
+        f" {rule} belongs."
+      )
+
+
+def _check_writers(table: np.ndarray, digit_set: DigitSet) -> None:
+  pairs = np.unique(table[:, [_WRITER, _SERIES]], axis=0)
+  writers, counts = np.unique(pairs[:, 0], return_counts=True)
+  names = " and ".join(part.labels.name for part in digit_set.parts)
+  if (counts > 1).any():
+    raise DataError(
+      f"{names} put writer {writers[counts > 1][0]} in more than one HSF"
+      " series; a writer belongs to one."
+    )
+  if digit_set.num_writers not in (None, len(writers)):
+    raise DataError(
+      f"{names} name {len(writers)} writers, but {digit_set.name} has"
+      f" {digit_set.num_writers}."
+    )
