@@ -22,7 +22,7 @@ from personalization_jax.analysis.result import Result
 from personalization_jax.checkpoints import files
 from personalization_jax.checkpoints.chunks import Chunk, Task
 from personalization_jax.checkpoints.keeper import Keeper
-from personalization_jax.datasets import Population
+from personalization_jax.datasets import Population, splits
 from personalization_jax.datasets.splits import PADDING, Split
 from personalization_jax.grouping.groups import Groups
 from personalization_jax.methods import Method, parse_method
@@ -139,12 +139,12 @@ class Study:
         the keeper has a folder and couldn't tell the network from another one.
     """
     if trainer is not None:
-      _check_trainer(trainer, population, settings, model)
+      identities.check_trainer(trainer, population, settings, model)
       model = trainer.learner.model
     _check_data(population, split, model, eval_every)
     if groups is None:
       groups = Groups(population, split, seed=settings.seed)
-    _check_groups(groups, population, split)
+    groups.check_split(population, split)
     self.population = population
     self.split = split
     self.settings = settings
@@ -504,64 +504,6 @@ def personalize(
   return study.personalize(method, keep_models=keep_models)
 
 
-def _check_trainer(
-  trainer: PopulationTrainer,
-  population: Population,
-  settings: Settings,
-  model: nn.Module | None,
-) -> None:
-  """Rejects a trainer of other data, another model or other settings."""
-  if trainer.images.shape != population.images.shape:
-    raise ValueError(
-      f"trainer is of a population of shape {list(trainer.images.shape)}, but"
-      f" this one has shape {list(population.images.shape)}."
-    )
-  if trainer.store_digest != files.digest(
-    [population.images, population.labels]
-  ):
-    raise ValueError(
-      "trainer is of a population with other samples or labels, so its models"
-      " would be trained on those: a trainer serves one population alone."
-    )
-  its = trainer.learner.model
-  if model is not None and model is not its:
-    shape = population.sample_shape
-    interface.check(model, shape, population.num_classes)
-    if identities.of_model(model, shape) != identities.of_model(its, shape):
-      raise ValueError(
-        f"trainer is of {its!r}, but model is {model!r}, which computes"
-        " otherwise."
-      )
-  has: dict[str, Any] = {}
-  if model is None and isinstance(its, classifier.Classifier):
-    has = {"width": its.width, "precision": np.dtype(its.dtype).name}
-  if trainer.learner.learning_rate is not None:
-    has["learning_rate"] = trainer.learner.learning_rate
-  for name, value in has.items():
-    if value != getattr(settings, name):
-      raise ValueError(
-        f"trainer trains with {name} {value}, but settings ask for"
-        f" {getattr(settings, name)}."
-      )
-
-
-def _check_groups(groups: Groups, population: Population, split: Split) -> None:
-  """Rejects groups of another split: their rows would be other people's."""
-  if not _alike(
-    groups.population, population, ("labels", "individuals", "originals")
-  ):
-    raise ValueError("groups are of another population than the study's.")
-  names = [field.name for field in dataclasses.fields(split)]
-  if not _alike(groups.split, split, names):
-    raise ValueError("groups are of another split than the study's.")
-
-
-def _alike(one: Any, other: Any, names: Sequence[str]) -> bool:
-  return one is other or all(
-    np.array_equal(getattr(one, name), getattr(other, name)) for name in names
-  )
-
-
 def _check_data(
   population: Population,
   split: Split,
@@ -573,8 +515,8 @@ def _check_data(
     raise ValueError(
       "labels hold one class alone; there must be at least two classes."
     )
-  _check_split(population, split)
-  _check_finite(population)
+  splits.check(split, population)
+  population.check_finite()
   checks.whole_number("eval_every", eval_every, 0)
   if eval_every and not (
     split.validation.shape[1] and len(split.global_validation)
@@ -584,68 +526,9 @@ def _check_data(
       " validation_fraction above 0, and enough samples."
     )
   if model is None or isinstance(model, classifier.Classifier):
-    _check_images(population)
+    classifier.check_samples(population.sample_shape)
   else:
     interface.check(model, population.sample_shape, population.num_classes)
-
-
-def _check_split(population: Population, split: Split) -> None:
-  """Rejects a split of another population."""
-  own = (split.train, split.validation, split.test)
-  rows = np.concatenate([each.reshape(len(each), -1) for each in own], axis=1)
-  general = (split.global_train, split.global_validation, split.global_test)
-  most = max(each.max(initial=0) for each in (rows, *general))
-  if most >= len(population):
-    raise ValueError(
-      f"split has row {most}, but the population has {len(population)}"
-      " samples: split this very population."
-    )
-  writers = population.individuals[np.maximum(rows, 0)]
-  wrong = (rows != PADDING) & (writers != split.individuals[:, None])
-  if wrong.any():
-    person = split.individuals[wrong.any(axis=1)][0]
-    raise ValueError(
-      f"split gives individual {person} samples that others have in this"
-      " population: split this very population."
-    )
-  empty = (split.train == PADDING).all(axis=1)
-  if empty.any():
-    raise ValueError(
-      f"individual {split.individuals[empty][0]} has nothing to train on."
-    )
-
-
-def _check_finite(population: Population) -> None:
-  """Rejects float samples on which every model would diverge."""
-  images = population.images
-  with np.errstate(over="ignore"):  # models see them as float32
-    ends = np.array([images.min(), images.max()]).astype(np.float32)
-    if np.isfinite(ends).all():
-      return
-    samples = images.reshape(len(images), -1).astype(np.float32)
-  row = int(np.argmin(np.isfinite(samples).all(axis=1)))
-  raise ValueError(
-    f"samples must be finite, but row {row} of images, of individual"
-    f" {population.individuals[row]}, holds NaN, infinity or a number"
-    " too large for float32."
-  )
-
-
-def _check_images(population: Population) -> None:
-  """Rejects samples that Fig. 4's network isn't made for."""
-  if not population.holds_images:
-    raise ValueError(
-      "the paper's network takes images [H, W, C], but samples have shape"
-      f" {list(population.sample_shape)}: give a model of your own, for"
-      " instance MLP."
-    )
-  height, width, _ = population.sample_shape
-  if height != width:
-    raise ValueError(
-      f"images must be square for the paper's network, but are"
-      f" {height}x{width}."
-    )
-  classifier.check_image_size(height)
 
 
 def _check_schedule(method: Method, batches: Batches) -> None:

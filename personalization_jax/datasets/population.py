@@ -125,6 +125,21 @@ class Population:
     taken = {name: getattr(self, name)[rows] for name in columns}
     return dataclasses.replace(self, **taken)
 
+  def check_finite(self) -> None:
+    """Rejects float samples on which every model would diverge."""
+    images = self.images
+    with np.errstate(over="ignore"):  # models see them as float32
+      ends = np.array([images.min(), images.max()]).astype(np.float32)
+      if np.isfinite(ends).all():
+        return
+      samples = images.reshape(len(images), -1).astype(np.float32)
+    row = int(np.argmin(np.isfinite(samples).all(axis=1)))
+    raise ValueError(
+      f"samples must be finite, but row {row} of images, of individual"
+      f" {self.individuals[row]}, holds NaN, infinity or a number"
+      " too large for float32."
+    )
+
   def fingerprint(self) -> str:
     """SHA-256 of the samples, to tell whether two runs saw the same data."""
     digest = hashlib.sha256()

@@ -210,3 +210,29 @@ def split_people(
     validation_fraction=validation_fraction,
     seed=seed,
   )
+
+
+def check(split: Split, population: Population) -> None:
+  """Rejects a split of another population."""
+  own = (split.train, split.validation, split.test)
+  rows = np.concatenate([each.reshape(len(each), -1) for each in own], axis=1)
+  general = (split.global_train, split.global_validation, split.global_test)
+  most = max(each.max(initial=0) for each in (rows, *general))
+  if most >= len(population):
+    raise ValueError(
+      f"split has row {most}, but the population has {len(population)}"
+      " samples: split this very population."
+    )
+  writers = population.individuals[np.maximum(rows, 0)]
+  wrong = (rows != PADDING) & (writers != split.individuals[:, None])
+  if wrong.any():
+    person = split.individuals[wrong.any(axis=1)][0]
+    raise ValueError(
+      f"split gives individual {person} samples that others have in this"
+      " population: split this very population."
+    )
+  empty = (split.train == PADDING).all(axis=1)
+  if empty.any():
+    raise ValueError(
+      f"individual {split.individuals[empty][0]} has nothing to train on."
+    )

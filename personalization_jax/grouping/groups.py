@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -61,6 +63,16 @@ class Groups:
   def num_candidates(self) -> int:
     """Number of people that IG can choose from, the individual left out."""
     return len(self.candidates) - int(self.among_individuals)
+
+  def check_split(self, population: Population, split: Split) -> None:
+    """Rejects groups of another split: their rows would be other people's."""
+    if not _alike(
+      self.population, population, ("labels", "individuals", "originals")
+    ):
+      raise ValueError("groups are of another population than the study's.")
+    names = [field.name for field in dataclasses.fields(split)]
+    if not _alike(self.split, split, names):
+      raise ValueError("groups are of another split than the study's.")
 
   def check(self, group: Group) -> None:
     """Rejects a group that is larger than what it is chosen from."""
@@ -203,3 +215,9 @@ class Groups:
       np.concatenate([rows[owners == self.candidates[place]] for place in near])
       for near in self.nearest(n)
     ]
+
+
+def _alike(one: Any, other: Any, names: Sequence[str]) -> bool:
+  return one is other or all(
+    np.array_equal(getattr(one, name), getattr(other, name)) for name in names
+  )

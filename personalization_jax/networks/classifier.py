@@ -136,6 +136,23 @@ def check_image_size(image_size: int) -> None:
     )
 
 
+def check_samples(sample_shape: tuple[int, ...]) -> None:
+  """Rejects samples that Fig. 4's network isn't made for."""
+  if len(sample_shape) != 3:
+    raise ValueError(
+      "the paper's network takes images [H, W, C], but samples have shape"
+      f" {list(sample_shape)}: give a model of your own, for"
+      " instance MLP."
+    )
+  height, width, _ = sample_shape
+  if height != width:
+    raise ValueError(
+      f"images must be square for the paper's network, but are"
+      f" {height}x{width}."
+    )
+  check_image_size(height)
+
+
 def trainable(variables: Any, frozen_layers: int) -> Any:
   """A tree of bools: which leaves a step with frozen layers may change."""
   return jax.tree_util.tree_map_with_path(

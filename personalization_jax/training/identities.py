@@ -17,6 +17,7 @@ import numpy as np
 from flax import linen as nn
 
 from personalization_jax.checkpoints import files
+from personalization_jax.datasets import Population
 from personalization_jax.datasets.splits import Split
 from personalization_jax.methods import Method
 from personalization_jax.methods.answers import by_model, cross_entropy
@@ -24,6 +25,7 @@ from personalization_jax.methods.batches import Batches
 from personalization_jax.networks import MLP, Classifier, interface
 from personalization_jax.settings import Settings
 from personalization_jax.training.learner import Learner
+from personalization_jax.training.population import PopulationTrainer
 from personalization_jax.training.step import create_state
 
 # What a function is called differs from process to process.
@@ -213,3 +215,44 @@ def _jaxprs(program: Any) -> Iterator[Any]:
     for part in jax.tree.leaves(list(equation.params.values())):
       if hasattr(part, "eqns") or hasattr(part, "jaxpr"):
         yield from _jaxprs(part)
+
+
+def check_trainer(
+  trainer: PopulationTrainer,
+  population: Population,
+  settings: Settings,
+  model: nn.Module | None,
+) -> None:
+  """Rejects a trainer of other data, another model or other settings."""
+  if trainer.images.shape != population.images.shape:
+    raise ValueError(
+      f"trainer is of a population of shape {list(trainer.images.shape)}, but"
+      f" this one has shape {list(population.images.shape)}."
+    )
+  if trainer.store_digest != files.digest(
+    [population.images, population.labels]
+  ):
+    raise ValueError(
+      "trainer is of a population with other samples or labels, so its models"
+      " would be trained on those: a trainer serves one population alone."
+    )
+  its = trainer.learner.model
+  if model is not None and model is not its:
+    shape = population.sample_shape
+    interface.check(model, shape, population.num_classes)
+    if of_model(model, shape) != of_model(its, shape):
+      raise ValueError(
+        f"trainer is of {its!r}, but model is {model!r}, which computes"
+        " otherwise."
+      )
+  has: dict[str, Any] = {}
+  if model is None and isinstance(its, Classifier):
+    has = {"width": its.width, "precision": np.dtype(its.dtype).name}
+  if trainer.learner.learning_rate is not None:
+    has["learning_rate"] = trainer.learner.learning_rate
+  for name, value in has.items():
+    if value != getattr(settings, name):
+      raise ValueError(
+        f"trainer trains with {name} {value}, but settings ask for"
+        f" {getattr(settings, name)}."
+      )
