@@ -6,11 +6,8 @@ import math
 
 import numpy as np
 import pytest
-from helpers.small_run import read
-from scipy import stats
 
 from experiments.outputs import agreement
-from personalization_jax import figures
 from personalization_jax.analysis import group_agreement
 from personalization_jax.datasets import Population, splits, synthetic
 from personalization_jax.grouping.groups import Groups
@@ -305,52 +302,6 @@ def test_sg_by_noise_comes_near_its_expectation(population, split, factors):
     assert abs(one.mean - one.random.mean()) < 0.08
 
 
-def test_means_leave_out_who_has_no_value(tmp_path):
-  one = group_agreement.Agreement(
-    "ig", "rank correlation", "all", np.array([0.2, np.nan, 0.6]), np.zeros(3)
-  )
-  assert (one.mean, one.sd) == (pytest.approx(0.4), pytest.approx(0.08**0.5))
-  assert one.count == 2
-  spaces = (agreement.AUTO_ENCODER, agreement.PIXELS)
-  both = {space: [one] for space in spaces}
-  assert "over 2 individuals" in agreement.write(both, tmp_path)[0]
-  nobody = group_agreement.Agreement(
-    "", "", "", np.full(2, np.nan), np.zeros(2)
-  )
-  assert math.isnan(nobody.mean)
-  assert math.isnan(nobody.sd)
-  assert nobody.count == 0
-
-
-def test_what_cannot_be_told_is_a_dash_and_counts_those_who_are_compared(
-  tmp_path,
-):
-  def one(measure, *values):
-    return group_agreement.Agreement(
-      "ig", measure, "style", np.array(values), np.zeros(len(values))
-    )
-
-  # Everybody differs by the same; one person alone; nobody.
-  spaces = ([0.5, 0.5, 0.5], [0.5, np.nan, np.nan], [np.nan] * 3)
-  found = {
-    agreement.AUTO_ENCODER: [
-      one(f"measure {k}", *values) for k, values in enumerate(spaces)
-    ],
-    agreement.PIXELS: [one(f"measure {k}", 0.2, 0.2, 0.2) for k in range(3)],
-  }
-  text, _ = agreement.write(found, tmp_path)
-  assert "nan" not in text
-  table = [line.split("|")[4:-1] for line in text.splitlines()[2:5]]
-  assert [[cell.strip() for cell in line] for line in table] == [
-    ["0.500 (0.000)", "0.200 (0.000)", "0.000", "-"],
-    ["0.500 (-)", "0.200 (0.000)", "0.000", "-"],
-    ["- (-)", "0.200 (0.000)", "0.000", "-"],
-  ]
-  lines = read(tmp_path / "group_agreement.csv")
-  assert [line["individuals"] for line in lines] == ["3", "1", "0"] + ["3"] * 3
-  assert {line["p_random"] for line in lines} == {""}
-
-
 def test_pixels_are_searched_for_as_many_as_is_affordable(
   population, split, factors, monkeypatch, tmp_path
 ):
@@ -382,44 +333,3 @@ def test_pixels_are_searched_for_as_many_as_is_affordable(
   assert len({len(line) for line in text.split("\n\n")[0].splitlines()}) == 1
   monkeypatch.setattr(agreement, "_MULTIPLICATIONS", 1)
   assert agreement.affordable(split, 16) == 1
-
-
-VALUES = {
-  "IG n=5: recall": {
-    "style": {"a": np.array([0.5, 0.7]), "b": np.array([0.2, np.nan])},
-    "forms": {"a": np.array([0.1, 0.1]), "b": np.array([np.nan, np.nan])},
-  },
-  "SG n=9: nearness": {"style": {"a": np.array([0.6, 0.6])}},
-}
-RANDOM = {
-  "IG n=5: recall": {"style": 0.125, "forms": 0.25},
-  "SG n=9: nearness": {"style": 0.5},
-}
-
-
-def test_figure_shows_means_beside_random_choice():
-  axes = figures.agreement(VALUES, RANDOM)
-  labels = [label.get_text() for label in axes.get_yticklabels()]
-  assert labels == [
-    "IG n=5: recall", "style", "forms", "SG n=9: nearness", "style"
-  ]  # fmt: skip
-  a, b = axes.containers
-  assert (a.get_label(), b.get_label()) == ("a", "b")
-  np.testing.assert_allclose(a.lines[0].get_xdata(), [0.6, 0.1, 0.6])
-  np.testing.assert_allclose(np.round(a.lines[0].get_ydata()), [1, 2, 4])
-  np.testing.assert_allclose(b.lines[0].get_xdata(), [0.2, np.nan])
-  (bar, *_) = a.lines[2][0].get_segments()
-  error = stats.sem([0.5, 0.7])
-  np.testing.assert_allclose(bar[:, 0], [0.6 - error, 0.6 + error])
-  (random,) = (c for c in axes.collections if c.get_label() == "random choice")
-  np.testing.assert_allclose(
-    random.get_offsets(), [[0.125, 1], [0.25, 2], [0.5, 4]]
-  )
-
-
-def test_figures_of_nothing_or_too_much_are_refused():
-  with pytest.raises(ValueError, match="nothing to draw"):
-    figures.agreement({}, {})
-  many = {"IG": {"all": dict.fromkeys("abcd", np.zeros(2))}}
-  with pytest.raises(ValueError, match="4 latent spaces, but at most 3"):
-    figures.agreement(many, {"IG": {"all": 0.0}})
