@@ -85,7 +85,7 @@ def training_curves(
 
   Args:
     losses: method -> float [S, steps], at least 0.
-    window: steps averaged; by default 1% of the longest curve.
+    window: steps averaged; by default about 1% of the longest curve.
     lengths: method -> integers [S], the steps that each individual trains; the
       mean at a step is over those who still train. By default everybody trains
       to the end.
@@ -106,7 +106,9 @@ def training_curves(
         f" {value[value < 0][0]}."
       )
   if window is None:
-    window = max(1, max(value.shape[1] for value in values.values()) // 100)
+    # Even, or SW n=2, which takes turns, would be a zigzag.
+    longest = max(value.shape[1] for value in values.values())
+    window = max(1, 2 * (longest // 200))
   if window < 1:
     raise ValueError(f"window must be at least 1 step, but is {window}.")
   axes = styles.axes_or_new(axes, 8.0, 4.5)

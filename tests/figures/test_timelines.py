@@ -87,6 +87,12 @@ def test_one_odd_batch_is_not_lost():
   assert spans[1][0] <= 5_000 < spans[1][1] and spans[1][2] > 0
 
 
+def test_taking_turns_is_no_zigzag():
+  turns = np.tile(np.float32([2.0, 1.0]), (3, 400))
+  line = figures.training_curves({"sw:2": turns}).lines[0]
+  np.testing.assert_allclose(line.get_ydata()[10:-10], 1.5)
+
+
 def test_training_curves_show_the_mean_and_quartiles_of_running_means():
   losses = np.random.default_rng(0).gamma(2.0, size=(7, 50))
   axes = figures.training_curves({"es:40": losses}, window=5)
