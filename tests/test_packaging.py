@@ -40,7 +40,8 @@ def imported_name(requirement):
 
 def test_the_package_alone_is_installed(config):
   patterns = config["options.packages.find"]["include"].split()
-  folders = [path.name for path in ROOT.iterdir() if path.is_dir()]
+  names = [path.name for path in ROOT.iterdir() if path.is_dir()]
+  folders = [name for name in names if name.isidentifier()]  # as setuptools
   assert {"experiments", "tests", PACKAGE} <= {*folders}
   for folder, inside in ((name, f"{name}.x") for name in folders):
     for name in (folder, inside, f"{folder}_more"):

@@ -8,6 +8,7 @@ import time
 import pytest
 from helpers import survival
 
+from personalization_jax.checkpoints import trees
 from personalization_jax.runs import directory
 
 
@@ -64,29 +65,50 @@ def check_writable(folder):
 files.check_writable = check_writable
 """
 
+# Each checkpoint stays incomplete for a while, and then complete, so that
+# whoever looks for either finds it.
+SLOW = """
+import time
+from personalization_jax.checkpoints import trees
+def save_async(*args, save=trees.save_async):
+  finish = save(*args)
+  def slowly():
+    time.sleep(0.5)
+    finish()
+    time.sleep(0.5)
+  return slowly
+trees.save_async = save_async
+"""
 
-def under_way(workdir):
-  """Checkpoints of a method under way that count."""
-  return list(workdir.glob("checkpoints/sw-2/*.sha256.json"))
+
+def complete(workdir, task="sw-2"):
+  """Checkpoints that count."""
+  return list(workdir.glob(f"checkpoints/{task}/*.sha256.json"))
+
+
+def incomplete(workdir):
+  """Checkpoints that are being written."""
+  found = (path for path in workdir.glob("checkpoints/*/*") if path.is_dir())
+  return [path for path in found if not trees.exists(path)]
 
 
 def test_kills_change_nothing(tmp_path, cache, whole):
   """SIGKILL behind a checkpoint, SIGKILL in the next one, then SIGTERM."""
   workdir = tmp_path / "run"
 
-  def cut(number, pattern):
-    process = survival.start(workdir, cache)
-    survival.wait_until(
-      lambda: list(workdir.glob(f"checkpoints/{pattern}")), process
-    )
+  def cut(number, found):
+    process = survival.start(workdir, cache, fault=SLOW)
+    survival.wait_until(lambda: found(workdir), process)
     process.send_signal(number)
     output, _ = process.communicate(timeout=20)
     assert not (workdir / "results.csv").exists()
     return process.returncode, output
 
-  assert cut(signal.SIGKILL, "sw-2/*.sha256.json")[0] == -signal.SIGKILL
-  assert cut(signal.SIGKILL, "*/*tmp*")[0] == -signal.SIGKILL
-  code, output = cut(signal.SIGTERM, "global_phase/*.sha256.json")
+  assert cut(signal.SIGKILL, complete)[0] == -signal.SIGKILL
+  assert cut(signal.SIGKILL, incomplete)[0] == -signal.SIGKILL
+  code, output = cut(
+    signal.SIGTERM, lambda workdir: complete(workdir, "global_phase")
+  )
   assert code == 75, output
   assert "the same command goes on" in output
   output = survival.finish(workdir, cache)
@@ -145,8 +167,8 @@ def test_the_loss_of_one_process_ends_the_other_and_the_run_goes_on(
 ):
   """Then one process with other devices takes it up."""
   workdir = tmp_path / "two"
-  processes = survival.start_both(workdir, cache)
-  survival.wait_until(lambda: under_way(workdir), processes[victim])
+  processes = survival.start_both(workdir, cache, fault=SLOW)
+  survival.wait_until(lambda: complete(workdir), processes[victim])
   processes[victim].kill()
   start = time.monotonic()
   output, _ = processes[1 - victim].communicate(timeout=60)
@@ -164,10 +186,10 @@ def test_the_loss_of_one_process_ends_the_other_and_the_run_goes_on(
 @pytest.mark.slow
 def test_sigterm_to_one_process_stops_all_of_them(tmp_path, cache, whole):
   workdir = tmp_path / "two"
-  processes = survival.start_both(workdir, cache)
+  processes = survival.start_both(workdir, cache, fault=SLOW)
   # What it trains then is compiled: it stops at the next block, not when the
   # patience with a compilation ends.
-  survival.wait_until(lambda: under_way(workdir), processes[0])
+  survival.wait_until(lambda: complete(workdir), processes[0])
   processes[1].send_signal(signal.SIGTERM)
   outputs = [process.communicate(timeout=60)[0] for process in processes]
   assert [process.returncode for process in processes] == [75, 75], outputs
