@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 # Their assertions, too, say what differs.
-pytest.register_assert_rewrite("newcomers_served", "nist_files", "report_runs")
+pytest.register_assert_rewrite("helpers")
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.devices()  # from here on scripts that tests call don't change their number

@@ -137,8 +137,12 @@ def new_study(people, new_trainer):
 
 @pytest.fixture(scope="module")
 def whole(new_study):
-  """The study, and each method's result without interruption, trained once."""
-  study = new_study()
+  """The study, and each method's result without interruption, trained once.
+
+  On two devices, as all that must have its bits: XLA compiles a program for one
+  device otherwise than for several, and may round otherwise.
+  """
+  study = new_study(devices=2)
   return study, functools.cache(
     functools.partial(study.personalize, keep_models=True)
   )
