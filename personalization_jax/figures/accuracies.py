@@ -205,8 +205,7 @@ def gains(
     axes,
     "Points: individuals, sorted; hollow: hurt; small: unchanged; bar: mean",
   )
-  styles.name_rows(axes, [styles.method_name(method) for method in values])
-  styles.right_labels(axes, shares)
+  styles.name_rows(axes, [styles.method_name(m) for m in values], shares)
   return axes
 
 

@@ -24,7 +24,7 @@ def test_latent_map_shows_where_people_differ_most():
   rng = np.random.default_rng(0)
   latents = rng.normal(size=(12, 5)) * [0.01, 9, 0.01, 3, 0.01]
   roles = np.arange(12) < 4
-  axes = figures.latent_map(latents, roles, [f"p{k}" for k in range(12)])
+  axes = figures.latent_map(latents, roles)
   writers, individuals = (np.asarray(c.get_offsets()) for c in axes.collections)
   assert (len(writers), len(individuals)) == (8, 4)
   drawn = np.concatenate([individuals, writers])
@@ -32,7 +32,6 @@ def test_latent_map_shows_where_people_differ_most():
   for component, axis in ((0, 1), (1, 3)):
     correlation = np.corrcoef(drawn[:, component], centred[:, axis])[0, 1]
     assert correlation > 0.95
-  assert [text.get_text() for text in axes.texts][:2] == ["p0", "p1"]
 
 
 def test_neighbours_are_named_by_group():
