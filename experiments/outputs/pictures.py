@@ -30,15 +30,16 @@ def draw(
   Samples are shown if they are images of one channel or three. `finished` has
   the results of all seeds; `space` is the latent space, if one was needed.
   """
+  population, split = study.population, study.split
   pages = _of_results(study, methods, finished)
-  pictures = _pictures(study.population)
+  pictures = _pictures(population)
   if pictures is not None:
     pages["handwriting"] = figures.handwriting(
       pictures,
-      study.population.labels,
-      study.population.individuals,
-      study.split.individuals[:8],
-      classes=min(10, study.population.num_classes),
+      population.labels,
+      population.individuals,
+      split.individuals[:8],
+      classes=min(10, population.num_classes),
     )
   if space is not None:
     pages |= _of_latent_space(study, methods, space, pictures)
@@ -52,28 +53,21 @@ def _of_results(
 ) -> dict[str, Any]:
   # Who diverged in one method is shown in none: figures compare people.
   shown = ~np.any([result.diverged for result in finished], axis=0)
+  people = np.flatnonzero(shown).tolist()
+  if not people:
+    return {}
+  means = tables.accuracies(finished, study.population.labels)
+  accuracies = {m: (own[shown], of[shown]) for m, (own, of) in means.items()}
   # Curves are one seed's.
   firsts = {result.method: result for result in reversed(finished)}
-  if not shown.any():
-    return {}
-  accuracies = {
-    method: (own[shown], general[shown])
-    for method, (own, general) in tables.accuracies(
-      finished, study.population.labels
-    ).items()
-  }
   sources, lengths, losses = {}, {}, {}
   for method in methods:
     sources[method.spec] = study.batches.sources(method)
     # Behind the end of an individual's own schedule there is padding.
-    lengths[method.spec] = np.array(
-      [
-        len(study.batches.sources(method, index))
-        for index in np.flatnonzero(shown).tolist()
-      ]
-    )
+    ends = [len(study.batches.sources(method, index)) for index in people]
+    lengths[method.spec] = np.array(ends)
     losses[method.spec] = firsts[method.spec].losses[shown]
-  drawn = {
+  pages: dict[str, Any] = {
     "trade_off": figures.trade_off(accuracies),
     "distribution_individual": figures.distribution(accuracies),
     "distribution_global": figures.distribution(accuracies, of="global"),
@@ -93,8 +87,7 @@ def _of_results(
     baseline = tables.baseline_of(half)
     if baseline is not None and len(half) > 1:
       file = "gains" if name == tables.SHAPING else "gains_grouping"
-      drawn[file] = figures.gains({m: accuracies[m] for m in half}, baseline)
-  pages = {name: axes.figure for name, axes in drawn.items()}
+      pages[file] = figures.gains({m: accuracies[m] for m in half}, baseline)
   if curves:
     pages["validation_curves"] = figures.validation_curves(curves, sources)
   return pages
@@ -140,7 +133,7 @@ def _of_latent_space(
   if len(people) > 2 and places.shape[1] > 1:
     pages["latent_map"] = figures.latent_map(
       places, np.arange(len(people)) < len(split.individuals)
-    ).figure
+    )
   if pictures is None:
     return pages
   ranked = groups.candidates[groups.nearest(groups.num_candidates)[0]]
