@@ -30,19 +30,8 @@ def draw(
   Samples are shown if they are images of one channel or three. `finished` has
   the results of all seeds; `space` is the latent space, if one was needed.
   """
-  population, split = study.population, study.split
   pages = _of_results(study, methods, finished)
-  pictures = _pictures(population)
-  if pictures is not None:
-    pages["handwriting"] = figures.handwriting(
-      pictures,
-      population.labels,
-      population.individuals,
-      split.individuals[:8],
-      classes=min(10, population.num_classes),
-    )
-  if space is not None:
-    pages |= _of_latent_space(study, methods, space, pictures)
+  pages |= _of_people(study, methods, space)
   return [
     figures.save(page, folder / f"{name}.png") for name, page in pages.items()
   ]
@@ -106,47 +95,42 @@ def _pictures(population: Population) -> np.ndarray | None:
   return np.rint(255 * shares).astype(np.uint8)
 
 
-def _of_latent_space(
-  study: Study,
-  methods: Sequence[Method],
-  space: LatentSpace,
-  pictures: np.ndarray | None,
+def _of_people(
+  study: Study, methods: Sequence[Method], space: LatentSpace | None
 ) -> dict[str, Any]:
   population, split, groups = study.population, study.split, study.groups
-  shown = split.global_test[:32]
+  pages: dict[str, Any] = {}
+  pictures = _pictures(population)
+  about = (population.labels, population.individuals)
+  classes = min(10, population.num_classes)
+  if pictures is not None:
+    pages["handwriting"] = figures.handwriting(
+      pictures, *about, split.individuals[:8], classes=classes
+    )
+  if space is None:
+    return pages
+  if trained := space.autoencoder:
+    shown, images = split.global_test[:32], population.images
+    pages["reconstructions"] = figures.reconstructions(
+      images[shown],
+      autoencoder.reconstruct(trained.model, trained.variables, images, shown),
+    )
   people = np.concatenate([split.individuals, split.global_people])
   means, present = groups.class_means(people)
   # The mean over the classes that a person has.
   places = means.sum(axis=1) / present.sum(axis=1, keepdims=True)
-  pages: dict[str, Any] = {}
-  if space.autoencoder:
-    pages["reconstructions"] = figures.reconstructions(
-      population.images[shown],
-      autoencoder.reconstruct(
-        space.autoencoder.model,
-        space.autoencoder.variables,
-        population.images,
-        shown,
-      ),
-    )
   # A map has two axes, and says nothing of fewer people.
   if len(people) > 2 and places.shape[1] > 1:
-    pages["latent_map"] = figures.latent_map(
-      places, np.arange(len(people)) < len(split.individuals)
-    )
+    is_individual = np.arange(len(people)) < len(split.individuals)
+    pages["latent_map"] = figures.latent_map(places, is_individual)
   if pictures is None:
     return pages
   ranked = groups.candidates[groups.nearest(groups.num_candidates)[0]]
   # Of few candidates nobody is both near and far.
   near = min(3, -(-len(ranked) // 2))
+  person, far = int(split.individuals[0]), ranked[near:][-3:]
   pages["neighbours"] = figures.neighbours(
-    pictures,
-    population.labels,
-    population.individuals,
-    int(split.individuals[0]),
-    ranked[:near],
-    ranked[near:][-3:],
-    classes=min(10, population.num_classes),
+    pictures, *about, person, ranked[:near], far, classes=classes
   )
   asked = (method.group for method in methods if method.group)
   if sg := next((group for group in asked if group.kind == "sg"), None):

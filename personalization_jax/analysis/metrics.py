@@ -67,6 +67,15 @@ def spread(accuracies: np.ndarray) -> Spread:
   return Spread(*map(float, (values.mean(), sd, values.min(), values.max())))
 
 
+def mean_and_error(values: np.ndarray) -> tuple[float, float]:
+  """Mean of [S] without NaN, and its standard error; NaN if all are alike."""
+  known = _known(values)
+  of_all = spread(known)
+  if not len(known) or _constant(known):  # a single one has no sd either
+    return of_all.mean, math.nan
+  return of_all.mean, of_all.sd / math.sqrt(len(known))
+
+
 def _known(values: np.ndarray) -> np.ndarray:
   """Values [S] as float64, without NaN."""
   values = np.asarray(values, np.float64)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -163,7 +162,7 @@ def agreement(
   for k, space in enumerate(spaces):
     shown = {r: y for r, y in places.items() if space in values[r[0]][r[1]]}
     means, errors = np.transpose(
-      [_mean_and_error(values[m][p][space]) for m, p in shown]
+      [metrics.mean_and_error(values[m][p][space]) for m, p in shown]
     )
     # Side by side, lest equal means hide each other.
     rows = np.array(list(shown.values())) + 0.4 * (k - (len(spaces) - 1) / 2)
@@ -222,10 +221,3 @@ def _plain(name: str) -> str:
   name = name.replace("$", r"\$")
   # Legends leave out what begins with an underscore.
   return f" {name}" if name.startswith("_") else name
-
-
-def _mean_and_error(values: np.ndarray) -> tuple[float, float]:
-  """Mean and standard error of values [S], NaN where there is none."""
-  spread = metrics.spread(values)
-  count = np.sum(~np.isnan(values))
-  return spread.mean, spread.sd / math.sqrt(max(count, 1))

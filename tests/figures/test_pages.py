@@ -55,7 +55,11 @@ def test_of_few_candidates_nobody_is_near_and_far(candidates, near, far):
   individuals = np.arange(500) % (candidates + 1)
   study = types.SimpleNamespace(
     population=types.SimpleNamespace(
-      labels=np.arange(500) % 10, individuals=individuals, num_classes=10
+      images=IMAGES,
+      holds_images=True,
+      labels=np.arange(500) % 10,
+      individuals=individuals,
+      num_classes=10,
     ),
     split=types.SimpleNamespace(
       individuals=np.array([0]), global_people=others, global_test=np.arange(9)
@@ -68,7 +72,7 @@ def test_of_few_candidates_nobody_is_near_and_far(candidates, near, far):
     ),
   )
   space = types.SimpleNamespace(autoencoder=None)
-  page = pictures._of_latent_space(study, (), space, IMAGES)["neighbours"]
+  page = pictures._of_people(study, (), space)["neighbours"]
   names = [label.get_text() for label in page.axes[0].get_yticklabels()]
   assert names == [
     "Person 0",
