@@ -95,10 +95,7 @@ def affordable(split: Split, dimensions: int) -> int:
 
 
 def write(found: Found, workdir: pathlib.Path) -> tuple[str, pathlib.Path]:
-  """Writes group_agreement.csv and its figure; a text for people, the figure.
-
-  The text is a Markdown table, aligned to be read as it is, and a note.
-  """
+  """Writes the CSV file and its figure; the table for people, the figure."""
   lines = []
   values: dict[str, dict[str, dict[str, np.ndarray]]] = {}
   random: dict[str, dict[str, float]] = {}

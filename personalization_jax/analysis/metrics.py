@@ -70,10 +70,9 @@ def spread(accuracies: np.ndarray) -> Spread:
 def mean_and_error(values: np.ndarray) -> tuple[float, float]:
   """Mean of [S] without NaN, and its standard error; NaN if all are alike."""
   known = _known(values)
+  alike = not len(known) or _constant(known)  # as a single one is
   of_all = spread(known)
-  if not len(known) or _constant(known):  # a single one has no sd either
-    return of_all.mean, math.nan
-  return of_all.mean, of_all.sd / math.sqrt(len(known))
+  return of_all.mean, math.nan if alike else of_all.sd / math.sqrt(len(known))
 
 
 def _known(values: np.ndarray) -> np.ndarray:
