@@ -3,11 +3,9 @@
 import base64
 import inspect
 import itertools
-import pathlib
 import re
-import subprocess
-import sys
 
+import pytest
 from helpers.report_runs import (
   PICTURE,
   Reader,
@@ -17,6 +15,7 @@ from helpers.report_runs import (
   write_csv,
 )
 
+from experiments import report as script
 from experiments.outputs import agreement as table1_agreement
 from experiments.outputs import choice, pictures
 from experiments.outputs.report import captions, page, runs
@@ -239,30 +238,23 @@ def test_runs_are_called_by_what_tells_them_apart(tmp_path):
   assert [run.name for run in found] == ["x/run", "y/run", "z"]
 
 
-def test_the_command_line(tmp_path):
+def test_the_command_line(tmp_path, capsys):
+  """In this process; the guide's test starts one."""
   make_run(tmp_path / "a")
   output = tmp_path / "x.html"
 
-  # Side by side: each imports all of JAX.
   def call(*arguments):
-    return subprocess.Popen(
-      [sys.executable, "-m", "experiments.report", *arguments],
-      cwd=pathlib.Path(__file__).parents[3],
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
+    script.FLAGS.unparse_flags()
+    script.main(script.FLAGS(["report", *arguments]))
 
-  calls = [
-    call(str(tmp_path / "a"), f"--output={output}", "--title=Mine"),
-    call(f"--output={output}"),
+  call(str(tmp_path / "a"), f"--output={output}", "--title=Mine")
+  assert capsys.readouterr().out.splitlines() == [
+    "a: finished",
+    f"Report: {output}",
   ]
-  (out, errors), (_, failure) = [process.communicate() for process in calls]
-  assert [process.returncode for process in calls] == [0, 1], errors
-  assert out.splitlines() == ["a: finished", f"Report: {output}"]
   assert Reader(output).headings[0] == (1, "Mine")
-  assert failure.startswith("error: no run is given")
-  assert failure.count("\n") == 1
+  with pytest.raises(SystemExit, match=r"^error: no run is given.*\.$"):
+    call(f"--output={output}")
 
 
 def test_results_of_several_versions_are_told_apart(tmp_path):
