@@ -41,8 +41,7 @@ def trade_off(accuracies: Accuracies, axes: Axes | None = None) -> Axes:
   for method, mean, error in zip(checked, means, errors):
     style = styles.method_style(method)
     axes.errorbar(
-      mean[0],
-      mean[1],
+      *mean,
       xerr=error[0],
       yerr=error[1],
       fmt=style.marker,
