@@ -13,14 +13,18 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from absl import app, flags
+from absl import flags
 
+from experiments.flags import people_flags
 from experiments.outputs.report import page
 
-_OUTPUT = flags.DEFINE_string("output", "report.html", "The HTML file.")
-_TITLE = flags.DEFINE_string(
-  "title", None, "The page's title; by default the runs' names."
-)
+FLAGS = flags.FlagValues()
+# fmt: off
+_OUTPUT = flags.DEFINE_string("output", "report.html",
+    "The HTML file.", flag_values=FLAGS)
+_TITLE = flags.DEFINE_string("title", None,
+    "The page's title; by default the runs' names.", flag_values=FLAGS)
+# fmt: on
 
 
 def main(argv: Sequence[str]) -> None:
@@ -36,4 +40,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  people_flags.run(main, FLAGS)

@@ -5,38 +5,39 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import numpy as np
 import pandas as pd
 
 from personalization_jax import figures
-from personalization_jax.analysis import group_agreement, metrics
+from personalization_jax.analysis import group_agreement, markdown, metrics
 from personalization_jax.analysis.columns import AGREEMENT_COLUMNS
 from personalization_jax.analysis.group_agreement import Agreement
 from personalization_jax.checkpoints.files import write_atomically
 from personalization_jax.datasets.splits import Split
 from personalization_jax.datasets.synthetic import WriterFactors
 from personalization_jax.distributed import make_mesh
-from personalization_jax.figures import styles
 from personalization_jax.grouping.groups import Groups
 from personalization_jax.methods import Method
-from personalization_jax.runs import table_files
 from personalization_jax.study import Study
 
+NAMES = 3  # columns of text
 AUTO_ENCODER, PIXELS = "auto-encoder", "raw pixels"
 # Among pixels SG takes about a second for 5e9 of them on two CPU cores.
 _MULTIPLICATIONS = 1e11
-_NOTE = """\
-Groups against the writers' hidden factors: mean (sd) over {} individuals; more\
- is better. Recall: of the n writers that IG found, the share that is truly\
- among the n nearest; rank correlation: of IG's order of all candidates with\
- the true one. Own class: SG's samples that have the class of the sample that\
- chose them; nearness: the chance that their writers write its digit more like\
- the individual than the writer of a sample drawn from D_G. *: differs from\
- random choice with p < 0.05; p of spaces: whether the two latent spaces\
- differ; both paired t-tests over individuals, uncorrected.
+TITLE = "Groups against the writers' hidden factors: mean (sd)"
+NOTE = """\
+Over individuals; more is better; in: which hidden factors (style, allographs,\
+ forms, or all of them), or the class; random choice: what it gives on average.\
+ Recall: of the n writers that IG found, the share that is truly among the n\
+ nearest; rank correlation: of IG's order of all candidates with the true one.\
+ Share of samples: of SG's, those with the class of the sample that chose them;\
+ nearness: the chance that their writers write its digit more like the\
+ individual than the writer of a sample drawn from D_G. *: differs from random\
+ choice with p < 0.05; p of spaces: whether the two latent spaces differ; both\
+ paired t-tests over individuals, uncorrected.
 """
 
 # Latent space -> what was found in it, in the same order everywhere.
@@ -94,17 +95,16 @@ def affordable(split: Split, dimensions: int) -> int:
 
 
 def write(found: Found, workdir: pathlib.Path) -> tuple[str, pathlib.Path]:
-  """Writes group_agreement.csv and its figure; a text for people, the figure.
-
-  The text is a Markdown table, aligned to be read as it is, and a note.
-  """
+  """Writes the CSV file and its figure; the table for people, the figure."""
   lines = []
   values: dict[str, dict[str, dict[str, np.ndarray]]] = {}
   random: dict[str, dict[str, float]] = {}
   for space, agreements in found.items():
     for one, pixels in zip(agreements, found[PIXELS]):
       by_chance = float(one.random.mean())
-      numbers = (one.mean, one.sd, by_chance, one.count)
+      spread = metrics.spread(one.values)
+      count = int((~np.isnan(one.values)).sum())
+      numbers = (spread.mean, spread.sd, by_chance, count)
       p_pixels = math.nan if space == PIXELS else _p(one.values, pixels.values)
       p_values = (_p(one.values, one.random), p_pixels)
       lines.append(
@@ -116,9 +116,11 @@ def write(found: Found, workdir: pathlib.Path) -> tuple[str, pathlib.Path]:
   table = pd.DataFrame(lines, columns=list(AGREEMENT_COLUMNS))
   text = table.to_csv(index=False, lineterminator="\n")
   write_atomically(workdir / "group_agreement.csv", text)
-  page = styles.figure_of(figures.agreement(values, random))
-  drawn = figures.save(page, workdir / "figures" / "group_agreement.png")
-  return _markdown(table), drawn
+  path = workdir / "figures" / "group_agreement.png"
+  drawn = figures.save(figures.agreement(values, random), path)
+  shown = columns(table)
+  told = markdown.aligned([[*shown], *zip(*shown.values())], NAMES)
+  return f"{TITLE}\n\n{told}\n\n{NOTE}", drawn
 
 
 def _p(values: np.ndarray, others: np.ndarray) -> float:
@@ -127,26 +129,24 @@ def _p(values: np.ndarray, others: np.ndarray) -> float:
   return metrics.significance(both, "others")["values"].t
 
 
-def _number(value: float) -> str:
-  return "-" if math.isnan(value) else f"{value:.3f}"
-
-
-def _markdown(table: pd.DataFrame) -> str:
-  stars = np.where(table["p_random"] < 0.05, "*", " ")
-  means, sds = (table[name].map(_number) for name in ("mean", "sd"))
-  spaces = (means + " (" + sds + ")" + stars).groupby(
-    table["latent_space"], sort=False
+def columns(table: pd.DataFrame) -> dict[str, Iterable[str]]:
+  """What people see of group_agreement.csv: header -> cells."""
+  key = ["group", "measure", "part"]
+  numbers = ("mean", "sd", "random", "p_raw_pixels")
+  told = table.assign(
+    **{column: markdown.cells(table[column], ".3f") for column in numbers},
+    individuals=markdown.cells(table["individuals"], ".0f"),
   )
-  first = table[table["latent_space"] == AUTO_ENCODER]
-  columns = [
-    ["Group", *first["group"]],
-    # Names to the left.
-    ["agreement".ljust(16), *first["measure"].str.ljust(16)],
-    ["in".ljust(10), *first["part"].str.ljust(10)],
-    *([space, *cells] for space, cells in spaces),
-    ["random choice", *first["random"].map(_number)],
-    ["p of spaces", *first["p_raw_pixels"].map(_number)],
-  ]
-  judged = " or ".join(map(str, sorted(table["individuals"].unique())))
-  text = table_files.aligned([*zip(*columns)])
-  return f"{text}\n\n{_NOTE.format(judged)}"
+  stars = np.where(table["p_random"] < 0.05, "*", " ")
+  told["mean"] += " (" + told["sd"] + ")" + stars
+  spaces = told.pivot_table(
+    "mean", key, "latent_space", aggfunc="last", sort=False, fill_value="-"
+  )
+  rows = told.groupby(key, sort=False)
+  return {
+    **dict(zip(("Group", "agreement", "in"), zip(*spaces.index))),
+    **spaces,
+    "random choice": rows["random"].first(),
+    "p of spaces": rows["p_raw_pixels"].first(),
+    "individuals": rows["individuals"].unique().map(", ".join),
+  }

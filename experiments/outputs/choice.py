@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 
 from personalization_jax import figures
-from personalization_jax.analysis import model_choice, tables
-from personalization_jax.analysis.columns import CHOICE_COLUMNS as COLUMNS
+from personalization_jax.analysis import markdown, model_choice, tables
+from personalization_jax.analysis.columns import CHOICE_COLUMNS
 from personalization_jax.analysis.model_choice import Choice
 from personalization_jax.analysis.result import Result
 from personalization_jax.checkpoints.files import write_atomically
-from personalization_jax.figures import styles
-from personalization_jax.runs import table_files
 
 GLOBAL = "global"
-_TITLES = ["Method", "hurt", "hurt, chosen", "gain", "gain, chosen"]
-_FORMS = (".0%", ".0%", "+.4f", "+.4f")
-_NOTE = """
+NAMES = 1  # columns of text
+TITLE = "Against the model of D_G alone (global)"
+NOTE = """\
 hurt: share of individuals whose own model is worse on their test data than the\
  global one; gain: mean difference in acc(D_I). Chosen: each individual has the\
  better of the two on validation data, the global one if they are equal. Of\
  several seeds the choice is made for each, and an individual's means over them\
  are compared.
 """
+# Headers and formats of the numbers that people see.
+_SHOWN = (
+  ("hurt", ".0%"), ("hurt, chosen", ".0%"),
+  ("gain", "+z.4f"), ("gain, chosen", "+z.4f"),
+)  # fmt: skip
 
 
 def compare(
@@ -40,33 +43,30 @@ def compare(
   by_seed = tables.by_seed(finished)
   if GLOBAL not in by_seed or len(by_seed) < 2:
     return None
-  validated, tested = (
-    {
-      method: np.stack([accuracy(result, labels)[0] for result in own])
-      for method, own in by_seed.items()
-    }
-    for accuracy in (Result.validation_accuracy, Result.individual_accuracy)
-  )
+  validated = tables.stacked(by_seed, "validation", labels)
+  tested = tables.stacked(by_seed, "individual", labels)
   return model_choice.judge_all(validated, tested, GLOBAL)
+
+
+def columns(table: pd.DataFrame) -> dict[str, Iterable[str]]:
+  """What people see of choice.csv: header -> cells."""
+  return {"Method": table["method"]} | {
+    header: markdown.cells(table[column], form)
+    for column, (header, form) in zip(CHOICE_COLUMNS[1:], _SHOWN)
+  }
 
 
 def write(
   found: dict[str, Choice], workdir: pathlib.Path
 ) -> tuple[str, pathlib.Path]:
   """Writes choice.csv and its figure; the table for people, and the figure."""
-  table = pd.DataFrame(
-    map(vars, found.values()), pd.Index(found, name="method")
+  table = pd.DataFrame([{"method": m} | vars(one) for m, one in found.items()])
+  text = table[[*CHOICE_COLUMNS]].to_csv(
+    index=False, na_rep="nan", lineterminator="\n"
   )
-  table = table[[*COLUMNS[1:]]]
-  text = table.to_csv(na_rep="nan", lineterminator="\n")
   write_atomically(workdir / "choice.csv", text)
-  lines = [
-    [method, *("-" if np.isnan(x) else f"{x:{y}}" for x, y in zip(row, _FORMS))]
-    for method, *row in table.itertuples(name=None)
-  ]
-  told = table_files.aligned([_TITLES, *lines])
-  page = styles.figure_of(figures.choice(found))
-  return (
-    f"Against the model of D_G alone (global)\n\n{told}\n{_NOTE}",
-    figures.save(page, workdir / "figures" / "choice.png"),
-  )
+  shown = columns(table)
+  told = markdown.aligned([[*shown], *zip(*shown.values())])
+  path = workdir / "figures" / "choice.png"
+  drawn = figures.save(figures.choice(found), path)
+  return f"{TITLE}\n\n{told}\n\n{NOTE}", drawn

@@ -31,17 +31,7 @@ def draw(
   the results of all seeds; `space` is the latent space, if one was needed.
   """
   pages = _of_results(study, methods, finished)
-  pictures = _pictures(study.population)
-  if pictures is not None:
-    pages["handwriting"] = figures.handwriting(
-      pictures,
-      study.population.labels,
-      study.population.individuals,
-      study.split.individuals[:8],
-      classes=min(10, study.population.num_classes),
-    )
-  if space is not None:
-    pages |= _of_latent_space(study, methods, space, pictures)
+  pages |= _of_people(study, methods, space)
   return [
     figures.save(page, folder / f"{name}.png") for name, page in pages.items()
   ]
@@ -52,28 +42,21 @@ def _of_results(
 ) -> dict[str, Any]:
   # Who diverged in one method is shown in none: figures compare people.
   shown = ~np.any([result.diverged for result in finished], axis=0)
+  people = np.flatnonzero(shown).tolist()
+  if not people:
+    return {}
+  means = tables.accuracies(finished, study.population.labels)
+  accuracies = {m: (own[shown], of[shown]) for m, (own, of) in means.items()}
   # Curves are one seed's.
   firsts = {result.method: result for result in reversed(finished)}
-  if not shown.any():
-    return {}
-  accuracies = {
-    method: (own[shown], general[shown])
-    for method, (own, general) in tables.accuracies(
-      finished, study.population.labels
-    ).items()
-  }
   sources, lengths, losses = {}, {}, {}
   for method in methods:
     sources[method.spec] = study.batches.sources(method)
     # Behind the end of an individual's own schedule there is padding.
-    lengths[method.spec] = np.array(
-      [
-        len(study.batches.sources(method, index))
-        for index in np.flatnonzero(shown).tolist()
-      ]
-    )
+    ends = [len(study.batches.sources(method, index)) for index in people]
+    lengths[method.spec] = np.array(ends)
     losses[method.spec] = firsts[method.spec].losses[shown]
-  drawn = {
+  pages: dict[str, Any] = {
     "trade_off": figures.trade_off(accuracies),
     "distribution_individual": figures.distribution(accuracies),
     "distribution_global": figures.distribution(accuracies, of="global"),
@@ -93,8 +76,7 @@ def _of_results(
     baseline = tables.baseline_of(half)
     if baseline is not None and len(half) > 1:
       file = "gains" if name == tables.SHAPING else "gains_grouping"
-      drawn[file] = figures.gains({m: accuracies[m] for m in half}, baseline)
-  pages = {name: axes.figure for name, axes in drawn.items()}
+      pages[file] = figures.gains({m: accuracies[m] for m in half}, baseline)
   if curves:
     pages["validation_curves"] = figures.validation_curves(curves, sources)
   return pages
@@ -113,47 +95,42 @@ def _pictures(population: Population) -> np.ndarray | None:
   return np.rint(255 * shares).astype(np.uint8)
 
 
-def _of_latent_space(
-  study: Study,
-  methods: Sequence[Method],
-  space: LatentSpace,
-  pictures: np.ndarray | None,
+def _of_people(
+  study: Study, methods: Sequence[Method], space: LatentSpace | None
 ) -> dict[str, Any]:
   population, split, groups = study.population, study.split, study.groups
-  shown = split.global_test[:32]
+  pages: dict[str, Any] = {}
+  pictures = _pictures(population)
+  about = (population.labels, population.individuals)
+  classes = min(10, population.num_classes)
+  if pictures is not None:
+    pages["handwriting"] = figures.handwriting(
+      pictures, *about, split.individuals[:8], classes=classes
+    )
+  if space is None:
+    return pages
+  if trained := space.autoencoder:
+    shown, images = split.global_test[:32], population.images
+    pages["reconstructions"] = figures.reconstructions(
+      images[shown],
+      autoencoder.reconstruct(trained.model, trained.variables, images, shown),
+    )
   people = np.concatenate([split.individuals, split.global_people])
   means, present = groups.class_means(people)
   # The mean over the classes that a person has.
   places = means.sum(axis=1) / present.sum(axis=1, keepdims=True)
-  pages: dict[str, Any] = {}
-  if space.autoencoder:
-    pages["reconstructions"] = figures.reconstructions(
-      population.images[shown],
-      autoencoder.reconstruct(
-        space.autoencoder.model,
-        space.autoencoder.variables,
-        population.images,
-        shown,
-      ),
-    )
   # A map has two axes, and says nothing of fewer people.
   if len(people) > 2 and places.shape[1] > 1:
-    pages["latent_map"] = figures.latent_map(
-      places, np.arange(len(people)) < len(split.individuals)
-    ).figure
+    is_individual = np.arange(len(people)) < len(split.individuals)
+    pages["latent_map"] = figures.latent_map(places, is_individual)
   if pictures is None:
     return pages
   ranked = groups.candidates[groups.nearest(groups.num_candidates)[0]]
   # Of few candidates nobody is both near and far.
   near = min(3, -(-len(ranked) // 2))
+  person, far = int(split.individuals[0]), ranked[near:][-3:]
   pages["neighbours"] = figures.neighbours(
-    pictures,
-    population.labels,
-    population.individuals,
-    int(split.individuals[0]),
-    ranked[:near],
-    ranked[near:][-3:],
-    classes=min(10, population.num_classes),
+    pictures, *about, person, ranked[:near], far, classes=classes
   )
   asked = (method.group for method in methods if method.group)
   if sg := next((group for group in asked if group.kind == "sg"), None):

@@ -13,6 +13,7 @@ from experiments.outputs import agreement, choice, pictures
 from experiments.outputs.report.captions import CAPTIONS
 from experiments.outputs.rows import Finished, Rows
 from experiments.runtime import resources
+from personalization_jax.analysis.markdown import markdown
 from personalization_jax.analysis.result import Result
 from personalization_jax.datasets.splits import PADDING
 from personalization_jax.datasets.synthetic import WriterFactors
@@ -71,21 +72,19 @@ def write(
     [every[m, seed] for m, seed in rows.beside],
   )
   drawn = pictures.draw(study, methods, finished, space, workdir / "figures")
-  print(table_files.markdown(table, of_run=True))
-  written = "results.csv, table1.csv, table1.md"
+  print(markdown(table, of_run=True))
+  further = {}
   chosen = choice.compare(finished, study.population.labels)
   if chosen and study.split.validation.shape[1]:
-    text, page = choice.write(chosen, workdir)
-    drawn.append(page)
-    print(text)
-    written += ", choice.csv"
+    further["choice.csv"] = choice.write(chosen, workdir)
   if space and factors:
     # Who truly writes like whom is known: are the groups of such people?
     found = agreement.compare(study, methods, factors)
-    text, page = agreement.write(found, workdir)
+    further["group_agreement.csv"] = agreement.write(found, workdir)
+  for text, page in further.values():
     drawn.append(page)
     print(text)
-    written += ", group_agreement.csv"
+  written = ", ".join(["results.csv", "table1.csv", "table1.md", *further])
   print(
     f"Peak memory: {resources.peak_memory()}; disk:"
     f" {resources.megabytes(resources.disk_used(workdir))}."

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-# The two accuracies of every model, acc(D_I) and acc(D_G).
-DATA = ("individual", "global")
+# The two accuracies of every model, as columns and as people call them.
+SYMBOLS = {"individual": "acc(D_I)", "global": "acc(D_G)"}
+DATA = tuple(SYMBOLS)
 SPREAD = ("mean", "rank", "sd", "min", "max")
-FAIRNESS = (
-  "fairness_max_ratio", "fairness_mean_ratio", "fairness_rank_correlation",
-)  # fmt: skip
 
 RESULT_COLUMNS = (
   "method", "individual", "seed", "individual_accuracy", "global_accuracy",
@@ -22,7 +20,9 @@ TABLE_COLUMNS = (
     for data in DATA
     for correction in ("holm", "wilcoxon", "wilcoxon_holm")
   ),
-  *FAIRNESS,
+  "fairness_max_ratio",
+  "fairness_mean_ratio",
+  "fairness_rank_correlation",
   "fairness_coincide",
   "diverged",
   "seeds",

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import stats
 
-from personalization_jax.analysis import metrics
 from personalization_jax.datasets.splits import PADDING
 from personalization_jax.methods import Group
 
@@ -24,37 +23,14 @@ if TYPE_CHECKING:  # their modules import JAX
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Agreement:
-  """How well groups agree with the truth in one respect; more is better.
+  """How well groups agree with the truth in one respect; more is better."""
 
-  Attributes:
-    group: "ig" for the order of all candidates, "ig:5" for the first five,
-      "sg:1500" for samples.
-    measure: "rank correlation", "recall", "nearness" or "share of samples".
-    part: "style", "allographs", "forms" or "all" factors; or "own class".
-    values: float64 [S], of each individual; NaN where there is none.
-    random: float64 [S], what random choice gives on average.
-  """
-
+  # "ig" for the order of all candidates, "ig:5" for the first five, "sg:1500".
   group: str
-  measure: str
-  part: str
-  values: np.ndarray
-  random: np.ndarray
-
-  @property
-  def count(self) -> int:
-    """Number of individuals with a value."""
-    return int((~np.isnan(self.values)).sum())
-
-  @property
-  def mean(self) -> float:
-    """Mean over individuals with a value; NaN if there are none."""
-    return metrics.spread(self.values).mean
-
-  @property
-  def sd(self) -> float:
-    """Standard deviation over them (ddof 1); NaN for fewer than two."""
-    return metrics.spread(self.values).sd
+  measure: str  # "rank correlation", "recall", "nearness", "share of samples"
+  part: str  # "style", "allographs", "forms" or "all" factors; or "own class"
+  values: np.ndarray  # float64 [S], of each individual; NaN where there is none
+  random: np.ndarray  # float64 [S], what random choice gives on average
 
 
 def true_distances(

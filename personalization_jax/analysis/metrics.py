@@ -67,6 +67,14 @@ def spread(accuracies: np.ndarray) -> Spread:
   return Spread(*map(float, (values.mean(), sd, values.min(), values.max())))
 
 
+def mean_and_error(values: np.ndarray) -> tuple[float, float]:
+  """Mean of [S] without NaN, and its standard error; NaN if all are alike."""
+  known = _known(values)
+  alike = not len(known) or _constant(known)  # as a single one is
+  of_all = spread(known)
+  return of_all.mean, math.nan if alike else of_all.sd / math.sqrt(len(known))
+
+
 def _known(values: np.ndarray) -> np.ndarray:
   """Values [S] as float64, without NaN."""
   values = np.asarray(values, np.float64)
@@ -113,23 +121,16 @@ def ranks(means: Sequence[float]) -> list[int]:
 class Significance:
   """Two-sided paired tests of a method against its baseline.
 
-  Attributes:
-    difference: mean over pairs, the method's accuracy minus the baseline's; NaN
-      without pairs. Where models diverged this isn't the difference between the
-      two methods' means.
-    pairs: number of individuals compared.
-    t: p of the paired t-test; NaN, not 0, if all individuals differ by the
-      same: without variance the test can't tell.
-    wilcoxon: p of Wilcoxon's signed-rank test.
-    t_holm: p of the t-test, Holm-corrected over the methods compared.
-    wilcoxon_holm: the same for Wilcoxon's test.
+  Where models diverged the difference isn't that of the two methods' means. A
+  t-test's p is NaN, not 0, if all individuals differ by the same: without
+  variance it can't tell.
   """
 
-  difference: float
-  pairs: int
-  t: float = math.nan
-  wilcoxon: float = math.nan
-  t_holm: float = math.nan
+  difference: float  # the method minus the baseline, mean over pairs
+  pairs: int  # number of individuals compared
+  t: float = math.nan  # p of the paired t-test
+  wilcoxon: float = math.nan  # p of Wilcoxon's signed-rank test
+  t_holm: float = math.nan  # Holm-corrected over the methods compared
   wilcoxon_holm: float = math.nan
 
 
@@ -231,19 +232,13 @@ class IndividualFairness:
 
   Over all pairs of individuals; the distance is that of their class means in
   latent space. NaN stands for what can't be computed.
-
-  Attributes:
-    max_ratio: the largest difference in accuracy over distance.
-    mean_ratio: the mean of that ratio; smaller ratios are fairer.
-    rank_correlation: Spearman's, of difference in accuracy and distance,
-      positive if similar individuals are treated alike.
-    coincide: number of pairs at distance 0, which have no ratio. They count in
-      the rank correlation, as the nearest.
   """
 
-  max_ratio: float
-  mean_ratio: float
+  max_ratio: float  # the largest difference in accuracy over distance
+  mean_ratio: float  # the mean of that ratio; smaller ratios are fairer
+  # Spearman's, of both: positive if similar individuals are treated alike.
   rank_correlation: float
+  # Pairs at distance 0 have no ratio; by rank they are the nearest.
   coincide: int
 
 

@@ -25,22 +25,15 @@ class Choice:
   """What the choice between a method's models and the global one gives.
 
   People whose global model diverged are left out of the last four.
-
-  Attributes:
-    personal: bool [S], or [K, S], who gets the personalised model.
-    accuracy: float64 [S], test accuracy of the model chosen, mean over seeds.
-    hurt: fraction of people whom the method hurts if everyone gets its model.
-    hurt_with_choice: fraction hurt if everyone gets the model chosen.
-    gain: mean gain in test accuracy over the global model if everyone gets the
-      method's, without people whose model diverged.
-    gain_with_choice: likewise with the model chosen, the global one where the
-      personalised one diverged.
   """
 
-  personal: np.ndarray
-  accuracy: np.ndarray
+  personal: np.ndarray  # bool [S], or [K, S]: who gets the personalised model
+  accuracy: np.ndarray  # float64 [S] on test data, mean over seeds
+  # Fractions of people hurt if everyone gets the method's model, or the chosen.
   hurt: float
   hurt_with_choice: float
+  # Mean gains in test accuracy over the global model, likewise: without people
+  # whose model diverged, and with the global one where it did.
   gain: float
   gain_with_choice: float
 

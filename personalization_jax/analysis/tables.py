@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -16,8 +15,6 @@ from personalization_jax.analysis.result import Result
 from personalization_jax.methods import known_method
 
 SHAPING, GROUPING = "Shaping", "Data grouping"
-# Method -> acc(D_I) and acc(D_G), each [S], or [K, S] with a row for each seed.
-Accuracies = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def of_results(
@@ -38,37 +35,35 @@ def of_results(
   Source: section IV, Table I.
   """
   by_method = by_seed(results)
-  values = _accuracies_by_seed(by_method, labels)
+  values = {data: stacked(by_method, data, labels) for data in DATA}
   if baseline is None:
-    parts = [(half, baseline_of(half)) for half in halves(values).values()]
-  elif baseline in values:
-    parts = [(list(values), baseline)]
+    parts = [(half, baseline_of(half)) for half in halves(by_method).values()]
+  elif baseline in by_method:
+    parts = [(list(by_method), baseline)]
   else:
     raise ValueError(
-      f"baseline={baseline!r} must be one of {', '.join(values)}."
+      f"baseline={baseline!r} must be one of {', '.join(by_method)}."
     )
   one_model = {result.method for result in results if result.one_model}
   rows: dict[str, dict[str, Any]] = {}
   for methods, reference in parts:
-    rows |= {method: dict.fromkeys(TABLE_COLUMNS) for method in methods}
+    for method in methods:
+      rows[method] = dict.fromkeys(TABLE_COLUMNS) | {
+        "method": method,
+        "diverged": sum(int(one.diverged.sum()) for one in by_method[method]),
+        "seeds": len(by_method[method]),
+        "one_model": method in one_model,
+      }
     # acc(D_I) of one model is many numbers: people differ.
-    for index, single in enumerate(((), one_model)):
-      of_data = {method: values[method][index] for method in methods}
-      added = _columns_of(DATA[index], of_data, reference, single)
-      for method in methods:
-        rows[method] |= added[method]
-  for method, row in rows.items():
-    row |= {
-      "method": method,
-      "diverged": sum(int(one.diverged.sum()) for one in by_method[method]),
-      "seeds": len(by_method[method]),
-      "one_model": method in one_model,
-    }
-    if distances is not None and len(distances) > 1:
-      means = metrics.mean_without_nan(values[method][0])
+    for data, single in zip(DATA, ((), one_model)):
+      of_data = {method: values[data][method] for method in methods}
+      for method, own in _columns_of(data, of_data, reference, single).items():
+        rows[method] |= own
+  if distances is not None and len(distances) > 1:
+    for method, row in rows.items():
+      means = metrics.mean_without_nan(values["individual"][method])
       fairness = metrics.individual_fairness(means, distances)
-      for name, value in dataclasses.asdict(fairness).items():
-        row[f"fairness_{name}"] = value
+      row |= {f"fairness_{name}": x for name, x in vars(fairness).items()}
   columns = [*TABLE_COLUMNS, "one_model"]
   return pd.DataFrame([*rows.values()], columns=columns, dtype=object)
 
@@ -125,7 +120,7 @@ def _seed_sd(values: np.ndarray) -> float:
 
 def accuracies(
   results: Iterable[Result], labels: np.ndarray | None = None
-) -> Accuracies:
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
   """Every method's accuracies.
 
   Args:
@@ -140,23 +135,20 @@ def accuracies(
     ValueError: if there are none, or they aren't of the same individuals, seeds
       and test data.
   """
-  by_method = _accuracies_by_seed(by_seed(results), labels)
+  by_method = by_seed(results)
+  own, general = (stacked(by_method, data, labels) for data in DATA)
   mean = metrics.mean_without_nan
-  return {
-    method: (mean(own), mean(general))
-    for method, (own, general) in by_method.items()
-  }
+  return {m: (mean(own[m]), mean(general[m])) for m in by_method}
 
 
-def _accuracies_by_seed(
-  by_method: Mapping[str, Sequence[Result]], labels: np.ndarray | None
-) -> Accuracies:
-  """Method -> acc(D_I) and acc(D_G), each [K, S]."""
+def stacked(
+  by_method: Mapping[str, Sequence[Result]],
+  data: str,
+  labels: np.ndarray | None,
+) -> dict[str, np.ndarray]:
+  """Method -> its accuracies [K, S] on the data of `Result.{data}_accuracy`."""
   return {
-    method: (
-      np.stack([result.individual_accuracy(labels)[0] for result in own]),
-      np.stack([result.global_accuracy(labels)[0] for result in own]),
-    )
+    method: np.stack([getattr(r, f"{data}_accuracy")(labels)[0] for r in own])
     for method, own in by_method.items()
   }
 

@@ -34,13 +34,14 @@ def trade_off(accuracies: Accuracies, axes: Axes | None = None) -> Axes:
   """
   checked = _checked(accuracies)
   axes = styles.axes_or_new(axes, 7.5, 5.5)
-  means = np.array([pair.mean(axis=1)[::-1] for pair in checked.values()])
-  errors = np.array([_standard_errors(p)[::-1] for p in checked.values()])
+  # Of global data, then of the individual's: [methods, 2] each.
+  pairs = [pair[::-1] for pair in checked.values()]
+  found = [[metrics.mean_and_error(own) for own in pair] for pair in pairs]
+  means, errors = np.moveaxis(np.array(found), -1, 0)
   for method, mean, error in zip(checked, means, errors):
     style = styles.method_style(method)
     axes.errorbar(
-      mean[0],
-      mean[1],
+      *mean,
       xerr=error[0],
       yerr=error[1],
       fmt=style.marker,
@@ -205,8 +206,7 @@ def gains(
     axes,
     "Points: individuals, sorted; hollow: hurt; small: unchanged; bar: mean",
   )
-  styles.name_rows(axes, [styles.method_name(method) for method in values])
-  styles.right_labels(axes, shares)
+  styles.name_rows(axes, [styles.method_name(m) for m in values], shares)
   return axes
 
 
@@ -240,12 +240,3 @@ def _chosen(accuracies: Accuracies, of: Data) -> dict[str, np.ndarray]:
     raise ValueError(f"of must be 'individual' or 'global', but is {of!r}.")
   row = list(styles.DATA).index(of)
   return {method: pair[row] for method, pair in _checked(accuracies).items()}
-
-
-def _standard_errors(pair: np.ndarray) -> np.ndarray:
-  """Of the mean of [2, S] over S; none (NaN) if nobody differs from another."""
-  differs = metrics.changes(pair, pair[:, :1]).any(axis=1)
-  if not differs.any():  # a single individual has no standard deviation
-    return np.full(2, np.nan)
-  errors = pair.std(axis=1, ddof=1) / math.sqrt(pair.shape[1])
-  return np.where(differs, errors, np.nan)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -78,17 +77,14 @@ def choice(choices: Mapping[str, Choice], axes: Axes | None = None) -> Axes:
     " (percentage points)",
   )
   names = [styles.method_name(method) for method in choices]
-  styles.name_rows(axes, names, grid=True)
-  styles.right_labels(axes, gains)
+  styles.name_rows(axes, names, gains, grid=True)
   return axes
 
 
 def runs(
-  accuracies: Mapping[str, Mapping[str, np.ndarray]],
-  axes: Axes | None = None,
-  of: styles.Data = "individual",
+  accuracies: Mapping[str, Mapping[str, np.ndarray]], axes: Axes | None = None
 ) -> Axes:
-  """Each method's accuracy in each run, one row a method.
+  """Each method's acc(D_I) in each run, one row a method.
 
   A point is the mean over a run's individuals, its bar one standard deviation
   to both sides. Runs stand below each other within a method's row, in their own
@@ -97,7 +93,6 @@ def runs(
   Args:
     accuracies: run -> method -> float [S] in 0..1, NaN for models that
       diverged; a run may lack methods, and all its models may have diverged.
-    of: what the axis is called: accuracy on "individual" or "global" data.
     axes: where to draw; by default a new figure.
   """
   methods = list(dict.fromkeys(m for run in accuracies.values() for m in run))
@@ -116,9 +111,8 @@ def runs(
     rows, means, sds = np.array(shown).reshape(-1, 3).T
     rows = rows + 0.72 * (k - (count - 1) / 2) / count
     drawn.append(_points_with_bars(axes, means, rows, sds, k, elinewidth=1.3))
-  owner, symbol = styles.DATA[of]
   axes.set_xlabel(
-    f"Accuracy on {owner} data, acc$({symbol})$\nmean ± 1 standard deviation"
+    "Accuracy on the individual's data, acc$(D_I)$\nmean ± 1 standard deviation"
     " over individuals"
   )
   names = [_plain(styles.method_name(method)) for method in methods]
@@ -146,15 +140,10 @@ def agreement(
     random: measure -> part -> what random choice gives on average.
     axes: where to draw; by default a new figure.
   """
-  names: list[str] = []
-  headings = []
-  places = {}
-  for measure, parts in values.items():
-    headings.append(len(names))
-    names.append(measure)
-    for part in parts:
-      places[measure, part] = len(names)
-      names.append(part)
+  # A heading for each measure, with its parts below.
+  lines = [(m, p) for m, parts in values.items() for p in ("", *parts)]
+  names = [part or measure for measure, part in lines]
+  places = {line: place for place, line in enumerate(lines) if line[1]}
   if not places:
     raise ValueError("values holds nothing to draw; give at least one measure.")
   spaces = list(dict.fromkeys(s for m, p in places for s in values[m][p]))
@@ -173,7 +162,7 @@ def agreement(
   for k, space in enumerate(spaces):
     shown = {r: y for r, y in places.items() if space in values[r[0]][r[1]]}
     means, errors = np.transpose(
-      [_mean_and_error(values[m][p][space]) for m, p in shown]
+      [metrics.mean_and_error(values[m][p][space]) for m, p in shown]
     )
     # Side by side, lest equal means hide each other.
     rows = np.array(list(shown.values())) + 0.4 * (k - (len(spaces) - 1) / 2)
@@ -184,9 +173,10 @@ def agreement(
     "mean ± 1 standard error over individuals"
   )
   styles.name_rows(axes, names, grid=True)
-  for place in headings:
-    axes.get_yticklabels()[place].set_fontweight("bold")
-    axes.axhspan(place - 0.5, place + 0.5, color="#F2F2F2", zorder=0)
+  for place, (_, part) in enumerate(lines):
+    if not part:
+      axes.get_yticklabels()[place].set_fontweight("bold")
+      axes.axhspan(place - 0.5, place + 0.5, color="#F2F2F2", zorder=0)
   right = {"loc": "lower right", "bbox_to_anchor": (1, 1)}
   axes.legend(ncols=len(spaces) + 1, **styles.LEGEND_ABOVE | right)
   return axes
@@ -231,10 +221,3 @@ def _plain(name: str) -> str:
   name = name.replace("$", r"\$")
   # Legends leave out what begins with an underscore.
   return f" {name}" if name.startswith("_") else name
-
-
-def _mean_and_error(values: np.ndarray) -> tuple[float, float]:
-  """Mean and standard error of values [S], NaN where there is none."""
-  spread = metrics.spread(values)
-  count = np.sum(~np.isnan(values))
-  return spread.mean, spread.sd / math.sqrt(max(count, 1))

@@ -48,28 +48,21 @@ def label_points(
   centres = axes.transData.transform(points)
   arms = axes.transData.transform(points + np.nan_to_num(errors)) - centres
   markers = np.hstack([centres - 6 * unit, centres + 6 * unit])
-  bars = np.concatenate(
-    [
-      np.hstack([centres - arm, centres + arm])
-      for arm in (arms * (1, 0), arms * (0, 1))
-    ]
-  )
+  across, up = arms * (1, 0), arms * (0, 1)
+  ends = np.vstack([centres - across, centres - up])
+  bars = np.hstack([ends, np.vstack([centres + across, centres + up])])
   # An annotation's own extent would include its leader.
   halves = np.array([Text.get_window_extent(note).size for note in notes]) / 2
   halves += 1.5 * unit
   angles = np.arange(32) * np.pi / 16
   turns = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+  radii = unit * np.array([8, 14, 22, 32, 44, 58, 74, 92, 112])[:, None, None]
   frame = np.array(axes.bbox.extents)
   boxes = np.full_like(markers, np.inf)  # not placed yet: overlaps nothing
   misfits = np.ones(len(notes), bool)
   for i in [*range(len(notes))] * 3:
     others = np.arange(len(notes)) != i
-    shifts = np.concatenate(
-      [
-        turns * (radius * unit + halves[i] * np.abs(turns))
-        for radius in (8, 14, 22, 32, 44, 58, 74, 92, 112)
-      ]
-    )
+    shifts = (turns * (radii + halves[i] * np.abs(turns))).reshape(-1, 2)
     middles = centres[i] + shifts
     places = np.hstack([middles - halves[i], middles + halves[i]])
     # A leader is seen as eight points between its marker and its label.

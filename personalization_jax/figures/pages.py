@@ -52,21 +52,17 @@ def handwriting(
   unknown = np.setdiff1d(people, individuals)
   if unknown.size:
     raise ValueError(f"person {unknown[0]} has no image.")
-  rows = np.flatnonzero(np.isin(individuals, people))
-  (dark,) = _dark_ink(_bytes("images", np.asarray(images)[rows]))
-  shape = dark.shape[1:]
-  height, width, _ = shape
-  cells = np.full((len(people), classes, samples, *shape), _MISSING, np.uint8)
-  for i, person in enumerate(people):
-    for label in range(classes):
-      own = (individuals[rows] == person) & (labels[rows] == label)
-      chosen = dark[own][:samples]
-      cells[i, label, : len(chosen)] = chosen
+  rows = np.full((len(people), classes, samples), -1)
+  for i, label in np.ndindex(rows.shape[:2]):
+    own = (individuals == people[i]) & (labels == label)
+    first = np.flatnonzero(own)[:samples]
+    rows[i, label, : len(first)] = first
+  cells = _cells(images, rows.reshape(len(people), -1))
+  height, width, _ = cells.shape[2:]
   gap = max(2, width // 8)  # between people; twice as much between classes
   tops = np.arange(len(people)) * (height + gap)
   cell = samples * width + 2 * gap
   lefts = np.arange(classes)[:, None] * cell + gap + np.arange(samples) * width
-  cells = cells.reshape(len(people), -1, *shape)
   # A third of an inch an image, on pages from 4 to 14 inches wide.
   inches = min(max(classes * samples / 3, 4.0), 14.0)
   figure, axes = _page(cells, tops, lefts.ravel(), inches, 0.8, margin=gap)
@@ -125,10 +121,10 @@ def reconstructions(originals: np.ndarray, reconstructed: np.ndarray) -> Figure:
   Both are images [n, H, W, C] of one shape, as those of `handwriting`.
   """
   above, below = _bytes("originals", originals), np.asarray(reconstructed)
-  if above.shape != below.shape:
+  if above.shape != below.shape or not len(above):
     raise ValueError(
-      "originals and reconstructed must be of one shape, but are"
-      f" {list(above.shape)} and {list(below.shape)}."
+      "originals and reconstructed must be of one shape, with an image at"
+      f" least, but are {list(above.shape)} and {list(below.shape)}."
     )
   pairs = np.stack(_dark_ink(above, _bytes("reconstructed", below)))
   _, count, *shape = pairs.shape
@@ -171,10 +167,8 @@ def chosen_samples(
   lines = np.column_stack([rows, chosen])
   if rows.min() < 0 or lines.max() >= len(images):
     raise ValueError(f"rows must lie in 0..{len(images) - 1}, but some do not.")
-  (dark,) = _dark_ink(_bytes("images", images[lines[lines >= 0]]))
-  _, height, width, _ = dark.shape
-  cells = np.full((*lines.shape, *dark.shape[1:]), _MISSING, np.uint8)
-  cells[lines >= 0] = dark
+  cells = _cells(images, lines)
+  height, width, _ = cells.shape[2:]
   gap = max(1, width // 8)
   # The sample stands apart from what was chosen for it.
   first = width + 4 * gap
@@ -191,10 +185,7 @@ def chosen_samples(
 
 
 def latent_map(
-  latents: np.ndarray,
-  is_individual: np.ndarray,
-  names: Sequence[str] | None = None,
-  axes: Axes | None = None,
+  latents: np.ndarray, is_individual: np.ndarray, axes: Axes | None = None
 ) -> Axes:
   """Everybody on the two axes along which people differ most (PCA).
 
@@ -203,7 +194,6 @@ def latent_map(
       means, or these one after another.
     is_individual: bool [P], True for the individuals, False for the writers of
       D_G.
-    names: written beside each point if given.
     axes: where to draw; by default a new figure.
   """
   latents = np.asarray(latents, np.float64)
@@ -215,12 +205,11 @@ def latent_map(
     )
   if not np.isfinite(latents).all():
     raise ValueError("latents must be finite, but some are not.")
-  for name, values in (("is_individual", is_individual), ("names", names)):
-    if values is not None and len(values) != len(latents):
-      raise ValueError(
-        f"{name} must be of the {len(latents)} people of latents, but is of"
-        f" {len(values)}."
-      )
+  if len(is_individual) != len(latents):
+    raise ValueError(
+      f"is_individual must be of the {len(latents)} people of latents, but is"
+      f" of {len(is_individual)}."
+    )
   centred = latents - latents.mean(axis=0)
   _, scales, directions = np.linalg.svd(centred, full_matrices=False)
   # Signs mustn't depend on LAPACK: the largest component is positive.
@@ -245,15 +234,6 @@ def latent_map(
       alpha=0.85,
       label=f"{label} ({int(chosen.sum())})",
     )
-  for point, text in zip(points, names or []):
-    axes.annotate(
-      text,
-      tuple(point),
-      xytext=(4, 4),
-      textcoords="offset points",
-      fontsize=7,
-      color="#444444",
-    )
   axes.set_xlabel(f"First principal component ({shares[0]:.0%} of variance)")
   axes.set_ylabel(f"Second principal component ({shares[1]:.0%})")
   axes.set_aspect("equal", adjustable="datalim")
@@ -265,13 +245,22 @@ def latent_map(
   return axes
 
 
+def _cells(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+  """The images in rows [k, m], with dark ink; grey where a row is -1."""
+  there = rows >= 0
+  (dark,) = _dark_ink(_bytes("images", np.asarray(images)[rows[there]]))
+  cells = np.full((*rows.shape, *dark.shape[1:]), _MISSING, np.uint8)
+  cells[there] = dark
+  return cells
+
+
 def _bytes(name: str, images: np.ndarray) -> np.ndarray:
   """Images as uint8; floats count 1 as 255, and are cut off above."""
   images = np.asarray(images)
-  if images.ndim != 4 or not len(images) or images.shape[3] not in (1, 3):
+  if images.ndim != 4 or images.shape[3] not in (1, 3):
     raise ValueError(
-      f"{name} must be [n, H, W, 1] or [n, H, W, 3] with an image at least,"
-      f" but have shape {list(images.shape)}."
+      f"{name} must be [n, H, W, 1] or [n, H, W, 3], but have shape"
+      f" {list(images.shape)}."
     )
   if images.dtype == np.uint8:
     return images

@@ -10,6 +10,7 @@ import os
 import pathlib
 import re
 import textwrap
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -84,7 +85,7 @@ def method_style(method: str) -> Style:
   return Style((colour[0], colour[1], colour[2]), marker, filled)
 
 
-def save(figure: Figure, path: str | os.PathLike[str]) -> pathlib.Path:
+def save(figure: Figure | Axes, path: str | os.PathLike[str]) -> pathlib.Path:
   """Writes `png` to a path in .png, whole or not at all; makes its folders."""
   path = pathlib.Path(path)
   if path.suffix != ".png":
@@ -93,10 +94,10 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> pathlib.Path:
   return path
 
 
-def png(figure: Figure) -> bytes:
+def png(figure: Figure | Axes) -> bytes:
   """The PNG of 150 dpi that `save` writes, the same bytes for one figure."""
-  content = io.BytesIO()
-  figure.savefig(content, format="png", dpi=DPI, metadata={"Software": None})
+  content, metadata = io.BytesIO(), {"Software": None}
+  figure_of(figure).savefig(content, format="png", dpi=DPI, metadata=metadata)
   return content.getvalue()
 
 
@@ -108,8 +109,8 @@ def axes_or_new(axes: Axes | None, width: float, height: float) -> Axes:
   return figure.subplots()
 
 
-def figure_of(axes: Axes) -> Figure:
-  """The whole figure that holds the axes."""
+def figure_of(axes: Figure | Axes) -> Figure:
+  """The whole figure, given it or its axes."""
   figure = axes.get_figure(root=True)
   assert isinstance(figure, Figure)
   return figure
@@ -137,8 +138,10 @@ def accuracy_ticks(axes: Axes, which: Literal["x", "y"]) -> None:
   axes.ticklabel_format(axis=which, useOffset=False)
 
 
-def name_rows(axes: Axes, names: list[str], *, grid: bool = False) -> None:
-  """One row a name, the first on top; vertical lines behind if wanted."""
+def name_rows(
+  axes: Axes, names: list[str], right: Sequence[str] = (), grid: bool = False
+) -> None:
+  """One row a name, the first on top; labels at the right and lines behind."""
   if grid:
     axes.grid(axis="x", color="#DDDDDD", linewidth=0.6)
     axes.set_axisbelow(True)
@@ -146,14 +149,11 @@ def name_rows(axes: Axes, names: list[str], *, grid: bool = False) -> None:
   axes.set_ylim(len(names) - 0.5, -0.5)
   axes.tick_params(axis="y", length=0)
   axes.spines[["top", "right", "left"]].set_visible(False)
-
-
-def right_labels(axes: Axes, labels: list[str]) -> None:
-  """One label a row, at the right of the rows that `name_rows` names."""
-  right = axes.secondary_yaxis("right")
-  right.set_yticks(range(len(labels)), labels)
-  right.tick_params(length=0, labelsize=9)
-  right.spines[:].set_visible(False)
+  if right:
+    beside = axes.secondary_yaxis("right")
+    beside.set_yticks(range(len(right)), right)
+    beside.tick_params(length=0, labelsize=9)
+    beside.spines[:].set_visible(False)
 
 
 def signed(points: float) -> str:

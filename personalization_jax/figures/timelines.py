@@ -65,8 +65,7 @@ def schedules(
     legend.insert(1, (0.5, "mixed, half from $D_I$"))
   handles = [patches.Patch(color=shade(s), label=text) for s, text in legend]
   axes.legend(handles=handles, ncols=3, **styles.LEGEND_ABOVE)
-  styles.name_rows(axes, [styles.method_name(method) for method in sources])
-  styles.right_labels(axes, shares)
+  styles.name_rows(axes, [styles.method_name(m) for m in sources], shares)
   return axes
 
 
@@ -292,8 +291,7 @@ def _spans(
     if spans and 0 < share < 1 and 0 < spans[-1][2] < 1:
       first, middle, before = spans[-1]
       if abs(share - before) * min(stop - start, middle - first) < 1.5:
-        share = float(sources[first:stop].mean())
-        spans[-1] = (first, stop, share)
-        continue
+        spans.pop()
+        start, share = first, float(sources[first:stop].mean())
     spans.append((start, stop, share))
   return spans

@@ -12,13 +12,9 @@ import pandas as pd
 
 from personalization_jax.analysis import tables
 from personalization_jax.analysis.columns import RESULT_COLUMNS, TABLE_COLUMNS
-from personalization_jax.analysis.markdown import aligned, markdown
+from personalization_jax.analysis.markdown import markdown
 from personalization_jax.analysis.result import Result
 from personalization_jax.checkpoints.files import write_atomically
-
-__all__ = [
-  "RESULT_COLUMNS", "TABLE_COLUMNS", "aligned", "markdown", "write_tables",
-]  # fmt: skip
 
 
 def write_tables(

@@ -8,6 +8,7 @@ from helpers.small_run import read
 
 from experiments.outputs import choice, summary
 from personalization_jax.analysis import model_choice
+from personalization_jax.analysis.columns import CHOICE_COLUMNS
 from personalization_jax.analysis.result import Result
 
 NAN = float("nan")
@@ -81,7 +82,7 @@ def test_shares_of_the_choice_are_of_people_and_not_of_seeds(tmp_path):
   np.testing.assert_allclose(one.accuracy, [0.65, 0.5])
   text, _ = choice.write(found, tmp_path)
   (line,) = read(tmp_path / "choice.csv")
-  assert list(line) == list(choice.COLUMNS)
+  assert list(line) == list(CHOICE_COLUMNS)
   assert (line["hurt"], line["hurt_with_choice"]) == ("0.5", "0.5")
   assert float(line["gain"]) == pytest.approx((0.1 - 0.1) / 2)
   assert float(line["gain_with_choice"]) == pytest.approx((0.1 - 0.05) / 2)

@@ -228,7 +228,7 @@ def test_choice_of_one_whom_nobody_can_be_compared_with():
     (lambda: figures.handwriting(*make_handwriting(), []), "at least one"),
     (
       lambda: figures.handwriting(np.ones((2, 3, 3, 2)), [0, 0], [1, 1], [1]),
-      r"n, H, W, 3\] .* shape \[2, 3, 3, 2\]",
+      r"n, H, W, 3\], but have shape \[2, 3, 3, 2\]",
     ),
     (
       lambda: figures.handwriting(make_handwriting()[0], [0], [3], [3]),

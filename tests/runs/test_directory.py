@@ -8,7 +8,7 @@ import pytest
 from helpers.small_run import read
 
 import personalization_jax as pj
-from personalization_jax.analysis import metrics, tables
+from personalization_jax.analysis import markdown, metrics, tables
 from personalization_jax.analysis.result import Result
 from personalization_jax.checkpoints import files
 from personalization_jax.datasets import Population
@@ -288,7 +288,7 @@ def test_the_mean_loss_lies_between_the_smallest_and_the_largest(tmp_path):
 
 
 def test_every_column_of_a_table_has_a_rule_of_markdown():
-  text = table_files.aligned([["M", "p"], ["a", "-"]])
+  text = markdown.aligned([["M", "p"], ["a", "-"]])
   rule = text.splitlines()[1]
   assert rule == "| --- | --: |"
   assert len({len(line) for line in text.splitlines()}) == 1

@@ -158,7 +158,7 @@ def test_every_call_on_a_directory_ends_finished(
     )
     found = runs.read(workdir, "run")
     assert found.finished
-    assert found.table_methods == table
+    assert list(found.table["method"]) == table
     assert list(found.table_seeds) == list(seeds)
   assert found.beside == [(method, "1") for method in whole]
 

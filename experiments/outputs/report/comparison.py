@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.outputs.report.runs import Run
+from experiments.outputs.report.runs import Run, one_model
 from personalization_jax.analysis import metrics
-from personalization_jax.methods import known_method
 
 
 class Common(NamedTuple):
@@ -74,12 +73,6 @@ def differing(of_runs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
   return found
 
 
-def one_model(method: str, of: str) -> bool:
-  """Whether all individuals share one accuracy: there is nothing to test."""
-  known = known_method(method)
-  return of == "global" and known is not None and known.one_model
-
-
 def common(first: Run, other: Run) -> Common:
   """Individuals and seeds that two runs share; none if their data differ."""
   data, its = (run.about.get("dataset_fingerprint") for run in (first, other))
@@ -117,18 +110,15 @@ def accuracies(
 
 
 def compare(
-  first: Run, other: Run, methods: Sequence[str], of: str
+  first: Run, other: Run, both: Common, methods: Sequence[str], of: str
 ) -> dict[str, metrics.Significance]:
   """Tests methods of a run against the first run's, with Holm's correction.
 
   Common individuals and seeds are paired. Without common individuals it is
   Welch's t-test over all, with 0 pairs.
   """
-  both = common(first, other)
   tests = {}
-  for method in methods:
-    if method not in other.seeds_of:
-      continue
+  for method in [m for m in methods if m in other.seeds_of]:
     before, after = (
       accuracies(run, method, of, both.people, both.people and both.seeds)
       for run in (first, other)
@@ -140,4 +130,6 @@ def compare(
       change = metrics.spread(after).mean - metrics.spread(before).mean
       test = metrics.Significance(change, 0, metrics.welch(after, before))
     tests[method] = test
-  return metrics.with_holm(tests, [m for m in tests if one_model(m, of)])
+  # One model for all has one accuracy on global data: nothing to test.
+  single = [m for m in tests if of == "global" and one_model(m)]
+  return metrics.with_holm(tests, single)

@@ -7,28 +7,37 @@ import itertools
 import json
 import math
 import pathlib
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jinja2
 import pandas as pd
 from markupsafe import Markup
 
+from experiments.outputs import agreement, choice
 from experiments.outputs.report import comparison, runs
 from experiments.outputs.report.captions import CAPTIONS
-from experiments.outputs.report.runs import Pairs, Run
+from experiments.outputs.report.runs import Pairs, Run, one_model
 from personalization_jax import figures
-from personalization_jax.analysis import metrics, tables
-from personalization_jax.analysis.columns import SPREAD
+from personalization_jax.analysis import markdown, metrics, tables
+from personalization_jax.analysis.columns import SYMBOLS
 from personalization_jax.checkpoints import files
-from personalization_jax.figures import styles
 from personalization_jax.methods import known_method
 
 _NOTHING = "–"
-_SYMBOLS = {"individual": "acc(D_I)", "global": "acc(D_G)"}
 
 # A table: what stands above each column's header, the header, and the cells.
 Columns = list[tuple[str, str, Iterable[str]]]
+
+
+def _typeset(text: str) -> str:
+  """Text with minus signs, a dash for nothing, and bold where it has a star."""
+  text = re.sub(r"-(?=\d)", "−", text.strip()).replace("-", _NOTHING)
+  if text.endswith("*"):
+    text = Markup("<strong>{}</strong>").format(text)
+  return text
+
 
 _ENVIRONMENT = jinja2.Environment(
   loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
@@ -40,6 +49,7 @@ _ENVIRONMENT = jinja2.Environment(
 _ENVIRONMENT.filters |= {
   "base64": lambda data: base64.b64encode(data).decode(),
   "big_endian": int.from_bytes,
+  "typeset": _typeset,
   "rows": lambda columns: zip(*(cells for _, _, cells in columns)),
   "spans": lambda columns: [
     (above, len([*own]))
@@ -85,29 +95,24 @@ def _section(run: Run) -> dict[str, Any]:
     "Checkpoints": run.checkpoints,
     "Not trained yet": waiting,
   }
-  others = {
-    name: (f"{name}.png", "A figure of this run.")
-    for name in run.figures
-    if name not in CAPTIONS
-  }
   return {
     "run": run,
     "progress": {key: _listed(run, pairs) for key, pairs in progress.items()},
     **_settings(run),
     **_table1(run.table),
     "diverged": _diverged(run),
-    "choice": [
-      ("", "Method", run.choice["method"]),
-      ("", "hurt", _cells(run.choice["hurt"], ".0%")),
-      ("", "hurt, chosen", _cells(run.choice["hurt_with_choice"], ".0%")),
-      ("", "gain", _cells(run.choice["gain"], "+.4f")),
-      ("", "gain, chosen", _cells(run.choice["gain_with_choice"], "+.4f")),
+    "further": [
+      (heading, of.TITLE, _plain(of.columns(table)), of.NAMES, of.NOTE)
+      for heading, of, table in (
+        ("Who is hurt", choice, run.choice),
+        ("Group agreement", agreement, run.agreement),
+      )
+      if not table.empty
     ],
-    "agreement": _agreement(run.agreement),
     "figures": [
-      (run.figures[name], *about)
-      for name, about in {**CAPTIONS, **others}.items()
-      if name in run.figures
+      (png, *CAPTIONS.get(name, (f"{name}.png", "A figure of this run.")))
+      for name in dict.fromkeys([*CAPTIONS, *run.figures])
+      if (png := run.figures.get(name))
     ],
   }
 
@@ -134,61 +139,36 @@ def _settings(run: Run) -> dict[str, Columns]:
   made = comparison.differing(
     [comparison.made_with(maker) for maker in run.makers]
   )
-  results = []
+  results, commands = [], []
   for maker in run.makers:
     own = maker["results"]
     if run.several_seeds:
       own = [f"{m} (seed {', '.join(map(str, own[m]))})" for m in own]
     results.append(", ".join(own))
-  commands = [
-    " ".join(map(str, maker.get("command") or ())) for maker in run.makers
-  ]
+    commands.append(" ".join(map(str, maker.get("command") or ())))
+  makers = {
+    "No.": map(str, itertools.count(1)),
+    "results": results,
+    **{name: map(_value, values) for name, values in made.items()},
+    "command": commands,
+  }
   return {
-    "flags": [("", "Flag", flags), ("", "Value", flags.values())],
-    "made_with": [("", "What", facts), ("", "Value", facts.values())],
-    "makers": [
-      ("", "No.", map(str, itertools.count(1))),
-      ("", "results", results),
-      *(("", name, map(_value, values)) for name, values in made.items()),
-      ("", "command", commands),
-    ],
+    "flags": _plain({"Flag": flags, "Value": flags.values()}),
+    "made_with": _plain({"What": facts, "Value": facts.values()}),
+    "makers": _plain(makers),
   }
 
 
 def _table1(table: pd.DataFrame) -> dict[str, Any]:
-  """Table I in halves, and which of its notes apply."""
-  some = (table["diverged"] > 0).any()
-  further = [
-    name
-    for name, (above, _) in runs.FURTHER.items()
-    if (above or some) and not table[name].isna().all()
-  ]
-
-  def columns(half: pd.DataFrame) -> Columns:
-    found: Columns = [("", "Method", half["method"])]
-    for of, symbol in _SYMBOLS.items():
-      for name in SPREAD:
-        form = ".0f" if name == "rank" else ".4f"
-        found.append((symbol, name, _cells(half[f"{of}_{name}"], form)))
-      # Older runs have a p of it all the same.
-      untested = [comparison.one_model(m, of) for m in half["method"]]
-      p = half[f"p_{of}_holm"].mask(untested)
-      found.append((symbol, "p", _cells(p, "p*")))
-    for name in further:
-      form = ".4f" if runs.FURTHER[name][0] else ".0f"
-      found.append((*runs.FURTHER[name], _cells(half[name], form)))
-    return found
-
-  names = table["method"].map(_half)
-  return {
-    "halves": {
-      name: columns(half) for name, half in table.groupby(names, sort=False)
-    },
-    "further": further,
-    "one_model": any(
-      comparison.one_model(m, "global") for m in table["method"]
-    ),
-  }
+  """Table I in halves, and its notes."""
+  halves: dict[str, Columns] = {}
+  for name, half in table.groupby(table["method"].map(_half), sort=False):
+    halves[name] = [("", "Method", half["method"])]
+    halves[name] += [
+      (above, header, markdown.cells(half[column], form))
+      for above, header, column, form in markdown.shown(table)
+    ]
+  return {"halves": halves, "notes": markdown.notes(table, of_run=True)}
 
 
 def _half(method: str) -> str:
@@ -203,32 +183,10 @@ def _diverged(run: Run) -> Columns:
   if len(run.seeds) > 1:
     people = people + " (seed " + gone["seed"] + ")"
   own = people.groupby(gone["method"], sort=False)
-  return [
-    ("", "Method", gone["method"].unique()),
-    ("", "Models", own.size().astype(str)),
-    ("", "Individuals", own.agg(", ".join)),
-  ]
-
-
-def _agreement(lines: pd.DataFrame) -> Columns:
-  if lines.empty:
-    return []
-  key = ["group", "measure", "part"]
-  pairs = zip(_cells(lines["mean"], ".3f"), _cells(lines["sd"], ".3f"))
-  cells = lines.assign(cell=[f"{mean} ({sd})" for mean, sd in pairs])
-  spaces = cells.pivot_table(
-    "cell", key, "latent_space", aggfunc="last", sort=False
+  models, individuals = own.size().astype(str), own.agg(", ".join)
+  return _plain(
+    {"Method": own.groups, "Models": models, "Individuals": individuals}
   )
-  own = lines.groupby(key, sort=False)
-  return [
-    *(
-      ("", header, spaces.index.get_level_values(level))
-      for header, level in zip(("Group", "agreement", "in"), key)
-    ),
-    *(("", space, spaces[space].fillna(_NOTHING)) for space in spaces),
-    ("", "random choice", _cells(own["random"].first(), ".3f")),
-    ("", "individuals", own["individuals"].unique().map(", ".join)),
-  ]
 
 
 def _comparison(found: Sequence[Run]) -> dict[str, Any]:
@@ -243,13 +201,13 @@ def _comparison(found: Sequence[Run]) -> dict[str, Any]:
   differing = comparison.differing([comparison.facts(run) for run in found])
   about: dict[str, Any] = {
     "differing": differing,
-    "settings": [
-      ("", "Setting", differing),
-      *(
-        ("", run.name, [_value(values[place]) for values in differing.values()])
+    "settings": _plain(
+      {"Setting": differing}
+      | {
+        run.name: [_value(values[place]) for values in differing.values()]
         for place, run in enumerate(found)
-      ),
-    ],
+      }
+    ),
     "without": [run.name for run in found if not run.seeds],
     "methods": methods,
   }
@@ -265,40 +223,45 @@ def _comparison(found: Sequence[Run]) -> dict[str, Any]:
       for run in shown
     }
   )
+  common = [comparison.common(compared[0], run) for run in compared[1:]]
   return about | {
     "runs": compared,
-    "common": [comparison.common(compared[0], run) for run in compared[1:]],
+    "common": common,
     "tables": {
-      symbol: _compared(compared, methods, of)
-      for of, symbol in _SYMBOLS.items()
+      symbol: _compared(compared, common, methods, of)
+      for of, symbol in SYMBOLS.items()
     },
-    "one_model": any(comparison.one_model(m, "global") for m in methods),
+    "one_model": any(map(one_model, methods)),
     "shown": shown,
-    "figure": figures.png(styles.figure_of(axes)),
+    "figure": figures.png(axes),
   }
 
 
 def _compared(
-  compared: Sequence[Run], methods: Sequence[str], of: str
+  compared: Sequence[Run],
+  common: Sequence[comparison.Common],
+  methods: Sequence[str],
+  of: str,
 ) -> Columns:
   """The accuracies of each run, and the differences to the first."""
   first, *others = compared
 
   def means(run: Run) -> tuple[str, str, list[str]]:
-    cells = dict.fromkeys(methods, _NOTHING)
+    cells = dict.fromkeys(methods, "-")
     for method in set(methods) & set(run.seeds_of):
       spread = metrics.spread(comparison.accuracies(run, method, of))
-      sd = math.nan if comparison.one_model(method, of) else spread.sd
-      cells[method] = "{} ({})".format(*_cells([spread.mean, sd], ".4f"))
+      sd = math.nan if of == "global" and one_model(method) else spread.sd
+      both = markdown.cells([spread.mean, sd], ".4f")
+      cells[method] = "{} ({})".format(*both)
     return run.name, "mean (sd)", [*cells.values()]
 
   columns: Columns = [("", "Method", methods), means(first)]
-  for run in others:
+  for run, both in zip(others, common):
     columns.append(means(run))
-    tests = comparison.compare(first, run, methods, of)
+    tests = comparison.compare(first, run, both, methods, of)
     test = pd.DataFrame(tests.values(), tests.keys()).reindex(methods)
     paired = [
-      ("difference", "difference", "+.4f"),
+      ("difference", "difference", "+z.4f"),
       ("pairs", "pairs", ".0f"),
       ("t", "t, p", "p"),
       ("t_holm", "Holm", "p*"),
@@ -306,27 +269,13 @@ def _compared(
       ("wilcoxon_holm", "Holm", "p*"),
     ]
     welch = [paired[0], ("t", "Welch, p", "p"), paired[3]]
-    both = comparison.common(first, run).people
-    for name, header, form in paired if both else welch:
-      columns.append((run.name, header, _cells(test[name], form)))
+    for name, header, form in paired if both.people else welch:
+      columns.append((run.name, header, markdown.cells(test[name], form)))
   return columns
 
 
-def _cells(values: Iterable[float], form: str) -> list[str]:
-  """Formatted numbers, "–" for NaN; form "p*" marks p-values below 0.05."""
-  return [_NOTHING if math.isnan(x) else _cell(x, form) for x in values]
-
-
-def _cell(value: float, form: str) -> str:
-  if form.startswith("p"):
-    shown = "<0.0001" if value < 1e-4 else f"{value:.4f}"
-    marked = form == "p*" and value < 0.05
-    # By weight and by a star.
-    return Markup("<strong>{}*</strong>").format(shown) if marked else shown
-  shown = f"{value:{form}}"
-  if float(shown.rstrip("%")) == 0:
-    shown = shown.replace("-", "+" if "+" in form else "")
-  return shown.replace("-", "−")
+def _plain(columns: Mapping[str, Iterable[str]]) -> Columns:
+  return [("", header, cells) for header, cells in columns.items()]
 
 
 def _value(setting: Any) -> str:

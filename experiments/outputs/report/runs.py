@@ -17,23 +17,9 @@ import pandas as pd
 import PIL.Image
 
 from personalization_jax.analysis import columns
-from personalization_jax.checkpoints import files
+from personalization_jax.methods import known_method
+from personalization_jax.runs import directory
 
-# Columns of table1.csv that not every run has something in, with their headers.
-FURTHER = {
-  "fairness_max_ratio": ("fair", "max"),
-  "fairness_mean_ratio": ("fair", "mean"),
-  "fairness_rank_correlation": ("fair", "rho"),
-  "individual_seed_sd": ("seed sd", "acc(D_I)"),
-  "global_seed_sd": ("seed sd", "acc(D_G)"),
-  "diverged": ("", "diverged"),
-  "individual_pairs": ("", "pairs"),
-}
-# Numbers of table1.csv that the report shows; older runs lack some.
-_TABLE = (
-  *(f"{of}_{name}" for of in columns.DATA for name in columns.SPREAD),
-  *("p_individual_holm", "p_global_holm", "seeds", *FURTHER),
-)
 _KEY = list(columns.RESULT_COLUMNS[:3])
 _ACCURACIES = list(columns.RESULT_COLUMNS[3:5])
 # Methods or checkpoints, each with a seed.
@@ -63,11 +49,6 @@ class Run:
   unfinished: Pairs  # asked for, and not in the tables
   beside: Pairs  # in results.csv, but not in table1.csv
   outdated: bool  # stopped after results.csv, before table1.csv
-
-  @property
-  def table_methods(self) -> list[str]:
-    """The methods of table1.csv."""
-    return [*self.table["method"]]
 
   @property
   def several_seeds(self) -> bool:
@@ -120,10 +101,7 @@ def read(folder: pathlib.Path, name: str) -> Run:
   homes = {
     seed: folder if seed == first else folder / "seeds" / seed for seed in seeds
   }
-
-  def predictions(method: str, seed: str) -> pathlib.Path:
-    return homes[seed] / "predictions" / f"{files.safe_name(method)}.npz"
-
+  saved = {(method, str(seed)) for method, seed in directory.saved(folder)}
   makers = config.get("made_with")
   figures = {
     path.stem: path.read_bytes()
@@ -132,8 +110,12 @@ def read(folder: pathlib.Path, name: str) -> Run:
   }
   whole = {name: png for name, png in figures.items() if _is_whole(png)}
   means = ("method", "individual_mean", "global_mean")
-  chosen, judged = columns.CHOICE_COLUMNS, columns.AGREEMENT_COLUMNS[:8]
-  table = _table(folder / "table1.csv", means, _TABLE)
+  chosen, judged = columns.CHOICE_COLUMNS, columns.AGREEMENT_COLUMNS
+  # Older runs lack some columns.
+  table = _table(folder / "table1.csv", means, columns.TABLE_COLUMNS[1:])
+  table["one_model"] = table["method"].map(one_model).astype(bool)
+  # They have a p of one model on global data all the same.
+  table.loc[table["one_model"], "p_global_holm"] = math.nan
   results = _results(folder / "results.csv")
   agreement = folder / "group_agreement.csv"
   return Run(
@@ -149,10 +131,10 @@ def read(folder: pathlib.Path, name: str) -> Run:
     table=table,
     results=results,
     choice=_table(folder / "choice.csv", chosen, chosen[1:]),
-    agreement=_table(agreement, judged, ("mean", "sd", "random")),
+    agreement=_table(agreement, judged[:8], judged[4:]),
     figures=whole,
     damaged=[name for name in figures if name not in whole],
-    trained=[pair for pair in asked if predictions(*pair).exists()],
+    trained=[pair for pair in asked if pair in saved],
     checkpoints=[
       (path.name, seed)
       for seed, home in homes.items()
@@ -163,30 +145,39 @@ def read(folder: pathlib.Path, name: str) -> Run:
   )
 
 
+def one_model(method: str) -> bool:
+  """Whether all individuals share one model, with one accuracy on D_G."""
+  known = known_method(method)
+  return known is not None and known.one_model
+
+
 def _progress(
   asked: Pairs, table: pd.DataFrame, results: pd.DataFrame
 ) -> dict[str, Any]:
   """How far the tables have come: the fields of `Run` that tell."""
   methods, seeds = [*table["method"]], [*results["seed"].unique()]
+  there = {*zip(results["method"], results["seed"])}
   seeds_of = {
-    method: sorted(own.unique(), key=seeds.index)
-    for method, own in results.groupby("method", sort=False)["seed"]
+    method: [seed for seed in seeds if (method, seed) in there]
+    for method in results["method"].unique()
   }
-  of_table = [seeds_of.get(method, []) for method in methods]
-  table_seeds = [s for s in seeds if methods and all(s in x for x in of_table)]
-
-  def unfinished(method: str, seed: str) -> bool:
-    own = seeds_of.get(method, [])
-    # Without one of the table's seeds it belongs into results.csv alone.
-    in_table = {*table_seeds} <= {*own}
-    return seed not in own or (in_table and method not in methods)
-
+  table_seeds = [
+    seed
+    for seed in seeds
+    if methods and all((method, seed) in there for method in methods)
+  ]
   others = table["seeds"].fillna(len(table_seeds)) != len(table_seeds)
   return {
     "seeds": seeds,
     "seeds_of": seeds_of,
     "table_seeds": table_seeds,
-    "unfinished": [pair for pair in asked if unfinished(*pair)],
+    "unfinished": [
+      (method, seed)
+      for method, seed in asked
+      # Without one of the table's seeds it belongs into results.csv alone.
+      if (method, seed) not in there
+      or (method not in methods and {*table_seeds} <= {*seeds_of[method]})
+    ],
     "beside": [
       (method, seed)
       for method, own in seeds_of.items()

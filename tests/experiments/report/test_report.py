@@ -3,11 +3,9 @@
 import base64
 import inspect
 import itertools
-import pathlib
 import re
-import subprocess
-import sys
 
+import pytest
 from helpers.report_runs import (
   PICTURE,
   Reader,
@@ -17,6 +15,7 @@ from helpers.report_runs import (
   write_csv,
 )
 
+from experiments import report as script
 from experiments.outputs import agreement as table1_agreement
 from experiments.outputs import choice, pictures
 from experiments.outputs.report import captions, page, runs
@@ -58,7 +57,9 @@ def test_a_run_is_told_whole(tmp_path):
     "Groups against the writers' hidden factors: mean (sd)"
   )
   assert agreement["ig:5"][:2] == ["recall", "style"]
-  assert agreement["ig:5"][2:] == ["0.420 (0.274)", "0.380 (–)", "0.125", "6"]
+  values = ["0.420 (0.274)", "0.380 (–)", "0.125", "–", "6"]
+  assert agreement["ig:5"][2:] == values
+  assert "Recall: of the n writers that IG found" in found.text
   assert "Finished: 4 methods." in found.text
   assert "Nobody: every model has an accuracy." in found.text
   assert ("title", {}) in found.elements
@@ -80,6 +81,7 @@ def test_who_is_hurt_is_told(tmp_path):
   assert rows["tl:10"] == ["25%", "0%", "\N{MINUS SIGN}0.0125", "+0.0200"]
   assert rows["local"] == ["100%", "0%", "\N{EN DASH}", "+0.0000"]
   assert (3, "Who is hurt") in found.headings
+  assert "Of several seeds the choice is made for each" in found.text
 
 
 def test_figures_of_a_run_have_captions():
@@ -182,28 +184,28 @@ def test_who_diverged_is_named(tmp_path):
 
 def test_notes_explain_the_columns_that_are_shown_and_no_others(tmp_path):
   explanations = {
-    "fair max:": False, "fair rho:": False, "seed sd:": False,
-    "diverged:": False, "pairs:": False, "p:": True,
+    "fair rho:": False, "seed sd:": False, "diverged:": False,
+    "pairs:": False, "p:": True,
   }  # fmt: skip
 
   def check(folder, **shown):
     found = report(tmp_path, folder)
-    groups, header = found.tables["Shaping"][0][:2]
+    header = found.tables["Shaping"][0][1]
     for note, usual in explanations.items():
       expected = shown.get(note.split()[-1].rstrip(":"), usual)
       assert (f" {note}" in found.text) == expected, note
-    assert ("seed sd" in groups) == shown.get("sd", False)
-    assert ("rho" in header) == shown.get("rho", False)
+    assert ("seed sd(D_I)" in header) == shown.get("sd", False)
+    assert ("fair rho" in header) == shown.get("rho", False)
     assert ("pairs" in header) == shown.get("pairs", False)
 
-  def rewrite(folder, **columns):
+  def rewrite(folder, **cells):
     path = folder / "table1.csv"
-    lines = [line | columns for line in read_csv(path)]
+    lines = [line | cells for line in read_csv(path)]
     write_csv(path, lines[0], [line.values() for line in lines])
 
-  nothing = {name: "" for name in runs.FURTHER if "fairness" in name}
+  nothing = {n: "" for n in columns.TABLE_COLUMNS if "fairness" in n}
   make_run(tmp_path / "a")
-  check(tmp_path / "a", max=True, rho=True)
+  check(tmp_path / "a", rho=True)
   rewrite(tmp_path / "a", **nothing)
   check(tmp_path / "a")
   rewrite(tmp_path / "a", diverged=2)
@@ -216,20 +218,6 @@ def test_notes_explain_the_columns_that_are_shown_and_no_others(tmp_path):
   check(tmp_path / "b", sd=True)
 
 
-def test_measures_of_agreement_are_explained_where_they_are(tmp_path):
-  make_run(tmp_path / "a")
-  path = tmp_path / "a" / "group_agreement.csv"
-  line = ("style", "auto-encoder", 0.42, 0.274, 0.125, 6)
-  write_csv(path, AGREEMENT, [("ig:5", "recall", *line)])
-  text = report(tmp_path, tmp_path / "a").text
-  assert "Recall: the share" in text
-  assert "Nearness:" not in text
-  write_csv(path, AGREEMENT, [("sg:9", "nearness", *line)])
-  text = report(tmp_path, tmp_path / "a").text
-  assert "Recall:" not in text
-  assert "Nearness: the chance" in text
-
-
 def test_one_model_for_all_has_no_test_on_global_data(tmp_path):
   """Not in tables that were written before this was so, either."""
   make_run(tmp_path / "a", methods=("baseline", "global", "tl:10"))
@@ -238,9 +226,9 @@ def test_one_model_for_all_has_no_test_on_global_data(tmp_path):
   assert rows["global"][5] == "0.0123*"  # people's own data are many
   assert rows["global"][11] == "–"
   assert rows["tl:10"][11] == "0.4000"
-  assert "global is one model that all individuals share" in found.text
+  assert "global: one model for all individuals." in found.text
   make_run(tmp_path / "b", methods=("baseline", "tl:10"))
-  assert "one model that all" not in report(tmp_path, tmp_path / "b").text
+  assert "one model for all" not in report(tmp_path, tmp_path / "b").text
 
 
 def test_runs_are_called_by_what_tells_them_apart(tmp_path):
@@ -250,30 +238,23 @@ def test_runs_are_called_by_what_tells_them_apart(tmp_path):
   assert [run.name for run in found] == ["x/run", "y/run", "z"]
 
 
-def test_the_command_line(tmp_path):
+def test_the_command_line(tmp_path, capsys):
+  """In this process; the guide's test starts one."""
   make_run(tmp_path / "a")
   output = tmp_path / "x.html"
 
-  # Side by side: each imports all of JAX.
   def call(*arguments):
-    return subprocess.Popen(
-      [sys.executable, "-m", "experiments.report", *arguments],
-      cwd=pathlib.Path(__file__).parents[3],
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
+    script.FLAGS.unparse_flags()
+    script.main(script.FLAGS(["report", *arguments]))
 
-  calls = [
-    call(str(tmp_path / "a"), f"--output={output}", "--title=Mine"),
-    call(f"--output={output}"),
+  call(str(tmp_path / "a"), f"--output={output}", "--title=Mine")
+  assert capsys.readouterr().out.splitlines() == [
+    "a: finished",
+    f"Report: {output}",
   ]
-  (out, errors), (_, failure) = [process.communicate() for process in calls]
-  assert [process.returncode for process in calls] == [0, 1], errors
-  assert out.splitlines() == ["a: finished", f"Report: {output}"]
   assert Reader(output).headings[0] == (1, "Mine")
-  assert failure.startswith("error: no run is given")
-  assert failure.count("\n") == 1
+  with pytest.raises(SystemExit, match=r"^error: no run is given.*\.$"):
+    call(f"--output={output}")
 
 
 def test_results_of_several_versions_are_told_apart(tmp_path):

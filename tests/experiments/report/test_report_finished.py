@@ -2,18 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
-from helpers.report_runs import (
-  make_run,
-  report,
-  write_csv,
-)
+from helpers.report_runs import make_run, report
 
 from experiments.outputs.report import runs
-from personalization_jax.analysis import columns
 from personalization_jax.checkpoints import files
-
-AGREEMENT = columns.AGREEMENT_COLUMNS[:8]  # older runs have no p-values
 
 
 def test_an_unfinished_run_is_named_as_such(tmp_path):
@@ -21,8 +15,9 @@ def test_an_unfinished_run_is_named_as_such(tmp_path):
   make_run(folder)
   for name in ("table1.csv", "table1.md", "results.csv"):
     (folder / name).unlink()
-  (folder / "predictions").mkdir()
-  (folder / "predictions" / "tl-10.npz").touch()
+  predict(folder, 0, "tl:10")
+  # As a full disk may leave it.
+  (folder / "predictions" / "baseline.npz").touch()
   (folder / "checkpoints" / "global_phase").mkdir(parents=True)
   make_run(tmp_path / "b")
   found = report(tmp_path, folder, tmp_path / "b")
@@ -46,10 +41,11 @@ def test_a_run_that_grows_is_not_finished(tmp_path):
   assert "Shaping" in found.tables
 
 
-def predict(home, *methods):
+def predict(home, seed, *methods):
   (home / "predictions").mkdir(parents=True, exist_ok=True)
   for method in methods:
-    (home / "predictions" / f"{files.safe_name(method)}.npz").touch()
+    path = home / "predictions" / f"{files.safe_name(method)}.npz"
+    np.savez(path, method=method, seed=seed)
 
 
 def test_a_seed_that_was_added_is_not_finished_before_it_is_in_the_tables(
@@ -61,8 +57,8 @@ def test_a_seed_that_was_added_is_not_finished_before_it_is_in_the_tables(
   config = json.loads(path.read_text())
   assert runs.read(folder, "a").finished
   path.write_text(json.dumps(config | {"seeds": [3, 4]}))
-  predict(folder, *methods)
-  predict(folder / "seeds" / "4", "tl:10")
+  predict(folder, 3, *methods)
+  predict(folder / "seeds" / "4", 4, "tl:10")
   (folder / "seeds" / "4" / "checkpoints" / "baseline").mkdir(parents=True)
   assert not runs.read(folder, "a").finished
   assert (
@@ -70,7 +66,7 @@ def test_a_seed_that_was_added_is_not_finished_before_it_is_in_the_tables(
     " baseline, tl:10 (seed 3); tl:10 (seed 4). Checkpoints: baseline (seed"
     " 4). Not trained yet: baseline (seed 4)."
   ) in report(tmp_path, folder).text
-  predict(folder / "seeds" / "4", "baseline")
+  predict(folder / "seeds" / "4", 4, "baseline")
   assert (
     "Not finished: the tables have no baseline, tl:10 (seed 4) yet. Trained:"
     " baseline, tl:10 (seed 3); baseline, tl:10 (seed 4). Checkpoints: baseline"
@@ -149,8 +145,8 @@ def test_a_run_killed_between_its_two_tables_is_not_finished(
   tmp_path, asked, table
 ):
   assert not make_asked(tmp_path / "a", table, asked).finished
-  predict(tmp_path / "a", *asked)
-  predict(tmp_path / "a" / "seeds" / "1", *asked)
+  predict(tmp_path / "a", 0, *asked)
+  predict(tmp_path / "a" / "seeds" / "1", 1, *asked)
   text = report(tmp_path, tmp_path / "a").text
   assert "Not finished:" in text
   assert "All is trained: the same command writes the tables." in text
@@ -169,16 +165,6 @@ def test_pairs_are_finished_once_they_are_in_results(tmp_path):
     assert runs.read(tmp_path / "a", "a").unfinished == [("sw:2", "1")]
 
 
-def test_who_is_hurt_says_how_several_seeds_count(tmp_path):
-  for name, seeds in (("a", (0, 1)), ("b", (0,))):
-    make_run(tmp_path / name, seeds=seeds)
-    line = ("tl:10", 0.25, 0.0, -0.0125, 0.02)
-    write_csv(tmp_path / name / "choice.csv", columns.CHOICE_COLUMNS, [line])
-  said = "Of several seeds the choice is made for each"
-  assert said in report(tmp_path, tmp_path / "a").text
-  assert said not in report(tmp_path, tmp_path / "b").text
-
-
 def test_all_seeds_trained_without_tables_is_said_so(tmp_path):
   """None of them is that of the directory itself."""
   folder = tmp_path / "a"
@@ -186,7 +172,7 @@ def test_all_seeds_trained_without_tables_is_said_so(tmp_path):
   for name in ("table1.csv", "table1.md", "results.csv"):
     (folder / name).unlink()
   for seed in "12":
-    predict(folder / "seeds" / seed, "tl:10")
+    predict(folder / "seeds" / seed, seed, "tl:10")
   found = report(tmp_path, folder)
   assert (
     "Not finished: there is no table1.csv yet. Trained: tl:10 (seed 1); tl:10"
