@@ -13,7 +13,10 @@ import numpy as np
 from absl import logging
 
 from personalization_jax.datasets.nist_digits import files, reader
-from personalization_jax.datasets.population import Population
+from personalization_jax.datasets.population import (
+  Population,
+  with_two_drawings,
+)
 from personalization_jax.datasets.tfds_loader import import_tfds
 
 
@@ -59,21 +62,16 @@ def load(
 
 
 def population_of(digits: reader.Digits) -> Population:
-  """Digits as a population, without writers of fewer than two drawings.
-
-  Raises ValueError if nobody is left, or nobody wrote one of the ten digits.
-  """
-  originals = _originals(digits)
-  drawings = np.unique(np.stack([digits.writers, originals], axis=1), axis=0)
-  writers, counts = np.unique(drawings[:, 0], return_counts=True)
-  enough = writers[counts >= 2]
-  if len(enough) < len(writers):
-    logging.info(
-      "Left out %d of %d writers with fewer than two digits.",
-      len(writers) - len(enough),
-      len(writers),
-    )
-  rows = np.flatnonzero(np.isin(digits.writers, enough))
+  """Digits as a population, without writers of fewer than two drawings."""
+  # A duplicate has the number of the digit that it repeats: if one writer has
+  # both, a split mustn't put one into training and the other into testing. Two
+  # writers' equal drawings remain two. The database holds three digits twice.
+  originals = digits.digit_ids.copy()
+  for row in np.flatnonzero(digits.duplicate_of):
+    first = digits.digit_ids == digits.duplicate_of[row]
+    if (digits.writers[first] == digits.writers[row]).any():
+      originals[row] = digits.duplicate_of[row]
+  rows = with_two_drawings(digits.writers, originals, logging.info)
   # Everybody's digits needn't be copied.
   kept = rows if len(rows) < len(originals) else slice(None)
   population = Population.from_arrays(
@@ -84,21 +82,3 @@ def population_of(digits: reader.Digits) -> Population:
     num_classes=10,
   )
   return dataclasses.replace(population, file_rows=rows.astype(np.int32))
-
-
-def _originals(digits: reader.Digits) -> np.ndarray:
-  """Digit numbers, a duplicate's being that of the digit it repeats.
-
-  The database holds three digits twice. If one writer has both, a split mustn't
-  put one into training and the other into testing; two writers' equal drawings
-  remain two drawings.
-  """
-  order = np.argsort(digits.digit_ids, kind="stable")
-  places = np.searchsorted(digits.digit_ids, digits.duplicate_of, sorter=order)
-  first = order[np.minimum(places, len(order) - 1)]
-  repeated = (
-    (digits.duplicate_of > 0)
-    & (digits.digit_ids[first] == digits.duplicate_of)
-    & (digits.writers[first] == digits.writers)
-  )
-  return np.where(repeated, digits.duplicate_of, digits.digit_ids)

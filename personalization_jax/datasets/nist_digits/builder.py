@@ -60,13 +60,8 @@ class NistDigits(tfds.core.GeneratorBasedBuilder):
     " folder, or let personalization_jax.datasets.nist_digits.load fetch them."
   )
 
-  @property
-  def digit_set(self) -> files.DigitSet:
-    """The files behind this config."""
-    return self.builder_config.digit_set
-
   def _info(self) -> tfds.core.DatasetInfo:
-    height, width = self.digit_set.parts[0].images.shape[1:]
+    height, width = self.builder_config.digit_set.parts[0].images.shape[1:]
     encoding = tfds.features.Encoding.BYTES
     integers = tfds.features.Tensor(
       shape=(None,), dtype=np.int32, encoding=encoding
@@ -90,7 +85,8 @@ class NistDigits(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
     # Read here and not in the generator, whose errors tfds rewrites.
-    digits = reader.read_digits(self.digit_set, dl_manager.manual_dir)
+    digit_set = self.builder_config.digit_set
+    digits = reader.read_digits(digit_set, dl_manager.manual_dir)
     return {SPLIT: self._generate_examples(digits)}
 
   def _generate_examples(
@@ -114,9 +110,7 @@ def prepare(
   """The builder of a set whose records are on disk, written now if need be.
 
   tfds writes them into a temporary folder and renames it at the end: what an
-  interrupted preparation leaves behind is never taken for a data set. Without a
-  manual_dir files are downloaded. Raises DataError if a file is missing,
-  damaged, or can't be downloaded, or if the prepared records are damaged.
+  interrupted preparation leaves behind is never taken for a data set.
   """
   builder = _builder(digit_set, data_dir)
   if not builder.data_path.exists():
@@ -145,10 +139,7 @@ def prepare(
 
 
 def read(builder: NistDigits) -> reader.Digits:
-  """Reads all records of a prepared builder, or raises DataError.
-
-  The digits are sorted by writer, each writer's in the order of the files.
-  """
+  """All records, by writer, each writer's in the order of the files."""
   # array_record, protobuf and tfds each fail in ways of their own.
   try:
     source = builder.as_data_source(SPLIT)
@@ -163,7 +154,7 @@ def read(builder: NistDigits) -> reader.Digits:
     digits = reader.Digits(writers=writers, series=series, **columns)
   except Exception as error:
     raise _damaged(builder.data_dir) from error
-  if len(digits.labels) != builder.digit_set.num_digits:
+  if len(digits.labels) != builder.builder_config.digit_set.num_digits:
     raise _damaged(builder.data_dir)
   return digits
 
@@ -171,16 +162,11 @@ def read(builder: NistDigits) -> reader.Digits:
 def _builder(
   digit_set: files.DigitSet, data_dir: str | os.PathLike[str] | None
 ) -> NistDigits:
-  published = files.DIGIT_SETS.get(digit_set.name)
-  if published not in (None, digit_set):
-    raise ValueError(
-      f"a digit set of your own can't be named {digit_set.name}: that is a"
-      " published one."
-    )
+  is_published = digit_set in files.DIGIT_SETS.values()
   root = tfds_loader.root_of(tfds, data_dir)
   try:
     return NistDigits(
-      config=digit_set.name if published else _config(digit_set),
+      config=digit_set.name if is_published else _config(digit_set),
       data_dir=root,
       file_format=tfds_loader.FILE_FORMAT,
     )

@@ -10,7 +10,6 @@ import numpy as np
 
 from personalization_jax.datasets.nist_digits.files import (
   DataError,
-  DigitPart,
   DigitSet,
   find,
   read_idx,
@@ -35,17 +34,13 @@ class Digits:
 
 
 def read_digits(digit_set: DigitSet, folder: str | os.PathLike[str]) -> Digits:
-  """All digits of a set, in the order of its files, verified.
-
-  Raises MissingDataError if a file is missing, and DataError if it is damaged
-  or doesn't hold what it should.
-  """
+  """All digits of a set, in the order of its files, or a DataError."""
   # All are found before one is read: a missing file is known at once.
   paths = {file: find(file, folder) for file in digit_set.files}
   images, labels = [], []
   for part in digit_set.parts:
     labels.append(read_idx(paths[part.labels], part.labels))
-    _check_labels(labels[-1], paths[part.labels], part)
+    _check_labels(labels[-1], paths[part.labels])
     images.append(read_idx(paths[part.images], part.images))
   table = np.concatenate(labels)
   _check_writers(table, digit_set)
@@ -61,15 +56,8 @@ def read_digits(digit_set: DigitSet, folder: str | os.PathLike[str]) -> Digits:
   )
 
 
-def _check_labels(
-  labels: np.ndarray, path: pathlib.Path, part: DigitPart
-) -> None:
+def _check_labels(labels: np.ndarray, path: pathlib.Path) -> None:
   """Holds every row to what QMNIST documents about it."""
-  if len(labels) != part.images.shape[0]:
-    raise DataError(
-      f"{path} labels {len(labels)} digits, but {part.images.name} shows"
-      f" {part.images.shape[0]}."
-    )
   classes = labels[:, _CLASS]
   code = classes + _NIST_CODE_OF_ZERO
   faults = [
