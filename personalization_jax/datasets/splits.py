@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -140,10 +139,8 @@ def split(
       )
     train = min(max(round(train_fraction * count), 1), count - 1)
     validation = min(round(validation_fraction * count), count - train - 1)
-    return [
-      rows[np.isin(originals, drawings[low:high])]
-      for low, high in itertools.pairwise([0, train, train + validation, count])
-    ]
+    parts = np.split(drawings, [train, train + validation])
+    return [rows[np.isin(originals, part)] for part in parts]
 
   own = [divided(int(person)) for person in individuals]
   others = [divided(int(person)) for person in global_people]

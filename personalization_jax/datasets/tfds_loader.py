@@ -84,11 +84,7 @@ def load(
         f"tfds:{name} has no feature {feature!r}; it has {', '.join(there)}."
       )
   origins = list(builder.info.splits) if split is None else [split]
-  records = [
-    (*values, origin)
-    for origin in origins
-    for values in _read(builder, name, origin, features)
-  ]
+  records = _read(builder, name, origins, features)
   images, labels, people, origins = ([r[k] for r in records] for k in range(4))
 
   def tell(text: str) -> None:
@@ -167,26 +163,27 @@ def _prepared(
 
 
 def _read(
-  builder: Any, name: str, split: str, features: tuple[str, ...]
+  builder: Any, name: str, origins: list[str], features: tuple[str, ...]
 ) -> list[list[Any]]:
-  """The values of these features in each record of a split."""
-  try:
-    source = builder.as_data_source(split)
-  except Exception as error:
-    raise ValueError(
-      f"tfds:{name} has no split {split!r} that can be read"
-      f" ({first_line(error)}); it has {', '.join(builder.info.splits)}."
-    ) from error
+  """The values of these features in each record, and the split it is of."""
   records: list[list[Any]] = []
-  try:
+  for split in origins:
+    try:
+      source = builder.as_data_source(split)
+    except Exception as error:
+      raise ValueError(
+        f"tfds:{name} has no split {split!r} that can be read"
+        f" ({first_line(error)}); it has {', '.join(builder.info.splits)}."
+      ) from error
     for index in range(len(source)):
-      record = source[index]
-      records.append([record[feature] for feature in features])
-  except Exception as error:
-    raise ValueError(
-      f"record {len(records)} of split {split!r} of tfds:{name} can't be read"
-      f" ({type(error).__name__}: {first_line(error)})."
-    ) from error
+      try:
+        record = source[index]
+        records.append([*(record[feature] for feature in features), split])
+      except Exception as error:
+        raise ValueError(
+          f"record {index} of split {split!r} of tfds:{name} can't be read"
+          f" ({type(error).__name__}: {first_line(error)})."
+        ) from error
   return records
 
 

@@ -28,22 +28,15 @@ def load(
 ) -> Population:
   """Loads NIST digits by writer, preparing them first if need be.
 
-  Args:
-    config: 'mnist' (60,000 digits of 539 writers), 'qmnist' (120,000), 'xnist'
-      (402,953 digits of 3,579 writers), or a digit set of one's own.
-    data_dir: where tfds keeps prepared data; by default its own default.
-    manual_dir: folder of files already downloaded, directly or in subfolders
-      mnist and qmnist, compressed or not; by default they are downloaded.
+  `config` is "mnist" (60,000 digits of 539 writers), "qmnist" (120,000),
+  "xnist" (402,953 digits of 3,579 writers), or a digit set of one's own. Files
+  are downloaded unless `manual_dir` has them, directly or in subfolders mnist
+  and qmnist, compressed or not. Raises ValueError, which names what is missing
+  or damaged, or ImportError.
 
-  Returns:
-    The population: 28x28 images, sorted by writer, each writer's in the order
-    of the files. individuals are NIST's writer numbers, and originals its digit
-    numbers. Writers with fewer than two different drawings are left out.
-
-  Raises:
-    ValueError: no such config, or a `files.DataError`: a file is missing,
-      damaged or can't be downloaded.
-    ImportError: tensorflow-datasets or array_record isn't installed.
+  Returns 28x28 images, sorted by writer, each writer's in the order of the
+  files. individuals are NIST's writer numbers, and originals its digit numbers.
+  Writers with fewer than two different drawings are left out.
 
   Source: section IV, whose individuals are of NIST Special Database 19.
   """

@@ -7,6 +7,7 @@ bytes in the array_record format need no TensorFlow, neither to write nor read.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -140,8 +141,7 @@ def prepare(
 
 def read(builder: NistDigits) -> reader.Digits:
   """All records, by writer, each writer's in the order of the files."""
-  # array_record, protobuf and tfds each fail in ways of their own.
-  try:
+  with _blaming(builder.data_dir):
     source = builder.as_data_source(SPLIT)
     records = [source[i] for i in range(len(source))]
     records.sort(key=lambda record: record["writer"])
@@ -151,12 +151,9 @@ def read(builder: NistDigits) -> reader.Digits:
       for name in ("writer", "series")
     )
     columns = {n: np.concatenate([r[n] for r in records]) for n in _COLUMNS}
-    digits = reader.Digits(writers=writers, series=series, **columns)
-  except Exception as error:
-    raise _damaged(builder.data_dir) from error
-  if len(digits.labels) != builder.builder_config.digit_set.num_digits:
-    raise _damaged(builder.data_dir)
-  return digits
+    if len(writers) != builder.builder_config.digit_set.num_digits:
+      raise ValueError("digits are missing")
+    return reader.Digits(writers=writers, series=series, **columns)
 
 
 def _builder(
@@ -164,22 +161,24 @@ def _builder(
 ) -> NistDigits:
   is_published = digit_set in files.DIGIT_SETS.values()
   root = tfds_loader.root_of(tfds, data_dir)
-  try:
+  # It reads what an earlier preparation wrote about itself, if there was one.
+  with _blaming(os.path.join(root, NistDigits.name, digit_set.name)):
     return NistDigits(
       config=digit_set.name if is_published else _config(digit_set),
       data_dir=root,
       file_format=tfds_loader.FILE_FORMAT,
     )
-  except Exception as error:
-    # It reads what an earlier preparation wrote about itself, if there was one.
-    folder = pathlib.Path(root, NistDigits.name, digit_set.name)
-    if folder.exists():
-      raise _damaged(folder) from error
-    raise
 
 
-def _damaged(folder: str | os.PathLike[str]) -> files.DataError:
-  return files.DataError(
-    f"the prepared records in {os.fspath(folder)} are damaged; delete that"
-    " folder and run again."
-  )
+@contextlib.contextmanager
+def _blaming(folder: str) -> Iterator[None]:
+  """Calls prepared records damaged if they are there and can't be read."""
+  try:
+    yield
+  except Exception as error:  # array_record, protobuf and tfds have their own
+    if not os.path.exists(folder):
+      raise
+    raise files.DataError(
+      f"the prepared records in {folder} are damaged; delete that folder and"
+      " run again."
+    ) from error
