@@ -146,19 +146,14 @@ def nearest_individuals_of_all(
   return order[:, :n].astype(np.int32)
 
 
-def squared_distances(
-  means: np.ndarray,
-  present: np.ndarray,
-  all_means: np.ndarray,
-  all_present: np.ndarray,
-) -> np.ndarray:
+def squared_distances(*classes: np.ndarray) -> np.ndarray:
   """What `nearest_individuals_of_all` orders by, float64 [P, M]."""
   with jax.enable_x64(True):
-    return np.asarray(_squares(means, present, all_means, all_present))
+    return np.asarray(_squared_distances(*classes))
 
 
 @jax.jit
-def _squares(
+def _squared_distances(
   means: Array, present: Array, all_means: Array, all_present: Array
 ) -> Array:
   num_classes = means.shape[1]

@@ -97,12 +97,12 @@ def test_wrong_header_or_length(tmp_path, change, complaint):
 @pytest.mark.parametrize(
   ("column", "value", "complaint"),
   [
-    (0, 10, "row 6 holds 10 where class 0..9"),
-    (0, -1, "row 6 holds -1 where class 0..9"),
-    (4, 30, "row 6 holds 30 where NIST code"),
-    (2, -7, "row 6 holds -7 where writer"),
-    (1, 4, "writer 3 in more than one HSF series"),
-    (2, 8, "name 4 writers, but tiny has 3"),
+    (0, 10, r"row 6 holds \[10, 0, 3, 0, 36, 106, 0, 0\], where a class"),
+    (0, -1, r"row 6 holds \[-1, "),
+    (4, 30, r"row 6 holds \[6, 0, 3, 0, 30, "),
+    (2, -7, r"row 6 holds \[6, 0, -7, "),
+    (1, -1, r"row 6 holds \[6, -1, "),
+    (5, -1, r"row 6 holds \[6, 0, 3, 0, 36, -1, "),
   ],
 )
 def test_wrong_labels(tmp_path, column, value, complaint):

@@ -77,7 +77,7 @@ def tiny_set(folder, name="tiny", suffix=".gz"):
   part, images, labels = part_of(name, 100, writers, suffix=suffix)
   write(folder, part.images, images)
   write(folder, part.labels, labels)
-  digit_set = files.DigitSet(name, "A few digits.", (part,), 3)
+  digit_set = files.DigitSet(name, "A few digits.", (part,))
   return digit_set, images, labels
 
 

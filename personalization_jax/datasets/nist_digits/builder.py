@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,15 +22,6 @@ from personalization_jax.datasets.nist_digits import files, reader
 
 SPLIT = "writers"
 _COLUMNS = ("images", "labels", "digit_ids", "duplicate_of")
-
-_CITATION = """\
-@inproceedings{qmnist-2019,
-  title = {Cold Case: The Lost {MNIST} Digits},
-  author = {Chhavi Yadav and L{\\'e}on Bottou},
-  booktitle = {Advances in Neural Information Processing Systems 32},
-  year = {2019},
-}
-"""
 
 
 # tfds's own class is a plain dataclass, which a frozen one can't inherit.
@@ -56,10 +46,7 @@ class NistDigits(tfds.core.GeneratorBasedBuilder):
   VERSION = tfds.core.Version("1.0.0")
   RELEASE_NOTES = {"1.0.0": "One record for each writer."}  # noqa: RUF012
   BUILDER_CONFIGS = [*map(_config, files.DIGIT_SETS.values())]  # noqa: RUF012
-  MANUAL_DOWNLOAD_INSTRUCTIONS = (
-    "Put the files of the config (see files.py for their addresses) in the"
-    " folder, or let personalization_jax.datasets.nist_digits.load fetch them."
-  )
+  digits: reader.Digits  # to prepare; tfds rewrites errors of the generator
 
   def _info(self) -> tfds.core.DatasetInfo:
     height, width = self.builder_config.digit_set.parts[0].images.shape[1:]
@@ -81,14 +68,10 @@ class NistDigits(tfds.core.GeneratorBasedBuilder):
         }
       ),
       homepage="https://github.com/facebookresearch/qmnist",
-      citation=_CITATION,
     )
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-    # Read here and not in the generator, whose errors tfds rewrites.
-    digit_set = self.builder_config.digit_set
-    digits = reader.read_digits(digit_set, dl_manager.manual_dir)
-    return {SPLIT: self._generate_examples(digits)}
+    return {SPLIT: self._generate_examples(self.digits)}
 
   def _generate_examples(
     self, digits: reader.Digits
@@ -116,18 +99,13 @@ def prepare(
   builder = _builder(digit_set, data_dir)
   if not builder.data_path.exists():
     if manual_dir is None:
-      # tfds's default manual folder, so `tfds build` finds the files as well.
       manual_dir = builder.data_dir_root / "downloads" / "manual"
       files.fetch(digit_set, manual_dir)
-    else:
-      for file in digit_set.files:
-        files.find(file, manual_dir)
+    builder.digits = reader.read_digits(digit_set, manual_dir)
     logging.info("Preparing %s in %s", digit_set.name, builder.data_dir)
     try:
       builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(
-          manual_dir=pathlib.Path(manual_dir), try_download_gcs=False
-        )
+        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
       )
     except OSError:
       # Another process that prepared the same set may have been faster: its

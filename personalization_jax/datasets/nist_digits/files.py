@@ -87,7 +87,6 @@ class DigitSet:
   name: str  # of the tfds config
   description: str  # one sentence
   parts: tuple[DigitPart, ...]  # in reading order; images are of one size
-  num_writers: int | None = None  # as published or measured, where known
 
   @property
   def files(self) -> tuple[DigitFile, ...]:
@@ -140,7 +139,7 @@ _XNIST = DigitPart(
 DIGIT_SETS = {
   "mnist": DigitSet(
     "mnist", "MNIST's 60,000 training digits, by 539 writers.",
-    (_MNIST_TRAIN,), 539,
+    (_MNIST_TRAIN,),
   ),
   "qmnist": DigitSet(
     "qmnist", "MNIST's 60,000 training digits and QMNIST's 60,000 test digits.",
@@ -150,7 +149,7 @@ DIGIT_SETS = {
     "xnist",
     "All 402,953 digits of NIST Special Database 19, by 3,579 writers, prepared"
     " like MNIST.",
-    (_XNIST,), 3_579,
+    (_XNIST,),
   ),
 }  # fmt: skip
 
