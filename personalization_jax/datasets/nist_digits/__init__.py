@@ -51,7 +51,7 @@ def load(
   from personalization_jax.datasets.nist_digits import builder
 
   prepared = builder.prepare(config, data_dir=data_dir, manual_dir=manual_dir)
-  return population_of(builder.read(prepared))
+  return population_of(builder.read(prepared, config.num_digits))
 
 
 def population_of(digits: reader.Digits) -> Population:

@@ -8,7 +8,6 @@ bytes in the array_record format need no TensorFlow, neither to write nor read.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -24,19 +23,9 @@ SPLIT = "writers"
 _COLUMNS = ("images", "labels", "digit_ids", "duplicate_of")
 
 
-# tfds's own class is a plain dataclass, which a frozen one can't inherit.
-@dataclasses.dataclass(eq=False)
-class NistDigitsConfig(tfds.core.BuilderConfig):
-  """A digit set as tfds wants it."""
-
-  digit_set: files.DigitSet | None = None
-
-
-def _config(digit_set: files.DigitSet) -> NistDigitsConfig:
-  return NistDigitsConfig(
-    name=digit_set.name,
-    description=digit_set.description,
-    digit_set=digit_set,
+def _config(digit_set: files.DigitSet) -> tfds.core.BuilderConfig:
+  return tfds.core.BuilderConfig(
+    name=digit_set.name, description=digit_set.description
   )
 
 
@@ -49,7 +38,6 @@ class NistDigits(tfds.core.GeneratorBasedBuilder):
   digits: reader.Digits  # to prepare; tfds rewrites errors of the generator
 
   def _info(self) -> tfds.core.DatasetInfo:
-    height, width = self.builder_config.digit_set.parts[0].images.shape[1:]
     encoding = tfds.features.Encoding.BYTES
     integers = tfds.features.Tensor(
       shape=(None,), dtype=np.int32, encoding=encoding
@@ -60,7 +48,7 @@ class NistDigits(tfds.core.GeneratorBasedBuilder):
       features=tfds.features.FeaturesDict(
         {
           "images": tfds.features.Tensor(
-            shape=(None, height, width, 1), dtype=np.uint8, encoding=encoding
+            shape=(None, 28, 28, 1), dtype=np.uint8, encoding=encoding
           ),
           **dict.fromkeys(_COLUMNS[1:], integers),
           "writer": tfds.features.Scalar(dtype=np.int32),
@@ -117,7 +105,7 @@ def prepare(
   return _builder(digit_set, data_dir)
 
 
-def read(builder: NistDigits) -> reader.Digits:
+def read(builder: NistDigits, num_digits: int) -> reader.Digits:
   """All records, by writer, each writer's in the order of the files."""
   with _blaming(builder.data_dir):
     source = builder.as_data_source(SPLIT)
@@ -129,7 +117,7 @@ def read(builder: NistDigits) -> reader.Digits:
       for name in ("writer", "series")
     )
     columns = {n: np.concatenate([r[n] for r in records]) for n in _COLUMNS}
-    if len(writers) != builder.builder_config.digit_set.num_digits:
+    if len(writers) != num_digits:
       raise ValueError("digits are missing")
     return reader.Digits(writers=writers, series=series, **columns)
 

@@ -86,7 +86,7 @@ class DigitSet:
 
   name: str  # of the tfds config
   description: str  # one sentence
-  parts: tuple[DigitPart, ...]  # in reading order; images are of one size
+  parts: tuple[DigitPart, ...]  # in reading order; images are 28x28
 
   @property
   def files(self) -> tuple[DigitFile, ...]:
