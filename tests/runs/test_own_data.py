@@ -16,10 +16,7 @@ from personalization_jax.datasets import Population, npz, splits, variations
 from personalization_jax.runs import directory
 from personalization_jax.training import latent_space
 
-METHODS = (
-  "baseline,es:3,sw:2,tl:4,tl:4:last=1,es:2+sw:2+tl:3,"
-  "random:20,ig:3,ig:2:only,sg:30,sg:30+tl:3"
-)
+METHODS = "baseline,es:2+sw:2+tl:3,tl:4:last=1,random:20,ig:3,ig:2:only,sg:30"
 SMALL = {
   "dataset": "npz",
   "num_individuals": 8,
@@ -66,7 +63,7 @@ def finished(tmp_path_factory):
   return folder, run(folder, features())
 
 
-def test_every_method_works_with_people_who_lack_classes(finished):
+def test_methods_of_every_kind_work_with_people_who_lack_classes(finished):
   _, workdir = finished
   rows = read(workdir / "results.csv")
   assert len(rows) == 8 * len(METHODS.split(","))
