@@ -22,8 +22,8 @@ import math
 import os
 import pathlib
 import shutil
+import tempfile
 import urllib.request
-import uuid
 import zlib
 from typing import Any
 
@@ -194,26 +194,24 @@ def _fetch_file(file: DigitFile, folder: pathlib.Path) -> None:
   for mirror in file.mirrors:
     url = mirror + file.name
     logging.info("Downloading %s", url)
-    # A name of its own for each attempt: two processes may fetch at once.
-    part = folder / f".{file.name}.{uuid.uuid4().hex}"
-    try:
-      _copy(url, part, file.name)
-      # A file gets its name only when it has been found good.
-      read_idx(part, file, published=True)
-      part.replace(folder / file.name)
-      return
-    except (OSError, http.client.HTTPException, DataError) as error:
-      reason = str(getattr(error, "reason", error))
-      failures.append(f"{url} ({reason.replace(str(part), 'the file')})")
-    finally:
-      part.unlink(missing_ok=True)
+    # A folder of its own for each attempt: two processes may fetch at once.
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as own:
+      part = pathlib.Path(own, file.name)
+      try:
+        _copy(url, part)
+        read_idx(part, file)  # or it stays out
+        part.replace(folder / file.name)
+        return
+      except (OSError, http.client.HTTPException, DataError) as error:
+        reason = str(getattr(error, "reason", error))
+        failures.append(f"{url} ({reason.replace(str(part), 'the file')})")
   raise DataError(
     f"{file.name} couldn't be downloaded from {' or '.join(failures)}; fetch it"
     " by other means, put it in a folder and name that folder by manual_dir."
   )
 
 
-def _copy(url: str, path: pathlib.Path, name: str) -> None:
+def _copy(url: str, path: pathlib.Path) -> None:
   """Downloads with a bar; a server may keep silent for 30 seconds."""
   with (
     urllib.request.urlopen(url, timeout=30.0) as response,
@@ -222,14 +220,12 @@ def _copy(url: str, path: pathlib.Path, name: str) -> None:
     size = int(response.headers.get("Content-Length") or 0)
     # disable=None: no bar where nobody watches (not a terminal).
     with tqdm.tqdm.wrapattr(
-      out, "write", total=size, desc=name, disable=None
+      out, "write", total=size, desc=path.name, disable=None
     ) as watched:
       shutil.copyfileobj(response, watched)
 
 
-def read_idx(
-  path: str | os.PathLike[str], file: DigitFile, *, published: bool = False
-) -> np.ndarray:
+def read_idx(path: pathlib.Path, file: DigitFile) -> np.ndarray:
   """The array in an idx file (gzip, xz or plain), or DataError.
 
   Format: http://yann.lecun.com/exdb/mnist and section 2.2 of QMNIST's README:
@@ -237,10 +233,9 @@ def read_idx(
   int32, and the values in row-major order, also big-endian.
 
   The content is held to content_sha256. Where that isn't known, a file with the
-  published name, or `published` by another, is held to archive_sha256; a copy
-  that was decompressed has only its header and length to be checked by.
+  published name is held to archive_sha256; a copy that was decompressed has
+  only its header and length to be checked by.
   """
-  path = pathlib.Path(path)
   try:
     raw = path.read_bytes()
   except OSError as error:
@@ -269,7 +264,7 @@ def read_idx(
       f"{path} {ending}: its content must be exactly {size} bytes long."
     )
   checked, digest, wanted = content, file.content_sha256, file.content_name
-  if digest is None and (published or path.name == file.name):
+  if digest is None and path.name == file.name:
     checked, digest = raw, file.archive_sha256
     wanted = f"{file.name} as published"
     wanted += " (decompress a copy that was compressed anew)"
