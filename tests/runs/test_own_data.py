@@ -217,8 +217,8 @@ FEW = {
   [
     # The paper's network is tried in test_own_model; it takes long to compile.
     # That the auto-encoder takes floats is test_autoencoder's.
-    ((20, 20, 1), {}),
-    ((9, 12, 2), {"image_size": 0, "flips": False}),
+    ((20, 20, 1), {"methods": "global"}),
+    ((9, 12, 2), {"methods": "global", "image_size": 0, "flips": False}),
     ((5, 4), {"model": "auto", "methods": "sg:5,ig:1", "image_size": 32}),
   ],
 )
