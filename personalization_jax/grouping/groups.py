@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -65,13 +63,17 @@ class Groups:
 
   def check_split(self, population: Population, split: Split) -> None:
     """Rejects groups of another split: their rows would be other people's."""
-    if not _alike(
-      self.population, population, ("labels", "individuals", "originals")
+    of_split = [field.name for field in dataclasses.fields(split)]
+    for what, other, names in (
+      ("population", population, ["labels", "individuals", "originals"]),
+      ("split", split, of_split),
     ):
-      raise ValueError("groups are of another population than the study's.")
-    names = [field.name for field in dataclasses.fields(split)]
-    if not _alike(self.split, split, names):
-      raise ValueError("groups are of another split than the study's.")
+      own = getattr(self, what)
+      if own is not other and not all(
+        np.array_equal(getattr(own, name), getattr(other, name))
+        for name in names
+      ):
+        raise ValueError(f"groups are of another {what} than the study's.")
 
   def check(self, group: Group) -> None:
     """Rejects a group that is larger than what it is chosen from."""
@@ -211,9 +213,3 @@ class Groups:
       np.concatenate([rows[owners == self.candidates[place]] for place in near])
       for near in self.nearest(n)
     ]
-
-
-def _alike(one: Any, other: Any, names: Sequence[str]) -> bool:
-  return one is other or all(
-    np.array_equal(getattr(one, name), getattr(other, name)) for name in names
-  )
