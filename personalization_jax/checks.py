@@ -7,6 +7,8 @@ import math
 import numbers
 from typing import Any
 
+import numpy as np
+
 
 def whole_number(name: str, value: Any, at_least: int) -> None:
   """Rejects all but whole numbers, Python's or NumPy's, of at least this."""
@@ -35,6 +37,17 @@ def positive(name: str, value: Any) -> None:
     raise ValueError(f"{name}={value} must be finite.")
 
 
+def in_range(name: str, values: np.ndarray, end: int | None = None) -> None:
+  """Rejects integers [N] below 0, or from `end` on, naming a row of them."""
+  wrong = (values < 0) | (values >= (math.inf if end is None else end))
+  if wrong.any():
+    row = int(np.argmax(wrong))
+    wanted = "be 0 or more" if end is None else f"lie in 0..{end - 1}"
+    raise ValueError(
+      f"{name} must {wanted}, but row {row} holds {values[row]}."
+    )
+
+
 def training(settings: Any) -> None:
   """Rejects epochs, batch_size, learning_rate, width or seed out of range."""
   for name in ("epochs", "batch_size"):
@@ -55,6 +68,5 @@ def plain_numbers(fields: Any) -> None:
 
 def first_line(error: BaseException) -> str:
   """An error's first line without its full stop, or its type if it has none."""
-  text = str(error).strip().strip("'\"").strip()
-  line = (text.splitlines() or [""])[0].strip().rstrip(".")
-  return line or type(error).__name__
+  line, *_ = str(error).strip().strip("'\"").strip().splitlines() or [""]
+  return line.strip().rstrip(".") or type(error).__name__

@@ -92,11 +92,6 @@ def put(tree: Any, like: Any, sharding: Sharding) -> Any:
   return jax.tree.map(one, tree, like)
 
 
-def numbers_of_keys(tree: Any) -> Any:
-  """The tree with typed keys as uint32 [..., 2]."""
-  return jax.tree.map(_numbers, tree)
-
-
 @jax.jit
 def copy(tree: Any) -> Any:
   """A copy on the devices that outlives a donation; keys as uint32."""

@@ -31,7 +31,6 @@ class Settings:
   seed: int = 0
 
   def __post_init__(self) -> None:
-    """Checks every field."""
     checks.training(self)
     if self.precision not in ("float32", "bfloat16"):
       raise ValueError(

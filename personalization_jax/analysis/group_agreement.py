@@ -43,8 +43,8 @@ def true_distances(
 
   Of style, allographs, forms and "all", for one digit or all ten. "all" adds
   the squared distances of the three, each divided by its standard deviation
-  over the other writers: in `WriterFactors.vector` the forms, 80 of 126
-  numbers, would outweigh the style. Only distances of one row compare.
+  over the other writers: the forms, 80 of 126 numbers, would outweigh the
+  style. Only distances of one row compare.
   """
   parts = _parts(factors, digit)
   known = len(parts["style"])
@@ -72,19 +72,11 @@ def true_distances(
 
 
 def _parts(factors: WriterFactors, digit: int | None) -> dict[str, np.ndarray]:
-  """The vectors of factors cut in three, float64 [M, ...] each."""
-  vectors = factors.vector().astype(np.float64)
-  num_digits, size = factors.forms.shape[1:]
-  # The scalars of style, then all digits' allographs, then their forms.
-  num_scalars = sum(np.ndim(each) == 1 for each in vars(factors).values())
-  style, *by_digit = np.split(
-    vectors, [num_scalars, -num_digits * size], axis=1
-  )
-  if digit is not None:
-    by_digit = [
-      each.reshape(len(each), num_digits, -1)[:, digit] for each in by_digit
-    ]
-  return dict(zip(("style", "allographs", "forms"), (style, *by_digit)))
+  """The factors in three, of one digit or of all, float64 [M, ...] each."""
+  parts = {k: v.astype(np.float64) for k, v in factors.parts().items()}
+  for part in ("allographs", "forms") if digit is not None else ():
+    parts[part] = parts[part][:, digit]
+  return {part: each.reshape(len(each), -1) for part, each in parts.items()}
 
 
 def recall(truth: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:

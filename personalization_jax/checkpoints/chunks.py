@@ -171,7 +171,7 @@ class Task:
     path = self._path(Chunk(first, last, chunk.step))
     about = trees.about(path)
     rows = about["rows"]
-    numbers = jax.eval_shape(distributed.numbers_of_keys, like)
+    numbers = jax.eval_shape(distributed.copy, like)
     saved = trees.restore(
       path,
       (

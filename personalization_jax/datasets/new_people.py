@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -24,8 +26,7 @@ def population_of(
   originals, integers [N]; without them labels and individuals are 0. Samples of
   the model's shape stay, square images of any other size are brought to it.
   `is_fig_4` tells the paper's model, which sees images resized, and `dtype`
-  what it was trained on, "uint8" or "float32", if that is known. Raises
-  ValueError, which names what is wrong with the arrays.
+  what it was trained on, "uint8" or "float32", if that is known.
   """
   images = np.asarray(arrays["images"])
   shape = tuple(sample_shape)
@@ -71,11 +72,7 @@ def population_of(
 def hold_out(
   population: Population, validation_fraction: float, *, seed: int = 0
 ) -> Split:
-  """Everybody an individual, with a fraction of each one's samples as `test`.
-
-  At least one sample is held out, and one trains; copies of one original stay
-  together and count once. Raises ValueError if that can't be.
-  """
+  """Everybody an individual, with a fraction of their samples as `test`."""
   # A fraction next to 0 leaves 1 in float64.
   if not 0 < 1 - validation_fraction < 1:
     raise ValueError(
@@ -95,8 +92,7 @@ def join(
 ) -> tuple[Population, Split]:
   """Everybody an individual, with samples of a second population as `test`.
 
-  Returns one store of both, and the split without D_G. Raises ValueError if
-  somebody is in one of the two alone, or one holds images and the other floats.
+  Returns one store of both, and the split without D_G.
   """
   kind, other = population.images.dtype, held_out.images.dtype
   if kind != other:
@@ -112,18 +108,17 @@ def join(
       " are needed."
     )
   count = len(population)
+  joined: dict[str, Any] = {
+    name: np.concatenate([getattr(population, name), getattr(held_out, name)])
+    for name in ("images", "labels", "individuals", "file_rows")
+  }
   # Each file numbers its own originals, however high.
-  originals = [
+  first, second = (
     np.unique(one.originals, return_inverse=True)[1].astype(np.int32)
     for one in (population, held_out)
-  ]
-  both = Population(
-    images=np.concatenate([population.images, held_out.images]),
-    labels=np.concatenate([population.labels, held_out.labels]),
-    individuals=np.concatenate([population.individuals, held_out.individuals]),
-    originals=np.concatenate([originals[0], count + originals[1]]),
-    num_classes=population.num_classes,
-    label_names=population.label_names,
+  )
+  both = dataclasses.replace(
+    population, originals=np.concatenate([first, count + second]), **joined
   )
   rows = [np.flatnonzero(both.individuals == person) for person in people]
   nothing = np.empty(0, np.int32)

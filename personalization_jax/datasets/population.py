@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+from personalization_jax import checks
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -94,20 +97,10 @@ class Population:
     if originals is None:
       originals = np.arange(count)
     originals = _integer_vector("originals", originals, count)
-    for name, values in (("individuals", individuals), ("labels", labels)):
-      if values.min() < 0:
-        row = int(values.argmin())
-        raise ValueError(
-          f"{name} must be 0 or more, but row {row} holds {values[row]}."
-        )
+    checks.in_range("individuals", individuals)
+    checks.in_range("labels", labels, num_classes)
     if num_classes is None:
       num_classes = int(labels.max()) + 1
-    if labels.max() >= num_classes:
-      row = int(np.argmax(labels >= num_classes))
-      raise ValueError(
-        f"labels must lie in 0..{num_classes - 1}, but row {row} holds"
-        f" {labels[row]}."
-      )
     if complete:
       # More classes than rows leave one of the first empty.
       empty = np.setdiff1d(np.arange(min(num_classes, count + 1)), labels)
@@ -116,8 +109,21 @@ class Population:
           f"class {empty[0]} of 0..{num_classes - 1} has no sample; number the"
           " labels without gaps."
         )
-      _check_drawings(individuals, originals)
-    return cls(images, labels, individuals, originals, int(num_classes))
+      shared = _count_different(individuals, originals) > 1
+      if shared.any():
+        raise ValueError(
+          f"original {originals[shared].min()} belongs to more than one"
+          " individual."
+        )
+      alone = _count_different(originals, individuals) < 2
+      if alone.any():
+        raise ValueError(
+          f"individual {individuals[alone].min()} has one sample; everyone"
+          " needs at least two, one to train on and one to test on."
+        )
+    found = cls(images, labels, individuals, originals, int(num_classes))
+    found.check_finite()
+    return found
 
   def take(self, rows: np.ndarray) -> Population:
     """The population of these rows [M] alone, with as many classes."""
@@ -152,37 +158,32 @@ class Population:
 def _samples(images: Any) -> np.ndarray:
   """Samples as they are stored: uint8 [N, H, W, C] or float32 [N, ...]."""
   images = np.asarray(images)
-  is_float = np.issubdtype(images.dtype, np.floating)
-  if not is_float and images.dtype != np.uint8:
+  if images.dtype == np.uint8:
+    if images.ndim == 3:
+      images = images[..., None]
+    fits = images.ndim == 4
+    wanted = (
+      "[N, H, W, C] or [N, H, W] if they are uint8 (feature vectors [N, F] must"
+      " be floats)"
+    )
+  elif np.issubdtype(images.dtype, np.floating):
+    with np.errstate(over="ignore"):  # `check_finite` names too large a number
+      images = images.astype(np.float32, copy=False)
+    fits = images.ndim >= 2
+    wanted = "[N, F] for feature vectors or [N, H, W, C] for images"
+  else:
     raise ValueError(
       "images must be uint8 in 0..255, or floats that are used as they are,"
       f" but are {images.dtype}."
     )
-  if not is_float and images.ndim == 3:
-    images = images[..., None]
-  if is_float and images.ndim < 2:
+  if not fits:
     raise ValueError(
-      "images must have shape [N, F] for feature vectors or [N, H, W, C] for"
-      f" images, but have shape {images.shape}."
+      f"images must have shape {wanted}, but have shape {images.shape}."
     )
-  if not is_float and images.ndim != 4:
-    raise ValueError(
-      "images must have shape [N, H, W, C] or [N, H, W] if they are uint8, but"
-      f" have shape {images.shape}; feature vectors [N, F] must be floats."
-    )
-  if not len(images):
-    raise ValueError("images holds no samples: N must be at least 1.")
   if 0 in images.shape:
-    raise ValueError(f"images have an empty axis: shape {images.shape}.")
-  if is_float:
-    with np.errstate(over="ignore"):  # too large a number is named below
-      images = images.astype(np.float32, copy=False)
-    finite = np.isfinite(images).reshape(len(images), -1).all(axis=1)
-    if not finite.all():
-      raise ValueError(
-        f"images must be finite float32 numbers, but row {np.argmin(finite)}"
-        " holds NaN, infinity or one too large."
-      )
+    raise ValueError(
+      f"images holds no samples, or has an empty axis: shape {images.shape}."
+    )
   return images
 
 
@@ -191,13 +192,10 @@ def _integer_vector(
 ) -> np.ndarray:
   """Values as int32 [length]; what they are instead, and how to mend it."""
   values = np.asarray(values)
-  if values.ndim != 1:
+  if values.shape != (length,):
     raise ValueError(
-      f"{name} must be a vector [N], but has shape {values.shape}."
-    )
-  if len(values) != length:
-    raise ValueError(
-      f"{name} has {len(values)} entries, but images has {length}."
+      f"{name} must be a vector of {length} entries, as many as images has, but"
+      f" has shape {values.shape}."
     )
   if not np.issubdtype(values.dtype, np.integer):
     remedy = ""
@@ -208,23 +206,34 @@ def _integer_vector(
     raise ValueError(
       f"{name} must be integers, but are {values.dtype}{remedy}."
     )
-  limits = np.iinfo(np.int32)
-  if values.min() < limits.min or values.max() > limits.max:
+  if values.min() < -(2**31) or values.max() >= 2**31:
     raise ValueError(f"{name} must fit in int32, but reach {values.max()}.")
   return values.astype(np.int32)
 
 
-def _check_drawings(individuals: np.ndarray, originals: np.ndarray) -> None:
-  """Everyone needs two drawings: one to train on and one to test on."""
-  pairs = np.unique(np.stack([individuals, originals], axis=1), axis=0)
-  drawings, owners = np.unique(pairs[:, 1], return_counts=True)
-  if (owners > 1).any():
+def with_two_drawings(
+  people: np.ndarray, drawings: np.ndarray, say: Callable[[str], None]
+) -> np.ndarray:
+  """Rows of people with two drawings or more; tells how many others are out."""
+  enough = _count_different(drawings, people) > 1
+  if not enough.any():
     raise ValueError(
-      f"original {drawings[owners > 1][0]} belongs to more than one individual."
+      "nobody has two samples: does something else say whose they are?"
     )
-  people, counts = np.unique(pairs[:, 0], return_counts=True)
-  if (counts < 2).any():
-    raise ValueError(
-      f"individual {people[counts < 2][0]} has one sample; everyone needs at"
-      " least two, one to train on and one to test on."
+  if not enough.all():
+    alone, everybody = (len(np.unique(p)) for p in (people[~enough], people))
+    say(
+      f"left out {alone} of {everybody} people, who have one sample each;"
+      " everyone needs two."
     )
+  return np.flatnonzero(enough)
+
+
+def _count_different(values: np.ndarray, owners: np.ndarray) -> np.ndarray:
+  """How many different values the owner of each row [N] has."""
+  count = len(values)
+  places, numbers = (
+    np.unique(each, return_inverse=True)[1] for each in (owners, values)
+  )
+  pairs = np.unique(places * count + numbers)
+  return np.bincount(pairs // count)[places]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -70,7 +69,7 @@ def choose_people(
 
   Returns the ids of both, int32, from the two ends of one permutation: with
   more individuals, those before stay and D_G stays the same, and the other way
-  round. Raises ValueError if the population has too few people.
+  round.
   """
   people = np.unique(population.individuals)
   checks.whole_number("num_individuals", num_individuals, 1)
@@ -97,24 +96,10 @@ def split(
 ) -> Split:
   """Divides everyone's drawings into train, validation and test.
 
-  A drawing and all its copies stay together. A person's rows depend on the seed
-  and on that person alone. Everyone has something to train on and something to
-  test on.
-
-  Args:
-    population: everybody's samples.
-    individuals: integers [S], ids of the individuals.
-    global_people: integers [G], ids of the writers of D_G; there may be none.
-    train_fraction: of a person's drawings, to train on (the paper's 70%).
-    validation_fraction: of them, to choose by; the rest is for tests.
-    seed: the run's seed.
-
-  Returns:
-    The split; the writers' rows are joined to D_G's.
-
-  Raises:
-    ValueError: if a fraction is out of range, somebody is in both groups or
-      isn't in the population, or has one drawing alone.
+  As `split_people` does, of ids [S] of individuals and [G] of D_G's writers; of
+  the latter there may be none. A drawing and all its copies stay together. A
+  person's rows depend on the seed and on that person alone. Everyone has
+  something to train on and something to test on.
 
   Source: section IV (70% of D_I trains, the rest tests).
   """
@@ -154,25 +139,22 @@ def split(
       )
     train = min(max(round(train_fraction * count), 1), count - 1)
     validation = min(round(validation_fraction * count), count - train - 1)
-    return [
-      rows[np.isin(originals, drawings[low:high])]
-      for low, high in itertools.pairwise([0, train, train + validation, count])
-    ]
+    parts = np.split(drawings, [train, train + validation])
+    return [rows[np.isin(originals, part)] for part in parts]
 
   own = [divided(int(person)) for person in individuals]
   others = [divided(int(person)) for person in global_people]
   train, validation, test = (pad([rows[k] for rows in own]) for k in range(3))
-  joined = [
-    np.concatenate([[], *(rows[k] for rows in others)]).astype(np.int32)
-    for k in range(3)
-  ]
   return Split(
     np.asarray(individuals, np.int32),
     train,
     validation,
     test,
     np.asarray(global_people, np.int32),
-    *joined,
+    *(
+      np.concatenate([[], *(rows[k] for rows in others)]).astype(np.int32)
+      for k in range(3)
+    ),
   )
 
 
@@ -199,7 +181,8 @@ def split_people(
     Rows of the population for every purpose.
 
   Raises:
-    ValueError: if there are too few people, or a fraction is out of range.
+    ValueError: if there are too few people, a fraction is out of range, or
+      somebody has one drawing alone.
 
   Source: section IV.
   """
@@ -214,8 +197,7 @@ def split_people(
 
 def check(split: Split, population: Population) -> None:
   """Rejects a split of another population."""
-  own = (split.train, split.validation, split.test)
-  rows = np.concatenate([each.reshape(len(each), -1) for each in own], axis=1)
+  rows = np.concatenate([split.train, split.validation, split.test], axis=1)
   general = (split.global_train, split.global_validation, split.global_test)
   most = max(each.max(initial=0) for each in (rows, *general))
   if most >= len(population):

@@ -17,7 +17,10 @@ import numpy as np
 from absl import logging
 
 from personalization_jax.checks import first_line
-from personalization_jax.datasets.population import Population
+from personalization_jax.datasets.population import (
+  Population,
+  with_two_drawings,
+)
 
 FILE_FORMAT = "array_record"
 
@@ -62,26 +65,15 @@ def load(
 ) -> Population:
   """Loads a set of tensorflow-datasets, preparing it first if need be.
 
-  Args:
-    name: as tensorflow-datasets has it, for instance "my_set/config:1.0.0"; a
-      set of one's own has to be imported, or prepared in data_dir.
-    individual_feature: integers, strings or bytes: whose a sample is.
-    image_feature: the samples, all of one shape: uint8 images, or floats.
-    label_feature: integers, strings or bytes: the class.
-    split: for instance "train" or "train+test"; by default all splits.
-    data_dir: of prepared data; by default tensorflow-datasets' own folder.
-    manual_dir: folder of files already downloaded.
-    say: told, in a sentence each, who was left out and what was numbered.
+  The name is tensorflow-datasets' own, as "my_set/config:1.0.0"; a set of one's
+  own has to be imported, or prepared in data_dir. Samples are of one shape,
+  uint8 images or floats; classes and people are integers, strings or bytes. By
+  default all splits are read.
 
-  Returns:
-    The population, in the order of the records. People with a single sample are
-    left out. Labels, and ids that aren't integers of 0 or more, are numbered in
-    sorted order; `label_names` are the set's own names of classes, or else the
-    values that were numbered.
-
-  Raises:
-    ValueError: naming the set, and the one thing that is wrong with it.
-    ImportError: if tensorflow-datasets or array_record isn't installed.
+  Returns the population, in the order of the records. People with a single
+  sample are left out. Labels, and ids that aren't integers of 0 or more, are
+  numbered in sorted order; `label_names` are the set's own names of classes, or
+  else the values that were numbered. `say` is told of both.
   """
   builder = _prepared(name, data_dir, manual_dir)
   features = (image_feature, label_feature, individual_feature)
@@ -92,11 +84,7 @@ def load(
         f"tfds:{name} has no feature {feature!r}; it has {', '.join(there)}."
       )
   origins = list(builder.info.splits) if split is None else [split]
-  records = [
-    (*values, origin)
-    for origin in origins
-    for values in _read(builder, name, origin, features)
-  ]
+  records = _read(builder, name, origins, features)
   images, labels, people, origins = ([r[k] for r in records] for k in range(4))
 
   def tell(text: str) -> None:
@@ -107,20 +95,24 @@ def load(
     ids = _column(individual_feature, people)
     classes = _column(label_feature, labels)
     _check_labelled(label_feature, classes, origins)
-    rows = _of_those_with_two(ids, tell)
+    rows = with_two_drawings(ids, np.arange(len(ids)), tell)
     ids, classes = ids[rows], classes[rows]
     if ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= 2**31:
-      ids = _numbered(individual_feature, ids, tell)
+      ids, _ = _numbered(individual_feature, ids, tell, most_told=3)
+    numbers, names = _numbered(label_feature, classes, tell)
     population = Population.from_arrays(
-      np.stack([images[row] for row in rows]),
-      _numbered(label_feature, classes, tell, every=True),
-      ids,
+      np.stack([images[row] for row in rows]), numbers, ids
     )
   except ValueError as error:
     raise ValueError(f"tfds:{name}: {error}") from error
+  feature = builder.info.features[label_feature]
+  # A feature without names of classes gives their numbers as names.
+  count = getattr(feature, "num_classes", None) or 0
+  if classes.dtype.kind in "iu" and classes.max() < count:
+    names = [str(feature.names[value]) for value in np.unique(classes)]
   return dataclasses.replace(
     population,
-    label_names=_label_names(builder.info.features[label_feature], classes),
+    label_names=tuple(names) if _are_named(names) else None,
     file_rows=rows.astype(np.int32),
   )
 
@@ -171,26 +163,27 @@ def _prepared(
 
 
 def _read(
-  builder: Any, name: str, split: str, features: tuple[str, ...]
+  builder: Any, name: str, origins: list[str], features: tuple[str, ...]
 ) -> list[list[Any]]:
-  """The values of these features in each record of a split."""
-  try:
-    source = builder.as_data_source(split)
-  except Exception as error:
-    raise ValueError(
-      f"tfds:{name} has no split {split!r} that can be read"
-      f" ({first_line(error)}); it has {', '.join(builder.info.splits)}."
-    ) from error
+  """The values of these features in each record, and the split it is of."""
   records: list[list[Any]] = []
-  try:
+  for split in origins:
+    try:
+      source = builder.as_data_source(split)
+    except Exception as error:
+      raise ValueError(
+        f"tfds:{name} has no split {split!r} that can be read"
+        f" ({first_line(error)}); it has {', '.join(builder.info.splits)}."
+      ) from error
     for index in range(len(source)):
-      record = source[index]
-      records.append([record[feature] for feature in features])
-  except Exception as error:
-    raise ValueError(
-      f"record {len(records)} of split {split!r} of tfds:{name} can't be read"
-      f" ({type(error).__name__}: {first_line(error)})."
-    ) from error
+      try:
+        record = source[index]
+        records.append([*(record[feature] for feature in features), split])
+      except Exception as error:
+        raise ValueError(
+          f"record {index} of split {split!r} of tfds:{name} can't be read"
+          f" ({type(error).__name__}: {first_line(error)})."
+        ) from error
   return records
 
 
@@ -237,62 +230,29 @@ def _check_labelled(
   )
 
 
-def _label_names(feature: Any, labels: np.ndarray) -> tuple[str, ...] | None:
-  """What the classes are called; None if by their numbers alone."""
-  known = np.unique(labels)
-  # A feature without names of classes gives their numbers as names.
-  count = getattr(feature, "num_classes", None) or 0
-  if known.dtype.kind in "iu" and known.max() < count:
-    names = [str(feature.names[value]) for value in known]
-  else:
-    names = [_text(value) for value in known.tolist()]
-  is_named = names != [str(number) for number in range(len(names))]
-  return tuple(names) if is_named else None
-
-
-def _of_those_with_two(
-  people: np.ndarray, tell: Callable[[str], None]
-) -> np.ndarray:
-  """Rows of people with two samples or more: one trains, one tests."""
-  _, places, counts = np.unique(people, return_inverse=True, return_counts=True)
-  alone = int((counts < 2).sum())
-  if alone == len(counts):
-    raise ValueError(
-      "nobody has two samples: is it another individual_feature?"
-    )
-  if alone:
-    tell(
-      f"left out {alone} of {len(counts)} people, who have one sample each;"
-      " everyone needs two."
-    )
-  return np.flatnonzero(counts[places] >= 2)
-
-
 def _numbered(
   feature: str,
   values: np.ndarray,
   tell: Callable[[str], None],
-  *,
-  every: bool = False,
-) -> np.ndarray:
-  """Numbers [N] in sorted order; tells a few of them, or of classes `every`."""
+  most_told: int | None = None,
+) -> tuple[np.ndarray, list[str]]:
+  """Numbers [N] in sorted order, and the texts of what they stand for."""
   known, numbers = np.unique(values, return_inverse=True)
-  is_text = known.dtype.kind in "SU"
-  if is_text or not np.array_equal(known, np.arange(len(known))):
-    count = len(known) if every else 3
-    shown = ", ".join(
-      f"{number} is {_text(value)}"
-      for number, value in enumerate(known[:count].tolist())
-    )
-    more = ", ..." if len(known) > count else ""
-    tell(
-      f"the {len(known)} values of {feature!r} are numbered in sorted order"
-      f" ({shown}{more})."
-    )
-  return numbers
-
-
-def _text(value: Any) -> str:
-  return (
+  texts = [
     value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-  )
+    for value in known.tolist()
+  ]
+  if _are_named(texts):
+    told = [f"{number} is {text}" for number, text in enumerate(texts)]
+    if most_told is not None and most_told < len(told):
+      told[most_told:] = ["..."]
+    tell(
+      f"the {len(texts)} values of {feature!r} are numbered in sorted order"
+      f" ({', '.join(told)})."
+    )
+  return numbers, texts
+
+
+def _are_named(texts: list[str]) -> bool:
+  """Whether classes are called otherwise than by their numbers."""
+  return texts != [str(number) for number in range(len(texts))]

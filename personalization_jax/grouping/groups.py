@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -44,7 +42,6 @@ class Groups:
   )
 
   def __post_init__(self) -> None:
-    """Rejects latents of other rows."""
     checks.seed(self.seed)
     rows = len(self.population)
     if self.latents is not None and len(self.latents) != rows:
@@ -66,13 +63,17 @@ class Groups:
 
   def check_split(self, population: Population, split: Split) -> None:
     """Rejects groups of another split: their rows would be other people's."""
-    if not _alike(
-      self.population, population, ("labels", "individuals", "originals")
+    of_split = [field.name for field in dataclasses.fields(split)]
+    for what, other, names in (
+      ("population", population, ["labels", "individuals", "originals"]),
+      ("split", split, of_split),
     ):
-      raise ValueError("groups are of another population than the study's.")
-    names = [field.name for field in dataclasses.fields(split)]
-    if not _alike(self.split, split, names):
-      raise ValueError("groups are of another split than the study's.")
+      own = getattr(self, what)
+      if own is not other and not all(
+        np.array_equal(getattr(own, name), getattr(other, name))
+        for name in names
+      ):
+        raise ValueError(f"groups are of another {what} than the study's.")
 
   def check(self, group: Group) -> None:
     """Rejects a group that is larger than what it is chosen from."""
@@ -86,9 +87,6 @@ class Groups:
 
   def rows(self, group: Group) -> list[np.ndarray]:
     """What each individual's D_I is enlarged with: int32 rows of the store.
-
-    Raises:
-      ValueError: if the group is too large, or latents are needed and missing.
 
     Source: Algorithm 1, lines 11-20.
     """
@@ -137,9 +135,8 @@ class Groups:
   ) -> tuple[np.ndarray, np.ndarray]:
     """What SG chose for each sample of the split's individual `index`.
 
-    Returns:
-      int32 [m], the training rows of D_I in order, and int32 [m, k], the rows
-      chosen for each, nearest first, -1 for padding.
+    The training rows of D_I in order, int32 [m], and the rows chosen for each,
+    int32 [m, k], nearest first, -1 for padding.
     """
     own, _, _ = self.split.parts(index)
     share, more = divmod(group.n, len(own))
@@ -158,7 +155,9 @@ class Groups:
     Source: section II-A (3), individual fairness.
     """
     means, present = self.class_means(self.split.individuals)
-    distances = individuals.individual_distances(means, present, means, present)
+    distances = np.sqrt(
+      individuals.squared_distances(means, present, means, present)
+    )
     # Means of the same samples differ by float32's rounding, if at all.
     size = np.sqrt(np.square(means, dtype=np.float64).sum(axis=(1, 2)))
     same = distances <= 1e-6 * np.maximum(size[:, None], size)
@@ -173,14 +172,13 @@ class Groups:
     return self.latents[rows]
 
   def _random(self, total: int) -> list[np.ndarray]:
+    """The baseline's, of section IV (BaseLine n=1500, n=6500)."""
     rows = self.split.global_train
-
-    def of(person: int) -> np.ndarray:
-      return single_sample.random_group(
-        len(rows), total, seed=self.seed, individual=person
-      )
-
-    return [rows[of(int(person))] for person in self.split.individuals]
+    draws = (
+      generator(self.seed, Stream.GROUP, int(person))
+      for person in self.split.individuals
+    )
+    return [rows[draw.permutation(len(rows))[:total]] for draw in draws]
 
   def _order(self, index: int) -> np.ndarray:
     """The order in which an individual's samples choose: places in D_I.
@@ -215,9 +213,3 @@ class Groups:
       np.concatenate([rows[owners == self.candidates[place]] for place in near])
       for near in self.nearest(n)
     ]
-
-
-def _alike(one: Any, other: Any, names: Sequence[str]) -> bool:
-  return one is other or all(
-    np.array_equal(getattr(one, name), getattr(other, name)) for name in names
-  )

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from personalization_jax import checks
+
 
 def class_means(
   latents: Any, labels: Any, num_classes: int
@@ -35,13 +37,7 @@ def class_means(
   """
   labels = np.asarray(labels)
   _check_shape("labels", labels, np.shape(latents)[:1])
-  outside = (labels < 0) | (labels >= num_classes)
-  if outside.any():
-    row = int(np.argmax(outside))
-    raise ValueError(
-      f"labels must lie in 0..{num_classes - 1}, but row {row} holds"
-      f" {int(labels[row])}."
-    )
+  checks.in_range("labels", labels, num_classes)
   owners = np.zeros(len(labels), np.int32)
   means, present = class_means_of_all(
     latents, labels, owners, np.zeros(1, np.int32), num_classes
@@ -114,10 +110,8 @@ def nearest_individuals(
       " coordinates must agree, but together they have shapes"
       f" {means.shape} and {all_means.shape}."
     )
-  present, all_present = (
-    np.asarray(present, bool),
-    np.asarray(all_present, bool),
-  )
+  present = np.asarray(present, bool)
+  all_present = np.asarray(all_present, bool)
   _check_shape("present", present, means.shape[:1])
   _check_shape("all_present", all_present, all_means.shape[:2])
   return nearest_individuals_of_all(
@@ -144,25 +138,18 @@ def nearest_individuals_of_all(
     raise ValueError(
       f"n={n} must lie in 0..{choice}, the number of candidates."
     )
-  with jax.enable_x64(True):
-    squares = _squared_distances(means, present, all_means, all_present)
+  squares = squared_distances(means, present, all_means, all_present)
   # Behind even those at an infinite distance.
   excluded = np.eye(len(means), len(all_means)) * among_themselves
   # A stable sort: of equally near candidates the lower comes first.
-  order = np.lexsort((np.asarray(squares), excluded), axis=-1)
+  order = np.lexsort((squares, excluded), axis=-1)
   return order[:, :n].astype(np.int32)
 
 
-def individual_distances(
-  means: np.ndarray,
-  present: np.ndarray,
-  all_means: np.ndarray,
-  all_present: np.ndarray,
-) -> np.ndarray:
-  """The distances that `nearest_individuals` orders by, float64 [P, M]."""
+def squared_distances(*classes: np.ndarray) -> np.ndarray:
+  """What `nearest_individuals_of_all` orders by, float64 [P, M]."""
   with jax.enable_x64(True):
-    squares = _squared_distances(means, present, all_means, all_present)
-    return np.sqrt(np.asarray(squares))
+    return np.asarray(_squared_distances(*classes))
 
 
 @jax.jit

@@ -1,4 +1,4 @@
-"""Single sample grouping, and its random baseline."""
+"""Single sample grouping."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from jax.sharding import Mesh
 from personalization_jax.datasets.splits import PADDING
 from personalization_jax.distributed import make_mesh
 from personalization_jax.grouping.search import GlobalLatents, take
-from personalization_jax.randomness import Stream, generator
 
 # What a step of the individuals that go at once may take, besides D_G itself.
 _STEP_BYTES = 2**28
@@ -64,38 +63,26 @@ def single_sample_groups(
 ) -> np.ndarray:
   """`single_sample_group` of every individual, int32 [P, total].
 
-  A group doesn't depend on who else is asked for, or on the devices.
-
-  Args:
-    individual_latents: [P, S, D]; an individual's samples first, then padding
-      of any finite value.
-    num_samples: integers [P], how many of the S are samples, at least 1.
-    global_latents: [N, D], D_G's samples.
-    total: rows of each group.
-    mesh: of one axis, over which individuals go; by default all devices.
+  Of `individual_latents` [P, S, D] the first `num_samples` [P] are samples, at
+  least one, the others padding of any finite value. Individuals go over a mesh
+  of one axis, by default all devices. A group doesn't depend on who else is
+  asked for, or on the devices.
   """
   individual_latents = _latents("individual_latents", individual_latents, "PSD")
   global_latents = _latents("global_latents", global_latents, "ND")
-  people, most_samples, width = individual_latents.shape
+  people, _, width = individual_latents.shape
   if global_latents.shape[1] != width:
     raise ValueError(
       f"individual_latents have {width} coordinates, but global_latents have"
       f" {global_latents.shape[1]}."
     )
-  num_samples = np.asarray(num_samples)
-  if num_samples.shape != (people,):
+  if total < 0:
+    raise ValueError(f"total={total} must be 0 or more.")
+  if total > len(global_latents):
     raise ValueError(
-      f"num_samples must have shape ({people},), one for each individual, but"
-      f" has shape {num_samples.shape}."
+      f"total={total} asks for more rows than the {len(global_latents)} of D_G."
     )
-  wrong = (num_samples < 1) | (num_samples > most_samples)
-  if wrong.any():
-    first = int(np.argmax(wrong))
-    raise ValueError(
-      f"num_samples must lie in 1..{most_samples}, but individual {first} has"
-      f" {int(num_samples[first])}."
-    )
-  _check_total(total, len(global_latents))
+  num_samples = np.asarray(num_samples, np.int32)
   groups = np.empty((people, total), np.int32)
   if total == 0:
     return groups
@@ -111,14 +98,13 @@ def single_sample_groups(
     proven = np.empty(len(individuals), bool)
     for start in range(0, len(individuals), size):
       some = individuals[start : start + size]
-      samples = np.zeros((size, most_samples, width), np.float32)
-      samples[: len(some)] = individual_latents[some]
-      counts = np.zeros(size, np.int32)
-      counts[: len(some)] = num_samples[some]
+      filled = np.resize(some, size)  # by some of them once more
+      samples, counts = individual_latents[filled], num_samples[filled]
       rows, certain = take(
         data, samples, counts, total, nearest, mesh, exactly=exactly
       )
-      groups[some] = rows[rows != PADDING].reshape(-1, total)
+      chosen = rows[: len(some)]
+      groups[some] = chosen[chosen != PADDING].reshape(-1, total)
       proven[start : start + size] = certain[: len(some)]
     return proven
 
@@ -151,18 +137,6 @@ def planned_bytes(
   return global_latents + int(together * (of_one + steps))
 
 
-def random_group(
-  num_rows: int, total: int, *, seed: int, individual: int
-) -> np.ndarray:
-  """The baseline: rows of D_G drawn at random, int32 [total], none twice.
-
-  Source: section IV (BaseLine n=1500, n=6500).
-  """
-  _check_total(total, num_rows)
-  rng = generator(seed, Stream.GROUP, individual)
-  return rng.permutation(num_rows)[:total].astype(np.int32)
-
-
 def _individuals_at_once(num_rows: int, width: int, nearest: int) -> int:
   """How many keep a step's temporaries on a device near `_STEP_BYTES`."""
   return max(int(_STEP_BYTES / _step_bytes(num_rows, width, nearest)), 1)
@@ -190,12 +164,3 @@ def _latents(name: str, values: Any, axes: str) -> np.ndarray:
       f"{name} must be finite, but hold {values[place]} at {place}."
     )
   return values
-
-
-def _check_total(total: int, num_rows: int) -> None:
-  if total < 0:
-    raise ValueError(f"total={total} must be 0 or more.")
-  if total > num_rows:
-    raise ValueError(
-      f"total={total} asks for more rows than the {num_rows} of D_G."
-    )

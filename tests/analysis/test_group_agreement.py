@@ -182,9 +182,8 @@ def test_random_order_comes_near_its_expectation():
 
 def latents_of(population, factors, part):
   """Every row at its writer's place in one part of the true factors."""
-  vectors = factors.vector()
-  columns = {"style": slice(0, 6), "forms": slice(-80, None)}[part]
-  return vectors[population.individuals][:, columns]
+  values = factors.parts()[part]
+  return values.reshape(len(values), -1)[population.individuals]
 
 
 def of_classes(population, count):

@@ -49,12 +49,11 @@ def test_mirrors_are_tried_in_turn_and_bad_copies_are_thrown_away(tmp_path):
   digit_set, images, labels = tiny_set(tmp_path / "good")
   (part,) = digit_set.parts
   write(tmp_path / "bad", part.images, images[:39])
+  mirrors = tuple(
+    f"{(tmp_path / place).as_uri()}/" for place in ("none", "bad", "good")
+  )
   for kind in ("images", "labels"):
-    name = getattr(part, kind).name
-    urls = tuple(
-      (tmp_path / place / name).as_uri() for place in ("none", "bad", "good")
-    )
-    digit_set = with_file(digit_set, kind, urls=urls)
+    digit_set = with_file(digit_set, kind, mirrors=mirrors)
   data_dir = tmp_path / "tfds"
   population = nist_digits.load(digit_set, data_dir=data_dir)
   np.testing.assert_array_equal(
@@ -70,13 +69,16 @@ def test_mirrors_are_tried_in_turn_and_bad_copies_are_thrown_away(tmp_path):
 def test_a_failed_download_names_all_places_and_the_way_round(tmp_path):
   digit_set, images, _ = tiny_set(tmp_path / "good")
   (part,) = digit_set.parts
-  bad = write(tmp_path / "bad", part.images, images[:39])
-  urls = ((tmp_path / "none" / part.images.name).as_uri(), bad.as_uri())
-  digit_set = with_file(digit_set, "images", urls=urls)
+  write(tmp_path / "bad", part.images, images[:39])
+  mirrors = [f"{(tmp_path / place).as_uri()}/" for place in ("none", "bad")]
+  digit_set = with_file(digit_set, "images", mirrors=tuple(mirrors))
   with pytest.raises(files.DataError) as caught:
     nist_digits.load(digit_set, data_dir=tmp_path / "tfds")
   assert_one_sentence(
-    str(caught.value), part.images.name, *urls, "manual_dir", "(39, 28, 28)"
+    str(caught.value),
+    *(mirror + part.images.name for mirror in mirrors),
+    "manual_dir",
+    "(39, 28, 28)",
   )
   assert not list((tmp_path / "tfds" / "downloads" / "manual").iterdir())
 

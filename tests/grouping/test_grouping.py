@@ -205,25 +205,6 @@ def test_wrong_input_of_single_sample_group(samples, rows, total, message):
     grouping.single_sample_group(samples, rows, total)
 
 
-@pytest.mark.parametrize(
-  "change,message",
-  [
-    ({"num_samples": [1, 0]}, "individual 1 has 0"),
-    ({"num_samples": [1, 4]}, r"1\.\.3, but individual 1 has 4"),
-    ({"num_samples": [1]}, r"num_samples must have shape \(2,\)"),
-  ],
-)
-def test_wrong_input_of_single_sample_groups(change, message):
-  arguments = {
-    "individual_latents": np.ones((2, 3, 1)),
-    "num_samples": [1, 2],
-    "global_latents": np.ones((5, 1)),
-    "total": 4,
-  }
-  with pytest.raises(ValueError, match=message):
-    grouping.single_sample_groups(**arguments | change)
-
-
 def test_class_means():
   latents = np.float32([[1, 2], [3, 4], [10, 20], [5, 0]])
   means, present = grouping.class_means(latents, [0, 0, 2, 0], 4)
@@ -278,13 +259,13 @@ def test_nearest_individuals_are_the_slow_ones(make):
 
 
 def test_an_absent_class_counts_as_an_average_one():
-  distances = individuals.individual_distances(
+  squares = individuals.squared_distances(
     np.zeros((1, 3, 1)),
     np.ones((1, 3), bool),
     np.float32([[[2], [2], [2]], [[2], [9], [9]], [[1], [1], [1]]]),
     np.array([[True] * 3, [True, False, False], [False] * 3]),
   )
-  np.testing.assert_allclose(distances, [[12**0.5, 12**0.5, np.inf]])
+  np.testing.assert_allclose(squares, [[12, 12, np.inf]])
 
 
 def test_nobody_chooses_who_is_left_out():
@@ -331,24 +312,6 @@ def test_nobody_chooses_who_is_left_out():
 def test_wrong_input_of_individual_grouping(call, message):
   with pytest.raises(ValueError, match=message):
     call(np.ones((4, 3, 2), np.float32), np.ones((4, 3), bool))
-
-
-def test_random_group():
-  first = single_sample.random_group(50, 20, seed=1, individual=7)
-  assert first.dtype == np.int32
-  assert len(set(first.tolist())) == 20
-  assert set(first.tolist()) <= set(range(50))
-  again = single_sample.random_group(50, 20, seed=1, individual=7)
-  np.testing.assert_array_equal(first, again)
-  for other in (
-    single_sample.random_group(50, 20, seed=1, individual=8),
-    single_sample.random_group(50, 20, seed=2, individual=7),
-  ):
-    assert not np.array_equal(first, other)
-  everything = single_sample.random_group(50, 50, seed=1, individual=7)
-  assert sorted(everything) == list(range(50))
-  with pytest.raises(ValueError, match="total=51"):
-    single_sample.random_group(50, 51, seed=1, individual=7)
 
 
 _MILLION = """

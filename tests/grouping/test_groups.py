@@ -147,7 +147,10 @@ def test_random_groups_differ_and_repeat(people, split, groups):
     np.testing.assert_array_equal(one, other)
     assert np.isin(one, split.global_train).all()
     assert len(set(one)) == 9
-  assert len({tuple(rows) for rows in found}) == 3
+  other = Groups(people, split, seed=3).rows(Group("random", 9))
+  assert len({tuple(rows) for rows in [*found, *other]}) == 6
+  everything = Group("random", len(split.global_train))
+  assert {*groups.rows(everything)[0]} == {*split.global_train}
 
 
 def test_groups_too_large_or_without_latents_are_refused(people, split, groups):

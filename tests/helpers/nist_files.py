@@ -49,17 +49,15 @@ def part_of(stem, first_id, writers, seed=0, suffix=".gz"):
   labels[:, 4] = labels[:, 0] + 30
   labels[:, 5] = first_id + np.arange(count)
   part = files.DigitPart(
-    images=files.DigitFile(
+    files.DigitFile(
       f"{stem}-images-idx3-ubyte{suffix}",
-      (f"https://example.org/{stem}-images-idx3-ubyte{suffix}",),
+      ("https://example.org/",),
       images.shape,
-      "uint8",
     ),
-    labels=files.DigitFile(
+    files.DigitFile(
       f"{stem}-labels-idx2-int{suffix}",
-      (f"https://example.org/{stem}-labels-idx2-int{suffix}",),
+      ("https://example.org/",),
       labels.shape,
-      "int32",
     ),
   )
   return part, images, labels
@@ -79,7 +77,7 @@ def tiny_set(folder, name="tiny", suffix=".gz"):
   part, images, labels = part_of(name, 100, writers, suffix=suffix)
   write(folder, part.images, images)
   write(folder, part.labels, labels)
-  digit_set = files.DigitSet(name, "A few digits.", (part,), 3)
+  digit_set = files.DigitSet(name, "A few digits.", (part,))
   return digit_set, images, labels
 
 

@@ -101,6 +101,16 @@ def test_latents_are_of_the_row_alone():
   assert none.shape == (0, 16)
 
 
+def test_floats_in_0_to_1_are_as_uint8_images():
+  stores = (IMAGES, (IMAGES / 255).astype(np.float32))
+  found = []
+  for images in stores:
+    known = MODEL, trained()[0], images, np.arange(20)
+    error = autoencoder.reconstruction_error(*known, TRAIN)
+    found.append([autoencoder.encode(*known), error.model, error.mean_image])
+  chex.assert_trees_all_close(*found, rtol=1e-5, atol=1e-5)
+
+
 def test_one_compilation_whatever_the_number_of_rows():
   evaluated = autoencoder._evaluate_batch
   autoencoder.encode(MODEL, trained()[0], IMAGES, np.arange(300))

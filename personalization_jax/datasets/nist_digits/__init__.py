@@ -13,7 +13,10 @@ import numpy as np
 from absl import logging
 
 from personalization_jax.datasets.nist_digits import files, reader
-from personalization_jax.datasets.population import Population
+from personalization_jax.datasets.population import (
+  Population,
+  with_two_drawings,
+)
 from personalization_jax.datasets.tfds_loader import import_tfds
 
 
@@ -25,22 +28,15 @@ def load(
 ) -> Population:
   """Loads NIST digits by writer, preparing them first if need be.
 
-  Args:
-    config: 'mnist' (60,000 digits of 539 writers), 'qmnist' (120,000), 'xnist'
-      (402,953 digits of 3,579 writers), or a digit set of one's own.
-    data_dir: where tfds keeps prepared data; by default its own default.
-    manual_dir: folder of files already downloaded, directly or in subfolders
-      mnist and qmnist, compressed or not; by default they are downloaded.
+  `config` is "mnist" (60,000 digits of 539 writers), "qmnist" (120,000),
+  "xnist" (402,953 digits of 3,579 writers), or a digit set of one's own. Files
+  are downloaded unless `manual_dir` has them, directly or in subfolders mnist
+  and qmnist, compressed or not. Raises ValueError, which names what is missing
+  or damaged, or ImportError.
 
-  Returns:
-    The population: 28x28 images, sorted by writer, each writer's in the order
-    of the files. individuals are NIST's writer numbers, and originals its digit
-    numbers. Writers with fewer than two different drawings are left out.
-
-  Raises:
-    ValueError: no such config, or a `files.DataError`: a file is missing,
-      damaged or can't be downloaded.
-    ImportError: tensorflow-datasets or array_record isn't installed.
+  Returns 28x28 images, sorted by writer, each writer's in the order of the
+  files. individuals are NIST's writer numbers, and originals its digit numbers.
+  Writers with fewer than two different drawings are left out.
 
   Source: section IV, whose individuals are of NIST Special Database 19.
   """
@@ -55,25 +51,20 @@ def load(
   from personalization_jax.datasets.nist_digits import builder
 
   prepared = builder.prepare(config, data_dir=data_dir, manual_dir=manual_dir)
-  return population_of(builder.read(prepared))
+  return population_of(builder.read(prepared, config.num_digits))
 
 
 def population_of(digits: reader.Digits) -> Population:
-  """Digits as a population, without writers of fewer than two drawings.
-
-  Raises ValueError if nobody is left, or nobody wrote one of the ten digits.
-  """
-  originals = _originals(digits)
-  drawings = np.unique(np.stack([digits.writers, originals], axis=1), axis=0)
-  writers, counts = np.unique(drawings[:, 0], return_counts=True)
-  enough = writers[counts >= 2]
-  if len(enough) < len(writers):
-    logging.info(
-      "Left out %d of %d writers with fewer than two digits.",
-      len(writers) - len(enough),
-      len(writers),
-    )
-  rows = np.flatnonzero(np.isin(digits.writers, enough))
+  """Digits as a population, without writers of fewer than two drawings."""
+  # A duplicate has the number of the digit that it repeats: if one writer has
+  # both, a split mustn't put one into training and the other into testing. Two
+  # writers' equal drawings remain two. The database holds three digits twice.
+  originals = digits.digit_ids.copy()
+  for row in np.flatnonzero(digits.duplicate_of):
+    first = digits.digit_ids == digits.duplicate_of[row]
+    if (digits.writers[first] == digits.writers[row]).any():
+      originals[row] = digits.duplicate_of[row]
+  rows = with_two_drawings(digits.writers, originals, logging.info)
   # Everybody's digits needn't be copied.
   kept = rows if len(rows) < len(originals) else slice(None)
   population = Population.from_arrays(
@@ -84,21 +75,3 @@ def population_of(digits: reader.Digits) -> Population:
     num_classes=10,
   )
   return dataclasses.replace(population, file_rows=rows.astype(np.int32))
-
-
-def _originals(digits: reader.Digits) -> np.ndarray:
-  """Digit numbers, a duplicate's being that of the digit it repeats.
-
-  The database holds three digits twice. If one writer has both, a split mustn't
-  put one into training and the other into testing; two writers' equal drawings
-  remain two drawings.
-  """
-  order = np.argsort(digits.digit_ids, kind="stable")
-  places = np.searchsorted(digits.digit_ids, digits.duplicate_of, sorter=order)
-  first = order[np.minimum(places, len(order) - 1)]
-  repeated = (
-    (digits.duplicate_of > 0)
-    & (digits.digit_ids[first] == digits.duplicate_of)
-    & (digits.writers[first] == digits.writers)
-  )
-  return np.where(repeated, digits.duplicate_of, digits.digit_ids)

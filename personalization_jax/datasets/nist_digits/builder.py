@@ -7,9 +7,8 @@ bytes in the array_record format need no TensorFlow, neither to write nor read.
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import os
-import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,29 +22,10 @@ from personalization_jax.datasets.nist_digits import files, reader
 SPLIT = "writers"
 _COLUMNS = ("images", "labels", "digit_ids", "duplicate_of")
 
-_CITATION = """\
-@inproceedings{qmnist-2019,
-  title = {Cold Case: The Lost {MNIST} Digits},
-  author = {Chhavi Yadav and L{\\'e}on Bottou},
-  booktitle = {Advances in Neural Information Processing Systems 32},
-  year = {2019},
-}
-"""
 
-
-# tfds's own class is a plain dataclass, which a frozen one can't inherit.
-@dataclasses.dataclass(eq=False)
-class NistDigitsConfig(tfds.core.BuilderConfig):
-  """A digit set as tfds wants it."""
-
-  digit_set: files.DigitSet | None = None
-
-
-def _config(digit_set: files.DigitSet) -> NistDigitsConfig:
-  return NistDigitsConfig(
-    name=digit_set.name,
-    description=digit_set.description,
-    digit_set=digit_set,
+def _config(digit_set: files.DigitSet) -> tfds.core.BuilderConfig:
+  return tfds.core.BuilderConfig(
+    name=digit_set.name, description=digit_set.description
   )
 
 
@@ -55,18 +35,9 @@ class NistDigits(tfds.core.GeneratorBasedBuilder):
   VERSION = tfds.core.Version("1.0.0")
   RELEASE_NOTES = {"1.0.0": "One record for each writer."}  # noqa: RUF012
   BUILDER_CONFIGS = [*map(_config, files.DIGIT_SETS.values())]  # noqa: RUF012
-  MANUAL_DOWNLOAD_INSTRUCTIONS = (
-    "Put the files of the config (see files.py for their addresses) in the"
-    " folder, or let personalization_jax.datasets.nist_digits.load fetch them."
-  )
-
-  @property
-  def digit_set(self) -> files.DigitSet:
-    """The files behind this config."""
-    return self.builder_config.digit_set
+  digits: reader.Digits  # to prepare; tfds rewrites errors of the generator
 
   def _info(self) -> tfds.core.DatasetInfo:
-    height, width = self.digit_set.parts[0].images.shape[1:]
     encoding = tfds.features.Encoding.BYTES
     integers = tfds.features.Tensor(
       shape=(None,), dtype=np.int32, encoding=encoding
@@ -77,7 +48,7 @@ class NistDigits(tfds.core.GeneratorBasedBuilder):
       features=tfds.features.FeaturesDict(
         {
           "images": tfds.features.Tensor(
-            shape=(None, height, width, 1), dtype=np.uint8, encoding=encoding
+            shape=(None, 28, 28, 1), dtype=np.uint8, encoding=encoding
           ),
           **dict.fromkeys(_COLUMNS[1:], integers),
           "writer": tfds.features.Scalar(dtype=np.int32),
@@ -85,13 +56,10 @@ class NistDigits(tfds.core.GeneratorBasedBuilder):
         }
       ),
       homepage="https://github.com/facebookresearch/qmnist",
-      citation=_CITATION,
     )
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-    # Read here and not in the generator, whose errors tfds rewrites.
-    digits = reader.read_digits(self.digit_set, dl_manager.manual_dir)
-    return {SPLIT: self._generate_examples(digits)}
+    return {SPLIT: self._generate_examples(self.digits)}
 
   def _generate_examples(
     self, digits: reader.Digits
@@ -114,25 +82,18 @@ def prepare(
   """The builder of a set whose records are on disk, written now if need be.
 
   tfds writes them into a temporary folder and renames it at the end: what an
-  interrupted preparation leaves behind is never taken for a data set. Without a
-  manual_dir files are downloaded. Raises DataError if a file is missing,
-  damaged, or can't be downloaded, or if the prepared records are damaged.
+  interrupted preparation leaves behind is never taken for a data set.
   """
   builder = _builder(digit_set, data_dir)
   if not builder.data_path.exists():
     if manual_dir is None:
-      # tfds's default manual folder, so `tfds build` finds the files as well.
       manual_dir = builder.data_dir_root / "downloads" / "manual"
       files.fetch(digit_set, manual_dir)
-    else:
-      for file in digit_set.files:
-        files.find(file, manual_dir)
+    builder.digits = reader.read_digits(digit_set, manual_dir)
     logging.info("Preparing %s in %s", digit_set.name, builder.data_dir)
     try:
       builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(
-          manual_dir=pathlib.Path(manual_dir), try_download_gcs=False
-        )
+        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
       )
     except OSError:
       # Another process that prepared the same set may have been faster: its
@@ -144,13 +105,9 @@ def prepare(
   return _builder(digit_set, data_dir)
 
 
-def read(builder: NistDigits) -> reader.Digits:
-  """Reads all records of a prepared builder, or raises DataError.
-
-  The digits are sorted by writer, each writer's in the order of the files.
-  """
-  # array_record, protobuf and tfds each fail in ways of their own.
-  try:
+def read(builder: NistDigits, num_digits: int) -> reader.Digits:
+  """All records, by writer, each writer's in the order of the files."""
+  with _blaming(builder.data_dir):
     source = builder.as_data_source(SPLIT)
     records = [source[i] for i in range(len(source))]
     records.sort(key=lambda record: record["writer"])
@@ -160,40 +117,34 @@ def read(builder: NistDigits) -> reader.Digits:
       for name in ("writer", "series")
     )
     columns = {n: np.concatenate([r[n] for r in records]) for n in _COLUMNS}
-    digits = reader.Digits(writers=writers, series=series, **columns)
-  except Exception as error:
-    raise _damaged(builder.data_dir) from error
-  if len(digits.labels) != builder.digit_set.num_digits:
-    raise _damaged(builder.data_dir)
-  return digits
+    if len(writers) != num_digits:
+      raise ValueError("digits are missing")
+    return reader.Digits(writers=writers, series=series, **columns)
 
 
 def _builder(
   digit_set: files.DigitSet, data_dir: str | os.PathLike[str] | None
 ) -> NistDigits:
-  published = files.DIGIT_SETS.get(digit_set.name)
-  if published not in (None, digit_set):
-    raise ValueError(
-      f"a digit set of your own can't be named {digit_set.name}: that is a"
-      " published one."
-    )
+  is_published = digit_set in files.DIGIT_SETS.values()
   root = tfds_loader.root_of(tfds, data_dir)
-  try:
+  # It reads what an earlier preparation wrote about itself, if there was one.
+  with _blaming(os.path.join(root, NistDigits.name, digit_set.name)):
     return NistDigits(
-      config=digit_set.name if published else _config(digit_set),
+      config=digit_set.name if is_published else _config(digit_set),
       data_dir=root,
       file_format=tfds_loader.FILE_FORMAT,
     )
-  except Exception as error:
-    # It reads what an earlier preparation wrote about itself, if there was one.
-    folder = pathlib.Path(root, NistDigits.name, digit_set.name)
-    if folder.exists():
-      raise _damaged(folder) from error
-    raise
 
 
-def _damaged(folder: str | os.PathLike[str]) -> files.DataError:
-  return files.DataError(
-    f"the prepared records in {os.fspath(folder)} are damaged; delete that"
-    " folder and run again."
-  )
+@contextlib.contextmanager
+def _blaming(folder: str) -> Iterator[None]:
+  """Calls prepared records damaged if they are there and can't be read."""
+  try:
+    yield
+  except Exception as error:  # array_record, protobuf and tfds have their own
+    if not os.path.exists(folder):
+      raise
+    raise files.DataError(
+      f"the prepared records in {folder} are damaged; delete that folder and"
+      " run again."
+    ) from error

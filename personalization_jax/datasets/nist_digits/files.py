@@ -22,10 +22,9 @@ import math
 import os
 import pathlib
 import shutil
+import tempfile
 import urllib.request
-import uuid
 import zlib
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -43,7 +42,8 @@ _MNIST_MIRRORS = (
 _QMNIST_MIRRORS = (
   "https://raw.githubusercontent.com/facebookresearch/qmnist/master/",
 )
-_TYPE_CODES = {"uint8": 0x08, "int32": 0x0C}
+# By an array's number of axes (labels, images): idx's and NumPy's type.
+_TYPES = {2: (0x0C, "int32"), 3: (0x08, "uint8")}
 
 
 class DataError(ValueError):
@@ -59,9 +59,8 @@ class DigitFile:
   """One published idx file and everything known about it."""
 
   name: str  # as published, with .gz or .xz
-  urls: tuple[str, ...]  # where it is published, the preferred place first
+  mirrors: tuple[str, ...]  # folders where it is published, the preferred first
   shape: tuple[int, ...]  # of the array inside, the digits first
-  dtype: str  # 'uint8' (images) or 'int32' (labels)
   # Of the decompressed bytes; where it isn't known, of the file as published.
   # The content's is better: a good copy may be compressed anew.
   content_sha256: str | None = None
@@ -87,8 +86,7 @@ class DigitSet:
 
   name: str  # of the tfds config
   description: str  # one sentence
-  parts: tuple[DigitPart, ...]  # in reading order; images are of one size
-  num_writers: int | None = None  # as published or measured, where known
+  parts: tuple[DigitPart, ...]  # in reading order; images are 28x28
 
   @property
   def files(self) -> tuple[DigitFile, ...]:
@@ -101,49 +99,38 @@ class DigitSet:
     return sum(part.images.shape[0] for part in self.parts)
 
 
-def _file(
-  name: str,
-  *shape: int,
-  mirrors: tuple[str, ...] = _QMNIST_MIRRORS,
-  **digest: str,
-) -> DigitFile:
-  dtype = "uint8" if len(shape) == 3 else "int32"
-  urls = tuple(mirror + name for mirror in mirrors)
-  return DigitFile(name, urls, shape, dtype, **digest)
-
-
 _MNIST_TRAIN = DigitPart(
-  _file(
-    "train-images-idx3-ubyte.gz", 60_000, 28, 28,
-    mirrors=_MNIST_MIRRORS, content_sha256=
+  DigitFile(
+    "train-images-idx3-ubyte.gz", _MNIST_MIRRORS, (60_000, 28, 28),
+    content_sha256=
     "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
   ),
-  _file(
-    "qmnist-train-labels-idx2-int.gz", 60_000, 8,
+  DigitFile(
+    "qmnist-train-labels-idx2-int.gz", _QMNIST_MIRRORS, (60_000, 8),
     content_sha256=
     "bb1b6e1ec7b04fd5696f1ed50b5f58f8ef195118edd5c93c81783df9740b8ac5",
   ),
 )  # fmt: skip
 _QMNIST_TEST = DigitPart(
-  _file(
-    "qmnist-test-images-idx3-ubyte.gz", 60_000, 28, 28,
+  DigitFile(
+    "qmnist-test-images-idx3-ubyte.gz", _QMNIST_MIRRORS, (60_000, 28, 28),
     archive_sha256=
     "43fc22bf7498b8fc98de98369d72f752d0deabc280a43a7bcc364ab19e57b375",
   ),
-  _file(
-    "qmnist-test-labels-idx2-int.gz", 60_000, 8,
+  DigitFile(
+    "qmnist-test-labels-idx2-int.gz", _QMNIST_MIRRORS, (60_000, 8),
     archive_sha256=
     "9fbcbe594c3766fdf4f0b15c5165dc0d1e57ac604e01422608bb72c906030d06",
   ),
 )  # fmt: skip
 _XNIST = DigitPart(
-  _file(
-    "xnist-images-idx3-ubyte.xz", 402_953, 28, 28,
+  DigitFile(
+    "xnist-images-idx3-ubyte.xz", _QMNIST_MIRRORS, (402_953, 28, 28),
     archive_sha256=
     "f075553993026d4359ded42208eff77a1941d3963c1eff49d6015814f15f0984",
   ),
-  _file(
-    "xnist-labels-idx2-int.xz", 402_953, 8,
+  DigitFile(
+    "xnist-labels-idx2-int.xz", _QMNIST_MIRRORS, (402_953, 8),
     archive_sha256=
     "db042968723ec2b7aed5f1beac25d2b6e983b9286d4f4bf725f1086e5ae55c4f",
   ),
@@ -152,7 +139,7 @@ _XNIST = DigitPart(
 DIGIT_SETS = {
   "mnist": DigitSet(
     "mnist", "MNIST's 60,000 training digits, by 539 writers.",
-    (_MNIST_TRAIN,), 539,
+    (_MNIST_TRAIN,),
   ),
   "qmnist": DigitSet(
     "qmnist", "MNIST's 60,000 training digits and QMNIST's 60,000 test digits.",
@@ -162,7 +149,7 @@ DIGIT_SETS = {
     "xnist",
     "All 402,953 digits of NIST Special Database 19, by 3,579 writers, prepared"
     " like MNIST.",
-    (_XNIST,), 3_579,
+    (_XNIST,),
   ),
 }  # fmt: skip
 
@@ -180,10 +167,9 @@ def find(file: DigitFile, folder: str | os.PathLike[str]) -> pathlib.Path:
       path = root / subfolder / name
       if path.is_file():
         return path
-  where = f" Get it from {file.urls[0]}." if file.urls else ""
   raise MissingDataError(
     f"{file.name} (or {stem}) is missing: it is neither in {root} nor in its"
-    f" subfolders mnist and qmnist.{where}"
+    f" subfolders mnist and qmnist. Get it from {file.mirrors[0]}{file.name}."
   )
 
 
@@ -205,29 +191,27 @@ def fetch(digit_set: DigitSet, folder: str | os.PathLike[str]) -> None:
 
 def _fetch_file(file: DigitFile, folder: pathlib.Path) -> None:
   failures = []
-  for url in file.urls:
+  for mirror in file.mirrors:
+    url = mirror + file.name
     logging.info("Downloading %s", url)
-    # A name of its own for each attempt: two processes may fetch at once.
-    part = folder / f".{file.name}.{uuid.uuid4().hex}"
-    try:
-      _copy(url, part, file.name)
-      # A file gets its name only when it has been found good.
-      read_idx(part, file, published=True)
-      part.replace(folder / file.name)
-      return
-    except (OSError, http.client.HTTPException, DataError) as error:
-      reason = str(getattr(error, "reason", error))
-      failures.append(f"{url} ({reason.replace(str(part), 'the file')})")
-    finally:
-      part.unlink(missing_ok=True)
+    # A folder of its own for each attempt: two processes may fetch at once.
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as own:
+      part = pathlib.Path(own, file.name)
+      try:
+        _copy(url, part)
+        read_idx(part, file)  # or it stays out
+        part.replace(folder / file.name)
+        return
+      except (OSError, http.client.HTTPException, DataError) as error:
+        reason = str(getattr(error, "reason", error))
+        failures.append(f"{url} ({reason.replace(str(part), 'the file')})")
   raise DataError(
-    f"{file.name} couldn't be downloaded from"
-    f" {' or '.join(failures) or 'anywhere: it has no address'}; fetch it by"
-    " other means, put it in a folder and name that folder by manual_dir."
+    f"{file.name} couldn't be downloaded from {' or '.join(failures)}; fetch it"
+    " by other means, put it in a folder and name that folder by manual_dir."
   )
 
 
-def _copy(url: str, path: pathlib.Path, name: str) -> None:
+def _copy(url: str, path: pathlib.Path) -> None:
   """Downloads with a bar; a server may keep silent for 30 seconds."""
   with (
     urllib.request.urlopen(url, timeout=30.0) as response,
@@ -236,33 +220,31 @@ def _copy(url: str, path: pathlib.Path, name: str) -> None:
     size = int(response.headers.get("Content-Length") or 0)
     # disable=None: no bar where nobody watches (not a terminal).
     with tqdm.tqdm.wrapattr(
-      out, "write", total=size, desc=name, disable=None
+      out, "write", total=size, desc=path.name, disable=None
     ) as watched:
       shutil.copyfileobj(response, watched)
 
 
-def read_idx(
-  path: str | os.PathLike[str], file: DigitFile, *, published: bool = False
-) -> np.ndarray:
-  """The read-only array in an idx file (gzip, xz or plain), or DataError.
+def read_idx(path: pathlib.Path, file: DigitFile) -> np.ndarray:
+  """The array in an idx file (gzip, xz or plain), or DataError.
 
   Format: http://yann.lecun.com/exdb/mnist and section 2.2 of QMNIST's README:
   two zero bytes, a type code, the number of axes, each axis as a big-endian
   int32, and the values in row-major order, also big-endian.
 
   The content is held to content_sha256. Where that isn't known, a file with the
-  published name, or `published` by another, is held to archive_sha256; a copy
-  that was decompressed has only its header and length to be checked by.
+  published name is held to archive_sha256; a copy that was decompressed has
+  only its header and length to be checked by.
   """
-  path = pathlib.Path(path)
   try:
     raw = path.read_bytes()
   except OSError as error:
     raise DataError(f"{path} can't be read: {error.strerror}.") from error
+  code, dtype = _TYPES[len(file.shape)]
   header_size = 4 + 4 * len(file.shape)
-  size = header_size + math.prod(file.shape) * np.dtype(file.dtype).itemsize
+  size = header_size + math.prod(file.shape) * np.dtype(dtype).itemsize
   content = _decompress(raw, path, limit=size + 1)
-  header = bytes((0, 0, _TYPE_CODES[file.dtype], len(file.shape)))
+  header = bytes((0, 0, code, len(file.shape)))
   if content[:4] != header:
     raise DataError(
       f"{path} isn't the idx file {file.content_name}: it starts with"
@@ -281,46 +263,38 @@ def read_idx(
     raise DataError(
       f"{path} {ending}: its content must be exactly {size} bytes long."
     )
-  digest = file.content_sha256 or file.archive_sha256
-  if file.content_sha256 is not None:
-    fault, remedy, checked = "another file: its content has", "", content
-  elif published or path.name == file.name:
-    fault, checked = f"isn't {file.name} as published: it has", raw
-    remedy = " (decompress a copy that was compressed anew)"
-  elif digest is not None:
+  checked, digest, wanted = content, file.content_sha256, file.content_name
+  if digest is None and path.name == file.name:
+    checked, digest = raw, file.archive_sha256
+    wanted = f"{file.name} as published"
+    wanted += " (decompress a copy that was compressed anew)"
+  elif digest is None:
     logging.warning(
       "%s isn't compressed as published, so no digest is known for it: only"
       " its header and its length are checked.",
       path,
     )
-    digest = None
-  if digest is not None:
-    found = hashlib.sha256(checked).hexdigest()
-    if found != digest:
-      raise DataError(
-        f"{path} is damaged or {fault} SHA-256 {found} instead of"
-        f" {digest}{remedy}."
-      )
-  stored = np.dtype(file.dtype).newbyteorder(">")
+  found = hashlib.sha256(checked).hexdigest()
+  if digest not in (None, found):
+    raise DataError(
+      f"{path} is damaged or isn't {wanted}: it has SHA-256 {found} instead of"
+      f" {digest}."
+    )
+  stored = np.dtype(dtype).newbyteorder(">")
   values = np.frombuffer(content, stored, offset=header_size)
-  values = values.reshape(file.shape).astype(file.dtype, copy=False)
-  values.flags.writeable = False
-  return values
+  return values.reshape(file.shape).astype(dtype, copy=False)
 
 
 def _decompress(raw: bytes, path: pathlib.Path, limit: int) -> bytes:
   """Returns at most limit bytes, so that no file can fill the memory."""
-  opener: Callable[..., Any]
-  if raw.startswith(b"\x1f\x8b"):
-    opener = gzip.open
-  elif raw.startswith(b"\xfd7zXZ\x00"):
-    opener = lzma.open
-  else:
+  containers: dict[bytes, Any] = {b"\x1f\x8b": gzip, b"\xfd7": lzma}
+  container = containers.get(raw[:2])
+  if container is None:
     return raw[:limit]
   try:
     # Asking for a byte more than there should be reaches the end of a good
     # stream, and so has its check sum verified.
-    with opener(io.BytesIO(raw)) as stream:
+    with container.open(io.BytesIO(raw)) as stream:
       return stream.read(limit)
   except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
     raise DataError(

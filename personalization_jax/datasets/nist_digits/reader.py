@@ -10,7 +10,6 @@ import numpy as np
 
 from personalization_jax.datasets.nist_digits.files import (
   DataError,
-  DigitPart,
   DigitSet,
   find,
   read_idx,
@@ -18,8 +17,8 @@ from personalization_jax.datasets.nist_digits.files import (
 
 # Columns of QMNIST's extended labels (QMNIST's README, section 2.2). Column 3,
 # the index within the writer, and column 7, unused, are not needed here.
+# NIST's class codes are ASCII, printed in hexadecimal: 30 is a zero.
 _CLASS, _SERIES, _WRITER, _NIST_CODE, _DIGIT, _DUPLICATE = 0, 1, 2, 4, 5, 6
-_NIST_CODE_OF_ZERO = 30  # NIST's class codes are ASCII, printed in hexadecimal
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,20 +34,15 @@ class Digits:
 
 
 def read_digits(digit_set: DigitSet, folder: str | os.PathLike[str]) -> Digits:
-  """All digits of a set, in the order of its files, verified.
-
-  Raises MissingDataError if a file is missing, and DataError if it is damaged
-  or doesn't hold what it should.
-  """
+  """All digits of a set, in the order of its files, or a DataError."""
   # All are found before one is read: a missing file is known at once.
   paths = {file: find(file, folder) for file in digit_set.files}
   images, labels = [], []
   for part in digit_set.parts:
     labels.append(read_idx(paths[part.labels], part.labels))
-    _check_labels(labels[-1], paths[part.labels], part)
+    _check_labels(labels[-1], paths[part.labels])
     images.append(read_idx(paths[part.images], part.images))
   table = np.concatenate(labels)
-  _check_writers(table, digit_set)
   # 316 MB of images needn't be copied when they are in one file.
   pixels = images[0] if len(images) == 1 else np.concatenate(images)
   return Digits(
@@ -61,44 +55,15 @@ def read_digits(digit_set: DigitSet, folder: str | os.PathLike[str]) -> Digits:
   )
 
 
-def _check_labels(
-  labels: np.ndarray, path: pathlib.Path, part: DigitPart
-) -> None:
+def _check_labels(labels: np.ndarray, path: pathlib.Path) -> None:
   """Holds every row to what QMNIST documents about it."""
-  if len(labels) != part.images.shape[0]:
-    raise DataError(
-      f"{path} labels {len(labels)} digits, but {part.images.name} shows"
-      f" {part.images.shape[0]}."
-    )
   classes = labels[:, _CLASS]
-  code = classes + _NIST_CODE_OF_ZERO
-  faults = [
-    ((classes < 0) | (classes > 9), _CLASS, "class 0..9"),
-    (labels[:, _NIST_CODE] != code, _NIST_CODE, "NIST code 30 plus its class"),
-    (labels[:, _SERIES] < 0, _SERIES, "series 0 or more"),
-    (labels[:, _WRITER] < 0, _WRITER, "writer 0 or more"),
-    (labels[:, _DIGIT] < 0, _DIGIT, "digit index 0 or more"),
-  ]
-  for wrong, column, rule in faults:
-    if wrong.any():
-      row = int(np.argmax(wrong))
-      raise DataError(
-        f"{path} is damaged: row {row} holds {labels[row, column]} where"
-        f" {rule} belongs."
-      )
-
-
-def _check_writers(table: np.ndarray, digit_set: DigitSet) -> None:
-  pairs = np.unique(table[:, [_WRITER, _SERIES]], axis=0)
-  writers, counts = np.unique(pairs[:, 0], return_counts=True)
-  names = " and ".join(part.labels.name for part in digit_set.parts)
-  if (counts > 1).any():
+  wrong = (labels[:, [_CLASS, _SERIES, _WRITER, _DIGIT]] < 0).any(axis=1)
+  wrong |= (classes > 9) | (labels[:, _NIST_CODE] != classes + 30)
+  if wrong.any():
+    row = int(np.argmax(wrong))
     raise DataError(
-      f"{names} put writer {writers[counts > 1][0]} in more than one HSF"
-      " series; a writer belongs to one."
-    )
-  if digit_set.num_writers not in (None, len(writers)):
-    raise DataError(
-      f"{names} name {len(writers)} writers, but {digit_set.name} has"
-      f" {digit_set.num_writers}."
+      f"{path} is damaged: row {row} holds {labels[row].tolist()}, where a"
+      " class 0..9, its NIST code (30 more), and numbers of a series, a writer"
+      " and a digit belong."
     )

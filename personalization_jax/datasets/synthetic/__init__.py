@@ -53,8 +53,8 @@ _FACTOR_BLOCK = 64  # Writers whose factors are drawn by one call.
 _BLOCK = 512  # Images drawn by one call.
 _RENDER_BATCH = 64  # Those drawn at once, which bounds the memory.
 
-_SKELETONS = strokes.skeletons()
-NUM_DIGITS, NUM_ALLOGRAPHS = _SKELETONS.chords.shape[:2]
+_SKELETONS = strokes.skeletons(48)
+NUM_DIGITS, NUM_ALLOGRAPHS = _SKELETONS[0].shape[:2]
 
 
 @jax.tree_util.register_dataclass
@@ -74,28 +74,26 @@ class WriterFactors:
   # the pen's path, first those of x, then those of y.
   forms: Any
 
-  def vector(self) -> np.ndarray:
-    """All factors of each writer, float32 [M, F], to compare writers with.
+  def parts(self) -> dict[str, np.ndarray]:
+    """Style [M, 6], allographs [M, 10, A] and forms [M, 10, 2 * NUM_MODES].
 
-    The six scalars and the forms, each less its mean and divided by its
-    standard deviation before the cut-off at two of them; allographs one-hot.
+    Scalars and forms less their mean, divided by their standard deviation
+    before the cut-off at two of them; allographs one-hot.
     """
-    scalars = [
+    style = [
       (np.asarray(getattr(self, name)) - spread.mean) / spread.between
       for name, spread in _SPREADS.items()
     ]
     one_hot = np.eye(NUM_ALLOGRAPHS)[np.asarray(self.allographs)]
-    others = [np.reshape(x, (len(x), -1)) for x in (one_hot, self.forms)]
-    return np.column_stack([*scalars, *others]).astype(np.float32)
+    forms = np.asarray(self.forms)
+    return {"style": np.stack(style, 1), "allographs": one_hot, "forms": forms}
 
 
 def sample_factors(key: jax.Array, num_writers: int) -> WriterFactors:
   """The hidden factors of writers 0 .. num_writers - 1, as NumPy arrays.
 
-  A writer's factors depend on the typed key, which is consumed, and on the
-  writer's id alone. Raises ValueError if num_writers isn't 1 or more.
+  A writer's factors depend on the typed key and on the writer's id alone.
   """
-  checks.whole_number("num_writers", num_writers, 1)
   # Blocks of one size, so that every count of writers runs the same compiled
   # code and rounds alike to the last bit.
   blocks = [
@@ -151,18 +149,14 @@ def make_population(
     jax.random.key(int(seed)), 3
   )
   factors = sample_factors(factor_key, num_writers)
-  writers = np.repeat(
-    np.arange(num_writers, dtype=np.int32), samples_per_writer
-  )
   labels = np.asarray(
     _shuffled_digits(order_key, num_writers, samples_per_writer)
   ).ravel()
-  samples = np.tile(np.arange(samples_per_writer, dtype=np.int32), num_writers)
-  # As with the factors: blocks of one size, the last one filled up by row 0.
-  rows = np.zeros(-(-len(labels) // _BLOCK) * _BLOCK, np.int32)
-  rows[: len(labels)] = np.arange(len(labels))
+  rows = np.arange(len(labels), dtype=np.int32)
+  writers, samples = divmod(rows, samples_per_writer)
+  # As with the factors: blocks of one size, the last one filled up.
   images = []
-  for block in rows.reshape(-1, _BLOCK):
+  for block in np.resize(rows, (math.ceil(len(rows) / _BLOCK), _BLOCK)):
     writer = writers[block]
     own = jax.tree.map(lambda x, w=writer: x[w], factors)
     drawing = (writer, samples[block], labels[block], own)

@@ -9,8 +9,6 @@ ends and the next one starts.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 # Some allographs of different digits resemble each other on purpose (1 with a
@@ -91,16 +89,13 @@ _ALLOGRAPHS = (
 )
 
 
-class Skeletons(NamedTuple):
-  """Every allograph of every digit, as polylines of P points in its height."""
+def skeletons(num_points: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Every allograph of every digit, as polylines of P points in its height.
 
-  chords: np.ndarray  # float32 [10, A, P, 2], (x, y) between control points
-  curves: np.ndarray  # float32 [10, A, P, 2], the same along smooth curves
-  pen_down: np.ndarray  # bool [10, A, P - 1], from a point to the next one
-
-
-def skeletons(num_points: int = 48) -> Skeletons:
-  """All allographs at P points each, shared among strokes by their lengths."""
+  Points (x, y) float32 [10, A, P, 2] between the control points, and along
+  smooth curves; and whether the pen is down from each to the next one, bool
+  [10, A, P - 1]. Strokes share the points by their lengths.
+  """
   sampled = [
     [_sample_allograph(allograph, num_points) for allograph in allographs]
     for allographs in _ALLOGRAPHS
@@ -109,9 +104,7 @@ def skeletons(num_points: int = 48) -> Skeletons:
     np.array([[allograph[k] for allograph in row] for row in sampled])
     for k in range(3)
   )
-  return Skeletons(
-    chords.astype(np.float32), curves.astype(np.float32), pen_down
-  )
+  return chords.astype(np.float32), curves.astype(np.float32), pen_down
 
 
 def _sample_allograph(
