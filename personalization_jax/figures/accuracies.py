@@ -38,10 +38,11 @@ def trade_off(accuracies: Accuracies, axes: Axes | None = None) -> Axes:
   pairs = [pair[::-1] for pair in checked.values()]
   found = [[metrics.mean_and_error(own) for own in pair] for pair in pairs]
   means, errors = np.moveaxis(np.array(found), -1, 0)
-  for method, mean, error in zip(checked, means, errors):
+  for method, (x, y), error in zip(checked, means, errors):
     style = styles.method_style(method)
     axes.errorbar(
-      *mean,
+      x,
+      y,
       xerr=error[0],
       yerr=error[1],
       fmt=style.marker,

@@ -3,12 +3,9 @@
 import contextlib
 import importlib
 import io
-import os
 import pathlib
 import re
 import shlex
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -58,13 +55,6 @@ def commands(text):
 def run_command(script, arguments):
   """One command line of the guide, in this process where it can be."""
   argv = [script, *shlex.split(arguments)]
-  if script == "report":
-    subprocess.run(
-      [sys.executable, "-m", f"experiments.{script}", *argv[1:]],
-      env={**os.environ, "PYTHONPATH": str(ROOT)},
-      check=True,
-    )
-    return
   module = importlib.import_module(f"experiments.{script}")
   if script == "table1":
     with flagsaver.flagsaver():
