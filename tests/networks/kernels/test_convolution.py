@@ -88,7 +88,7 @@ def assert_near(actual, expected, tolerance):
 FITS = {
   blocked: lambda kernel_shape, image_shape: True,
   superpixels: superpixels.fits,
-  winograd: lambda kernel_shape, image_shape: winograd.fits(kernel_shape),
+  winograd: lambda kernel_shape, image_shape: kernel_shape[:2] == (3, 3),
 }
 
 
