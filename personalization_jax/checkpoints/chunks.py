@@ -46,19 +46,12 @@ class AnotherTrainingError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-  """Individuals first .. last - 1, trained together from a step on.
-
-  Attributes:
-    first: place of the first in the split.
-    last: one behind the last.
-    step: steps of the schedule that are done; -1 if all is.
-    source: (first, last) of the checkpoint with that step.
-  """
+  """Individuals first .. last - 1 of the split, trained at once from a step."""
 
   first: int
   last: int
-  step: int = 0
-  source: tuple[int, int] = (0, 0)
+  step: int = 0  # steps of the schedule that are done; -1 if all is
+  source: tuple[int, int] = (0, 0)  # first, last of the checkpoint at that step
 
   @property
   def indices(self) -> range:
@@ -129,9 +122,8 @@ class Task:
   def plan(self, count: int, size: int) -> list[Chunk]:
     """What is finished and what is to do; see `plan`. All processes agree.
 
-    Raises:
-      AnotherTrainingError: if the folder keeps what isn't this training's,
-        which is left as it is.
+    Raises AnotherTrainingError, and leaves all as it is, if the folder keeps
+    what isn't this training's.
     """
     planned: list[Any] | None = None
     if distributed.is_first():
@@ -175,17 +167,12 @@ class Task:
     return states, history
 
   def watch(
-    self,
-    chunk: Chunk,
-    step: int,
-    states: Any,
-    history: Callable[[], History],
+    self, chunk: Chunk, step: int, states: Any, history: Callable[[], History]
   ) -> None:
     """After each block: saves its states if it is time to.
 
-    Raises:
-      Stopped: if asked to stop, after saving.
-      OSError: if the last checkpoint couldn't be written.
+    Raises Stopped if asked to stop, after saving, and OSError if the last
+    checkpoint couldn't be written.
     """
     save, stop = self.keeper.demand()
     if save:
@@ -241,8 +228,7 @@ class Task:
   def _intact(self) -> list[Chunk]:
     """Chunks that can be used, at a step or finished; all else is removed.
 
-    Nothing may be being written. If something is another training's, all is
-    left as it is and that is raised.
+    Nothing may be being written. Raises as `plan` does.
     """
     faults = {chunk: self._fault(chunk) for chunk in self._saved()}
     if self.folder is not None and self.folder.is_dir():
