@@ -187,7 +187,14 @@ class Task:
     if self.folder is None:
       return
     # The next block is given the states' memory: hence a copy.
-    kept, rows = _own(distributed.copy(states), len(chunk.indices))
+    kept, rows = distributed.copy(states), len(chunk.indices)
+    leaf = jax.tree.leaves(kept)[0]
+    if leaf.is_fully_addressable:  # so fillers can be dropped
+      kept = jax.tree.map(lambda leaf: leaf[:rows], kept)
+      # With several processes Orbax takes what is each one's for NumPy's.
+      kept = distributed.gather(kept) if jax.process_count() > 1 else kept
+    else:
+      rows = len(leaf)
     path = self._path(dataclasses.replace(chunk, step=step))
     about = {
       **self._about(path),
@@ -308,14 +315,3 @@ def _read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     arrays = dict(file)
   texts = [name for name in arrays if arrays[name].dtype.kind == "U"]
   return arrays, {name: str(arrays.pop(name)) for name in texts}
-
-
-def _own(states: Any, count: int) -> tuple[Any, int]:
-  """States without fillers where they can be dropped, and how many remain."""
-  leaf = jax.tree.leaves(states)[0]
-  if not leaf.is_fully_addressable:
-    return states, len(leaf)
-  states = jax.tree.map(lambda leaf: leaf[:count], states)
-  # With several processes Orbax takes what is each one's for NumPy's.
-  several = jax.process_count() > 1
-  return (distributed.gather(states) if several else states), count

@@ -50,9 +50,10 @@ def save(
   kept = distributed.gather(
     {"params": states.params, "batch_stats": states.batch_stats}
   )
+  home = folder.absolute() / files.safe_name(method)
   for place, individual in enumerate(individuals):
     own = jax.tree.map(lambda leaf, place=place: leaf[place], kept)
-    _write(path_of(folder, method, individual), own)
+    _write(home / str(individual), own)
   if distributed.is_first() and description is not None:
     files.write_atomically(folder / DESCRIPTION, description.to_json())
 
@@ -111,11 +112,6 @@ def load(path: str | os.PathLike[str]) -> tuple[Description, Any, Any]:
       f"{path} holds numbers that aren't finite: its training diverged."
     )
   return description, variables["params"], variables["batch_stats"]
-
-
-def path_of(folder: pathlib.Path, method: str, individual: int) -> pathlib.Path:
-  """The folder of one individual's model."""
-  return folder.absolute() / files.safe_name(method) / str(int(individual))
 
 
 def _write(path: pathlib.Path, variables: dict[str, Any]) -> None:
