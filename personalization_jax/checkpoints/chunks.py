@@ -12,8 +12,11 @@ which place of it: what another training left is never used.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
+import itertools
+import json
 import pathlib
 import re
 import shutil
@@ -32,8 +35,7 @@ if TYPE_CHECKING:
 # What is recorded while a chunk is trained: name -> float32 [n, ...].
 History = Mapping[str, np.ndarray]
 
-_STATE = re.compile(r"(\d{5,})-(\d{5,})-step-(\d{7,})")
-_RESULTS = re.compile(r"(\d{5,})-(\d{5,})\.npz")
+_NAME = re.compile(r"(\d{5,})-(\d{5,})(?:\.npz|-step-(\d{7,}))")
 # The newest may be damaged.
 _KEPT = 2
 
@@ -44,19 +46,12 @@ class AnotherTrainingError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-  """Individuals first .. last - 1, trained together from a step on.
-
-  Attributes:
-    first: place of the first in the split.
-    last: one behind the last.
-    step: steps of the schedule that are done; -1 if all is.
-    source: (first, last) of the checkpoint with that step.
-  """
+  """Individuals first .. last - 1 of the split, trained at once from a step."""
 
   first: int
   last: int
-  step: int = 0
-  source: tuple[int, int] = (0, 0)
+  step: int = 0  # steps of the schedule that are done; -1 if all is
+  source: tuple[int, int] = (0, 0)  # first, last of the checkpoint at that step
 
   @property
   def indices(self) -> range:
@@ -71,10 +66,8 @@ class Chunk:
   @property
   def name(self) -> str:
     """Of the folder of its models at its step, or of the file of results."""
-    people = f"{self.first:05d}-{self.last:05d}"
-    return (
-      f"{people}.npz" if self.step < 0 else f"{people}-step-{self.step:07d}"
-    )
+    end = ".npz" if self.is_finished else f"-step-{self.step:07d}"
+    return f"{self.first:05d}-{self.last:05d}{end}"
 
 
 def plan(known: Iterable[Chunk], count: int, size: int) -> list[Chunk]:
@@ -83,82 +76,67 @@ def plan(known: Iterable[Chunk], count: int, size: int) -> list[Chunk]:
   Each individual goes on from the latest that is known of it: known chunks may
   overlap, and had whatever size. What is finished keeps it.
   """
-  best: list[Chunk | None] = [None] * count
-  for chunk in known:
-    for index in range(chunk.first, min(chunk.last, count)):
-      before = best[index]
-      if before is None or chunk.is_finished or 0 <= before.step < chunk.step:
-        best[index] = chunk
+  latest: dict[int, Chunk] = {}
+  for chunk in sorted(known, key=lambda chunk: (chunk.is_finished, chunk.step)):
+    latest |= dict.fromkeys(chunk.indices, chunk)
   chunks: list[Chunk] = []
-  first = 0
-  for index in range(1, count + 1):
-    found = best[first]
-    finished = found is not None and found.is_finished
-    full = not finished and index - first == size
-    if index == count or best[index] is not found or full:
-      step, source = (found.step, found.source) if found else (0, (0, 0))
-      chunks.append(Chunk(first, index, step, source))
-      first = index
+  for found, group in itertools.groupby(range(count), latest.get):
+    indices, chunk = list(group), found or Chunk(0, 0)
+    most = len(indices) if chunk.is_finished else size
+    for start in range(0, len(indices), most):
+      own = indices[start : start + most]
+      chunks.append(dataclasses.replace(chunk, first=own[0], last=own[-1] + 1))
   return chunks
 
 
 def named(name: str) -> Chunk | None:
   """The chunk that has this name, if one can have it."""
-  match = _STATE.fullmatch(name) or _RESULTS.fullmatch(name)
+  match = _NAME.fullmatch(name)
   if match is None:
     return None
-  first, last, *step = map(int, match.groups())
-  return Chunk(first, last, step[0] if step else -1, (first, last))
+  first, last, step = (int(number or -1) for number in match.groups())
+  return Chunk(first, last, step, (first, last))
 
 
 def older_states(path: pathlib.Path) -> list[pathlib.Path]:
   """The folders of the same chunk that are no longer needed."""
   chunk = path.name.partition("-step-")[0]
   same = sorted(path.parent.glob(f"{chunk}-step-*"))
-  return [folder for folder in same if _STATE.fullmatch(folder.name)][:-_KEPT]
+  return [folder for folder in same if named(folder.name)][:-_KEPT]
 
 
+@dataclasses.dataclass(eq=False)
 class Task:
-  """What is done of one training, and what is to do."""
+  """What is done of one training, and what is to do; see `Keeper.task`."""
 
-  def __init__(
-    self,
-    keeper: Keeper,
-    name: str,
-    identity: str,
-    folder: pathlib.Path | None,
-  ):
-    """See `Keeper.task`; without a folder it keeps results in memory alone."""
-    self._keeper = keeper
-    self._name = name
-    self._identity = identity
-    self._folder = folder
-    self._results: dict[tuple[int, int], dict[str, np.ndarray]] = {}
+  keeper: Keeper
+  name: str
+  identity: str
+  folder: pathlib.Path | None  # without one, results are in memory alone
+
+  # What chunks gave, by their first and last.
+  _results: dict[tuple[int, int], dict[str, np.ndarray]] = dataclasses.field(
+    default_factory=dict
+  )
 
   def plan(self, count: int, size: int) -> list[Chunk]:
     """What is finished and what is to do; see `plan`. All processes agree.
 
-    Raises:
-      AnotherTrainingError: if the folder keeps what isn't this training's,
-        which is left as it is.
+    Raises AnotherTrainingError, and leaves all as it is, if the folder keeps
+    what isn't this training's.
     """
-    known: list[Chunk] = []
-    another = False
+    planned: list[Any] | None = None
     if distributed.is_first():
-      self._keeper.wait()
-      try:
-        known = self._intact()
-      except AnotherTrainingError:
-        another = True
-    if distributed.highest(int(another)):
+      self.keeper.wait()
+      with contextlib.suppress(AnotherTrainingError):
+        chunks = plan(self._intact(), count, size)
+        planned = [dataclasses.astuple(chunk) for chunk in chunks]
+    planned = json.loads(distributed.text_from_first(json.dumps(planned)))
+    if planned is None:
       raise self._another()
-    table = np.full((count, 5), -1, np.int32)
-    for row, chunk in enumerate(plan(known, count, size)):
-      table[row] = (chunk.first, chunk.last, chunk.step, *chunk.source)
     return [
       Chunk(first, last, step, tuple(source))
-      for first, last, step, *source in distributed.from_first(table).tolist()
-      if first >= 0
+      for first, last, step, source in planned
     ]
 
   def restore(self, chunk: Chunk, like: Any) -> tuple[Any, History]:
@@ -189,59 +167,58 @@ class Task:
     return states, history
 
   def watch(
-    self,
-    chunk: Chunk,
-    step: int,
-    states: Any,
-    history: Callable[[], History],
+    self, chunk: Chunk, step: int, states: Any, history: Callable[[], History]
   ) -> None:
     """After each block: saves its states if it is time to.
 
-    Raises:
-      Stopped: if asked to stop, after saving.
-      OSError: if the last checkpoint couldn't be written.
+    Raises Stopped if asked to stop, after saving, and OSError if the last
+    checkpoint couldn't be written.
     """
-    save, stop = self._keeper.demand()
+    save, stop = self.keeper.demand()
     if save:
       self.save(chunk, step, states, history())
     if stop:
-      self._keeper.stop()
+      self.keeper.stop()
 
   def save(
     self, chunk: Chunk, step: int, states: Any, history: History
   ) -> None:
     """Begins to write a checkpoint, whatever the time; see `watch`."""
-    if self._folder is None:
+    if self.folder is None:
       return
     # The next block is given the states' memory: hence a copy.
-    kept, rows = _own(distributed.copy(states), len(chunk.indices))
+    kept, rows = distributed.copy(states), len(chunk.indices)
+    leaf = jax.tree.leaves(kept)[0]
+    if leaf.is_fully_addressable:  # so fillers can be dropped
+      kept = jax.tree.map(lambda leaf: leaf[:rows], kept)
+      # With several processes Orbax takes what is each one's for NumPy's.
+      kept = distributed.gather(kept) if jax.process_count() > 1 else kept
+    else:
+      rows = len(leaf)
     path = self._path(dataclasses.replace(chunk, step=step))
     about = {
       **self._about(path),
       "rows": rows,
       "history": {key: values.shape[1:] for key, values in history.items()},
     }
-    self._keeper.write(path, (kept, dict(history)), about)
+    self.keeper.write(path, (kept, dict(history)), about)
 
   def finish(self, chunk: Chunk, arrays: Mapping[str, np.ndarray]) -> None:
     """Keeps arrays [n, ...] that a chunk gave, and drops its checkpoints."""
-    self._keeper.wait()
+    self.keeper.wait()
     self._results[chunk.first, chunk.last] = dict(arrays)
-    if self._folder is None or not distributed.is_first():
+    if self.folder is None or not distributed.is_first():
       return
     path = self._path(dataclasses.replace(chunk, step=-1))
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **self._about(path), **arrays)  # type: ignore[arg-type]
-    try:
+    with files.writing(path):
       files.write_atomically(path, buffer.getvalue())
-    except OSError as error:
-      raise files.explained(error, path) from error
     saved = self._saved()
-    done: set[int] = set()
-    done.update(*(each.indices for each, _ in saved if each.is_finished))
-    for state, state_path in saved:
+    done = {i for each in saved if each.is_finished for i in each.indices}
+    for state in saved:
       if not state.is_finished and done.issuperset(state.indices):
-        trees.remove(state_path)
+        trees.remove(self._path(state))
 
   def results(self, done: list[Chunk]) -> list[dict[str, np.ndarray]]:
     """What every chunk gave, in order; all must be finished."""
@@ -258,68 +235,58 @@ class Task:
   def _intact(self) -> list[Chunk]:
     """Chunks that can be used, at a step or finished; all else is removed.
 
-    Nothing may be being written. If something is another training's, all is
-    left as it is and that is raised.
+    Nothing may be being written. Raises as `plan` does.
     """
-    saved = self._saved()
-    faults = [self._fault(chunk, path) for chunk, path in saved]
-    if self._folder is not None and self._folder.is_dir():
-      files.remove_temporary(self._folder)
-      for path in self._folder.glob("*.orbax-checkpoint-tmp*"):
+    faults = {chunk: self._fault(chunk) for chunk in self._saved()}
+    if self.folder is not None and self.folder.is_dir():
+      files.remove_temporary(self.folder)
+      for path in self.folder.glob("*.orbax-checkpoint-tmp*"):
         shutil.rmtree(path, ignore_errors=True)
-    for sentence in dict.fromkeys(filter(None, faults)):
-      self._keeper.say(sentence)
-    for (chunk, path), fault in zip(saved, faults):
+    for sentence in dict.fromkeys(filter(None, faults.values())):
+      self.keeper.say(sentence)
+    for chunk, fault in faults.items():
       if fault is not None and chunk.is_finished:
-        path.unlink(missing_ok=True)
+        self._path(chunk).unlink(missing_ok=True)
       elif fault is not None:
-        trees.remove(path)
-    return [chunk for (chunk, _), fault in zip(saved, faults) if fault is None]
+        trees.remove(self._path(chunk))
+    return [chunk for chunk, fault in faults.items() if fault is None]
 
-  def _fault(self, chunk: Chunk, path: pathlib.Path) -> str | None:
+  def _fault(self, chunk: Chunk) -> str | None:
     """Why a chunk can't be used, in a sentence; None if it can.
 
     The sentence is empty where a process was killed while it wrote.
     """
-    arrays: dict[str, np.ndarray] = {}
-    if chunk.is_finished:
-      try:
-        arrays, about = _read(path)
-      except Exception as error:  # zip, zlib and NumPy each raise their own
-        return self._damaged(chunk, path, str(error))
-    elif not trees.exists(path):
+    path = self._path(chunk)
+    if not (chunk.is_finished or trees.exists(path)):
       return ""
-    elif damage := trees.damage(path):
-      return self._damaged(chunk, path, damage)
+    try:
+      about = _read(path)[1] if chunk.is_finished else trees.about(path)
+    except Exception as error:  # zip, zlib and NumPy each raise their own
+      why = f"{path} can't be read ({error})"
     else:
-      about = trees.about(path)
-    if "identity" not in about:
-      return (
-        f"{self._folder} is of a version that didn't keep what {self._name!r}"
-        " was trained with: it is trained again."
-      )
-    if about["identity"] != self._identity:
-      raise self._another()
-    if about.get("piece") != path.name:
-      return self._damaged(chunk, path, f"{path} is another one")
-    if chunk.is_finished:
-      self._results[chunk.first, chunk.last] = arrays
-    return None
-
-  def _damaged(self, chunk: Chunk, path: pathlib.Path, why: str) -> str:
+      if "identity" not in about:
+        return (
+          f"{self.folder} is of a version that didn't keep what {self.name!r}"
+          " was trained with: it is trained again."
+        )
+      if about["identity"] != self.identity:
+        raise self._another()
+      if about.get("piece") == path.name:
+        return None
+      why = f"{path} is another one"
     if chunk.is_finished:
       return (
-        f"{path} can't be read ({why}): individuals {chunk.first} .."
-        f" {chunk.last - 1} of {self._name!r} are trained again."
+        f"{why}: individuals {chunk.first} .. {chunk.last - 1} of"
+        f" {self.name!r} are trained again."
       )
     return (
-      f"{why}: the checkpoint of {self._name!r} at step {chunk.step} can't be"
+      f"{why}: the checkpoint of {self.name!r} at step {chunk.step} can't be"
       " used; going on from what was saved before it."
     )
 
   def _another(self) -> AnotherTrainingError:
     return AnotherTrainingError(
-      f"{self._folder} keeps a training of {self._name!r} that was decided by"
+      f"{self.folder} keeps a training of {self.name!r} that was decided by"
       " something else: other data, settings, model, optimiser, schedule or"
       " groups. Give each study a Keeper with a folder of its own, or remove"
       " that folder to train it anew."
@@ -327,38 +294,24 @@ class Task:
 
   def _about(self, path: pathlib.Path) -> dict[str, str]:
     """What a file or a checkpoint with this path says of itself."""
-    return {"identity": self._identity, "piece": path.name}
+    return {"identity": self.identity, "piece": path.name}
 
   def _path(self, chunk: Chunk) -> pathlib.Path:
-    assert self._folder is not None
-    return self._folder / chunk.name
+    assert self.folder is not None
+    return self.folder / chunk.name
 
-  def _saved(self) -> list[tuple[Chunk, pathlib.Path]]:
+  def _saved(self) -> list[Chunk]:
     """What there is, by its names: whole, damaged or another training's."""
-    if self._folder is None or not self._folder.is_dir():
+    if self.folder is None or not self.folder.is_dir():
       return []
-    paths = dict.fromkeys(
-      path.with_name(path.name.removesuffix(trees.SUFFIX))
-      for path in sorted(self._folder.iterdir())
-    )
-    found = [(named(path.name), path) for path in paths]
-    return [(chunk, path) for chunk, path in found if chunk is not None]
+    names = sorted(path.name for path in self.folder.iterdir())
+    chunks = [named(name.removesuffix(trees.SUFFIX)) for name in names]
+    return list(dict.fromkeys(filter(None, chunks)))
 
 
 def _read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
   """What a finished chunk gave, and what its file says of itself."""
   with np.load(path, allow_pickle=False) as file:
     arrays = dict(file)
-  names = [name for name in ("identity", "piece", "about") if name in arrays]
-  return arrays, {name: str(arrays.pop(name)) for name in names}
-
-
-def _own(states: Any, count: int) -> tuple[Any, int]:
-  """States without fillers where they can be dropped, and how many remain."""
-  leaf = jax.tree.leaves(states)[0]
-  if not leaf.is_fully_addressable:
-    return states, len(leaf)
-  states = jax.tree.map(lambda leaf: leaf[:count], states)
-  # With several processes Orbax takes what is each one's for NumPy's.
-  several = jax.process_count() > 1
-  return (distributed.gather(states) if several else states), count
+  texts = [name for name in arrays if arrays[name].dtype.kind == "U"]
+  return arrays, {name: str(arrays.pop(name)) for name in texts}

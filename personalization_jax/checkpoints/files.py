@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 import pathlib
 import re
 import shutil
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,11 +40,9 @@ def is_temporary(path: pathlib.Path) -> bool:
 
 def check_writable(folder: pathlib.Path) -> None:
   """Makes a folder; raises an OSError that names it if it is read-only."""
-  probe = folder / f".probe.{os.getpid()}.part"
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    probe.touch()
-    probe.unlink()
+    tempfile.TemporaryFile(dir=folder).close()
   except OSError as error:
     reason = error.strerror
     raise OSError(f"{folder} can't be written to ({reason}).") from error
@@ -58,15 +58,21 @@ def remove_temporary(folder: pathlib.Path) -> None:
       path.unlink(missing_ok=True)
 
 
-def explained(error: Exception, path: pathlib.Path) -> Exception:
-  """A full disk by its name, whoever found it; other errors as they are."""
-  full = isinstance(error, OSError) and error.errno in (
-    errno.ENOSPC,
-    errno.EDQUOT,
-  )
-  if full or "No space left" in str(error) or "quota exceeded" in str(error):
-    return OSError(errno.ENOSPC, "the disk is full", str(path))
-  return error
+@contextlib.contextmanager
+def writing(path: pathlib.Path) -> Iterator[None]:
+  """Calls a full disk by its name, whoever finds it; see `_full`."""
+  try:
+    yield
+  except Exception as error:
+    number, words = getattr(error, "errno", None), str(error)
+    by_number = number in (errno.ENOSPC, errno.EDQUOT)
+    if by_number or "No space left" in words or "quota exceeded" in words:
+      raise _full(path) from error
+    raise
+
+
+def _full(path: pathlib.Path) -> OSError:
+  return OSError(errno.ENOSPC, "the disk is full", str(path))
 
 
 def check_space(path: pathlib.Path, size: int) -> None:
@@ -75,22 +81,17 @@ def check_space(path: pathlib.Path, size: int) -> None:
   while not folder.exists():
     folder = folder.parent
   if shutil.disk_usage(folder).free < size:
-    raise explained(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), path)
-
-
-def sha256(path: pathlib.Path) -> str:
-  """A file's SHA-256, in hexadecimal digits."""
-  with path.open("rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()
+    raise _full(path)
 
 
 def digests(folder: pathlib.Path) -> dict[str, str]:
   """The SHA-256 of every file below a folder, by its path in there."""
-  return {
-    file.relative_to(folder).as_posix(): sha256(file)
-    for file in sorted(folder.rglob("*"))
-    if file.is_file()
-  }
+  found = {}
+  for path in sorted(filter(pathlib.Path.is_file, folder.rglob("*"))):
+    with path.open("rb") as file:
+      digest = hashlib.file_digest(file, "sha256").hexdigest()
+    found[path.relative_to(folder).as_posix()] = digest
+  return found
 
 
 def digest(values: Sequence[Any]) -> str:

@@ -95,11 +95,9 @@ class Keeper:
   ) -> None:
     """Begins to write a checkpoint; the one before is finished first."""
     self.wait()
-    try:
+    with files.writing(path):
       path.parent.mkdir(parents=True, exist_ok=True)
       finish = trees.save_async(path, tree, about)
-    except Exception as error:
-      raise files.explained(error, path) from error
 
     def write() -> None:
       finish()
@@ -115,7 +113,5 @@ class Keeper:
     """Returns when nothing is being written any more."""
     writing, self._writing = self._writing, None
     if writing is not None:
-      try:
+      with files.writing(self._writing_path):
         writing.result()
-      except Exception as error:
-        raise files.explained(error, self._writing_path) from error

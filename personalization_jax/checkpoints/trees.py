@@ -25,9 +25,7 @@ SUFFIX = ".sha256.json"
 
 
 def save_async(
-  path: pathlib.Path,
-  tree: Any,
-  about: Mapping[str, Any] | None = None,
+  path: pathlib.Path, tree: Any, about: Mapping[str, Any]
 ) -> Callable[[], None]:
   """Begins to write a tree, and JSON values about it, in a folder's place.
 
@@ -45,7 +43,7 @@ def save_async(
   def finish() -> None:
     writing.result()
     if first:
-      content = {"about": dict(about or {}), "files": files.digests(path)}
+      content = {"about": dict(about), "files": files.digests(path)}
       manifest = {**content, "sha256": _digest_of(content)}
       files.write_atomically(_manifest(path), json.dumps(manifest, indent=1))
 
@@ -57,29 +55,19 @@ def exists(path: pathlib.Path) -> bool:
   return path.is_dir() and _manifest(path).is_file()
 
 
-def damage(path: pathlib.Path) -> str | None:
-  """What is wrong: half a sentence ("FILE is missing"), or None if nothing."""
+def about(path: pathlib.Path) -> dict[str, Any]:
+  """JSON values of an intact checkpoint; else an error names the fault."""
   try:
     manifest = json.loads(_manifest(path).read_bytes())
     digest = manifest.pop("sha256")
     if digest != _digest_of(manifest):
       raise ValueError
     expected, found = manifest["files"], files.digests(path)
-  except OSError as error:
-    return f"{error.filename or path} can't be read ({error.strerror})"
-  except (ValueError, KeyError, TypeError, AttributeError):
-    return f"{_manifest(path)} isn't as it was written"
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    raise ValueError(f"{_manifest(path)} isn't as it was written") from error
   for name in {**expected, **found}:
-    if name not in found:
-      return f"{path / name} is missing"
-    if found[name] != expected.get(name):
-      return f"{path / name} isn't as it was written"
-  return None
-
-
-def about(path: pathlib.Path) -> dict[str, Any]:
-  """The JSON values that are kept with a checkpoint."""
-  manifest = json.loads(_manifest(path).read_text())
+    if found.get(name) != expected.get(name):
+      raise ValueError(f"{path / name} is missing or isn't as it was written")
   return dict(manifest["about"])
 
 

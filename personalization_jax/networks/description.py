@@ -48,11 +48,7 @@ class Description:
         f" hidden={self.hidden} must be whole numbers from 1 to 2**31 - 1."
       )
     if self.hidden is None:
-      if len(shape) != 3 or shape[0] != shape[1]:
-        raise ValueError(
-          f"sample_shape={list(shape)} must be [H, W, C] and square."
-        )
-      classifier.check_image_size(shape[0])
+      classifier.check_samples(shape)
     checks.positive("width", self.width)
     classifier.check_width(self.width)
     for name, allowed in (

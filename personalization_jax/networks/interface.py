@@ -70,24 +70,18 @@ def apply_in_training(
   Logits are meaningless where a row is padding (mask bool [B] is False). A
   model that doesn't take the mask sees the batch's own rows again there.
   """
-  taken = _options(model)
-  given: dict[str, Any] = {"mask": mask, "train": True}
-  given["frozen_layers"] = frozen_layers
+  taken = _taken(model, mask=mask, train=True, frozen_layers=frozen_layers)
   if "mask" not in taken:
     samples = _repeated(samples, mask)
   logits, updates = model.apply(
-    variables,
-    samples,
-    mutable=["batch_stats"],
-    rngs={"dropout": key},
-    **{name: given[name] for name in taken},
+    variables, samples, mutable=["batch_stats"], rngs={"dropout": key}, **taken
   )
   return logits, updates.get("batch_stats", {})
 
 
 def takes_frozen_layers(model: nn.Module) -> bool:
   """Whether some of a model's layers can be trained alone."""
-  return "frozen_layers" in _options(model)
+  return bool(_taken(model, frozen_layers=0))
 
 
 def check(model: Any, sample_shape: tuple[int, ...], num_classes: int) -> None:
@@ -121,7 +115,7 @@ def check(model: Any, sample_shape: tuple[int, ...], num_classes: int) -> None:
     )
   if not jax.tree.leaves(variables.get("params", {})):
     raise ValueError(f"{name} has no parameters to train.")
-  if variables.get("batch_stats") and "train" not in _options(model):
+  if variables.get("batch_stats") and not _taken(model, train=False):
     raise ValueError(
       f"{name} has batch_stats but doesn't take `train`, which says when to use"
       " them and when to update them."
@@ -193,22 +187,18 @@ def _parameters(model: nn.Module) -> list[inspect.Parameter]:
   return list(inspect.signature(model.__call__).parameters.values())[1:]
 
 
-def _options(model: nn.Module) -> dict[str, bool]:
-  """The options that a model takes, and whether it needs them."""
-  parameters = _parameters(model)
-  named = {p.name: p.default is p.empty for p in parameters}
-  anything = any(p.kind is p.VAR_KEYWORD for p in parameters)
-  return {n: named.get(n, False) for n in OPTIONS if n in named or anything}
+def _taken(model: nn.Module, **options: Any) -> dict[str, Any]:
+  """Those of the options that a model takes."""
+  kinds = {p.name: p.kind for p in _parameters(model)}
+  anything = inspect.Parameter.VAR_KEYWORD in kinds.values()
+  return {n: option for n, option in options.items() if n in kinds or anything}
 
 
 def _in_evaluation(model: nn.Module, samples: Array) -> dict[str, Any]:
-  taken = _options(model)
-  options: dict[str, Any] = {"train": False} if "train" in taken else {}
-  if taken.get("mask"):
-    options["mask"] = jnp.ones(len(samples), bool)
-  if taken.get("frozen_layers"):
-    options["frozen_layers"] = 0
-  return options
+  taken = _taken(model, train=False, frozen_layers=0)
+  if any(p.name == "mask" and p.default is p.empty for p in _parameters(model)):
+    taken["mask"] = jnp.ones(len(samples), bool)
+  return taken
 
 
 def _repeated(samples: Array, mask: Array) -> Array:

@@ -34,10 +34,7 @@ class Comparison:
     return markdown(self.table, self.baseline)
 
   # A notebook keeps this text beside the table, a terminal shows it.
-  __repr__ = __str__
-
-  def _repr_markdown_(self) -> str:
-    return str(self)
+  __repr__ = _repr_markdown_ = __str__
 
   def records(self) -> list[dict[str, Any]]:
     """Columns of table1.csv by name, for pandas; NaN where a cell is empty."""

@@ -57,43 +57,31 @@ def open_run(
   """
   settings = json.loads(json.dumps(settings))
   first = {"settings": settings, "dataset_fingerprint": dataset_fingerprint}
-  old: dict[str, Any] = {}
-  if (workdir / _CONFIG).exists():
-    old = _read_config(workdir)
-    _check_same(workdir, old, first, inert)
+  old = _same_run(workdir, settings, dataset_fingerprint, inert)
   begun = old if any(_saved(workdir)) else about
   config = {**first, **begun, **first}  # for people, settings come first
   for name, values in (growing or {}).items():
     config[name] = _grown(old.get(name), values)
-  try:
-    return _write_config(workdir, config)
-  except OSError as error:
-    raise _unwritable(workdir, error) from error
+  return _write_config(workdir, config)
 
 
-def _read_config(workdir: pathlib.Path) -> dict[str, Any]:
-  """What config.json holds, if it is a run's."""
+def _same_run(
+  workdir: pathlib.Path,
+  now: Mapping[str, Any],
+  dataset_fingerprint: str,
+  inert: Collection[str],
+) -> dict[str, Any]:
+  """What config.json holds, if it is there; rejects what isn't this run's."""
   try:
     config = json.loads((workdir / _CONFIG).read_text())
-  except ValueError:
-    config = None
-  match config:
-    case {"settings": dict(), "dataset_fingerprint": _}:
-      return dict(config)
-  raise ValueError(
-    f"workdir={workdir} holds a config.json that is no run's: take another"
-    " directory."
-  )
-
-
-def _check_same(
-  workdir: pathlib.Path,
-  old: Mapping[str, Any],
-  new: Mapping[str, Any],
-  inert: Collection[str],
-) -> None:
-  """Rejects a run of other settings or data than config.json holds."""
-  before, now = old["settings"], new["settings"]
+    before, data = dict(config["settings"]), config["dataset_fingerprint"]
+  except FileNotFoundError:
+    return {}
+  except (ValueError, TypeError, KeyError) as error:
+    raise ValueError(
+      f"workdir={workdir} holds a config.json that is no run's: take another"
+      " directory."
+    ) from error
   for name in {**before, **now}:
     later_and_off = name not in before and not now[name]
     if name in inert or later_and_off or before.get(name) == now.get(name):
@@ -103,11 +91,12 @@ def _check_same(
       f"workdir={workdir} holds a run with {name}={before.get(name)}, but this"
       f" one has {here}: take another directory, or the same settings to go on."
     )
-  if old["dataset_fingerprint"] != new["dataset_fingerprint"]:
+  if data != dataset_fingerprint:
     raise ValueError(
       f"workdir={workdir} holds a run with the same settings on other data:"
       " take another directory."
     )
+  return dict(config)
 
 
 def _grown(there: Any, values: _Values) -> Any:
@@ -184,7 +173,10 @@ def alone_in(workdir: pathlib.Path, token: str = "") -> Iterator[None]:
     lock.write(token)
     lock.flush()
   except OSError as error:
-    raise _unwritable(workdir, error) from error
+    raise OSError(
+      f"workdir={workdir} can't be written to ({error.strerror}): take another"
+      " directory."
+    ) from error
   with lock:
     try:
       files.remove_temporary(workdir)
@@ -249,13 +241,6 @@ def _check_place(workdir: pathlib.Path) -> None:
     )
 
 
-def _unwritable(workdir: pathlib.Path, error: OSError) -> OSError:
-  return OSError(
-    f"workdir={workdir} can't be written to ({error.strerror}): take another"
-    " directory."
-  )
-
-
 def save_result(
   workdir: pathlib.Path,
   result: Result,
@@ -285,21 +270,11 @@ def load_result(
   population: Population | None = None,
   seed: int | None = None,
 ) -> Result | None:
-  """A finished method's predictions and losses.
+  """A method's result, from a run's or a seed's folder; None if unfinished.
 
-  Args:
-    workdir: the run directory, or the folder of one of its seeds.
-    method: its spec.
-    population: what it was made of, for rows of its store; without it they are
-      those of the user's file.
-    seed: the one it must be of; None for any.
-
-  Returns:
-    The result, or None if the method isn't finished.
-
-  Raises:
-    ValueError: if the file can't be read, is of another method or seed, or was
-      made of another population.
+  Rows are those of the population's store, or without it of the user's file.
+  Raises a ValueError for a file that can't be read, or that is of another
+  method, seed or population.
   """
   path = _result_path(workdir, method)
   if not path.exists():
@@ -307,17 +282,18 @@ def load_result(
   known = known_method(method)
   try:
     with np.load(path, allow_pickle=False) as arrays:
-      fields: dict[str, Any] = dict(arrays)
+      fields: dict[str, Any] = {
+        name: array if array.ndim else array.item()
+        for name, array in arrays.items()
+      }
     fields.pop("made_with", None)
     # Files of older versions don't say.
     fields.setdefault("one_model", known is not None and known.one_model)
-    for name, kind in (("method", str), ("seed", int), ("one_model", bool)):
-      fields[name] = kind(fields[name])
     if fields["method"] != method:
       raise ValueError(f"it holds {fields['method']!r}")
     if seed is not None and fields["seed"] != seed:
       raise ValueError(f"it holds seed {fields['seed']}")
-    fingerprint = str(fields.pop("fingerprint", ""))
+    fingerprint = fields.pop("fingerprint", "")
     in_store = {name: fields.pop(f"store_{name}", None) for name in _ROWS}
     result = Result(**fields)
   except Exception as error:  # zip, zlib and NumPy each raise their own

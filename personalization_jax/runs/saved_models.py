@@ -50,9 +50,10 @@ def save(
   kept = distributed.gather(
     {"params": states.params, "batch_stats": states.batch_stats}
   )
+  home = folder.absolute() / files.safe_name(method)
   for place, individual in enumerate(individuals):
     own = jax.tree.map(lambda leaf, place=place: leaf[place], kept)
-    _write(path_of(folder, method, individual), own)
+    _write(home / str(individual), own)
   if distributed.is_first() and description is not None:
     files.write_atomically(folder / DESCRIPTION, description.to_json())
 
@@ -69,17 +70,10 @@ def save_one(
 
 
 def load(path: str | os.PathLike[str]) -> tuple[Description, Any, Any]:
-  """Reads one model, and makes sure that it is what was saved.
+  """A model's description, params and batch_stats, as NumPy arrays.
 
-  Args:
-    path: a model's folder, from `save` or `save_one`.
-
-  Returns:
-    Its description, params and batch_stats: dictionaries of NumPy arrays.
-
-  Raises:
-    ValueError: if the folder is missing, has no description, isn't as it was
-      written, or has arrays of other shapes or that aren't finite.
+  Raises a ValueError for a folder that is missing, has no description, isn't as
+  it was written, or has arrays of other shapes or that aren't finite.
   """
   path = pathlib.Path(path).absolute()
   if not path.is_dir():
@@ -120,23 +114,15 @@ def load(path: str | os.PathLike[str]) -> tuple[Description, Any, Any]:
   return description, variables["params"], variables["batch_stats"]
 
 
-def path_of(folder: pathlib.Path, method: str, individual: int) -> pathlib.Path:
-  """The folder of one individual's model."""
-  return folder.absolute() / files.safe_name(method) / str(int(individual))
-
-
 def _write(path: pathlib.Path, variables: dict[str, Any]) -> None:
   # Where a disk fills, each of Orbax's threads ends in a traceback of its own.
   files.check_space(
     path, OVERHEAD + sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
   )
-  try:
-    with ocp.StandardCheckpointer() as checkpointer:
-      # The format without a version is the one that Flax reads too.
-      checkpointer.save(path, variables, force=True)
-      checkpointer.wait_until_finished()
-  except Exception as error:  # Orbax and TensorStore each raise their own
-    raise files.explained(error, path) from error
+  with files.writing(path), ocp.StandardCheckpointer() as checkpointer:
+    # The format without a version is the one that Flax reads too.
+    checkpointer.save(path, variables, force=True)
+    checkpointer.wait_until_finished()
   if distributed.is_first():
     content = json.dumps(files.digests(path), indent=1)
     files.write_atomically(path / DIGESTS, content)
@@ -165,8 +151,6 @@ def _damage(path: pathlib.Path) -> str | None:
     return f"{DIGESTS} can't be read"
   found = files.digests(path)
   for name, digest in expected.items():
-    if name not in found:
-      return f"{name} is missing"
-    if found[name] != digest:
-      return f"{name} isn't as it was written"
+    if found.get(name) != digest:
+      return f"{name} is missing or isn't as it was written"
   return None

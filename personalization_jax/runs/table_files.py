@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,11 +42,12 @@ def write_tables(
   table = tables.of_results(results, labels, distances)
   every = [*results, *beside]
   rows = pd.concat([_rows_of(result, labels) for result in every])
+  metrics = (line for result in every for line in _metrics(result))
   for name, text in (
     ("results.csv", _csv(rows)),
     ("table1.csv", _csv(table[list(TABLE_COLUMNS)])),
     ("table1.md", markdown(table, of_run=True)),
-    ("metrics.jsonl", "".join(map(_metric_lines, every))),
+    ("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in metrics)),
   ):
     write_atomically(workdir / name, text)
   return table
@@ -72,36 +73,27 @@ def _rows_of(result: Result, labels: np.ndarray) -> pd.DataFrame:
   return pd.DataFrame(dict(zip(RESULT_COLUMNS, values, strict=True)))
 
 
-def _metric_lines(result: Result) -> str:
+def _metrics(result: Result) -> Iterator[dict[str, Any]]:
   """Training losses by step, then curves."""
-  return "".join(
-    json.dumps({"method": result.method, "seed": result.seed, **line}) + "\n"
-    for line in (*_losses(result), *_curves(result))
-  )
-
-
-def _losses(result: Result) -> Iterable[dict[str, Any]]:
+  about = {"method": result.method, "seed": result.seed}
   for step, losses in enumerate(result.losses.T, 1):
     # Neither padded nor diverged; a float32 mean may lie outside min..max.
     trained = losses[np.isfinite(losses)].astype(np.float64)
     if trained.size:
-      yield {
+      yield about | {
         "step": step,
         "individuals": int(trained.size),
         "loss_mean": float(trained.mean()),
         "loss_min": float(trained.min()),
         "loss_max": float(trained.max()),
       }
-
-
-def _curves(result: Result) -> Iterable[dict[str, Any]]:
   for place, person in enumerate(result.individuals.tolist()):
     for step, own, general in zip(
       result.curve_steps.tolist(),
       result.individual_curve[place].tolist(),
       result.global_curve[place].tolist(),
     ):
-      yield {
+      yield about | {
         "step": step,
         "individual": person,
         # NaN without validation data; JSON has no NaN.

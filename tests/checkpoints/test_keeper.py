@@ -12,6 +12,7 @@ from helpers.small_study import make_study
 from personalization_jax.checkpoints import trees
 from personalization_jax.checkpoints.keeper import Keeper, Stopped
 from personalization_jax.methods import parse_method
+from personalization_jax.networks import autoencoder
 from personalization_jax.training import latent_space
 from personalization_jax.training.population import (
   PopulationTrainer,
@@ -270,9 +271,17 @@ def test_one_who_diverges_touches_nobody(
   assert np.isfinite([own[others], general[others]]).all()
 
 
-def test_the_auto_encoder_goes_on_to_the_same_bits(people, tmp_path):
+def test_the_auto_encoder_goes_on_to_the_same_bits(
+  people, tmp_path, monkeypatch
+):
+  """One of few layers, quick to compile, and of a width of its own.
+
+  Programs are shared by networks of the same width.
+  """
+  monkeypatch.setattr(autoencoder, "ENCODER", autoencoder.ENCODER[:1])
+  monkeypatch.setattr(autoencoder, "DECODER", autoencoder.DECODER[:1])
   split = make_study(people).split
-  settings = latent_space.LatentSettings(epochs=5, batch_size=8, width=1 / 16)
+  settings = latent_space.LatentSettings(epochs=5, batch_size=8, width=5 / 32)
 
   def fit(keeper=None, on_steps=lambda steps: None):
     space = latent_space.fit(

@@ -74,16 +74,9 @@ def _convolve(images: Array, kernel: Array) -> Array:
   )
 
 
-def _forward(images: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-  return _convolve(images, kernel), (images, kernel)
-
-
-def _backward(
-  saved: tuple[Array, Array], cotangent: Array
-) -> tuple[Array, Array]:
-  return lax.platform_dependent(
-    *saved, cotangent, cpu=cpu.gradients, default=patches.gradients
-  )
-
-
-_convolve.defvjp(_forward, _backward)
+_convolve.defvjp(
+  lambda *arguments: (_convolve(*arguments), arguments),
+  lambda arguments, cotangent: lax.platform_dependent(
+    *arguments, cotangent, cpu=cpu.gradients, default=patches.gradients
+  ),
+)

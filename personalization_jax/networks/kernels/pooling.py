@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+_Pair = tuple[Array, Array]
+
 
 def max_pool(images: Array, window: int = 2) -> Array:
   """The maximum of each window x window square: [B, H / window, W / window, C].
@@ -37,9 +39,7 @@ def reduce_windows(
   chex.assert_is_divisible(width, window)
   rows = images.reshape(batch, height // window, window, width, channels)
   pooled = functools.reduce(pick, (rows[:, :, i] for i in range(window)))
-  columns = pooled.reshape(
-    batch, height // window, width // window, window, channels
-  )
+  columns = pooled.reshape(batch, height // window, -1, window, channels)
   return functools.reduce(pick, (columns[:, :, :, i] for i in range(window)))
 
 
@@ -55,19 +55,11 @@ def _larger(one: Array, other: Array) -> Array:
   return jnp.maximum(one, other)
 
 
-def _larger_forward(
-  one: Array, other: Array
-) -> tuple[Array, tuple[Array, Array]]:
-  return jnp.maximum(one, other), (one, other)
-
-
-def _larger_backward(
-  saved: tuple[Array, Array], cotangent: Array
-) -> tuple[Array, Array]:
-  one, other = saved
+def _to_larger(pair: _Pair, cotangent: Array) -> _Pair:
+  one, other = pair
   half = jnp.where(one == other, cotangent / 2, jnp.zeros_like(cotangent))
   to_one = jnp.where(one > other, cotangent, half)
   return to_one, cotangent - to_one
 
 
-_larger.defvjp(_larger_forward, _larger_backward)
+_larger.defvjp(lambda *pair: (jnp.maximum(*pair), pair), _to_larger)

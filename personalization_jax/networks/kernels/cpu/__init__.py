@@ -4,25 +4,8 @@ On a CPU XLA's own weight gradient inside a loop (`lax.scan`, `lax.map`) leaves
 the library kernel for a naive one, and costs more than all the rest together;
 its convolutions of one or eight channels leave most of the machine idle. Each
 module here computes the same function and its weight gradient, and this one
-picks between them. None divides one long sum among threads.
-
-Milliseconds of the convolution, and of its weight gradient, measured on
-2026-11-25 (one AMD EPYC core, jax 0.10.2, float32, batch 128, in a loop; XLA's
-own weight gradient is slower throughout):
-
-  size  channels   |  xla  superpixels  winograd | blocked  superp.  winograd
-  32      1 to 8   |  7.4          0.8       -   |    7.2     1.0       -
-  32      1 to 32  |  9.8          3.5       -   |    7.8     2.8       -
-  32      8 to 16  |  7.7          4.5      9.3  |    9.7     7.9      20
-  32     16 to 8   | 12.5          5.1     12.0  |
-  16     16 to 32  |  3.3          4.3      4.7  |    6.4     6.9      11
-  16     32 to 16  |  3.6          4.6      4.0  |
-  16     32 to 32  |  6.9          8.5      5.7  |   12      12        11
-  32     32 to 64  | 58           69       50    |   75      82        87
-  32     64 to 32  | 82            -       46    |
-  16     64 to 128 | 47           63       29    |   63       -        55
-  16    128 to 128 | 100           -       57    |  115       -        77
-  8     128 to 128 | 24            -       16    |   28       -        21
+picks between them, by the measurements in experiments/PERFORMANCE.md ("What is
+picked on a CPU"). None divides one long sum among threads.
 """
 
 from __future__ import annotations
@@ -68,6 +51,6 @@ def _choose(
   narrow = inputs <= blocked.FEW_CHANNELS or inputs * outputs <= _NARROW
   if narrow and superpixels.fits(kernel_shape, image_shape):
     return superpixels
-  if inputs * outputs >= wide and winograd.fits(kernel_shape):
+  if inputs * outputs >= wide and tuple(kernel_shape[:2]) == (3, 3):
     return winograd
   return blocked

@@ -60,16 +60,12 @@ def sum_of_groups(
   seen: Array, cotangent: Array, size: int, dtype: jnp.dtype
 ) -> Array:
   """patches^T cotangent [K, outputs], by groups of `size` pixels in a batch."""
-
-  def groups(array: Array) -> Array:
-    return cache.split(array.reshape(-1, array.shape[-1]), size)
-
-  return jnp.einsum(
-    "gpi,gpo->gio",
-    groups(seen),
-    groups(cotangent),
-    preferred_element_type=dtype,
-  ).sum(axis=0)
+  groups = (
+    cache.split(array.reshape(-1, array.shape[-1]), size)
+    for array in (seen, cotangent)
+  )
+  products = jnp.einsum("gpi,gpo->gio", *groups, preferred_element_type=dtype)
+  return products.sum(axis=0)
 
 
 def sum_of_blocks(

@@ -31,15 +31,11 @@ _SIDE = 4  # of the images' tiles: _TILE and the kernel's border
 _IMAGES = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
 _KERNELS = ((1.0, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1.0))
 _OUTPUTS = ((1, 0), (1, 1), (1, -1), (0, -1))
+_TURNED_OUTPUTS = tuple(zip(*_OUTPUTS))
 # Numbers of a block in each of the 16 products, about: few enough that they
 # stay in a core's cache between transformation and product.
 _BLOCK_NUMBERS = 1 << 15
 _MOST_IMAGES = 16
-
-
-def fits(kernel_shape: Sequence[int]) -> bool:
-  """Whether such kernels can be transformed."""
-  return tuple(kernel_shape[:2]) == (3, 3)
 
 
 def convolve(images: Array, kernel: Array) -> Array:
@@ -61,10 +57,14 @@ def convolve(images: Array, kernel: Array) -> Array:
       ]
       for i, row in enumerate(_tiles(block))
     ]
-    columns = [_turned_sums(column) for column in zip(*products)]
+    # A tile's two outputs in one direction, from its four products.
+    columns = [
+      [_sum(terms, column) for terms in _TURNED_OUTPUTS]
+      for column in zip(*products)
+    ]
     pixels = [
-      jnp.stack(_turned_sums([column[i] for column in columns]), axis=3)
-      for i in range(_TILE)
+      jnp.stack([_sum(terms, row) for terms in _TURNED_OUTPUTS], axis=3)
+      for row in zip(*columns)
     ]
     whole = jnp.stack(pixels, axis=2).astype(images.dtype)
     return whole.reshape(*block.shape[:3], outputs)
@@ -153,11 +153,6 @@ def _tiles(images: Array) -> list[list[Array]]:
     ]
     result.append([_sum(terms, columns) for terms in _IMAGES])
   return result
-
-
-def _turned_sums(arrays: Sequence[Array]) -> list[Array]:
-  """A tile's two outputs in one direction, from its four products."""
-  return [_sum(terms, arrays) for terms in zip(*_OUTPUTS)]
 
 
 def _sum(signs: Sequence[int], arrays: Sequence[Array] | Array) -> Array:
