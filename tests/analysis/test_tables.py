@@ -9,7 +9,8 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 import personalization_jax as pj
-from personalization_jax.analysis import tables
+from personalization_jax.analysis import markdown, tables
+from personalization_jax.analysis.columns import TABLE_COLUMNS
 from personalization_jax.analysis.result import Result
 from personalization_jax.runs import table_files
 
@@ -190,7 +191,7 @@ def test_a_table_says_how_many_pairs_were_compared_and_by_how_much(tmp_path):
   table_files.write_tables(tmp_path, [*base, *lost], LABELS)
   with (tmp_path / "table1.csv").open() as file:
     first, second = csv.DictReader(file)
-  columns = table_files.TABLE_COLUMNS[-4:]
+  columns = TABLE_COLUMNS[-4:]
   assert [first[column] for column in columns] == [""] * 4
   assert [float(second[c]) for c in columns] == [0.0, 2, 0.0, 2]
   # The means of all that each has differ.
@@ -297,7 +298,7 @@ def test_a_table_points_to_what_is_there():
   assert ".csv" not in str(shown)
   assert "are in the table's records()" in str(shown)
   assert "Result.diverged names them" in str(shown)
-  text = table_files.markdown(shown.table, of_run=True)
+  text = markdown.markdown(shown.table, of_run=True)
   assert "are in table1.csv" in text
   assert "results.csv names them" in text
   assert "records()" not in text

@@ -14,7 +14,8 @@ from absl import flags
 from absl.testing import flagsaver
 from test_imports import FILES, ROOT, reached
 
-from personalization_jax.runs import saved_models, table_files
+from personalization_jax.analysis import columns
+from personalization_jax.runs import saved_models
 from personalization_jax.schedules import INDIVIDUAL
 
 GUIDE = ROOT / "experiments" / "GUIDE.md"
@@ -189,7 +190,7 @@ def test_what_a_run_s_directory_holds_is_there(ran, guide):
 
 def test_columns_are_those_of_the_files(guide):
   _, results, table = section(guide, "A run's directory").split("Columns of ")
-  known = {*table_files.RESULT_COLUMNS, "results.csv", "ok", "diverged"}
+  known = {*columns.RESULT_COLUMNS, "results.csv", "ok", "diverged"}
   assert set(_CODE.findall(results)) == known
   named = [
     column
@@ -197,7 +198,7 @@ def test_columns_are_those_of_the_files(guide):
     if line.startswith("| `")
     for column in _CODE.findall(line.split("|")[1])
   ]
-  assert sorted(named) == sorted(table_files.TABLE_COLUMNS)
+  assert sorted(named) == sorted(columns.TABLE_COLUMNS)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

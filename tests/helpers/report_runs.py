@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from experiments.outputs.report import page
 from personalization_jax import figures
-from personalization_jax.runs import table_files
+from personalization_jax.analysis import columns
 
 METHODS = ("baseline", "tl:10", "random:9", "<b>&co")
 SETTINGS = {"dataset": "npz", "epochs": 3, "class_concentration": None}
@@ -113,7 +113,7 @@ def make_run(
   }  # fmt: skip
   write_csv(
     folder / "results.csv",
-    table_files.RESULT_COLUMNS,
+    columns.RESULT_COLUMNS,
     [
       (method, person, seed, *map(float, pair), 20, 30, "ok")
       if pair is not None
@@ -123,7 +123,7 @@ def make_run(
       for seed, pair in by_seed.items()
     ],
   )
-  row = dict.fromkeys(table_files.TABLE_COLUMNS, 0.125)
+  row = dict.fromkeys(columns.TABLE_COLUMNS, 0.125)
   row |= {"p_individual_holm": 0.0123, "p_global_holm": 0.4, "diverged": 0}
   table_methods, table_seeds = table or (methods, seeds)
   row |= {"seeds": len(table_seeds), "individual_pairs": len(people)}
@@ -132,7 +132,7 @@ def make_run(
   row |= {"individual_rank": 1, "global_rank": 2}
   write_csv(
     folder / "table1.csv",
-    table_files.TABLE_COLUMNS,
+    columns.TABLE_COLUMNS,
     [
       list((row | {"method": method, "individual_mean": 0.5 + k}).values())
       for k, method in enumerate(table_methods)

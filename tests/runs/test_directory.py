@@ -8,7 +8,7 @@ import pytest
 from helpers.small_run import read
 
 import personalization_jax as pj
-from personalization_jax.analysis import markdown, metrics, tables
+from personalization_jax.analysis import columns, markdown, metrics, tables
 from personalization_jax.analysis.result import Result
 from personalization_jax.checkpoints import files
 from personalization_jax.datasets import Population
@@ -94,7 +94,7 @@ def test_whether_all_share_one_model_is_kept(tmp_path, method, one_model):
 
 def test_every_csv_row_is_what_the_saved_predictions_say(run):
   rows = read(run / "results.csv")
-  assert list(rows[0]) == list(table_files.RESULT_COLUMNS)
+  assert list(rows[0]) == list(columns.RESULT_COLUMNS)
   assert len(rows) == 15
   for row in rows:
     saved = directory.load_result(run, row["method"], POPULATION)
@@ -231,7 +231,7 @@ def test_markdown_has_a_line_for_each_method(run):
 
 def test_what_a_table_lacks_is_nan_in_records_and_empty_in_csv(run):
   records = pj.compare(FINISHED).records()
-  assert list(records[0]) == list(table_files.TABLE_COLUMNS)
+  assert list(records[0]) == list(columns.TABLE_COLUMNS)
   line = read(run / "table1.csv")[0]
   for column, text in (
     ("p_individual", ""),
