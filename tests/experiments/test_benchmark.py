@@ -6,7 +6,6 @@ import graphlib
 import importlib.util
 import pathlib
 import time
-import types
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +17,8 @@ from helpers.tiny import Tiny
 
 from experiments.benchmarks import linen_peer, measuring, training, work
 from experiments.benchmarks.work import Ours, Task, Work, rows
+from personalization_jax import study
 from personalization_jax.datasets import Population
-from personalization_jax.distributed import make_mesh
 from personalization_jax.networks import classifier
 from personalization_jax.settings import Settings
 from personalization_jax.training.learner import Learner, make_learner
@@ -49,7 +48,9 @@ def no_dropout(monkeypatch):
 def quick_network(monkeypatch):
   """A network that compiles in no time."""
   monkeypatch.setattr(
-    work, "make_learner", lambda _, classes: Learner(Tiny(classes), OPTIMIZER)
+    study,
+    "make_learner",
+    lambda settings, classes, model: Learner(Tiny(classes), OPTIMIZER),
   )
 
 
@@ -306,7 +307,7 @@ def test_rows_belong_to_their_person(store):
 
 
 def test_a_digest_tells_results_apart(store, quick_network, monkeypatch):
-  ours = Ours(WORK, store, make_mesh(jax.devices()[:1]))
+  ours = Ours(WORK, store)
   rng = np.random.default_rng(0)
   weights = {"w": rng.normal(size=(3, 5)), "b": rng.normal(size=3)}
   losses = rng.normal(size=(3, 2))
@@ -314,13 +315,7 @@ def test_a_digest_tells_results_apart(store, quick_network, monkeypatch):
   def digest(weights, losses, *chunks):
     """Of these results, as chunks of individuals."""
     results = [
-      (
-        types.SimpleNamespace(
-          params={name: leaf[chunk] for name, leaf in weights.items()},
-          batch_stats={},
-        ),
-        losses[chunk],
-      )
+      ({name: leaf[chunk] for name, leaf in weights.items()}, losses[chunk])
       for chunk in chunks
     ]
     monkeypatch.setattr(ours, "_chunks", lambda: iter(results))
