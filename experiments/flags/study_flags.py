@@ -26,6 +26,7 @@ from personalization_jax.datasets.synthetic import WriterFactors
 from personalization_jax.grouping.groups import Groups
 from personalization_jax.networks import MLP, classifier
 from personalization_jax.settings import Settings
+from personalization_jax.study import Study
 from personalization_jax.training.latent_space import LatentSettings
 
 _TFDS = "tfds:"
@@ -132,12 +133,8 @@ def inert(
   dataset = _DATASET.value
   kind = _TFDS if dataset.startswith(_TFDS) else dataset
   own = {flag.name for flag in _OF_DATASET[kind]}
-  found = {
-    flag.name: f"--dataset={_one_line(dataset)}"
-    for those in _OF_DATASET.values()
-    for flag in those
-    if flag.name not in own
-  }
+  every = {flag.name for those in _OF_DATASET.values() for flag in those}
+  found = dict.fromkeys(sorted(every - own), f"--dataset={_one_line(dataset)}")
   if population is None:
     return found
   images = population.holds_images
@@ -228,20 +225,19 @@ def _wants_flips(population: Population) -> bool:
 
 def seeds() -> tuple[int, ...]:
   """The seeds to train with: those of --seeds, or --seed alone."""
-  given = _SEEDS.value
   checks.seed(_SEED.value)
-  if not given:
+  if not _SEEDS.value:
     return (_SEED.value,)
-  if not all(text.isdecimal() for text in given):
+  given = f"--seeds={','.join(_SEEDS.value)}"
+  if not all(text.isdecimal() for text in _SEEDS.value):
     raise ValueError(
-      f"--seeds={','.join(given)} must be whole numbers of 0 or more, separated"
-      " by commas."
+      f"{given} must be whole numbers of 0 or more, separated by commas."
     )
-  numbers = tuple(map(int, given))
+  numbers = tuple(map(int, _SEEDS.value))
   for number in numbers:
     checks.seed(number, "seeds")
   if len(set(numbers)) < len(numbers):
-    raise ValueError(f"--seeds={','.join(given)} names a seed twice.")
+    raise ValueError(f"{given} names a seed twice.")
   return numbers
 
 
@@ -266,16 +262,6 @@ def latent_settings(seed: int) -> LatentSettings:
   return LatentSettings(**own, **_values(_BATCH_SIZE, _WIDTH))
 
 
-def groups(population: Population, split: splits.Split, seed: int) -> Groups:
-  """What D_I is enlarged with."""
-  return Groups(
-    population,
-    split,
-    seed=seed,
-    among_individuals=_GROUP_CANDIDATES.value == "individuals",
-  )
-
-
 def load_population() -> tuple[Population, WriterFactors | None]:
   """The people, and their hidden factors where known."""
   dataset = _DATASET.value
@@ -289,17 +275,15 @@ def load_population() -> tuple[Population, WriterFactors | None]:
     classifier.check_image_size(_IMAGE_SIZE.value)
   if dataset == "synthetic":
     writers = _NUM_INDIVIDUALS.value + _NUM_GLOBAL_INDIVIDUALS.value
+    each = _SYNTHETIC_SAMPLES.value
     resources.check_fits(
       # Twice while they are drawn, and flips are two more.
-      4 * writers * _SYNTHETIC_SAMPLES.value * _IMAGE_SIZE.value**2,
+      4 * writers * each * _IMAGE_SIZE.value**2,
       f"{writers} writers (--num_individuals and --num_global_individuals) of"
-      f" --synthetic_samples={_SYNTHETIC_SAMPLES.value} digits",
+      f" --synthetic_samples={each} digits",
     )
     return synthetic.make_population(
-      writers,
-      samples_per_writer=_SYNTHETIC_SAMPLES.value,
-      image_size=_IMAGE_SIZE.value,
-      seed=_SEED.value,
+      writers, samples_per_writer=each, **_values(_IMAGE_SIZE, _SEED)
     )
   folders = _values(_DATA_DIR, _MANUAL_DIR)
   if dataset == "nist_digits":
@@ -314,39 +298,30 @@ def load_population() -> tuple[Population, WriterFactors | None]:
       " whose a sample is."
     )
   features = _values(_INDIVIDUAL_FEATURE, _IMAGE_FEATURE, _LABEL_FEATURE)
-  options = {**features, "split": _TFDS_SPLIT.value, **folders}
+  options = {**features, **folders, "split": _TFDS_SPLIT.value}
+  name = dataset.removeprefix(_TFDS)
   try:
-    population = tfds_loader.load(
-      dataset.removeprefix(_TFDS), **options, say=console.say
-    )
+    return tfds_loader.load(name, **options, say=console.say), None
   except ValueError as error:
     # Its flag isn't called as the argument is.
     text = str(error).replace(" split=", " --tfds_split=")
     raise ValueError(text) from error
-  return population, None
 
 
-def vary(
-  population: Population,
-) -> tuple[Population, np.ndarray, np.ndarray]:
+def vary(population: Population) -> tuple[Population, np.ndarray, np.ndarray]:
   """Sizes, flips and class counts; the store, individuals, D_G's writers."""
   if population.holds_images and _IMAGE_SIZE.value:
     population = variations.resize(population, _IMAGE_SIZE.value)
   if _wants_flips(population):
     with console.of("--flips"):
       population = variations.flips(population)
-  people, global_people = splits.choose_people(
-    population,
-    **_values(_NUM_INDIVIDUALS, _NUM_GLOBAL_INDIVIDUALS, _SEED),
-  )
-  if _CLASS_CONCENTRATION.value is not None:
+  numbers = _values(_NUM_INDIVIDUALS, _NUM_GLOBAL_INDIVIDUALS, _SEED)
+  people, global_people = splits.choose_people(population, **numbers)
+  if (concentration := _CLASS_CONCENTRATION.value) is not None:
     # Its flag isn't called as the argument is.
-    checks.positive("class_concentration", _CLASS_CONCENTRATION.value)
+    checks.positive("class_concentration", concentration)
     population = variations.vary_class_counts(
-      population,
-      people,
-      concentration=_CLASS_CONCENTRATION.value,
-      seed=_SEED.value,
+      population, people, concentration=concentration, seed=_SEED.value
     )
   # The store goes onto every device: nobody else's samples need to.
   everybody = np.union1d(people, global_people)
@@ -354,12 +329,19 @@ def vary(
   return population.take(kept), people, global_people
 
 
-def split(
+def make_study(
   population: Population,
   people: np.ndarray,
   global_people: np.ndarray,
   seed: int,
-) -> splits.Split:
-  """Who trains, chooses and tests on what; the arguments are from `vary`."""
+  **how: Any,
+) -> Study:
+  """A seed's study of what `vary` gave; `how` is what else a `Study` takes."""
   fractions = _values(_TRAIN_FRACTION, _VALIDATION_FRACTION)
-  return splits.split(population, people, global_people, **fractions, seed=seed)
+  split = splits.split(
+    population, people, global_people, **fractions, seed=seed
+  )
+  among = _GROUP_CANDIDATES.value == "individuals"
+  groups = Groups(population, split, seed=seed, among_individuals=among)
+  settings = training_settings(seed)
+  return Study(population, split, settings, groups=groups, **how)
