@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import multiprocessing
 import os
+import pkgutil
 import time
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -152,14 +153,15 @@ class Worker:
 
   def __init__(
     self,
-    setup: Callable[..., Callable[..., Any]],
+    setup: str,
     *arguments: Any,
     cores: Collection[int] = (),
     environment: Mapping[str, str] | None = None,
   ):
     """Starts the process, on these cores or any; `wait` for its preparation.
 
-    `setup` is a module's function; what it returns is what `start` runs.
+    `setup` names a function, "module:function", whose module this process needs
+    not import; what it returns is what `start` runs.
     """
     context = multiprocessing.get_context("spawn")
     self._connection, other = context.Pipe()
@@ -204,7 +206,7 @@ class Worker:
 
 def _serve(
   connection: Any,
-  setup: Callable[..., Callable[..., Any]],
+  setup: str,
   arguments: tuple[Any, ...],
   cores: Collection[int],
   environment: Mapping[str, str],
@@ -213,7 +215,7 @@ def _serve(
   if cores and hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, cores)
   try:
-    run = setup(*arguments)
+    run = pkgutil.resolve_name(setup)(*arguments)
     connection.send((True, None))
     while True:
       connection.send((True, run(*connection.recv())))

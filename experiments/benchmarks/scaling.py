@@ -18,7 +18,7 @@ from typing import Any
 import jax
 
 from experiments.benchmarks import measuring
-from experiments.benchmarks.measuring import Measurement, Options
+from experiments.benchmarks.measuring import Measurement, Options, Worker
 from experiments.benchmarks.work import Ours, Work, population
 from experiments.runtime import host_memory
 from experiments.runtime.processes import cores
@@ -95,7 +95,7 @@ def _measure(
   with contextlib.ExitStack() as stack:
     workers = []
     for setup in setups:
-      worker = measuring.Worker(serve, *setup, environment=_ENVIRONMENT)
+      worker = Worker(f"{__name__}:serve", *setup, environment=_ENVIRONMENT)
       workers.append(stack.enter_context(worker))
       # One after another: side by side, compilations would need all the memory.
       worker.wait()

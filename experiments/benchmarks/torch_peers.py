@@ -239,10 +239,10 @@ class SideBySide(_Peer):
 
 def serve(
   task: Task,
-  device: str,
-  variant: str,
-  together: int = 1,
   threads: int | None = None,
+  device: str = "cpu",
+  variant: str = "eager",
+  together: int = 1,
 ) -> Callable[[], np.ndarray]:
   """What a worker process runs, warm: it returns losses [individuals, T].
 

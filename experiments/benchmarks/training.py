@@ -14,13 +14,12 @@ import dataclasses
 import importlib.metadata
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
-from experiments.benchmarks import linen_peer, measuring
+from experiments.benchmarks import measuring
 from experiments.benchmarks.measuring import Measurement, Options, Worker
 from experiments.benchmarks.work import (
   Ours,
@@ -124,15 +123,12 @@ def without_fillers(individuals: int, devices: int) -> int:
 def _torch_on_cpu(task: Task, stack: contextlib.ExitStack) -> Calls:
   """PyTorch's two ways to use all cores, ready to run."""
   places = cores()
-  wide = [_torch(stack, task, threads=len(places))]
+  wide = [_torch(stack, task, len(places))]
+  parts = (task.rows[first :: len(places)] for first in range(len(places)))
   narrow = [
-    _torch(
-      stack,
-      task._replace(rows=task.rows[index :: len(places)]),
-      threads=1,
-      cores=(place,),
-    )
-    for index, place in enumerate(places[: len(task.rows)])
+    _torch(stack, task._replace(rows=rows), 1, cores=(place,))
+    for rows, place in zip(parts, places)
+    if len(rows)
   ]
   for worker in wide + narrow:
     worker.wait()
@@ -215,7 +211,7 @@ def _torch_on_gpu(
     """Of a variant's first call, which `calls` keeps; infinite if it fails."""
     of_func = f"torch.func, {stacked} stacked"
     name = f"{_torch_name()} {of_func if variant == 'func' else variant}"
-    worker = _torch(stack, task, "cuda", variant, stacked)
+    worker = _torch(stack, task, None, "cuda", variant, stacked)
     try:
       worker.wait()
       taken = measuring.seconds(worker.call)
@@ -245,24 +241,11 @@ def _torch_name() -> str:
 
 
 def _torch(
-  stack: contextlib.ExitStack,
-  task: Task,
-  device: str = "cpu",
-  variant: str = "eager",
-  stacked: int = 1,
-  threads: int | None = None,
-  cores: tuple[int, ...] = (),
+  stack: contextlib.ExitStack, task: Task, *how: Any, cores: Sequence[int] = ()
 ) -> Worker:
   """A process that the stack ends, of `torch_peers.serve`, on these cores."""
-  arguments = (task, device, variant, stacked, threads)
-  return stack.enter_context(Worker(_serve_torch, *arguments, cores=cores))
-
-
-def _serve_torch(*arguments: Any) -> Callable[[], np.ndarray]:
-  # Here, so that this process alone loads PyTorch.
-  from experiments.benchmarks import torch_peers
-
-  return torch_peers.serve(*arguments)
+  worker = Worker(f"{__package__}.torch_peers:serve", task, *how, cores=cores)
+  return stack.enter_context(worker)
 
 
 def _against_vmap(
@@ -284,7 +267,8 @@ def _against_vmap(
     f"plain vmap of Linen's Conv, {work.individuals} individuals and"
     f" {work.steps} steps of it"
   )
-  with Worker(linen_peer.serve, work, store, environment=environment) as worker:
+  peer = f"{__package__}.linen_peer:serve"
+  with Worker(peer, work, store, environment=environment) as worker:
     try:
       worker.wait(_VMAP_SECONDS)
       rate = work.samples / worker.call(limit=_VMAP_SECONDS)

@@ -1,6 +1,7 @@
 """The benchmark's parts: does everybody really do the same work?"""
 
 import ast
+import contextlib
 import dataclasses
 import graphlib
 import importlib.util
@@ -12,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import division
 from helpers.tiny import Tiny
 
 from experiments.benchmarks import linen_peer, measuring, training, work
@@ -26,6 +26,7 @@ from personalization_jax.training.step import TrainState, loss_fn
 
 CLASSES = 30
 OPTIMIZER = optax.adam(1e-3)
+DIVISION = "helpers.division:prepare"
 WORK = Work(1 / 16, batch_size=8, individuals=3, steps=2, image_size=16)
 
 
@@ -198,8 +199,8 @@ def test_torch_func_trains_as_the_loop(torch, store, variables, no_dropout):
   from experiments.benchmarks import torch_peers
 
   task = make_task(store, variables)
-  loop = torch_peers.serve(task, "cpu", "eager", threads=1)()
-  stacked = torch_peers.serve(task, "cpu", "func", together=2, threads=1)()
+  loop = torch_peers.serve(task, 1)()
+  stacked = torch_peers.serve(task, 1, "cpu", "func", 2)()
   assert loop.shape == stacked.shape == (3, 2)
   np.testing.assert_allclose(stacked, loop, rtol=1e-3)
   assert len(np.unique(loop[:, 0])) == 3
@@ -213,8 +214,8 @@ def test_a_loop_starts_afresh_with_every_individual(
   task = make_task(store, variables)
   last = task._replace(rows=task.rows[2:])
   np.testing.assert_allclose(
-    torch_peers.serve(task, "cpu", "eager", threads=1)()[2:],
-    torch_peers.serve(last, "cpu", "eager", threads=1)(),
+    torch_peers.serve(task, 1)()[2:],
+    torch_peers.serve(last, 1)(),
     rtol=1e-5,
   )
 
@@ -226,7 +227,7 @@ def test_torch_drops_out_and_casts(torch, store, variables, variant):
   # The same rows for everybody: they differ by their dropout.
   task = make_task(store, variables, precision="bfloat16")
   task = task._replace(rows=np.repeat(task.rows[:1], 3, axis=0))
-  losses = torch_peers.serve(task, "cpu", variant, together=3, threads=1)()
+  losses = torch_peers.serve(task, 1, "cpu", variant, 3)()
   assert np.isfinite(losses).all()
   assert len(np.unique(losses[:, 0])) == 3
 
@@ -357,9 +358,9 @@ def test_the_best_peer_comes_first():
 def test_workers_work_fail_and_are_cut_off():
   with (
     measuring.Worker(
-      division.prepare, 6, environment={"A_BENCHMARK_VARIABLE": "x"}
+      DIVISION, 6, environment={"A_BENCHMARK_VARIABLE": "x"}
     ) as worker,
-    measuring.Worker(division.prepare, 6) as slow,
+    measuring.Worker(DIVISION, 6) as slow,
   ):
     assert worker.wait() is None
     assert worker.call(3) == (2, "x")
@@ -390,7 +391,7 @@ def test_no_module_needs_one_that_needs_it():
       if isinstance(x, ast.Import)
       for name in x.names
     }
-  assert needs["torch_peers"] == {"work"} < needs["training"]
+  assert needs["torch_peers"] == {"work"}
   order = list(graphlib.TopologicalSorter(needs).static_order())
   assert set(order) == set(needs)
   assert {x for x in needs if {"torch", "faiss"} & outside[x]} == {
@@ -438,6 +439,50 @@ def test_the_suite_without_peers(store, quick_network, monkeypatch):
   expected = row.ours * work.training_flops(1 / 32, 16, CLASSES)
   assert row.flops == pytest.approx(expected)
   assert not list(training.run(measuring.Options(only="no such row")))
+
+
+def test_an_accelerator_s_suite_has_a_row_for_each_variant_that_fits(
+  store, quick_network, monkeypatch
+):
+  def compare(name, ours, *_, **how):
+    together = ours.trainer.side_by_side
+    if together == 2:
+      raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+    return [measuring.Measurement(name, "samples/s", together)]
+
+  monkeypatch.setattr(training, "_compare", compare)
+  options = measuring.Options(peers=False, side_by_side=["2", "1", "9"])
+  found = training._on_accelerator(WORK, store, 2, options)
+  assert [(row.name, row.ours) for row in found] == [
+    (f"{WORK}, {n} side by side", n) for n in (1, 3)
+  ]
+
+
+def test_the_best_stack_and_what_fails_on_a_gpu_are_told(
+  store, variables, monkeypatch
+):
+  """Without a GPU: the processes are made up."""
+  fails = {("func", 3), ("compiled", 1)}
+
+  class Made(contextlib.nullcontext):
+    def wait(self):
+      if self.enter_result in fails:
+        raise RuntimeError("out of memory")
+
+    def call(self):
+      time.sleep(0.01 * (self.enter_result == ("func", 1)))
+
+  monkeypatch.setattr(training, "_STACKS", (2, 1, 3))
+  monkeypatch.setattr(
+    training, "_torch", lambda stack, task, threads, device, *how: Made(how)
+  )
+  task = make_task(store, variables)
+  with contextlib.ExitStack() as stack:
+    calls, failures = training._torch_on_gpu(task, stack)
+  names = ["eager", "graph", "compiled graph", "torch.func, 2 stacked"]
+  assert [name.split(" ", 2)[2] for name in calls] == names
+  names = ["torch.func, 3 stacked", "compiled"]
+  assert [name.split(" ", 2)[2] for name in failures] == names
 
 
 @pytest.mark.parametrize(
