@@ -35,14 +35,21 @@ def torch():
   return pytest.importorskip("torch")
 
 
-def remove_dropout(patch):
-  layers = [layer._replace(dropout=0.0) for layer in classifier.FIG_4]
+def shorten(patch, **changes):
+  """Of Fig. 4's layers one of each kind, with these changes."""
+  layers = [classifier.FIG_4[index] for index in (0, 1, 5, 6)]
+  layers = [layer._replace(**changes) for layer in layers]
   patch.setattr(classifier, "FIG_4", tuple(layers))
 
 
 @pytest.fixture
+def short(monkeypatch):
+  shorten(monkeypatch)
+
+
+@pytest.fixture
 def no_dropout(monkeypatch):
-  remove_dropout(monkeypatch)
+  shorten(monkeypatch, dropout=0.0)
 
 
 @pytest.fixture
@@ -72,11 +79,13 @@ def store():
 @pytest.fixture(scope="module")
 def variables():
   """A model whose every weight and statistic differs from its default."""
-  shapes = jax.eval_shape(
-    classifier.Classifier(CLASSES, WORK.width).init,
-    jax.random.key(0),
-    jnp.zeros((1, WORK.image_size, WORK.image_size, 1)),
-  )
+  with pytest.MonkeyPatch.context() as patch:
+    shorten(patch)
+    shapes = jax.eval_shape(
+      classifier.Classifier(CLASSES, WORK.width).init,
+      jax.random.key(0),
+      jnp.zeros((1, WORK.image_size, WORK.image_size, 1)),
+    )
   rng = np.random.default_rng(0)
   return jax.tree_util.tree_map_with_path(
     lambda path, leaf: (
@@ -110,7 +119,7 @@ def our_step(store, variables, batch):
   chosen, images = batch
   learner = make_learner(Settings(width=WORK.width), CLASSES)
   with pytest.MonkeyPatch.context() as patch:
-    remove_dropout(patch)
+    shorten(patch, dropout=0.0)
     (loss, _), gradients = jax.jit(
       jax.value_and_grad(loss_fn, has_aux=True),
       static_argnums=(1, 7),
@@ -142,7 +151,7 @@ def as_flax(torch_layers):
 def flax_leaves(tree):
   """The same of a Flax model: kernel, bias, scale, bias, layer by layer."""
   leaves = []
-  for layer in range(classifier.NUM_LAYERS):
+  for layer in range(len(classifier.FIG_4) + 1):
     leaves += [tree[f"layer_{layer}"][name] for name in ("kernel", "bias")]
     if f"norm_{layer}" in tree:
       leaves += [tree[f"norm_{layer}"][name] for name in ("scale", "bias")]
@@ -159,7 +168,7 @@ def assert_leaves_close(ours, theirs, tolerance):
 # The same network
 
 
-def test_torch_scores_as_we_do(torch, variables, batch):
+def test_torch_scores_as_we_do(torch, variables, batch, short):
   from experiments.benchmarks.torch_peers import Network
 
   images = batch[1]
@@ -221,7 +230,7 @@ def test_a_loop_starts_afresh_with_every_individual(
 
 
 @pytest.mark.parametrize("variant", ["eager", "func"])
-def test_torch_drops_out_and_casts(torch, store, variables, variant):
+def test_torch_drops_out_and_casts(torch, store, variables, variant, short):
   from experiments.benchmarks import torch_peers
 
   # The same rows for everybody: they differ by their dropout.
