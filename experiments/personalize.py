@@ -113,15 +113,13 @@ def prepare() -> Job:
     with console.of("--samples and --test_samples"):
       population, split = new_people.join(population, held_out)
   # Fillers would be trained for nothing: no more places than people.
-  people, steps, batch = len(split.individuals), _STEPS.value, _BATCH_SIZE.value
-  mesh = make_mesh(jax.devices()[:people])
-  most = math.ceil(people / mesh.size)
+  ids, steps, batch = split.individuals, _STEPS.value, _BATCH_SIZE.value
+  mesh = make_mesh(jax.devices()[: len(ids)])
+  most = math.ceil(len(ids) / mesh.size)
   together = min(default_individuals_per_device(mesh), most)
   resources.check_schedules(steps, batch, mesh.size * together)
   output = pathlib.Path(_OUTPUT.value or "")
-  folders = [
-    output / str(person) if several else output for person in split.individuals
-  ]
+  folders = [output / str(person) if several else output for person in ids]
   with console.of("--output"):
     for folder in folders:
       # Orbax would replace the whole folder, whatever is in it.
@@ -130,9 +128,8 @@ def prepare() -> Job:
           f"{folder} is there already; choose another or remove it."
         )
     files.check_writable(output)
-  trainer = PopulationTrainer(
-    learner, population.images, population.labels, mesh, together
-  )
+  store = (population.images, population.labels)
+  trainer = PopulationTrainer(learner, *store, mesh, together)
   programs = adaptation.lower(trainer, split, **_options())
   resources.check_trainer(trainer, programs, batch, steps)
   return Job(description, variables, population, split, folders, trainer)
@@ -162,10 +159,7 @@ def _hold_out(population: Population, several: bool) -> Split:
 
 
 def train(job: Job) -> list[dict[str, Any]]:
-  """Trains everybody's model and saves it, unless it diverged.
-
-  Returns what each person.json says, in the split's order.
-  """
+  """Trains and saves everybody's model; returns what person.json says."""
   settings = {name: FLAGS[name].value for name in FLAGS}
   made_with = {"settings": settings, **run_info.describe()}
   reports: list[dict[str, Any]] = []

@@ -255,10 +255,7 @@ def prepare(
 def load_people(
   methods: Sequence[Method], workdir: pathlib.Path
 ) -> tuple[tuple[Population, np.ndarray, np.ndarray], WriterFactors | None]:
-  """What `study_flags.vary` gives, and hidden factors.
-
-  Rejects flags that can't act on these people.
-  """
+  """What `vary` gives and hidden factors; rejects flags without effect."""
   population, factors = study_flags.load_population()
   known = list(methods)
   if distributed.is_first():
@@ -272,10 +269,7 @@ def load_people(
 def fit(
   studies: list[Study], methods: Sequence[Method]
 ) -> tuple[list[Study], resources.MemoryPlan | None]:
-  """The studies with as many individuals at once as memory has room for.
-
-  Rejects methods that they can't train, and what no memory holds.
-  """
+  """As many individuals at once as fit; rejects what can't be trained."""
   for study in studies:
     for method in methods:
       study.check(method)
@@ -385,11 +379,7 @@ def train_all(
   workdir: pathlib.Path,
   made_with: Mapping[str, Any],
 ) -> list[Result]:
-  """Trains what isn't finished, and keeps each method once it is.
-
-  Returns everything on the first process; on the others, what they had to
-  train.
-  """
+  """Trains and keeps what isn't finished; all results, on the first process."""
   seed = study.settings.seed
   home = study_flags.home(workdir, seed)
   finished: dict[str, Result] = {}

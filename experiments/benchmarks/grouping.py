@@ -110,12 +110,10 @@ def _ours(samples: np.ndarray, rows: np.ndarray, total: int) -> np.ndarray:
 def greedy_faiss(
   index: Any, samples: np.ndarray, total: int, slack: float
 ) -> np.ndarray:
-  """The same groups [P, total] by faiss's index of D_G, for samples [P, S, D].
-
-  The first lists are `slack` times longer than what is taken from them.
-  """
+  """The groups [P, total] by faiss's index of D_G, for samples [P, S, D]."""
   people, num_samples, width = samples.shape
   base, extra = divmod(total, num_samples)
+  # The first lists are `slack` times longer than what is taken from them.
   length = min(math.ceil((base + 1) * slack), index.ntotal)
   _, lists = index.search(samples.reshape(-1, width), length)
   lists = lists.reshape(people, num_samples, length)

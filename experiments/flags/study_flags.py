@@ -177,11 +177,8 @@ def _one_line(value: Any) -> str:
 
 
 def determining(population: Population) -> dict[str, Any]:
-  """Flag -> value, of all flags that determine these people's results.
-
-  Flags that came later are left out where they change nothing, so that older
-  runs go on.
-  """
+  """Flag -> value, of all flags that determine these people's results."""
+  # Later flags are left out where they change nothing: older runs go on.
   left_out = inert(population)
   values = _values(*(x for x in _DETERMINING if x.name not in left_out))
   values["flips"] = _wants_flips(population)

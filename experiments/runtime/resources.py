@@ -222,10 +222,7 @@ def _plan(
   of_space: Sequence[jax.stages.Lowered] = (),
   search: int = 0,
 ) -> MemoryPlan | None:
-  """What each phase takes, as XLA plans its programs; None if it doesn't.
-
-  Methods that group need a latent space, too, and `search` bytes of a device.
-  """
+  """What each phase takes, as XLA plans its programs; None if it doesn't."""
   if trainer.on_cpu:
     # What compiling one took, the next one has again.
     _check_compiling([*programs.values(), *of_space])
@@ -241,7 +238,7 @@ def _plan(
   rest = _schedule_bytes(steps, batch_size, trainer.chunk_size)
   rest += 2 * bytes_of(trainer.shapes)
   host = {name: here * (size - stored) + rest for name, size in device.items()}
-  if search:
+  if search:  # by methods that group: they need a latent space, too
     space = max((planned(program) or 0 for program in of_space), default=0)
     # The images once more, on one device; errors are measured on the host, and
     # what has no network is standardised there.
