@@ -29,7 +29,7 @@ import numpy as np
 import pandas as pd
 from absl import flags
 
-from experiments.flags import people_flags
+from experiments.flags import people_flags, values
 from experiments.runtime import console, resources, run_info
 from personalization_jax.analysis import model_choice
 from personalization_jax.checkpoints import files
@@ -99,11 +99,13 @@ def prepare() -> Job:
   """Everything that a user's mistake can break, before any training."""
   people_flags.require(_BASE, _SAMPLES, _OUTPUT)
   description, variables = people_flags.load_model(_BASE)
-  settings = Settings(learning_rate=_LEARNING_RATE.value, seed=_SEED.value)
+  settings = Settings(**values(_LEARNING_RATE, _SEED))
   learner = make_learner(
     settings, description.num_classes, description.network()
   )
-  adaptation.check(learner.model, variables, _STEPS.value, **_options())
+  # What decides which programs train everybody.
+  options = values(_BATCH_SIZE, _LAST_LAYERS)
+  adaptation.check(learner.model, variables, **values(_STEPS), **options)
   population, arrays = people_flags.load_people(_SAMPLES, description)
   several = "individuals" in arrays
   if _TEST_SAMPLES.value is None:
@@ -130,14 +132,9 @@ def prepare() -> Job:
     files.check_writable(output)
   store = (population.images, population.labels)
   trainer = PopulationTrainer(learner, *store, mesh, together)
-  programs = adaptation.lower(trainer, split, **_options())
+  programs = adaptation.lower(trainer, split, **options)
   resources.check_trainer(trainer, programs, batch, steps)
   return Job(description, variables, population, split, folders, trainer)
-
-
-def _options() -> dict[str, Any]:
-  """What decides which programs train everybody."""
-  return {flag.name: flag.value for flag in (_BATCH_SIZE, _LAST_LAYERS)}
 
 
 def _hold_out(population: Population, several: bool) -> Split:
@@ -165,9 +162,12 @@ def train(job: Job) -> list[dict[str, Any]]:
   reports: list[dict[str, Any]] = []
   steps = _STEPS.value * len(job.folders)
   with console.progress(steps, "personalize") as bar:
-    options = {"seed": _SEED.value, "on_steps": bar.update, **_options()}
     for some in adaptation.adapt(
-      job.trainer, job.variables, job.split, _STEPS.value, **options
+      job.trainer,
+      job.variables,
+      job.split,
+      **values(_STEPS, _BATCH_SIZE, _LAST_LAYERS, _SEED),
+      on_steps=bar.update,
     ):
       before, after = some.accuracies(job.population.labels)
       better = model_choice.choose(after, before)

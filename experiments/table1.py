@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import app, flags
 
-from experiments.flags import study_flags
+from experiments.flags import study_flags, values
 from experiments.outputs import rows as table1_rows
 from experiments.outputs import summary
 from experiments.outputs.rows import Finished, Rows
@@ -179,17 +179,14 @@ def prepare(
   population = people[0]
   determining = {
     **study_flags.determining(population),
-    "save_models": _SAVE_MODELS.value,
-    "eval_every": _EVAL_EVERY.value,
+    **values(_SAVE_MODELS, _EVAL_EVERY),
   }
   guards.check_alike(
     {
       **determining,
       "methods": [method.spec for method in methods],
       "seeds": seeds,
-      "individuals_per_device": _INDIVIDUALS_PER_DEVICE.value,
-      "memory_gib": _MEMORY_GIB.value,
-      "store": _STORE.value,
+      **values(_INDIVIDUALS_PER_DEVICE, _MEMORY_GIB, _STORE),
       guards.FINGERPRINT: population.fingerprint(),
     }
   )
@@ -197,8 +194,7 @@ def prepare(
     population,
     study_flags.training_settings(seeds[0]),
     model=study_flags.model(population),
-    individuals_per_device=_INDIVIDUALS_PER_DEVICE.value or None,
-    store=_STORE.value,
+    **values(_INDIVIDUALS_PER_DEVICE, _STORE),
   )
 
   def make(seed: int, trainer: PopulationTrainer) -> Study:

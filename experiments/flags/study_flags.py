@@ -11,6 +11,7 @@ import numpy as np
 from absl import flags
 from flax import linen as nn
 
+from experiments.flags import values
 from experiments.runtime import console, resources
 from personalization_jax import checks
 from personalization_jax.datasets import (
@@ -117,11 +118,6 @@ _OF_DATASET = {
 }  # fmt: skip
 
 
-def _values(*those: flags.FlagHolder[Any]) -> dict[str, Any]:
-  """Flag -> value; the library's arguments have the same names."""
-  return {flag.name: flag.value for flag in those}
-
-
 def inert(
   population: Population | None = None, *, grouped: bool = True
 ) -> dict[str, str]:
@@ -180,19 +176,19 @@ def determining(population: Population) -> dict[str, Any]:
   """Flag -> value, of all flags that determine these people's results."""
   # Later flags are left out where they change nothing: older runs go on.
   left_out = inert(population)
-  values = _values(*(x for x in _DETERMINING if x.name not in left_out))
-  values["flips"] = _wants_flips(population)
+  found = values(*(x for x in _DETERMINING if x.name not in left_out))
+  found["flips"] = _wants_flips(population)
   if _model_name(population) != "fig4":
-    values["model"] = _model_name(population)
+    found["model"] = _model_name(population)
   if _DATASET.value.startswith(_TFDS):
-    values |= _values(*_OF_TFDS)
-  return values
+    found |= values(*_OF_TFDS)
+  return found
 
 
 def about() -> dict[str, Any]:
   """What config.json tells of the people beside what determines the results."""
   # Its content does; the file may move.
-  return {"npz_path": _NPZ_PATH.value} if _DATASET.value == "npz" else {}
+  return values(_NPZ_PATH) if _DATASET.value == "npz" else {}
 
 
 def model(population: Population) -> nn.Module | None:
@@ -246,7 +242,7 @@ def home(workdir: pathlib.Path, seed: int) -> pathlib.Path:
 def training_settings(seed: int) -> Settings:
   """How every model is trained."""
   those = (_EPOCHS, _BATCH_SIZE, _LEARNING_RATE, _WIDTH, _PRECISION)
-  settings = Settings(**_values(*those), seed=seed)
+  settings = Settings(**values(*those), seed=seed)
   classifier.check_width(settings.width)
   return settings
 
@@ -256,7 +252,7 @@ def latent_settings(seed: int) -> LatentSettings:
   # Its flag isn't called as the field is.
   checks.whole_number("autoencoder_epochs", _AUTOENCODER_EPOCHS.value, 1)
   own = {"epochs": _AUTOENCODER_EPOCHS.value, "seed": seed}
-  return LatentSettings(**own, **_values(_BATCH_SIZE, _WIDTH))
+  return LatentSettings(**own, **values(_BATCH_SIZE, _WIDTH))
 
 
 def load_population() -> tuple[Population, WriterFactors | None]:
@@ -280,9 +276,9 @@ def load_population() -> tuple[Population, WriterFactors | None]:
       f" --synthetic_samples={each} digits",
     )
     return synthetic.make_population(
-      writers, samples_per_writer=each, **_values(_IMAGE_SIZE, _SEED)
+      writers, samples_per_writer=each, **values(_IMAGE_SIZE, _SEED)
     )
-  folders = _values(_DATA_DIR, _MANUAL_DIR)
+  folders = values(_DATA_DIR, _MANUAL_DIR)
   if dataset == "nist_digits":
     return nist_digits.load(_NIST_CONFIG.value, **folders), None
   if dataset == "npz":
@@ -294,7 +290,7 @@ def load_population() -> tuple[Population, WriterFactors | None]:
       f"--dataset={dataset} needs --individual_feature, the feature that says"
       " whose a sample is."
     )
-  features = _values(_INDIVIDUAL_FEATURE, _IMAGE_FEATURE, _LABEL_FEATURE)
+  features = values(_INDIVIDUAL_FEATURE, _IMAGE_FEATURE, _LABEL_FEATURE)
   options = {**features, **folders, "split": _TFDS_SPLIT.value}
   name = dataset.removeprefix(_TFDS)
   try:
@@ -312,7 +308,7 @@ def vary(population: Population) -> tuple[Population, np.ndarray, np.ndarray]:
   if _wants_flips(population):
     with console.of("--flips"):
       population = variations.flips(population)
-  numbers = _values(_NUM_INDIVIDUALS, _NUM_GLOBAL_INDIVIDUALS, _SEED)
+  numbers = values(_NUM_INDIVIDUALS, _NUM_GLOBAL_INDIVIDUALS, _SEED)
   people, global_people = splits.choose_people(population, **numbers)
   if (concentration := _CLASS_CONCENTRATION.value) is not None:
     # Its flag isn't called as the argument is.
@@ -334,7 +330,7 @@ def make_study(
   **how: Any,
 ) -> Study:
   """A seed's study of what `vary` gave; `how` is what else a `Study` takes."""
-  fractions = _values(_TRAIN_FRACTION, _VALIDATION_FRACTION)
+  fractions = values(_TRAIN_FRACTION, _VALIDATION_FRACTION)
   split = splits.split(
     population, people, global_people, **fractions, seed=seed
   )

@@ -65,13 +65,12 @@ def join(
         "--coordinator_address, --num_processes and --process_id go together;"
         " --distributed finds them by itself on SLURM, GKE and TPU pods."
       )
-  if num_processes is not None and num_processes < 1:
-    raise ValueError(f"--num_processes={num_processes} must be at least 1.")
-  if process_id is not None and num_processes is not None:
-    last = num_processes - 1
-    if not 0 <= process_id <= last:
+  if num_processes is not None:
+    if num_processes < 1:
+      raise ValueError(f"--num_processes={num_processes} must be at least 1.")
+    if process_id is not None and not 0 <= process_id < num_processes:
       raise ValueError(
-        f"--process_id={process_id} must lie in 0..{last}"
+        f"--process_id={process_id} must lie in 0..{num_processes - 1}"
         f" (--num_processes={num_processes})."
       )
   if address is not None:
