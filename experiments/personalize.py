@@ -99,13 +99,13 @@ def prepare() -> Job:
   """Everything that a user's mistake can break, before any training."""
   people_flags.require(_BASE, _SAMPLES, _OUTPUT)
   description, variables = people_flags.load_model(_BASE)
-  settings = Settings(**values(_LEARNING_RATE, _SEED))
+  settings = Settings(**values.of(_LEARNING_RATE, _SEED))
   learner = make_learner(
     settings, description.num_classes, description.network()
   )
   # What decides which programs train everybody.
-  options = values(_BATCH_SIZE, _LAST_LAYERS)
-  adaptation.check(learner.model, variables, **values(_STEPS), **options)
+  options = values.of(_BATCH_SIZE, _LAST_LAYERS)
+  adaptation.check(learner.model, variables, **values.of(_STEPS), **options)
   population, arrays = people_flags.load_people(_SAMPLES, description)
   several = "individuals" in arrays
   if _TEST_SAMPLES.value is None:
@@ -166,7 +166,7 @@ def train(job: Job) -> list[dict[str, Any]]:
       job.trainer,
       job.variables,
       job.split,
-      **values(_STEPS, _BATCH_SIZE, _LAST_LAYERS, _SEED),
+      **values.of(_STEPS, _BATCH_SIZE, _LAST_LAYERS, _SEED),
       on_steps=bar.update,
     ):
       before, after = some.accuracies(job.population.labels)

@@ -179,14 +179,14 @@ def prepare(
   population = people[0]
   determining = {
     **study_flags.determining(population),
-    **values(_SAVE_MODELS, _EVAL_EVERY),
+    **values.of(_SAVE_MODELS, _EVAL_EVERY),
   }
   guards.check_alike(
     {
       **determining,
       "methods": [method.spec for method in methods],
       "seeds": seeds,
-      **values(_INDIVIDUALS_PER_DEVICE, _MEMORY_GIB, _STORE),
+      **values.of(_INDIVIDUALS_PER_DEVICE, _MEMORY_GIB, _STORE),
       guards.FINGERPRINT: population.fingerprint(),
     }
   )
@@ -194,7 +194,7 @@ def prepare(
     population,
     study_flags.training_settings(seeds[0]),
     model=study_flags.model(population),
-    **values(_INDIVIDUALS_PER_DEVICE, _STORE),
+    **values.of(_INDIVIDUALS_PER_DEVICE, _STORE),
   )
 
   def make(seed: int, trainer: PopulationTrainer) -> Study:
