@@ -71,15 +71,9 @@ def environment() -> dict[str, Any]:
   about = run_info.describe()
   for _, package in measuring.PEERS.values():
     about["versions"][package] = run_info.version(package)
-  return {
-    **about,
-    "cores": len(processes.cores()),
-    "variables": {
-      name: value
-      for name, value in sorted(os.environ.items())
-      if name.startswith(_VARIABLES)
-    },
-  }
+  given = sorted(os.environ.items())
+  variables = {name: v for name, v in given if name.startswith(_VARIABLES)}
+  return {**about, "cores": len(processes.cores()), "variables": variables}
 
 
 def prepare() -> list[str]:
@@ -105,13 +99,11 @@ def main(argv: Sequence[str]) -> None:
     suites = prepare()
   except ValueError as error:
     sys.exit(f"error: {error}")
-  path = pathlib.Path(
-    _OUTPUT.value or f"benchmark_{'_'.join(_SUITE.value)}.json"
-  )
+  default = f"benchmark_{'_'.join(_SUITE.value)}.json"
+  path = pathlib.Path(_OUTPUT.value or default)
+  command = ["python", "-m", "experiments.benchmark", *sys.argv[1:]]
   record: dict[str, Any] = {
-    "command": shlex.join(
-      ["python", "-m", "experiments.benchmark", *sys.argv[1:]]
-    ),
+    "command": shlex.join(command),
     "environment": environment(),
   }
   fields = dataclasses.fields(measuring.Options)

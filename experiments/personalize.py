@@ -16,6 +16,7 @@ seconds on a CPU.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import pathlib
@@ -28,7 +29,7 @@ import numpy as np
 import pandas as pd
 from absl import flags
 
-from experiments.flags import people_flags
+from experiments.flags import people_flags, values
 from experiments.runtime import console, resources, run_info
 from personalization_jax.analysis import model_choice
 from personalization_jax.checkpoints import files
@@ -98,11 +99,13 @@ def prepare() -> Job:
   """Everything that a user's mistake can break, before any training."""
   people_flags.require(_BASE, _SAMPLES, _OUTPUT)
   description, variables = people_flags.load_model(_BASE)
-  settings = Settings(learning_rate=_LEARNING_RATE.value, seed=_SEED.value)
+  settings = Settings(**values.of(_LEARNING_RATE, _SEED))
   learner = make_learner(
     settings, description.num_classes, description.network()
   )
-  adaptation.check(learner.model, variables, _STEPS.value, **_options())
+  # What decides which programs train everybody.
+  options = values.of(_BATCH_SIZE, _LAST_LAYERS)
+  adaptation.check(learner.model, variables, **values.of(_STEPS), **options)
   population, arrays = people_flags.load_people(_SAMPLES, description)
   several = "individuals" in arrays
   if _TEST_SAMPLES.value is None:
@@ -112,49 +115,36 @@ def prepare() -> Job:
     with console.of("--samples and --test_samples"):
       population, split = new_people.join(population, held_out)
   # Fillers would be trained for nothing: no more places than people.
-  num_people = len(split.individuals)
-  mesh = make_mesh(jax.devices()[:num_people])
-  most = math.ceil(num_people / mesh.size)
+  ids, steps, batch = split.individuals, _STEPS.value, _BATCH_SIZE.value
+  mesh = make_mesh(jax.devices()[: len(ids)])
+  most = math.ceil(len(ids) / mesh.size)
   together = min(default_individuals_per_device(mesh), most)
-  resources.check_schedules(
-    _STEPS.value, _BATCH_SIZE.value, mesh.size * together
-  )
+  resources.check_schedules(steps, batch, mesh.size * together)
   output = pathlib.Path(_OUTPUT.value or "")
-  folders = [
-    output / str(person) if several else output for person in split.individuals
-  ]
-  for folder in folders:
-    # Orbax would replace the whole folder, whatever is in it.
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-      raise ValueError(
-        f"--output: {folder} is there already; choose another or remove it."
-      )
-  try:
-    output.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise ValueError(
-      f"--output={output} can't be written to ({error.strerror})."
-    ) from error
-  trainer = PopulationTrainer(
-    learner, population.images, population.labels, mesh, together
-  )
-  programs = adaptation.lower(trainer, split, **_options())
-  resources.check_trainer(trainer, programs, _BATCH_SIZE.value, _STEPS.value)
+  folders = [output / str(person) if several else output for person in ids]
+  with console.of("--output"):
+    for folder in folders:
+      # Orbax would replace the whole folder, whatever is in it.
+      if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(
+          f"{folder} is there already; choose another or remove it."
+        )
+    files.check_writable(output)
+  store = (population.images, population.labels)
+  trainer = PopulationTrainer(learner, *store, mesh, together)
+  programs = adaptation.lower(trainer, split, **options)
+  resources.check_trainer(trainer, programs, batch, steps)
   return Job(description, variables, population, split, folders, trainer)
-
-
-def _options() -> dict[str, Any]:
-  """What decides which programs train everybody."""
-  return {flag.name: flag.value for flag in (_BATCH_SIZE, _LAST_LAYERS)}
 
 
 def _hold_out(population: Population, several: bool) -> Split:
   """The split of --samples; `several` if it says whose each sample is."""
+  given = f"--samples={_SAMPLES.value}"
   if not several and len(np.unique(population.originals)) < 2:
     copies = f" in {len(population)} copies" if len(population) > 1 else ""
     raise ValueError(
-      f"--samples={_SAMPLES.value} holds one sample{copies}; two are needed,"
-      " one to train on and one to hold out."
+      f"{given} holds one sample{copies}; two are needed, one to train on and"
+      " one to hold out."
     )
   fraction = _VALIDATION_FRACTION.value
   try:
@@ -162,20 +152,22 @@ def _hold_out(population: Population, several: bool) -> Split:
   except ValueError as error:
     if str(error).startswith(_VALIDATION_FRACTION.name):
       raise
-    raise ValueError(f"--samples={_SAMPLES.value}: {error}") from error
+    raise ValueError(f"{given}: {error}") from error
 
 
 def train(job: Job) -> list[dict[str, Any]]:
-  """Trains everybody's model and saves it, unless it diverged.
-
-  Returns what each person.json says, in the split's order.
-  """
-  num_people = len(job.split.individuals)
+  """Trains and saves everybody's model; returns what person.json says."""
+  settings = {name: FLAGS[name].value for name in FLAGS}
+  made_with = {"settings": settings, **run_info.describe()}
   reports: list[dict[str, Any]] = []
-  with console.progress(_STEPS.value * num_people, "personalize") as bar:
-    options = {"seed": _SEED.value, "on_steps": bar.update, **_options()}
+  steps = _STEPS.value * len(job.folders)
+  with console.progress(steps, "personalize") as bar:
     for some in adaptation.adapt(
-      job.trainer, job.variables, job.split, _STEPS.value, **options
+      job.trainer,
+      job.variables,
+      job.split,
+      **values.of(_STEPS, _BATCH_SIZE, _LAST_LAYERS, _SEED),
+      on_steps=bar.update,
     ):
       before, after = some.accuracies(job.population.labels)
       better = model_choice.choose(after, before)
@@ -190,8 +182,7 @@ def train(job: Job) -> list[dict[str, Any]]:
           "better_on_held_out": "personal" if better[place] else "base",
           "train_size": len(own),
           "held_out_size": len(held_out),
-          "settings": {name: FLAGS[name].value for name in FLAGS},
-          **run_info.describe(),
+          **made_with,
         }
         reports.append(report)
         if not some.diverged[place]:
@@ -222,10 +213,12 @@ def tell(
       f" {report['held_out_size']} held out; {verdict}."
     )
   table = pd.DataFrame(reports)
-  kept = table[table["status"] == "ok"]
-  gone = table["individual"][table["status"] != "ok"].tolist()
-  if len(table) > 1 and len(kept):
-    before, after = kept["accuracy_before"], kept["accuracy_after"]
+  ok = table["status"] == "ok"
+  gone = table["individual"][~ok].tolist()
+  if len(table) > 1 and ok.any():
+    before, after = (
+      table[f"accuracy_{when}"][ok] for when in ("before", "after")
+    )
     of_all = f" of {len(table)}, whose models didn't diverge" if gone else ""
     print(
       f"{len(before)} people{of_all}: mean accuracy {before.mean():.4f} before,"
@@ -240,10 +233,7 @@ def tell(
     )
 
 
-def main(argv: Sequence[str]) -> None:
-  """The script; what goes wrong is said in a sentence."""
-  people_flags.or_say_why(personalize, argv, FLAGS)
-
+main = functools.partial(people_flags.or_say_why, personalize, FLAGS)
 
 if __name__ == "__main__":
   people_flags.run(main, FLAGS)

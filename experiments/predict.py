@@ -14,9 +14,9 @@ printed.
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import sys
-from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -50,9 +50,9 @@ def predict() -> None:
   population, arrays = people_flags.load_people(
     _SAMPLES, description, labelled=False
   )
-  if (people_there := len(np.unique(population.individuals))) > 1:
+  if (there := len(np.unique(population.individuals))) > 1:
     print(
-      f"--samples={_SAMPLES.value} has samples of {people_there} individuals:"
+      f"--samples={_SAMPLES.value} has samples of {there} individuals:"
       f" all are classified by the one model in --model={_MODEL.value}.",
       file=sys.stderr,
     )
@@ -81,10 +81,7 @@ def predict() -> None:
     print(f"Accuracy: {correct.mean():.4f}")
 
 
-def main(argv: Sequence[str]) -> None:
-  """The script; what goes wrong is said in a sentence."""
-  people_flags.or_say_why(predict, argv, FLAGS)
-
+main = functools.partial(people_flags.or_say_why, predict, FLAGS)
 
 if __name__ == "__main__":
   people_flags.run(main, FLAGS)

@@ -10,7 +10,6 @@ however it was stopped; SIGTERM and Ctrl-C save first and exit with code 75.
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import math
 import pathlib
@@ -21,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import app, flags
 
-from experiments.flags import study_flags
+from experiments.flags import study_flags, values
 from experiments.outputs import rows as table1_rows
 from experiments.outputs import summary
 from experiments.outputs.rows import Finished, Rows
@@ -176,22 +175,18 @@ def prepare(
   should_stop: Callable[[], bool],
 ) -> Run:
   """Everything that a user's mistake can break, before any training."""
-  population, individuals, global_people, factors = load_people(
-    methods, workdir
-  )
+  people, factors = load_people(methods, workdir)
+  population = people[0]
   determining = {
     **study_flags.determining(population),
-    "save_models": _SAVE_MODELS.value,
-    "eval_every": _EVAL_EVERY.value,
+    **values.of(_SAVE_MODELS, _EVAL_EVERY),
   }
   guards.check_alike(
     {
       **determining,
       "methods": [method.spec for method in methods],
       "seeds": seeds,
-      "individuals_per_device": _INDIVIDUALS_PER_DEVICE.value,
-      "memory_gib": _MEMORY_GIB.value,
-      "store": _STORE.value,
+      **values.of(_INDIVIDUALS_PER_DEVICE, _MEMORY_GIB, _STORE),
       guards.FINGERPRINT: population.fingerprint(),
     }
   )
@@ -199,14 +194,29 @@ def prepare(
     population,
     study_flags.training_settings(seeds[0]),
     model=study_flags.model(population),
-    individuals_per_device=_INDIVIDUALS_PER_DEVICE.value or None,
-    store=_STORE.value,
+    **values.of(_INDIVIDUALS_PER_DEVICE, _STORE),
   )
-  make = functools.partial(
-    make_study, population, individuals, global_people, workdir, should_stop
-  )
-  studies, memory = fit({seed: make(seed, trainer) for seed in seeds}, methods)
-  first = studies[seeds[0]]
+
+  def make(seed: int, trainer: PopulationTrainer) -> Study:
+    """One seed's study; its programs are compiled once for all seeds."""
+    home = study_flags.home(workdir, seed)
+    keeper = Keeper(
+      home / "checkpoints",
+      seconds=60 * _CHECKPOINT_MINUTES.value,
+      should_stop=should_stop,
+      say=say,
+    )
+    return study_flags.make_study(
+      *people,
+      seed,
+      trainer=trainer,
+      keeper=keeper,
+      models_dir=home / "models" if _SAVE_MODELS.value else None,
+      eval_every=_EVAL_EVERY.value,
+    )
+
+  studies, memory = fit([make(seed, trainer) for seed in seeds], methods)
+  first = studies[0]
   disk = resources.disk_need(
     first, methods, save_models=_SAVE_MODELS.value, seeds=len(seeds)
   )
@@ -226,7 +236,8 @@ def prepare(
       files.check_writable(home / "predictions")
       files.check_writable(home / "figures")
   shown = rows.seeds[0]
-  drawn = studies[shown] if shown in studies else make(shown, first.trainer)
+  there = dict(zip(seeds, studies))
+  drawn = there.get(shown) or make(shown, first.trainer)
   distributed.wait_for_all("prepared")
   if memory is not None:
     say(
@@ -234,16 +245,13 @@ def prepare(
       f" {first.trainer.individuals_per_device})."
     )
   say(f"Disk: at most {resources.megabytes(disk)} in {workdir}.")
-  return Run([*studies.values()], drawn, factors, rows, earlier, made_with)
+  return Run(studies, drawn, factors, rows, earlier, made_with)
 
 
 def load_people(
   methods: Sequence[Method], workdir: pathlib.Path
-) -> tuple[Population, np.ndarray, np.ndarray, WriterFactors | None]:
-  """The store, ids of individuals and of D_G's writers, and hidden factors.
-
-  Rejects flags that can't act on these people.
-  """
+) -> tuple[tuple[Population, np.ndarray, np.ndarray], WriterFactors | None]:
+  """What `vary` gives and hidden factors; rejects flags without effect."""
   population, factors = study_flags.load_population()
   known = list(methods)
   if distributed.is_first():
@@ -251,62 +259,28 @@ def load_people(
     known += [method for method in earlier if method]
   grouped = distributed.highest(any(method.needs_latents for method in known))
   study_flags.refuse_inert(study_flags.inert(population, grouped=bool(grouped)))
-  return *study_flags.vary(population), factors
-
-
-def make_study(
-  population: Population,
-  individuals: np.ndarray,
-  global_people: np.ndarray,
-  workdir: pathlib.Path,
-  should_stop: Callable[[], bool],
-  seed: int,
-  trainer: PopulationTrainer,
-) -> Study:
-  """One seed's study; its programs are compiled once for all seeds."""
-  split = study_flags.split(population, individuals, global_people, seed)
-  home = study_flags.home(workdir, seed)
-  return Study(
-    population,
-    split,
-    study_flags.training_settings(seed),
-    trainer=trainer,
-    keeper=Keeper(
-      home / "checkpoints",
-      seconds=60 * _CHECKPOINT_MINUTES.value,
-      should_stop=should_stop,
-      say=say,
-    ),
-    models_dir=home / "models" if _SAVE_MODELS.value else None,
-    eval_every=_EVAL_EVERY.value,
-    groups=study_flags.groups(population, split, seed),
-  )
+  return study_flags.vary(population), factors
 
 
 def fit(
-  studies: dict[int, Study], methods: Sequence[Method]
-) -> tuple[dict[int, Study], resources.MemoryPlan | None]:
-  """The studies with as many individuals at once as memory has room for.
-
-  Rejects methods that they can't train, and what no memory holds.
-  """
-  for study in studies.values():
+  studies: list[Study], methods: Sequence[Method]
+) -> tuple[list[Study], resources.MemoryPlan | None]:
+  """As many individuals at once as fit; rejects what can't be trained."""
+  for study in studies:
     for method in methods:
       study.check(method)
-  seed, first = next(iter(studies.items()))
+  first = studies[0]
   if any(method.needs_latents for method in methods):
     latent_space.check(first.population)
-  latents = study_flags.latent_settings(seed)
-  resources.check_memory(first, methods, latents)
   trainer, memory = resources.fitting_trainer(
     first,
     methods,
-    latents=latents,
+    latents=study_flags.latent_settings(first.settings.seed),
     memory_gib=_MEMORY_GIB.value,
     fewer=not _INDIVIDUALS_PER_DEVICE.value,
   )
   if trainer is not first.trainer:
-    studies = {s: study.with_trainer(trainer) for s, study in studies.items()}
+    studies = [study.with_trainer(trainer) for study in studies]
   return studies, memory
 
 
@@ -401,11 +375,7 @@ def train_all(
   workdir: pathlib.Path,
   made_with: Mapping[str, Any],
 ) -> list[Result]:
-  """Trains what isn't finished, and keeps each method once it is.
-
-  Returns everything on the first process; on the others, what they had to
-  train.
-  """
+  """Trains and keeps what isn't finished; all results, on the first process."""
   seed = study.settings.seed
   home = study_flags.home(workdir, seed)
   finished: dict[str, Result] = {}

@@ -1,7 +1,6 @@
 """Four virtual CPU devices for every test, and small people to test on."""
 
 import contextlib
-import json
 import os
 import pathlib
 import shutil
@@ -76,72 +75,3 @@ def finished(tmp_path_factory) -> pathlib.Path:
   workdir = tmp_path_factory.mktemp("runs") / "small"
   run(workdir)
   return workdir
-
-
-@pytest.fixture(scope="session")
-def writers():
-  """Four of a run and three new ones."""
-  from helpers.newcomers_served import NEW
-
-  from personalization_jax.datasets import synthetic
-
-  return synthetic.make_population(
-    NEW + 3, samples_per_writer=160, image_size=16
-  )[0]
-
-
-@pytest.fixture(scope="session")
-def base(tmp_path_factory):
-  """A model of writers 0 to 3, saved by the run that trained it."""
-  from absl import flags
-  from absl.testing import flagsaver
-  from helpers.newcomers_served import NEW
-
-  from experiments import table1
-
-  if not flags.FLAGS.is_parsed():
-    flags.FLAGS(["table1"])
-  workdir = tmp_path_factory.mktemp("runs") / "base"
-  with flagsaver.flagsaver(
-    num_individuals=1, num_global_individuals=NEW - 1, synthetic_samples=60,
-    image_size=16, width=1 / 16, epochs=12, batch_size=16, learning_rate=5e-3,
-    flips=False, methods="global", save_models=True, workdir=str(workdir),
-  ):  # fmt: skip
-    table1.main(["table1"])
-  (folder,) = (workdir / "models" / "global").iterdir()
-  return folder
-
-
-@pytest.fixture(scope="session")
-def anna(base, writers, tmp_path_factory):
-  """The model of one new writer, made of the first 80 drawings."""
-  from helpers.newcomers_served import NEW, TRAIN, run, write_npz
-
-  from experiments import personalize
-
-  folder = tmp_path_factory.mktemp("people")
-  samples = write_npz(
-    folder / "anna.npz", writers, [NEW], leave_out=["individuals"], count=80
-  )
-  output = folder / "models" / "anna"
-  run(
-    personalize,
-    f"--base={base}",
-    f"--samples={samples}",
-    f"--output={output}",
-    *TRAIN,
-  )
-  return output
-
-
-@pytest.fixture
-def described(anna, tmp_path):
-  """A copy whose model.json is changed."""
-
-  def describe(**changes):
-    folder = shutil.copytree(anna, tmp_path / "copy", dirs_exist_ok=True)
-    content = json.loads((folder / "model.json").read_text())
-    (folder / "model.json").write_text(json.dumps({**content, **changes}))
-    return folder
-
-  return describe

@@ -66,10 +66,7 @@ def train_step(
   images: jax.Array,
   labels: jax.Array,
 ) -> tuple[Any, jax.Array]:
-  """One step of one individual on rows [B]: the state after, and the loss.
-
-  The state is parameters, batch statistics, the optimiser's state and a key.
-  """
+  """One step of one individual on rows [B]: the state after, and the loss."""
   params, batch_stats, opt_state, key = state
   key, dropout = jax.random.split(key)
   batch = images[rows].astype(jnp.float32) / 255.0

@@ -6,10 +6,10 @@ import dataclasses
 import importlib.util
 import multiprocessing
 import os
-import statistics
+import pkgutil
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Self
 
 import pandas as pd
@@ -17,6 +17,12 @@ import pandas as pd
 SUITES = ("training", "scaling", "grouping")  # modules of this package
 # The module of a suite's peer, and the package that brings it.
 PEERS = {"training": ("torch", "torch"), "grouping": ("faiss", "faiss-cpu")}
+# The table's numbers: title -> field of a measurement, and a factor.
+_COLUMNS = {
+  "ours": ("ours", 1), "peer": ("peer", 1), "ratio": ("ratio", 1),
+  "first call, s": ("first_call", 1), "GFLOP/s": ("flops", 1e-9),
+  "% of peak": ("utilisation", 100),
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,60 +99,48 @@ def compare(
   that of the ratio to the best peer, which comes first.
   """
   first_call = seconds(first or ours)
-  rounds = [
-    (seconds(ours), {peer: seconds(run) for peer, run in peers.items()})
-    for _ in range(repeats)
-  ]
-
-  def median(times: Iterable[float]) -> float:
-    middle = statistics.median(times)
-    return samples / middle if samples else middle
-
-  own, unit = median(own for own, _ in rounds), "samples/s" if samples else "s"
-  alone = Measurement(name, unit, own, first_call=first_call, goal=goal)
+  calls = {"": ours, **peers}
+  times = pd.DataFrame(
+    [{who: seconds(run) for who, run in calls.items()} for _ in range(repeats)]
+  )
+  medians = times.median()
+  ratios = times.div(times[""], axis=0).median()
+  shown = samples / medians if samples else medians
+  unit = "samples/s" if samples else "s"
+  alone = Measurement(name, unit, shown[""], first_call=first_call, goal=goal)
   if not peers:
     return [alone]
-  best, *others = sorted(
-    (
-      dataclasses.replace(
-        alone,
-        peer=median(times[peer] for _, times in rounds),
-        peer_name=peer,
-        ratio=statistics.median(times[peer] / own for own, times in rounds),
-        goal=None,
-      )
-      for peer in peers
-    ),
-    key=lambda measured: measured.peer or 0.0,
-    reverse=samples is not None,
+  best, *others = (
+    dataclasses.replace(
+      alone, peer=shown[who], peer_name=who, ratio=ratios[who], goal=None
+    )
+    for who in medians.drop("").sort_values().index
   )
-  name = f"{best.peer_name} (the best)" if others else best.peer_name or ""
-  return [dataclasses.replace(best, peer_name=name, goal=goal), *others]
+  mark = " (the best)" if others else ""
+  best = dataclasses.replace(
+    best, peer_name=f"{best.peer_name}{mark}", goal=goal
+  )
+  return [best, *others]
 
 
 def table(measurements: Sequence[Measurement]) -> str:
   """The measurements as lines for people, below a header."""
-
-  def numbers(values: Iterable[float | None], factor: float = 1.0) -> list[str]:
-    return ["-" if x is None else f"{factor * x:.3g}" for x in values]
-
-  columns = {
-    "ours": numbers(m.ours for m in measurements),
-    "peer": numbers(m.peer for m in measurements),
-    "ratio": numbers(m.ratio for m in measurements),
-    "unit": [m.unit for m in measurements],
-    "first call, s": numbers(m.first_call for m in measurements),
-    "GFLOP/s": numbers((m.flops for m in measurements), 1e-9),
-    "% of peak": numbers((m.utilisation for m in measurements), 100),
-  }
+  given = pd.DataFrame(measurements)
+  shown = pd.DataFrame(
+    {
+      title: given[field].astype(float) * factor
+      for title, (field, factor) in _COLUMNS.items()
+    }
+  )
+  shown.insert(3, "unit", given["unit"])
   names = [
     m.name
     + (f"; peer: {m.peer_name}" if m.peer_name else "")
     + (f"; goal: {m.goal}" if m.goal else "")
     for m in measurements
   ]
-  lines = pd.DataFrame(columns).to_string(index=False).splitlines()
-  return "\n".join(map("{}  {}".format, lines, ["what", *names]))
+  text = shown.to_string(index=False, float_format="{:.3g}".format, na_rep="-")
+  return "\n".join(map("{}  {}".format, text.splitlines(), ["what", *names]))
 
 
 class Worker:
@@ -159,14 +153,15 @@ class Worker:
 
   def __init__(
     self,
-    setup: Callable[..., Callable[..., Any]],
+    setup: str,
     *arguments: Any,
     cores: Collection[int] = (),
     environment: Mapping[str, str] | None = None,
   ):
     """Starts the process, on these cores or any; `wait` for its preparation.
 
-    `setup` is a module's function; what it returns is what `start` runs.
+    `setup` names a function, "module:function", whose module this process needs
+    not import; what it returns is what `start` runs.
     """
     context = multiprocessing.get_context("spawn")
     self._connection, other = context.Pipe()
@@ -211,7 +206,7 @@ class Worker:
 
 def _serve(
   connection: Any,
-  setup: Callable[..., Callable[..., Any]],
+  setup: str,
   arguments: tuple[Any, ...],
   cores: Collection[int],
   environment: Mapping[str, str],
@@ -220,7 +215,7 @@ def _serve(
   if cores and hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, cores)
   try:
-    run = setup(*arguments)
+    run = pkgutil.resolve_name(setup)(*arguments)
     connection.send((True, None))
     while True:
       connection.send((True, run(*connection.recv())))

@@ -18,11 +18,10 @@ from typing import Any
 import jax
 
 from experiments.benchmarks import measuring
-from experiments.benchmarks.measuring import Measurement, Options
+from experiments.benchmarks.measuring import Measurement, Options, Worker
 from experiments.benchmarks.work import Ours, Work, population
 from experiments.runtime import host_memory
 from experiments.runtime.processes import cores
-from personalization_jax.distributed import make_mesh
 from personalization_jax.training.population import planned_bytes
 
 _WORK = Work(1 / 8, batch_size=32, individuals=8, steps=4, image_size=16)
@@ -41,24 +40,21 @@ _ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 def run(options: Options) -> Iterator[Measurement]:
   """Yields the suite's measurements, in milliseconds and MiB."""
-  on_cpu = jax.devices()[0].platform == "cpu"
-  per_device = options.individuals_per_device or (1 if on_cpu else 8)
-  work = _QUICK_WORK if options.quick else _WORK
-  sizes = _QUICK_SIZES if options.quick else _SIZES
-  yield from _sizes(work, sizes, per_device, options.repeats)
-  if on_cpu:
-    counts = _DEVICES[:2] if options.quick else _DEVICES
-    if not options.quick:
-      work = dataclasses.replace(work, individuals=_SPREAD)
-    yield from _devices(work, counts, options.repeats)
+  work, sizes = (
+    (_QUICK_WORK, _QUICK_SIZES) if options.quick else (_WORK, _SIZES)
+  )
+  yield from _sizes(work, sizes, options)
+  if jax.devices()[0].platform == "cpu":
+    yield from _devices(work, options)
 
 
 def _sizes(
-  work: Work, sizes: Sequence[int], per_device: int, repeats: int
+  work: Work, sizes: Sequence[int], options: Options
 ) -> Iterator[Measurement]:
+  per_device = options.individuals_per_device
   works = [dataclasses.replace(work, individuals=size) for size in sizes]
   setups = [(each, max(sizes), per_device, len(cores())) for each in works]
-  times, memory, planned = _measure(setups, repeats, "memory", "planned")
+  times, memory, planned = _measure(setups, options, "memory", "planned")
   reference = f"with {sizes[0]} individuals"
   about = (
     f"width {work.width:g}, batch {work.batch_size}, {work.image_size} px,"
@@ -72,47 +68,39 @@ def _sizes(
     (planned, "as planned before training", "1 or more"),
   ):
     for size, own, other in zip(sizes, memory, others):
-      yield Measurement(
-        f"peak memory, {size:,} individuals",
-        "MiB",
-        own / 2**20,
-        other / 2**20,
-        other_name,
-        other / own,
-        goal=goal,
-      )
+      name = f"peak memory, {size:,} individuals"
+      yield _relative(name, [own], [other], other_name, goal, "MiB")
 
 
-def _devices(
-  work: Work, counts: Sequence[int], repeats: int
-) -> Iterator[Measurement]:
+def _devices(work: Work, options: Options) -> Iterator[Measurement]:
+  counts = _DEVICES[:2] if options.quick else _DEVICES
+  if not options.quick:
+    work = dataclasses.replace(work, individuals=_SPREAD)
   setups = [(work, work.individuals, 1, count) for count in counts]
-  times, digests = _measure(setups, repeats, "digest")
+  times, digests = _measure(setups, options, "digest")
   for count, own, digest in zip(counts, times, digests):
     same = "identical" if digest == digests[0] else "DIFFERENT"
-    yield _relative(
+    name = (
       f"each of {work.individuals} individuals on {count} virtual devices"
-      f" ({len(cores())} cores; results {same})",
-      own,
-      times[0],
-      "on one device",
-      "1 or more, identical",
+      f" ({len(cores())} cores; results {same})"
     )
+    goal = "1 or more, identical"
+    yield _relative(name, own, times[0], "on one device", goal)
 
 
 def _measure(
-  setups: Sequence[tuple[Work, int, int, int]], repeats: int, *wanted: str
+  setups: Sequence[tuple[Work, int, int, int]], options: Options, *wanted: str
 ) -> list[list[Any]]:
   """Of each process, milliseconds for each individual, and what is wanted."""
   with contextlib.ExitStack() as stack:
     workers = []
     for setup in setups:
-      worker = measuring.Worker(serve, *setup, environment=_ENVIRONMENT)
+      worker = Worker(f"{__name__}:serve", *setup, environment=_ENVIRONMENT)
       workers.append(stack.enter_context(worker))
       # One after another: side by side, compilations would need all the memory.
       worker.wait()
     times: list[list[float]] = [[] for _ in workers]
-    for turn in range(repeats):
+    for turn in range(options.repeats):
       for worker, (work, *_), own in zip(workers, setups, times):
         if work.individuals <= _LARGE or turn < _LARGE_REPEATS:
           own.append(1000 * worker.call("seconds") / work.individuals)
@@ -122,14 +110,16 @@ def _measure(
 
 def _relative(
   name: str,
-  own: list[float],
-  reference: list[float],
+  own: Sequence[float],
+  reference: Sequence[float],
   reference_name: str,
   goal: str,
+  unit: str = "ms",
 ) -> Measurement:
+  """Medians, and the median of ratios, of numbers of which less is better."""
   return Measurement(
     name,
-    "ms",
+    unit,
     statistics.median(own),
     statistics.median(reference),
     reference_name,
@@ -143,12 +133,12 @@ def serve(
 ) -> Callable[[str], float | str]:
   """What a process of this suite runs, with a store for so many individuals.
 
-  It returns "seconds" of doing the work, peak "memory" in bytes, that memory as
+  It returns "seconds" of doing the work, peak "memory" in MiB, that memory as
   "planned", or the "digest" of the results.
   """
   jax.config.update("jax_num_cpu_devices", devices)
   store = population(work.image_size, store_of)
-  ours = Ours(work, store, make_mesh(), per_device)
+  ours = Ours(work, store, individuals_per_device=per_device)
 
   def peak_of_accelerator() -> int | None:
     return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
@@ -164,14 +154,14 @@ def serve(
     planned = host_memory.peak() + planned * ours.trainer.mesh.size
   ours.first()
 
-  def run(wanted: str) -> float | str:
-    if wanted == "digest":
-      return ours.digest()
-    if wanted == "memory":
-      return peak_of_accelerator() or host_memory.peak()
-    if wanted == "planned":
-      return math.nan if planned is None else planned
+  def seconds() -> float:
     calls = max(1, _AT_LEAST // work.individuals)
     return measuring.seconds(lambda: [ours() for _ in range(calls)]) / calls
 
-  return run
+  tell: dict[str, Callable[[], float | str]] = {
+    "seconds": seconds,
+    "memory": lambda: (peak_of_accelerator() or host_memory.peak()) / 2**20,
+    "planned": lambda: math.nan if planned is None else planned / 2**20,
+    "digest": ours.digest,
+  }
+  return lambda wanted: tell[wanted]()

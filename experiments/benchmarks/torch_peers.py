@@ -7,6 +7,7 @@ Imported only where the extra `bench` is installed.
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,36 +28,34 @@ class Network(nn.Sequential):
     last = len(classifier.FIG_4) - 1
     for index, layer in enumerate(classifier.FIG_4):
       own, norm = params[f"layer_{index}"], params[f"norm_{index}"]
-      kernel = np.transpose(own["kernel"], (3, 2, 0, 1))
-      outputs, inputs, size, _ = kernel.shape
+      kept = batch_stats[f"norm_{index}"]
+      size, _, inputs, outputs = own["kernel"].shape
       convolution = nn.Conv2d(inputs, outputs, size, padding=size // 2)
-      layers += [
-        # Convolutions of channels-last weights give channels-last images.
-        _filled(
-          convolution.to(memory_format=torch.channels_last),
-          weight=kernel,
-          bias=own["bias"],
-        ),
-        nn.ReLU(),
-        # PyTorch's momentum is the new value's share, Flax's the old one's.
-        # Its running variance is the unbiased one; nothing timed reads it.
-        _filled(
-          Norm(outputs, eps=1e-5, momentum=0.1),
-          weight=norm["scale"],
-          bias=norm["bias"],
-          running_mean=batch_stats[f"norm_{index}"]["mean"],
-          running_var=batch_stats[f"norm_{index}"]["var"],
-        ),
-      ]
+      # Convolutions of channels-last weights give channels-last images.
+      convolution = convolution.to(memory_format=torch.channels_last)
+      # PyTorch's momentum is the new value's share, Flax's the old one's. Its
+      # running variance is the unbiased one; nothing timed reads it.
+      normalisation = Norm(outputs, eps=1e-5, momentum=0.1)
+      kernel = np.transpose(own["kernel"], (3, 2, 0, 1))
+      _fill(convolution, kernel, own["bias"])
+      _fill(
+        normalisation, norm["scale"], norm["bias"], kept["mean"], kept["var"]
+      )
+      layers += [convolution, nn.ReLU(), normalisation]
       if layer.pool:
         layers.append(nn.MaxPool2d(2) if index < last else _GlobalMax())
       if layer.dropout:
         layers.append(nn.Dropout(layer.dropout))
     own = params[f"layer_{last + 1}"]
-    kernel = np.transpose(own["kernel"])
-    dense = nn.Linear(kernel.shape[1], kernel.shape[0])
-    layers.append(_filled(dense, weight=kernel, bias=own["bias"]))
-    super().__init__(*layers)
+    dense = nn.Linear(*own["kernel"].shape)
+    _fill(dense, own["kernel"].T, own["bias"])
+    super().__init__(*layers, dense)
+
+
+def _fill(layer: nn.Module, *arrays: np.ndarray) -> None:
+  """Sets weight and bias, and mean and variance if there are any."""
+  for tensor, array in zip(layer.state_dict().values(), arrays):
+    tensor.copy_(torch.from_numpy(np.array(array, np.float32)))
 
 
 class _GlobalMax(nn.Module):
@@ -76,16 +75,6 @@ class Norm(nn.BatchNorm2d):
     return super().forward(images.float()).to(images.dtype)
 
 
-def _filled(layer: nn.Module, **arrays: Any) -> nn.Module:
-  """The layer with these parameters and statistics."""
-  state = {
-    name: torch.from_numpy(np.array(array, np.float32))
-    for name, array in arrays.items()
-  }
-  layer.load_state_dict(state, strict=False)
-  return layer
-
-
 class _Peer:
   """The network and the data on a device, gathered as ours are."""
 
@@ -96,7 +85,10 @@ class _Peer:
     self._images = torch.from_numpy(images).to(device)
     self._labels = torch.from_numpy(labels).to(device)
     self._rows = torch.from_numpy(task.rows.astype(np.int64)).to(device)
-    self._learning_rate = task.work.settings().learning_rate
+    learning_rate = task.work.settings().learning_rate
+    self._adam = functools.partial(
+      torch.optim.Adam, lr=learning_rate, fused=True
+    )
     self._cast = torch.autocast(
       device.type,
       dtype=torch.bfloat16,
@@ -124,12 +116,8 @@ class OneByOne(_Peer):
     if "compiled" in variant:
       self._forward = torch.compile(self._network)
     graph = "graph" in variant
-    self._optimizer = torch.optim.Adam(
-      self._network.parameters(),
-      lr=self._learning_rate,
-      fused=True,
-      capturable=graph,
-    )
+    parameters = self._network.parameters()
+    self._optimizer = self._adam(parameters, capturable=graph)
     self._step_rows = self._rows[0, 0].clone()
     self._loss = torch.zeros((), device=device)
     self._run = self._capture() if graph else self._step
@@ -196,11 +184,9 @@ class SideBySide(_Peer):
   def __init__(self, task: Task, device: torch.device, together: int):
     super().__init__(task, device)
     self._together = together
-    self._gradients = torch.func.vmap(
-      torch.func.grad_and_value(self._loss, has_aux=True),
-      # Everybody drops out differently.
-      randomness="different",
-    )
+    gradients = torch.func.grad_and_value(self._loss, has_aux=True)
+    # Everybody drops out differently.
+    self._gradients = torch.func.vmap(gradients, randomness="different")
     warm_up = self._rows[:together, :2]
     try:
       self._train(warm_up)
@@ -223,15 +209,11 @@ class SideBySide(_Peer):
     params, buffers = torch.func.stack_module_state([self._network] * len(rows))
     # Or autograd would record `grad` itself, for second derivatives.
     params = {name: param.detach() for name, param in params.items()}
-    optimizer = torch.optim.Adam(
-      params.values(), lr=self._learning_rate, fused=True
-    )
+    optimizer = self._adam(params.values())
     losses = []
     for step in range(rows.shape[1]):
-      images, labels = self._batch(rows[:, step])
-      gradients, (loss, buffers) = self._gradients(
-        params, buffers, images, labels
-      )
+      batch = self._batch(rows[:, step])
+      gradients, (loss, buffers) = self._gradients(params, buffers, *batch)
       for name, param in params.items():
         param.grad = gradients[name]
       optimizer.step()
@@ -257,10 +239,10 @@ class SideBySide(_Peer):
 
 def serve(
   task: Task,
-  device: str,
-  variant: str,
-  together: int = 1,
   threads: int | None = None,
+  device: str = "cpu",
+  variant: str = "eager",
+  together: int = 1,
 ) -> Callable[[], np.ndarray]:
   """What a worker process runs, warm: it returns losses [individuals, T].
 

@@ -12,14 +12,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.metadata
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
-from experiments.benchmarks import linen_peer, measuring
+from experiments.benchmarks import measuring
 from experiments.benchmarks.measuring import Measurement, Options, Worker
 from experiments.benchmarks.work import (
   Ours,
@@ -36,7 +36,7 @@ from personalization_jax.distributed import make_mesh
 # On a CPU: the work, and how many individuals plain `vmap` is measured with,
 # few enough that a step takes seconds. Steps: so that all ends in 12 minutes on
 # two cores, even half as fast ones as it was written on.
-_CPU_ROWS = (
+_CPU_ROWS: tuple[tuple[Work, int], ...] = (
   (Work(width=1.0, batch_size=128, individuals=8, steps=4), 2),
   (Work(width=0.25, batch_size=32, individuals=32, steps=12), 32),
   (Work(width=0.25, batch_size=128, individuals=32, steps=4), 8),
@@ -44,12 +44,11 @@ _CPU_ROWS = (
 _QUICK_CPU_ROWS = ((Work(1 / 32, 8, individuals=2, steps=2, image_size=16), 2),)
 # On an accelerator, each in float32 and in bfloat16.
 _WORK, _QUICK_WORK = Work(1.0, 128, 100, 20), Work(0.25, 128, 16, 4)
+_VMAP_INDIVIDUALS = 25  # of plain `vmap`
 # PyTorch's variants one by one, and how many individuals `torch.func` stacks.
 _LOOPS = ("eager", "compiled", "graph", "compiled graph")
 _STACKS = (8, 25, 50, 100)
-# Plain `vmap` on an accelerator, in the memory beside ours and PyTorch's.
-_VMAP_INDIVIDUALS, _VMAP_STEPS = 25, 2
-_VMAP_MEMORY = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.2"}
+_VMAP_STEPS = 2
 _VMAP_SECONDS = 90.0  # to compile, and then to do the work
 
 Calls = dict[str, Callable[[], Any]]
@@ -58,25 +57,21 @@ Calls = dict[str, Callable[[], Any]]
 def run(options: Options) -> Iterator[Measurement]:
   """Yields the suite's measurements, in samples a second."""
   on_cpu = jax.devices()[0].platform == "cpu"
-  works: Sequence[tuple[Work, int]] = _CPU_ROWS
-  if options.quick:
-    works = _QUICK_CPU_ROWS
+  works = _QUICK_CPU_ROWS if options.quick else _CPU_ROWS
   if not on_cpu:
-    single = _QUICK_WORK if options.quick else _WORK
-    half = dataclasses.replace(single, precision="bfloat16")
-    works = ((single, _VMAP_INDIVIDUALS), (half, _VMAP_INDIVIDUALS))
+    work = _QUICK_WORK if options.quick else _WORK
+    half = dataclasses.replace(work, precision="bfloat16")
+    works = ((work, _VMAP_INDIVIDUALS), (half, _VMAP_INDIVIDUALS))
+  measure = _on_cpu if on_cpu else _on_accelerator
   for work, vmapped in works:
     work = dataclasses.replace(
       work,
       individuals=options.individuals or work.individuals,
       steps=options.steps or work.steps,
     )
-    if options.only not in str(work):
-      continue
-    if on_cpu:
-      yield from _on_cpu(work, vmapped, options)
-    else:
-      yield from _on_accelerator(work, vmapped, options)
+    if options.only in str(work):
+      store = population(work.image_size, work.individuals)
+      yield from measure(work, store, vmapped, options)
 
 
 def _compare(
@@ -84,38 +79,35 @@ def _compare(
 ) -> list[Measurement]:
   """Rates, with operations a second and their share of the peak if known."""
   work, devices = ours.work, ours.trainer.mesh.devices
-  flops = training_flops(work.width, work.image_size, ours.store.num_classes)
+  measured = measuring.compare(
+    name, ours, peers, options.repeats, samples=work.samples, **how
+  )
+  flops = measured[0].ours * training_flops(
+    work.width, work.image_size, ours.store.num_classes
+  )
   kind = devices.flat[0].device_kind
   tflops = options.peak_tflops or peak(kind, work.precision)
+  share = tflops and flops / (1e12 * tflops * devices.size)
   return [
-    dataclasses.replace(
-      measured,
-      flops=measured.ours * flops,
-      utilisation=tflops
-      and measured.ours * flops / (1e12 * tflops * devices.size),
-    )
-    for measured in measuring.compare(
-      name, ours, peers, options.repeats, samples=work.samples, **how
-    )
+    dataclasses.replace(one, flops=flops, utilisation=share) for one in measured
   ]
 
 
 def _on_cpu(
-  work: Work, vmapped: int, options: Options
+  work: Work, store: Population, vmapped: int, options: Options
 ) -> Iterator[Measurement]:
-  store = population(work.image_size, work.individuals)
-  mesh = make_mesh()
   on_device = options.individuals_per_device or without_fillers(
-    work.individuals, mesh.size
+    work.individuals, jax.device_count()
   )
-  ours = Ours(work, store, mesh, on_device)
+  ours = Ours(work, store, individuals_per_device=on_device)
   with contextlib.ExitStack() as stack:
-    peers = _torch_on_cpu(ours, stack) if options.peers else {}
-    how = {"first": ours.first, "goal": "1.5"}
-    measured = _compare(str(work), ours, peers, options, **how)
+    peers = _torch_on_cpu(ours.task(), stack) if options.peers else {}
+    measured = _compare(
+      str(work), ours, peers, options, first=ours.first, goal="1.5"
+    )
   yield from measured
   if options.peers:
-    yield _against_vmap(measured[0], work, vmapped, store)
+    yield _against_vmap(measured[0], work, store, vmapped)
 
 
 def without_fillers(individuals: int, devices: int) -> int:
@@ -128,18 +120,15 @@ def without_fillers(individuals: int, devices: int) -> int:
   return max(n for n in range(1, 9) if each % n == 0)
 
 
-def _torch_on_cpu(ours: Ours, stack: contextlib.ExitStack) -> Calls:
+def _torch_on_cpu(task: Task, stack: contextlib.ExitStack) -> Calls:
   """PyTorch's two ways to use all cores, ready to run."""
-  task, places = ours.task(), cores()
-  wide = [_torch(stack, task, threads=len(places))]
+  places = cores()
+  wide = [_torch(stack, task, len(places))]
+  parts = (task.rows[first :: len(places)] for first in range(len(places)))
   narrow = [
-    _torch(
-      stack,
-      task._replace(rows=task.rows[index :: len(places)]),
-      threads=1,
-      cores=(place,),
-    )
-    for index, place in enumerate(places[: len(task.rows)])
+    _torch(stack, task._replace(rows=rows), 1, cores=(place,))
+    for rows, place in zip(parts, places)
+    if len(rows)
   ]
   for worker in wide + narrow:
     worker.wait()
@@ -157,83 +146,94 @@ def _torch_on_cpu(ours: Ours, stack: contextlib.ExitStack) -> Calls:
   }
 
 
+def _variants(work: Work, options: Options) -> dict[str, dict[str, Any]]:
+  """What of ours is tried on an accelerator: name -> options of `Ours`."""
+  most = options.individuals_per_device or work.individuals
+  counts = sorted({min(int(n), most) for n in options.side_by_side})
+  return {
+    f"{work}, {n} side by side": {
+      "individuals_per_device": most,
+      "side_by_side": n,
+    }
+    for n in counts
+  }
+
+
 def _on_accelerator(
-  work: Work, vmapped: int, options: Options
+  work: Work, store: Population, vmapped: int, options: Options
 ) -> Iterator[Measurement]:
-  """Ours for each number side by side, then the best against each peer."""
-  store = population(work.image_size, work.individuals)
-  # One device: PyTorch is given one too.
-  mesh = make_mesh(jax.devices()[:1])
-  on_device = options.individuals_per_device or work.individuals
-  best: tuple[float, Ours] | None = None
-  for together in sorted(
-    {min(int(n), on_device) for n in options.side_by_side}
-  ):
-    ours = Ours(work, store, mesh, on_device, together)
-    name = f"{work}, {together} side by side"
+  """Each variant of ours, then the best of them against each peer."""
+  best: tuple[Measurement, Ours] | None = None
+  for name, how in _variants(work, options).items():
+    # One device: PyTorch is given one too.
+    ours = Ours(work, store, mesh=make_mesh(jax.devices()[:1]), **how)
     try:
       (alone,) = _compare(name, ours, {}, options, first=ours.first)
     except jax.errors.JaxRuntimeError as error:
       print(f"{name} failed:\n{error}", file=sys.stderr, flush=True)
       continue
     yield alone
-    if best is None or alone.ours > best[0]:
-      best = alone.ours, ours
+    if best is None or alone.ours > best[0].ours:
+      best = alone, ours
   if best is None or not options.peers:
     return
   if jax.devices()[0].platform != "gpu":
     print("Left out: PyTorch, which is measured on CPUs and GPUs only.")
     return
-  _, ours = best
-  name = f"{work}, {ours.trainer.side_by_side} side by side"
+  alone, ours = best
   with contextlib.ExitStack() as stack:
-    peers, failures = _torch_variants(ours, stack)
-    measured = _compare(name, ours, peers, options, goal="3")
-  measured = [
-    dataclasses.replace(
-      m,
-      first_call=None,  # compiled before, in the sweep
-      goal="10" if m.peer_name == f"{_torch_name()} eager" else m.goal,
+    peers, failures = _torch_on_gpu(ours.task(), stack)
+    measured = _compare(alone.name, ours, peers, options, goal="3")
+  for one in measured:
+    eager = one.peer_name == f"{_torch_name()} eager"
+    # It was compiled before, in the sweep.
+    yield dataclasses.replace(
+      one, first_call=None, goal="10" if eager else one.goal
     )
-    for m in measured
-  ]
-  yield from measured
+  first = dataclasses.replace(measured[0], first_call=None)
   for peer_name, reason in failures.items():
-    yield dataclasses.replace(measured[0], **_failed(peer_name, reason))
-  yield _against_vmap(measured[0], work, vmapped, store, _VMAP_MEMORY)
+    yield _failed(first, peer_name, reason)
+  # Plain `vmap` has the memory beside ours and PyTorch's.
+  memory = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.2"}
+  yield _against_vmap(first, work, store, vmapped, environment=memory)
 
 
-def _torch_variants(
-  ours: Ours, stack: contextlib.ExitStack
+def _torch_on_gpu(
+  task: Task, stack: contextlib.ExitStack
 ) -> tuple[Calls, dict[str, RuntimeError]]:
   """PyTorch's variants that run on this GPU, and why the others don't."""
-  task, torch = ours.task(), _torch_name()
+  calls: Calls = {}
   failures: dict[str, RuntimeError] = {}
+
+  def seconds(
+    stack: contextlib.ExitStack, variant: str, stacked: int = 1
+  ) -> float:
+    """Of a variant's first call, which `calls` keeps; infinite if it fails."""
+    of_func = f"torch.func, {stacked} stacked"
+    name = f"{_torch_name()} {of_func if variant == 'func' else variant}"
+    worker = _torch(stack, task, None, "cuda", variant, stacked)
+    try:
+      worker.wait()
+      taken = measuring.seconds(worker.call)
+    except RuntimeError as error:
+      failures[name] = error
+      return math.inf
+    calls[name] = worker.call
+    return taken
+
   # Only the best stack stays, in the peer's favour. Each is tried alone: the
   # large ones need the memory.
   times: dict[int, float] = {}
   for stacked in sorted({min(n, len(task.rows)) for n in _STACKS}):
     with contextlib.ExitStack() as trial:
-      worker = _torch(trial, task, "cuda", "func", stacked)
-      try:
-        worker.wait()
-        times[stacked] = measuring.seconds(worker.call)
-      except RuntimeError as error:
-        failures[f"{torch} torch.func, {stacked} stacked"] = error
-  plan = {f"{torch} {variant}": (variant, 1) for variant in _LOOPS}
-  if times:
-    best = min(times, key=times.__getitem__)
-    plan[f"{torch} torch.func, {best} stacked"] = ("func", best)
-  peers: Calls = {}
-  for name, (variant, stacked) in plan.items():
-    worker = _torch(stack, task, "cuda", variant, stacked)
-    try:
-      worker.wait()
-      worker.call()
-      peers[name] = worker.call
-    except RuntimeError as error:
-      failures[name] = error
-  return peers, failures
+      times[stacked] = seconds(trial, "func", stacked)
+  calls.clear()
+  for variant in _LOOPS:
+    seconds(stack, variant)
+  best = min(times, key=times.__getitem__)
+  if math.isfinite(times[best]):
+    seconds(stack, "func", best)
+  return calls, failures
 
 
 def _torch_name() -> str:
@@ -241,31 +241,18 @@ def _torch_name() -> str:
 
 
 def _torch(
-  stack: contextlib.ExitStack,
-  task: Task,
-  device: str = "cpu",
-  variant: str = "eager",
-  stacked: int = 1,
-  threads: int | None = None,
-  cores: tuple[int, ...] = (),
+  stack: contextlib.ExitStack, task: Task, *how: Any, cores: Sequence[int] = ()
 ) -> Worker:
   """A process that the stack ends, of `torch_peers.serve`, on these cores."""
-  arguments = (task, device, variant, stacked, threads)
-  return stack.enter_context(Worker(_serve_torch, *arguments, cores=cores))
-
-
-def _serve_torch(*arguments: Any) -> Callable[[], np.ndarray]:
-  # Here, so that this process alone loads PyTorch.
-  from experiments.benchmarks import torch_peers
-
-  return torch_peers.serve(*arguments)
+  worker = Worker(f"{__package__}.torch_peers:serve", task, *how, cores=cores)
+  return stack.enter_context(worker)
 
 
 def _against_vmap(
   measured: Measurement,
   work: Work,
-  vmapped: int,
   store: Population,
+  vmapped: int,
   environment: Mapping[str, str] | None = None,
 ) -> Measurement:
   """Compares a rate of ours with plain `vmap`'s on less of the work.
@@ -280,7 +267,8 @@ def _against_vmap(
     f"plain vmap of Linen's Conv, {work.individuals} individuals and"
     f" {work.steps} steps of it"
   )
-  with Worker(linen_peer.serve, work, store, environment=environment) as worker:
+  peer = f"{__package__}.linen_peer:serve"
+  with Worker(peer, work, store, environment=environment) as worker:
     try:
       worker.wait(_VMAP_SECONDS)
       rate = work.samples / worker.call(limit=_VMAP_SECONDS)
@@ -288,7 +276,7 @@ def _against_vmap(
       rate = work.samples / _VMAP_SECONDS
       name += f" (at most: not finished in {_VMAP_SECONDS:.0f} s)"
     except RuntimeError as error:
-      return dataclasses.replace(measured, **_failed(name, error))
+      return _failed(measured, name, error)
   return dataclasses.replace(
     measured,
     peer=rate,
@@ -298,13 +286,12 @@ def _against_vmap(
   )
 
 
-def _failed(peer_name: str, error: RuntimeError) -> dict[str, Any]:
-  """The fields of a peer's row that doesn't run here; its process tells why."""
+def _failed(
+  measured: Measurement, peer_name: str, error: RuntimeError
+) -> Measurement:
+  """The row of a peer that doesn't run here; its process tells why."""
   print(f"{peer_name} failed:\n{error}", file=sys.stderr, flush=True)
-  reason = str(error).strip().splitlines()[-1]
-  return {
-    "peer": None,
-    "ratio": None,
-    "goal": None,
-    "peer_name": f"{peer_name}: failed, {reason}",
-  }
+  name = f"{peer_name}: failed, {str(error).strip().splitlines()[-1]}"
+  return dataclasses.replace(
+    measured, peer=None, peer_name=name, ratio=None, goal=None
+  )

@@ -9,24 +9,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from personalization_jax import schedules
+from personalization_jax.checkpoints import files
 from personalization_jax.datasets import Population, synthetic, variations
 from personalization_jax.networks import classifier
 from personalization_jax.randomness import SHARED
 from personalization_jax.settings import Settings
-from personalization_jax.training.learner import make_learner
-from personalization_jax.training.population import (
-  PopulationTrainer,
-  individual_keys,
-)
+from personalization_jax.study import make_trainer
+from personalization_jax.training.population import individual_keys
 from personalization_jax.training.step import TrainState
 
 _SEED = 0
@@ -68,12 +64,7 @@ class Work:
 
   def settings(self) -> Settings:
     """The library's own settings, with Adam's 1e-3."""
-    return Settings(
-      batch_size=self.batch_size,
-      width=self.width,
-      precision=self.precision,
-      seed=_SEED,
-    )
+    return Settings(width=self.width, precision=self.precision)
 
 
 def population(image_size: int, individuals: int) -> Population:
@@ -92,18 +83,14 @@ def rows(
 ) -> np.ndarray:
   """The store's rows that some individuals are trained on, int32 [n, T, B]."""
   writers = store.individuals.max() + 1
-  sources = schedules.transfer_learning(0, work.steps)
+  own = [np.flatnonzero(store.individuals == each) for each in range(writers)]
+  size = (work.batch_size, work.steps)
   return np.stack(
     [
-      schedules.sample_rows(
-        sources,
-        np.empty(0, np.int32),
-        np.flatnonzero(store.individuals == index % writers),
-        work.batch_size,
-        seed=_SEED,
-        individual=index,
+      schedules.individual_batches(
+        own[each % writers], *size, seed=_SEED, individual=each
       )
-      for index in range(work.individuals)[some]
+      for each in range(work.individuals)[some]
     ]
   )
 
@@ -111,32 +98,18 @@ def rows(
 class Ours:
   """This project doing the work; calling it waits for the result."""
 
-  def __init__(
-    self,
-    work: Work,
-    store: Population,
-    mesh: Mesh,
-    individuals_per_device: int = 1,
-    side_by_side: int | None = None,
-  ):
-    """Compiles nothing; the last three are `PopulationTrainer`'s."""
+  def __init__(self, work: Work, store: Population, **how: Any):
+    """Compiles nothing; `how` are options of `study.make_trainer`."""
     self.work, self.store = work, store
-    self.trainer = PopulationTrainer(
-      make_learner(work.settings(), store.num_classes),
-      store.images,
-      store.labels,
-      mesh,
-      individuals_per_device,
-      side_by_side,
-    )
+    self.trainer = make_trainer(store, work.settings(), **how)
     self._root = jax.random.key(_SEED)
 
   @functools.cached_property
   def shared(self) -> TrainState:
-    """The model that everybody starts from, with a leading axis of 1."""
-    one = self.trainer.one_per_device
-    states = one.create(individual_keys(self._root, [SHARED]))
-    return jax.tree.map(lambda leaf: leaf[:1], states)
+    """The model that everybody starts from, first of a leading axis."""
+    return self.trainer.one_per_device.create(
+      individual_keys(self._root, [SHARED])
+    )
 
   def first(self) -> None:
     """The first chunk alone: compiles what the whole work needs."""
@@ -147,21 +120,21 @@ class Ours:
     return np.concatenate([losses for _, losses in self._chunks()])
 
   def digest(self) -> str:
-    """Does the work and sums up all weights and losses, to the last bit."""
-    total = hashlib.sha256()
-    for states, losses in self._chunks():
-      own = jax.tree.map(np.asarray, (states.params, states.batch_stats))
-      # Individual by individual: chunks of other sizes give the same bytes.
-      for index in range(len(losses)):
-        for leaf in [*jax.tree.leaves(own), losses]:
-          total.update(np.ascontiguousarray(leaf[index]).tobytes())
-    return total.hexdigest()
+    """Does the work; a digest of all weights and losses, to the last bit."""
+    chunks = [
+      [np.asarray(leaf)[: len(losses)] for leaf in jax.tree.leaves(states)]
+      + [losses]
+      for states, losses in self._chunks()
+    ]
+    return files.digest([np.concatenate(leaves) for leaves in zip(*chunks)])
 
-  def _chunks(self) -> Iterator[tuple[TrainState, np.ndarray]]:
+  def _chunks(self) -> Iterator[tuple[Any, np.ndarray]]:
+    """Chunk by chunk, the models and their losses."""
     for chunk in self.trainer.chunks(self.work.individuals):
-      yield self.trainer.train(
+      states, losses = self.trainer.train(
         self.states(chunk), rows(self.work, self.store, chunk)
       )
+      yield states.variables, losses
 
   def states(self, chunk: slice) -> TrainState:
     """A chunk's models before the first step."""
@@ -170,9 +143,10 @@ class Ours:
 
   def task(self) -> Task:
     """The same work for a peer."""
-    model = (self.shared.params, self.shared.batch_stats)
-    own = jax.tree.map(lambda leaf: np.asarray(leaf)[0], model)
-    return Task(self.work, self.store, rows(self.work, self.store), *own)
+    model = jax.tree.map(
+      lambda leaf: np.asarray(leaf[0]), self.shared.variables
+    )
+    return Task(self.work, self.store, rows(self.work, self.store), **model)
 
 
 class Task(NamedTuple):

@@ -32,7 +32,7 @@ def run(
 
 
 def or_say_why(
-  act: Callable[[], None], argv: Sequence[str], own_flags: flags.FlagValues
+  act: Callable[[], None], own_flags: flags.FlagValues, argv: Sequence[str]
 ) -> None:
   """The whole of a script; a user's mistake ends it in a sentence."""
   try:

@@ -11,6 +11,7 @@ import numpy as np
 from absl import flags
 from flax import linen as nn
 
+from experiments.flags import values
 from experiments.runtime import console, resources
 from personalization_jax import checks
 from personalization_jax.datasets import (
@@ -26,6 +27,7 @@ from personalization_jax.datasets.synthetic import WriterFactors
 from personalization_jax.grouping.groups import Groups
 from personalization_jax.networks import MLP, classifier
 from personalization_jax.settings import Settings
+from personalization_jax.study import Study
 from personalization_jax.training.latent_space import LatentSettings
 
 _TFDS = "tfds:"
@@ -116,11 +118,6 @@ _OF_DATASET = {
 }  # fmt: skip
 
 
-def _values(*those: flags.FlagHolder[Any]) -> dict[str, Any]:
-  """Flag -> value; the library's arguments have the same names."""
-  return {flag.name: flag.value for flag in those}
-
-
 def inert(
   population: Population | None = None, *, grouped: bool = True
 ) -> dict[str, str]:
@@ -132,12 +129,8 @@ def inert(
   dataset = _DATASET.value
   kind = _TFDS if dataset.startswith(_TFDS) else dataset
   own = {flag.name for flag in _OF_DATASET[kind]}
-  found = {
-    flag.name: f"--dataset={_one_line(dataset)}"
-    for those in _OF_DATASET.values()
-    for flag in those
-    if flag.name not in own
-  }
+  every = {flag.name for those in _OF_DATASET.values() for flag in those}
+  found = dict.fromkeys(sorted(every - own), f"--dataset={_one_line(dataset)}")
   if population is None:
     return found
   images = population.holds_images
@@ -180,25 +173,22 @@ def _one_line(value: Any) -> str:
 
 
 def determining(population: Population) -> dict[str, Any]:
-  """Flag -> value, of all flags that determine these people's results.
-
-  Flags that came later are left out where they change nothing, so that older
-  runs go on.
-  """
+  """Flag -> value, of all flags that determine these people's results."""
+  # Later flags are left out where they change nothing: older runs go on.
   left_out = inert(population)
-  values = _values(*(x for x in _DETERMINING if x.name not in left_out))
-  values["flips"] = _wants_flips(population)
+  found = values.of(*(x for x in _DETERMINING if x.name not in left_out))
+  found["flips"] = _wants_flips(population)
   if _model_name(population) != "fig4":
-    values["model"] = _model_name(population)
+    found["model"] = _model_name(population)
   if _DATASET.value.startswith(_TFDS):
-    values |= _values(*_OF_TFDS)
-  return values
+    found |= values.of(*_OF_TFDS)
+  return found
 
 
 def about() -> dict[str, Any]:
   """What config.json tells of the people beside what determines the results."""
   # Its content does; the file may move.
-  return {"npz_path": _NPZ_PATH.value} if _DATASET.value == "npz" else {}
+  return values.of(_NPZ_PATH) if _DATASET.value == "npz" else {}
 
 
 def model(population: Population) -> nn.Module | None:
@@ -228,20 +218,19 @@ def _wants_flips(population: Population) -> bool:
 
 def seeds() -> tuple[int, ...]:
   """The seeds to train with: those of --seeds, or --seed alone."""
-  given = _SEEDS.value
   checks.seed(_SEED.value)
-  if not given:
+  if not _SEEDS.value:
     return (_SEED.value,)
-  if not all(text.isdecimal() for text in given):
+  given = f"--seeds={','.join(_SEEDS.value)}"
+  if not all(text.isdecimal() for text in _SEEDS.value):
     raise ValueError(
-      f"--seeds={','.join(given)} must be whole numbers of 0 or more, separated"
-      " by commas."
+      f"{given} must be whole numbers of 0 or more, separated by commas."
     )
-  numbers = tuple(map(int, given))
+  numbers = tuple(map(int, _SEEDS.value))
   for number in numbers:
     checks.seed(number, "seeds")
   if len(set(numbers)) < len(numbers):
-    raise ValueError(f"--seeds={','.join(given)} names a seed twice.")
+    raise ValueError(f"{given} names a seed twice.")
   return numbers
 
 
@@ -253,7 +242,7 @@ def home(workdir: pathlib.Path, seed: int) -> pathlib.Path:
 def training_settings(seed: int) -> Settings:
   """How every model is trained."""
   those = (_EPOCHS, _BATCH_SIZE, _LEARNING_RATE, _WIDTH, _PRECISION)
-  settings = Settings(**_values(*those), seed=seed)
+  settings = Settings(**values.of(*those), seed=seed)
   classifier.check_width(settings.width)
   return settings
 
@@ -263,17 +252,7 @@ def latent_settings(seed: int) -> LatentSettings:
   # Its flag isn't called as the field is.
   checks.whole_number("autoencoder_epochs", _AUTOENCODER_EPOCHS.value, 1)
   own = {"epochs": _AUTOENCODER_EPOCHS.value, "seed": seed}
-  return LatentSettings(**own, **_values(_BATCH_SIZE, _WIDTH))
-
-
-def groups(population: Population, split: splits.Split, seed: int) -> Groups:
-  """What D_I is enlarged with."""
-  return Groups(
-    population,
-    split,
-    seed=seed,
-    among_individuals=_GROUP_CANDIDATES.value == "individuals",
-  )
+  return LatentSettings(**own, **values.of(_BATCH_SIZE, _WIDTH))
 
 
 def load_population() -> tuple[Population, WriterFactors | None]:
@@ -289,19 +268,17 @@ def load_population() -> tuple[Population, WriterFactors | None]:
     classifier.check_image_size(_IMAGE_SIZE.value)
   if dataset == "synthetic":
     writers = _NUM_INDIVIDUALS.value + _NUM_GLOBAL_INDIVIDUALS.value
+    each = _SYNTHETIC_SAMPLES.value
     resources.check_fits(
       # Twice while they are drawn, and flips are two more.
-      4 * writers * _SYNTHETIC_SAMPLES.value * _IMAGE_SIZE.value**2,
+      4 * writers * each * _IMAGE_SIZE.value**2,
       f"{writers} writers (--num_individuals and --num_global_individuals) of"
-      f" --synthetic_samples={_SYNTHETIC_SAMPLES.value} digits",
+      f" --synthetic_samples={each} digits",
     )
     return synthetic.make_population(
-      writers,
-      samples_per_writer=_SYNTHETIC_SAMPLES.value,
-      image_size=_IMAGE_SIZE.value,
-      seed=_SEED.value,
+      writers, samples_per_writer=each, **values.of(_IMAGE_SIZE, _SEED)
     )
-  folders = _values(_DATA_DIR, _MANUAL_DIR)
+  folders = values.of(_DATA_DIR, _MANUAL_DIR)
   if dataset == "nist_digits":
     return nist_digits.load(_NIST_CONFIG.value, **folders), None
   if dataset == "npz":
@@ -313,40 +290,31 @@ def load_population() -> tuple[Population, WriterFactors | None]:
       f"--dataset={dataset} needs --individual_feature, the feature that says"
       " whose a sample is."
     )
-  features = _values(_INDIVIDUAL_FEATURE, _IMAGE_FEATURE, _LABEL_FEATURE)
-  options = {**features, "split": _TFDS_SPLIT.value, **folders}
+  features = values.of(_INDIVIDUAL_FEATURE, _IMAGE_FEATURE, _LABEL_FEATURE)
+  options = {**features, **folders, "split": _TFDS_SPLIT.value}
+  name = dataset.removeprefix(_TFDS)
   try:
-    population = tfds_loader.load(
-      dataset.removeprefix(_TFDS), **options, say=console.say
-    )
+    return tfds_loader.load(name, **options, say=console.say), None
   except ValueError as error:
     # Its flag isn't called as the argument is.
     text = str(error).replace(" split=", " --tfds_split=")
     raise ValueError(text) from error
-  return population, None
 
 
-def vary(
-  population: Population,
-) -> tuple[Population, np.ndarray, np.ndarray]:
+def vary(population: Population) -> tuple[Population, np.ndarray, np.ndarray]:
   """Sizes, flips and class counts; the store, individuals, D_G's writers."""
   if population.holds_images and _IMAGE_SIZE.value:
     population = variations.resize(population, _IMAGE_SIZE.value)
   if _wants_flips(population):
     with console.of("--flips"):
       population = variations.flips(population)
-  people, global_people = splits.choose_people(
-    population,
-    **_values(_NUM_INDIVIDUALS, _NUM_GLOBAL_INDIVIDUALS, _SEED),
-  )
-  if _CLASS_CONCENTRATION.value is not None:
+  numbers = values.of(_NUM_INDIVIDUALS, _NUM_GLOBAL_INDIVIDUALS, _SEED)
+  people, global_people = splits.choose_people(population, **numbers)
+  if (concentration := _CLASS_CONCENTRATION.value) is not None:
     # Its flag isn't called as the argument is.
-    checks.positive("class_concentration", _CLASS_CONCENTRATION.value)
+    checks.positive("class_concentration", concentration)
     population = variations.vary_class_counts(
-      population,
-      people,
-      concentration=_CLASS_CONCENTRATION.value,
-      seed=_SEED.value,
+      population, people, concentration=concentration, seed=_SEED.value
     )
   # The store goes onto every device: nobody else's samples need to.
   everybody = np.union1d(people, global_people)
@@ -354,12 +322,19 @@ def vary(
   return population.take(kept), people, global_people
 
 
-def split(
+def make_study(
   population: Population,
   people: np.ndarray,
   global_people: np.ndarray,
   seed: int,
-) -> splits.Split:
-  """Who trains, chooses and tests on what; the arguments are from `vary`."""
-  fractions = _values(_TRAIN_FRACTION, _VALIDATION_FRACTION)
-  return splits.split(population, people, global_people, **fractions, seed=seed)
+  **how: Any,
+) -> Study:
+  """A seed's study of what `vary` gave; `how` is what else a `Study` takes."""
+  fractions = values.of(_TRAIN_FRACTION, _VALIDATION_FRACTION)
+  split = splits.split(
+    population, people, global_people, **fractions, seed=seed
+  )
+  among = _GROUP_CANDIDATES.value == "individuals"
+  groups = Groups(population, split, seed=seed, among_individuals=among)
+  settings = training_settings(seed)
+  return Study(population, split, settings, groups=groups, **how)

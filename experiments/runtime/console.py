@@ -35,10 +35,10 @@ def say(text: str) -> None:
 
 @contextlib.contextmanager
 def of(given: str) -> Iterator[None]:
-  """Puts what a ValueError is about before its sentence: a flag, a file."""
+  """Puts what an error is about before its sentence: a flag, a file."""
   try:
     yield
-  except ValueError as error:
+  except (ValueError, OSError) as error:
     raise ValueError(f"{given}: {error}") from error
 
 

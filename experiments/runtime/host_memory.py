@@ -69,9 +69,8 @@ def _of_cgroups(root: pathlib.Path) -> Iterator[int]:
     _, _, _, top, place, *_ = mount.split()
     kind, _, options = system.split(" ", 2)
     controller = "" if kind == "cgroup2" else "memory"
-    if kind not in _LIMITS or controller not in own:
-      continue
-    if kind == "cgroup" and controller not in options.split(","):
+    mounts_it = not controller or controller in options.split(",")
+    if kind not in _LIMITS or controller not in own or not mounts_it:
       continue
     mounted = root / place.lstrip("/")
     # Inside a container the mount may begin at the container's own cgroup.

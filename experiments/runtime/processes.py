@@ -55,10 +55,7 @@ def join(
   process_id: int | None,
   detect: bool,
 ) -> None:
-  """Makes this process one of a run's, if flags ask for that.
-
-  `address` is the first process's; `detect` has JAX find what isn't given.
-  """
+  """Makes this process one of a run's, if asked; `address` is the first's."""
   given = [address, num_processes, process_id]
   if not detect:
     if given == [None] * 3:
@@ -68,13 +65,12 @@ def join(
         "--coordinator_address, --num_processes and --process_id go together;"
         " --distributed finds them by itself on SLURM, GKE and TPU pods."
       )
-  if num_processes is not None and num_processes < 1:
-    raise ValueError(f"--num_processes={num_processes} must be at least 1.")
-  if process_id is not None and num_processes is not None:
-    last = num_processes - 1
-    if not 0 <= process_id <= last:
+  if num_processes is not None:
+    if num_processes < 1:
+      raise ValueError(f"--num_processes={num_processes} must be at least 1.")
+    if process_id is not None and not 0 <= process_id < num_processes:
       raise ValueError(
-        f"--process_id={process_id} must lie in 0..{last}"
+        f"--process_id={process_id} must lie in 0..{num_processes - 1}"
         f" (--num_processes={num_processes})."
       )
   if address is not None:
@@ -100,10 +96,7 @@ def join(
 
 
 def _check_address(address: str, *, wait: bool) -> None:
-  """Rejects what is no host:port, or, after a wait, where nobody listens.
-
-  JAX would end this process with a core dump.
-  """
+  """Rejects what is no host:port or doesn't answer: JAX would dump core."""
   host, _, port = address.rpartition(":")
   if not (host and port.isdecimal() and 0 < int(port) < 65536):
     raise ValueError(f"--coordinator_address={address} must be HOST:PORT.")
@@ -238,11 +231,9 @@ def use_cpu_cores(devices: int) -> None:
 
 
 def use_compilation_cache() -> None:
-  """Keeps compiled programs for the next start, by default in the user's cache.
-
-  JAX_COMPILATION_CACHE_DIR names another folder, and none are kept with
-  JAX_ENABLE_COMPILATION_CACHE=false.
-  """
+  """Keeps compiled programs for the next start, in the user's cache."""
+  # JAX_COMPILATION_CACHE_DIR names another folder; none are kept with
+  # JAX_ENABLE_COMPILATION_CACHE=false.
   if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
     home = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
     folder = os.path.join(home, "personalization_jax", "compiled")

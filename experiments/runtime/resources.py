@@ -54,7 +54,6 @@ def disk_need(
   """Bytes that a run takes at most at once, from shapes alone."""
   shapes, chunk = study.trainer.shapes, study.trainer.chunk_size
   state = bytes_of(shapes) // chunk
-  model = bytes_of((shapes.params, shapes.batch_stats)) // chunk
   people, steps = len(study.split.individuals), _longest(study, methods)
   # People's, and what several start from: D_G's model on every device, and the
   # auto-encoder.
@@ -65,11 +64,11 @@ def disk_need(
   # A curve has two numbers, at every step at most.
   recorded = 4 * steps * (3 if study.eval_every else 1)
   predictions = people * (8 * _tested(study) + recorded + 16)
-  models = people * (model + saved_models.OVERHEAD)
+  model = bytes_of(shapes.variables) // chunk + saved_models.OVERHEAD
   return OTHER_FILES + seeds * (
     _CHECKPOINTS * checkpoints
     + (len(methods) + 1) * predictions
-    + save_models * len(methods) * models
+    + save_models * len(methods) * people * model
   )
 
 
@@ -100,7 +99,7 @@ def _autoencoder_bytes(study: Study) -> int:
     return 0
 
 
-def check_memory(
+def _check_host(
   study: Study, methods: Sequence[Method], latents: LatentSettings
 ) -> None:
   """Rejects schedules and models that this host can't hold."""
@@ -129,10 +128,8 @@ def check_memory(
 
 def check_schedules(steps: int, batch_size: int, people: int) -> None:
   """Rejects schedules of so many people at once that this host can't hold."""
-  check_fits(
-    _schedule_bytes(steps, batch_size, people),
-    f"batch_size={batch_size} in steps={steps} for {people} people at once",
-  )
+  what = f"batch_size={batch_size} in steps={steps} for {people} people at once"
+  check_fits(_schedule_bytes(steps, batch_size, people), what)
 
 
 def _schedule_bytes(steps: int, batch_size: int, individuals: int) -> int:
@@ -153,10 +150,8 @@ class MemoryPlan:
   process: int  # those of the host that are there in any phase
 
   def __str__(self) -> str:
-    phases = ", ".join(
-      f"{name} {megabytes(size)}" for name, size in self.device.items()
-    )
-    text = f"at most {phases} of each device"
+    phases = (f"{name} {megabytes(need)}" for name, need in self.device.items())
+    text = f"at most {', '.join(phases)} of each device"
     if self.host:
       text += (
         f"; all in all at most {megabytes(max(self.host.values()))} of the"
@@ -178,11 +173,10 @@ def fitting_trainer(
   With `fewer`, it gets half as many individuals on a device until they fit into
   `memory_gib` of each, 0 for all that there is.
   """
+  _check_host(study, methods, latents)
   trainer, batch = study.trainer, study.settings.batch_size
   steps, grouped = _longest(study, methods), _grouped(methods)
-  of_space: Sequence[jax.stages.Lowered] = ()
-  if grouped:
-    of_space = latent_space.lower(study.population, latents)
+  of_space = latent_space.lower(study.population, latents) if grouped else []
   search = _search_bytes(study, methods) if grouped else 0
   while True:
     programs = {
@@ -194,18 +188,18 @@ def fitting_trainer(
     if not fault:
       return trainer, plan
     count = trainer.individuals_per_device
-    if fewer and count > 1:
-      trainer = trainer.with_individuals_per_device(count // 2)
-      continue
-    lower = ["--individuals_per_device"] * (count > 1) + ["--batch_size"]
-    is_fig_4 = isinstance(trainer.learner.model, classifier.Classifier)
-    if is_fig_4 or (grouped and study.population.holds_images):
-      lower.append("--width")
-    raise ValueError(
-      f"--individuals_per_device={count} would take {fault}: lower"
-      f" {' or '.join(lower)}, or take --store=host (and see --memory_gib and"
-      " --cpu_devices)."
-    )
+    if not fewer or count == 1:
+      break
+    trainer = trainer.with_individuals_per_device(count // 2)
+  lower = ["--individuals_per_device"] * (count > 1) + ["--batch_size"]
+  is_fig_4 = isinstance(trainer.learner.model, classifier.Classifier)
+  if is_fig_4 or (grouped and study.population.holds_images):
+    lower.append("--width")
+  raise ValueError(
+    f"--individuals_per_device={count} would take {fault}: lower"
+    f" {' or '.join(lower)}, or take --store=host (and see --memory_gib and"
+    " --cpu_devices)."
+  )
 
 
 def check_trainer(
@@ -228,36 +222,29 @@ def _plan(
   of_space: Sequence[jax.stages.Lowered] = (),
   search: int = 0,
 ) -> MemoryPlan | None:
-  """What each phase takes, as XLA plans its programs; None if it doesn't.
-
-  Methods that group need a latent space, too, and `search` bytes of a device.
-  """
+  """What each phase takes, as XLA plans its programs; None if it doesn't."""
   if trainer.on_cpu:
     # What compiling one took, the next one has again.
     _check_compiling([*programs.values(), *of_space])
   planned = functools.partial(planned_bytes, on_cpu=trainer.on_cpu)
-  device: dict[str, int] = {}
-  for name, program in programs.items():
-    size = planned(program)
-    if size is None:
-      return None
-    device[name] = size
-  stored = 0
-  if trainer.store == "device":
-    stored = bytes_of((trainer.images, trainer.labels))
+  sizes = {name: planned(program) for name, program in programs.items()}
+  device = {name: size for name, size in sizes.items() if size is not None}
+  if device != sizes:
+    return None
+  on_device = trainer.store == "device"
+  stored = on_device * bytes_of((trainer.images, trainer.labels))
   here = len(trainer.mesh.local_devices)
   # Rows, and states that are being saved.
   rest = _schedule_bytes(steps, batch_size, trainer.chunk_size)
   rest += 2 * bytes_of(trainer.shapes)
   host = {name: here * (size - stored) + rest for name, size in device.items()}
-  if search:
+  if search:  # by methods that group: they need a latent space, too
     space = max((planned(program) or 0 for program in of_space), default=0)
     # The images once more, on one device; errors are measured on the host, and
     # what has no network is standardised there.
-    device["the latent space"] = stored + space
-    host["the latent space"] = space + _WIDER * bytes_of(trainer.images)
-    device["grouping"] = stored + search
-    host["grouping"] = here * search
+    wider = _WIDER * bytes_of(trainer.images)
+    device |= {"the latent space": stored + space, "grouping": stored + search}
+    host |= {"the latent space": space + wider, "grouping": here * search}
   if not trainer.on_cpu:
     return MemoryPlan(device, {}, 0)
   process = host_memory.taken() + _REST + bool(search) * _REST_OF_GROUPS
@@ -269,18 +256,17 @@ def _lack(
   trainer: PopulationTrainer, plan: MemoryPlan, memory_gib: float
 ) -> str | None:
   """What is too much, and what there may be; None if it fits."""
-  limit = memory_gib * 2**30 if memory_gib else _device_memory(trainer)
+  limit = memory_gib * 2**30 or _device_memory(trainer)
   name, size = max(plan.device.items(), key=lambda item: item[1])
   if limit is not None and size > limit:
-    may = f"{megabytes(int(limit))}, all it has"
-    if memory_gib:
-      may = f"{memory_gib:g} GiB"
+    may = f"{memory_gib:g} GiB"
+    if not memory_gib:
+      may = f"{megabytes(int(limit))}, all it has"
     return f"{megabytes(size)} of each device for {name}, but may take {may}"
   if not plan.host:
     return None
   name, size = max(plan.host.items(), key=lambda item: item[1])
-  # All processes must come to the same chunks.
-  if not distributed.highest(int(size > host_memory.limit())):
+  if not _exceeds_host(size):
     return None
   return (
     f"{megabytes(size)} of this host's memory for {name} on"
@@ -290,11 +276,16 @@ def _lack(
   )
 
 
+def _exceeds_host(size: int) -> bool:
+  """Whether any host has less; all processes must come to the same chunks."""
+  return bool(distributed.highest(int(size > host_memory.limit())))
+
+
 def _check_compiling(programs: Iterable[jax.stages.Lowered]) -> None:
   """Rejects what a CPU's compiler has no memory for; it would be killed."""
   lines = max(len(program.as_text().splitlines()) for program in programs)
   need = host_memory.taken() + lines * _COMPILED_LINE
-  if distributed.highest(int(need > host_memory.limit())):
+  if _exceeds_host(need):
     raise ValueError(
       f"compiling takes up to {megabytes(need)} of this host's memory,"
       f" {_but_may_take()}: give it more, or take a smaller model."
@@ -307,20 +298,18 @@ def _search_bytes(study: Study, methods: Sequence[Method]) -> int:
   people, most = split.train.shape
   here = math.ceil(people / len(study.trainer.mesh.local_devices))
   least = int((split.train != PADDING).sum(axis=1).min())
-  width = autoencoder.NUM_LATENTS
-  if not study.population.holds_images:
-    width = math.prod(study.population.sample_shape)
+  images, shape = study.population.holds_images, study.population.sample_shape
+  width = autoencoder.NUM_LATENTS if images else math.prod(shape)
   candidates = max(people, len(study.groups.candidates))
   means = 16 * (people + candidates) * study.population.num_classes * width
-  # Distances in float64, while they are being sorted.
-  sizes = [2 * means + 32 * people * candidates]
   rows = len(split.global_train)
-  for group in (method.group for method in methods):
-    if group is not None and group.kind == "sg":
-      sizes.append(
-        grouping.planned_bytes(here, most, least, rows, width, group.n)
-      )
-  return max(sizes)
+  of_sg = [
+    grouping.planned_bytes(here, most, least, rows, width, method.group.n)
+    for method in methods
+    if method.group and method.group.kind == "sg"
+  ]
+  # Distances in float64, while they are being sorted.
+  return max(2 * means + 32 * people * candidates, *of_sg, 0)
 
 
 def _device_memory(trainer: PopulationTrainer) -> int | None:
@@ -349,9 +338,8 @@ def _but_may_take() -> str:
 
 def check_disk(workdir: pathlib.Path, need: int) -> None:
   """Rejects a run of so many bytes, all in all, that would fill its disk."""
-  there = workdir.absolute()
-  while not there.exists():
-    there = there.parent
+  path = workdir.absolute()
+  there = next(place for place in (path, *path.parents) if place.exists())
   free = shutil.disk_usage(there).free
   missing = need - disk_used(workdir)
   if missing > free:

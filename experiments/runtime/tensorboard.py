@@ -42,14 +42,12 @@ def write(folder: pathlib.Path, results: Iterable[Result]) -> None:
         trained = losses[np.isfinite(losses)]
         if trained.size:
           writer.add_scalar("loss/mean", trained.mean(), step + 1)
-      for place, step in enumerate(result.curve_steps.tolist()):
-        for name, curve in (
-          ("individual", result.individual_curve[:, place]),
-          ("global", result.global_curve[:, place]),
-        ):
+      for name in ("individual", "global"):
+        title = f"{name}_validation_accuracy"
+        curves = getattr(result, f"{name}_curve").T
+        for step, curve in zip(result.curve_steps.tolist(), curves):
           known = curve[~np.isnan(curve)]
           if known.size:
-            title = f"{name}_validation_accuracy"
             writer.add_scalar(f"{title}/mean", known.mean(), step)
             writer.add_scalar(f"{title}/min", known.min(), step)
             writer.add_histogram(title, known, step)

@@ -1,25 +1,24 @@
 """The benchmark's parts: does everybody really do the same work?"""
 
 import ast
+import contextlib
 import dataclasses
 import graphlib
 import importlib.util
 import pathlib
 import time
-import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import division
 from helpers.tiny import Tiny
 
 from experiments.benchmarks import linen_peer, measuring, training, work
 from experiments.benchmarks.work import Ours, Task, Work, rows
+from personalization_jax import study
 from personalization_jax.datasets import Population
-from personalization_jax.distributed import make_mesh
 from personalization_jax.networks import classifier
 from personalization_jax.settings import Settings
 from personalization_jax.training.learner import Learner, make_learner
@@ -27,6 +26,7 @@ from personalization_jax.training.step import TrainState, loss_fn
 
 CLASSES = 30
 OPTIMIZER = optax.adam(1e-3)
+DIVISION = "helpers.division:prepare"
 WORK = Work(1 / 16, batch_size=8, individuals=3, steps=2, image_size=16)
 
 
@@ -35,21 +35,30 @@ def torch():
   return pytest.importorskip("torch")
 
 
-def remove_dropout(patch):
-  layers = [layer._replace(dropout=0.0) for layer in classifier.FIG_4]
+def shorten(patch, **changes):
+  """Of Fig. 4's layers one of each kind, with these changes."""
+  layers = [classifier.FIG_4[index] for index in (0, 1, 5, 6)]
+  layers = [layer._replace(**changes) for layer in layers]
   patch.setattr(classifier, "FIG_4", tuple(layers))
 
 
 @pytest.fixture
+def short(monkeypatch):
+  shorten(monkeypatch)
+
+
+@pytest.fixture
 def no_dropout(monkeypatch):
-  remove_dropout(monkeypatch)
+  shorten(monkeypatch, dropout=0.0)
 
 
 @pytest.fixture
 def quick_network(monkeypatch):
   """A network that compiles in no time."""
   monkeypatch.setattr(
-    work, "make_learner", lambda _, classes: Learner(Tiny(classes), OPTIMIZER)
+    study,
+    "make_learner",
+    lambda settings, classes, model: Learner(Tiny(classes), OPTIMIZER),
   )
 
 
@@ -70,11 +79,13 @@ def store():
 @pytest.fixture(scope="module")
 def variables():
   """A model whose every weight and statistic differs from its default."""
-  shapes = jax.eval_shape(
-    classifier.Classifier(CLASSES, WORK.width).init,
-    jax.random.key(0),
-    jnp.zeros((1, WORK.image_size, WORK.image_size, 1)),
-  )
+  with pytest.MonkeyPatch.context() as patch:
+    shorten(patch)
+    shapes = jax.eval_shape(
+      classifier.Classifier(CLASSES, WORK.width).init,
+      jax.random.key(0),
+      jnp.zeros((1, WORK.image_size, WORK.image_size, 1)),
+    )
   rng = np.random.default_rng(0)
   return jax.tree_util.tree_map_with_path(
     lambda path, leaf: (
@@ -108,7 +119,7 @@ def our_step(store, variables, batch):
   chosen, images = batch
   learner = make_learner(Settings(width=WORK.width), CLASSES)
   with pytest.MonkeyPatch.context() as patch:
-    remove_dropout(patch)
+    shorten(patch, dropout=0.0)
     (loss, _), gradients = jax.jit(
       jax.value_and_grad(loss_fn, has_aux=True),
       static_argnums=(1, 7),
@@ -140,7 +151,7 @@ def as_flax(torch_layers):
 def flax_leaves(tree):
   """The same of a Flax model: kernel, bias, scale, bias, layer by layer."""
   leaves = []
-  for layer in range(classifier.NUM_LAYERS):
+  for layer in range(len(classifier.FIG_4) + 1):
     leaves += [tree[f"layer_{layer}"][name] for name in ("kernel", "bias")]
     if f"norm_{layer}" in tree:
       leaves += [tree[f"norm_{layer}"][name] for name in ("scale", "bias")]
@@ -157,7 +168,7 @@ def assert_leaves_close(ours, theirs, tolerance):
 # The same network
 
 
-def test_torch_scores_as_we_do(torch, variables, batch):
+def test_torch_scores_as_we_do(torch, variables, batch, short):
   from experiments.benchmarks.torch_peers import Network
 
   images = batch[1]
@@ -197,8 +208,8 @@ def test_torch_func_trains_as_the_loop(torch, store, variables, no_dropout):
   from experiments.benchmarks import torch_peers
 
   task = make_task(store, variables)
-  loop = torch_peers.serve(task, "cpu", "eager", threads=1)()
-  stacked = torch_peers.serve(task, "cpu", "func", together=2, threads=1)()
+  loop = torch_peers.serve(task, 1)()
+  stacked = torch_peers.serve(task, 1, "cpu", "func", 2)()
   assert loop.shape == stacked.shape == (3, 2)
   np.testing.assert_allclose(stacked, loop, rtol=1e-3)
   assert len(np.unique(loop[:, 0])) == 3
@@ -212,20 +223,20 @@ def test_a_loop_starts_afresh_with_every_individual(
   task = make_task(store, variables)
   last = task._replace(rows=task.rows[2:])
   np.testing.assert_allclose(
-    torch_peers.serve(task, "cpu", "eager", threads=1)()[2:],
-    torch_peers.serve(last, "cpu", "eager", threads=1)(),
+    torch_peers.serve(task, 1)()[2:],
+    torch_peers.serve(last, 1)(),
     rtol=1e-5,
   )
 
 
 @pytest.mark.parametrize("variant", ["eager", "func"])
-def test_torch_drops_out_and_casts(torch, store, variables, variant):
+def test_torch_drops_out_and_casts(torch, store, variables, variant, short):
   from experiments.benchmarks import torch_peers
 
   # The same rows for everybody: they differ by their dropout.
   task = make_task(store, variables, precision="bfloat16")
   task = task._replace(rows=np.repeat(task.rows[:1], 3, axis=0))
-  losses = torch_peers.serve(task, "cpu", variant, together=3, threads=1)()
+  losses = torch_peers.serve(task, 1, "cpu", variant, 3)()
   assert np.isfinite(losses).all()
   assert len(np.unique(losses[:, 0])) == 3
 
@@ -306,7 +317,7 @@ def test_rows_belong_to_their_person(store):
 
 
 def test_a_digest_tells_results_apart(store, quick_network, monkeypatch):
-  ours = Ours(WORK, store, make_mesh(jax.devices()[:1]))
+  ours = Ours(WORK, store)
   rng = np.random.default_rng(0)
   weights = {"w": rng.normal(size=(3, 5)), "b": rng.normal(size=3)}
   losses = rng.normal(size=(3, 2))
@@ -314,13 +325,7 @@ def test_a_digest_tells_results_apart(store, quick_network, monkeypatch):
   def digest(weights, losses, *chunks):
     """Of these results, as chunks of individuals."""
     results = [
-      (
-        types.SimpleNamespace(
-          params={name: leaf[chunk] for name, leaf in weights.items()},
-          batch_stats={},
-        ),
-        losses[chunk],
-      )
+      ({name: leaf[chunk] for name, leaf in weights.items()}, losses[chunk])
       for chunk in chunks
     ]
     monkeypatch.setattr(ours, "_chunks", lambda: iter(results))
@@ -362,9 +367,9 @@ def test_the_best_peer_comes_first():
 def test_workers_work_fail_and_are_cut_off():
   with (
     measuring.Worker(
-      division.prepare, 6, environment={"A_BENCHMARK_VARIABLE": "x"}
+      DIVISION, 6, environment={"A_BENCHMARK_VARIABLE": "x"}
     ) as worker,
-    measuring.Worker(division.prepare, 6) as slow,
+    measuring.Worker(DIVISION, 6) as slow,
   ):
     assert worker.wait() is None
     assert worker.call(3) == (2, "x")
@@ -395,7 +400,7 @@ def test_no_module_needs_one_that_needs_it():
       if isinstance(x, ast.Import)
       for name in x.names
     }
-  assert needs["torch_peers"] == {"work"} < needs["training"]
+  assert needs["torch_peers"] == {"work"}
   order = list(graphlib.TopologicalSorter(needs).static_order())
   assert set(order) == set(needs)
   assert {x for x in needs if {"torch", "faiss"} & outside[x]} == {
@@ -443,6 +448,50 @@ def test_the_suite_without_peers(store, quick_network, monkeypatch):
   expected = row.ours * work.training_flops(1 / 32, 16, CLASSES)
   assert row.flops == pytest.approx(expected)
   assert not list(training.run(measuring.Options(only="no such row")))
+
+
+def test_an_accelerator_s_suite_has_a_row_for_each_variant_that_fits(
+  store, quick_network, monkeypatch
+):
+  def compare(name, ours, *_, **how):
+    together = ours.trainer.side_by_side
+    if together == 2:
+      raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+    return [measuring.Measurement(name, "samples/s", together)]
+
+  monkeypatch.setattr(training, "_compare", compare)
+  options = measuring.Options(peers=False, side_by_side=["2", "1", "9"])
+  found = training._on_accelerator(WORK, store, 2, options)
+  assert [(row.name, row.ours) for row in found] == [
+    (f"{WORK}, {n} side by side", n) for n in (1, 3)
+  ]
+
+
+def test_the_best_stack_and_what_fails_on_a_gpu_are_told(
+  store, variables, monkeypatch
+):
+  """Without a GPU: the processes are made up."""
+  fails = {("func", 3), ("compiled", 1)}
+
+  class Made(contextlib.nullcontext):
+    def wait(self):
+      if self.enter_result in fails:
+        raise RuntimeError("out of memory")
+
+    def call(self):
+      time.sleep(0.01 * (self.enter_result == ("func", 1)))
+
+  monkeypatch.setattr(training, "_STACKS", (2, 1, 3))
+  monkeypatch.setattr(
+    training, "_torch", lambda stack, task, threads, device, *how: Made(how)
+  )
+  task = make_task(store, variables)
+  with contextlib.ExitStack() as stack:
+    calls, failures = training._torch_on_gpu(task, stack)
+  names = ["eager", "graph", "compiled graph", "torch.func, 2 stacked"]
+  assert [name.split(" ", 2)[2] for name in calls] == names
+  names = ["torch.func, 3 stacked", "compiled"]
+  assert [name.split(" ", 2)[2] for name in failures] == names
 
 
 @pytest.mark.parametrize(

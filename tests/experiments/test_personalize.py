@@ -8,10 +8,28 @@ import sys
 import jax
 import numpy as np
 import orbax.checkpoint
-from helpers.newcomers_served import NEW, TRAIN, run, write_npz
+import pytest
+from helpers.newcomers_served import NEW, run, save_model, write_npz
 
 from experiments import personalize, predict
+from personalization_jax.datasets import synthetic
 from personalization_jax.runs import saved_models
+
+TRAIN = ("--steps=60", "--batch_size=16", "--learning_rate=5e-3")
+
+
+@pytest.fixture(scope="module")
+def writers():
+  """Four of a run and three new ones."""
+  return synthetic.make_population(
+    NEW + 3, samples_per_writer=160, image_size=16
+  )[0]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+  """What is quick to compile, and knows nothing."""
+  return save_model(tmp_path_factory.mktemp("models") / "plain", hidden=(8, 8))
 
 
 def read(path):
@@ -19,10 +37,27 @@ def read(path):
     return list(csv.DictReader(file))
 
 
-def test_a_new_person_is_served_better_than_before(
-  base, anna, writers, tmp_path, capsys
-):
+def test_a_new_person_is_served_better_than_before(writers, tmp_path, capsys):
   """From a base that never saw this writer to a CSV file of predictions."""
+  base, anna = tmp_path / "base", tmp_path / "models" / "anna"
+  for start, output, people, count in (
+    (save_model(tmp_path / "start"), base, range(NEW), 20),
+    (base, anna, [NEW], 80),
+  ):
+    samples = write_npz(
+      tmp_path / "samples.npz",
+      writers,
+      people,
+      leave_out=["individuals"],
+      count=count,
+    )
+    run(
+      personalize,
+      f"--base={start}",
+      f"--samples={samples}",
+      f"--output={output}",
+      *TRAIN,
+    )
   report = json.loads((anna / "person.json").read_text())
   assert (report["train_size"], report["held_out_size"]) == (64, 16)
   assert report["accuracy_after"] > report["accuracy_before"]
@@ -54,10 +89,21 @@ def test_a_new_person_is_served_better_than_before(
   assert accuracies[1] > accuracies[0] + 0.05
 
 
-def test_the_model_says_what_it_is_and_orbax_reads_it(base, anna):
-  description, params, batch_stats = saved_models.load(anna)
-  assert description == saved_models.load(base)[0]
-  read_alone = orbax.checkpoint.StandardCheckpointer().restore(anna)
+def test_the_model_says_what_it_is_and_orbax_reads_it(plain, writers, tmp_path):
+  samples = write_npz(
+    tmp_path / "a.npz", writers, [NEW], leave_out=["individuals"], count=5
+  )
+  model = tmp_path / "model"
+  run(
+    personalize,
+    f"--base={plain}",
+    f"--samples={samples}",
+    f"--output={model}",
+    "--steps=1",
+  )
+  description, params, batch_stats = saved_models.load(model)
+  assert description == saved_models.load(plain)[0]
+  read_alone = orbax.checkpoint.StandardCheckpointer().restore(model)
   jax.tree.map(
     np.testing.assert_array_equal,
     read_alone,
@@ -66,17 +112,17 @@ def test_the_model_says_what_it_is_and_orbax_reads_it(base, anna):
 
 
 def test_several_people_get_the_models_that_each_gets_alone(
-  base, writers, tmp_path, capsys
+  plain, writers, tmp_path, capsys
 ):
   several = [NEW, NEW + 2]
   for name, people in (("both", several), ("one", several[1:])):
     samples = write_npz(tmp_path / f"{name}.npz", writers, people)
     run(
       personalize,
-      f"--base={base}",
+      f"--base={plain}",
       f"--samples={samples}",
       f"--output={tmp_path / name}",
-      "--last_layers=3",
+      "--last_layers=2",
       *TRAIN,
     )
   text = capsys.readouterr().out
@@ -89,19 +135,19 @@ def test_several_people_get_the_models_that_each_gets_alone(
     for name in ("both", "one")
   ]
   assert reports[0]["accuracy_after"] == reports[1]["accuracy_after"]
-  first = saved_models.load(base)[1]["layer_0"]["kernel"]
+  first = saved_models.load(plain)[1]["layer_0"]["kernel"]
   np.testing.assert_array_equal(together[1]["layer_0"]["kernel"], first)
 
 
 def test_test_samples_of_their_own_and_an_unlabelled_file(
-  base, writers, tmp_path, capsys
+  plain, writers, tmp_path, capsys
 ):
   """Two samples of one class are enough to train on."""
   both = write_npz(tmp_path / "two.npz", writers, [NEW], count=2)
   rest = write_npz(tmp_path / "rest.npz", writers, [NEW], count=30)
   run(
     personalize,
-    f"--base={base}",
+    f"--base={plain}",
     f"--samples={both}",
     f"--test_samples={rest}",
     f"--output={tmp_path / 'few'}",
@@ -123,9 +169,9 @@ def test_test_samples_of_their_own_and_an_unlabelled_file(
   assert "Accuracy" not in capsys.readouterr().out
 
 
-def test_predictions_are_named_if_classes_are(described, writers, tmp_path):
+def test_predictions_are_named_if_classes_are(writers, tmp_path):
   names = [f"digit {digit}" for digit in range(10)]
-  model = described(label_names=names)
+  model = save_model(tmp_path / "m", hidden=(8,), label_names=names)
   samples = write_npz(tmp_path / "a.npz", writers, [NEW], count=5)
   output = tmp_path / "p.csv"
   run(predict, f"--model={model}", f"--samples={samples}", f"--output={output}")
@@ -133,7 +179,7 @@ def test_predictions_are_named_if_classes_are(described, writers, tmp_path):
     assert row["predicted_name"] == names[int(row["predicted"])]
 
 
-def test_a_process_of_its_own(anna, writers, tmp_path):
+def test_a_process_of_its_own(plain, writers, tmp_path):
   """The flags are known there, and nothing else is said."""
   samples = write_npz(tmp_path / "a.npz", writers, [NEW], count=5)
   output = tmp_path / "p.csv"
@@ -145,7 +191,7 @@ def test_a_process_of_its_own(anna, writers, tmp_path):
     )  # fmt: skip
 
   done = process(
-    f"--model={anna}", f"--samples={samples}", f"--output={output}"
+    f"--model={plain}", f"--samples={samples}", f"--output={output}"
   )
   assert done.returncode == 0, done.stderr
   assert done.stdout.startswith("5 predictions: ")

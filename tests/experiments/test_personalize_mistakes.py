@@ -5,17 +5,22 @@ import zipfile
 
 import numpy as np
 import pytest
-from helpers.newcomers_served import NEW, sentence, write_npz
+from helpers.newcomers_served import save_model, sentence
 
 from experiments import personalize, predict
 
 
-def test_floats_that_are_too_bright_are_refused(described, tmp_path):
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+  return save_model(tmp_path_factory.mktemp("models") / "base")
+
+
+def test_floats_that_are_too_bright_are_refused(tmp_path):
   """A model of uint8 images saw 0..1."""
   np.savez(tmp_path / "a.npz", images=np.full((3, 16, 16), 255.0))
   said = sentence(
     predict,
-    f"--model={described(dtype='uint8')}",
+    f"--model={save_model(tmp_path / 'model', dtype='uint8')}",
     f"--samples={tmp_path / 'a.npz'}",
     f"--output={tmp_path / 'p.csv'}",
   )
@@ -33,12 +38,12 @@ def test_copies_of_one_drawing_can_t_be_held_out(base, tmp_path):
   assert "a.npz holds one sample in 6 copies" in said
 
 
-def test_a_model_that_diverges_is_not_saved(base, writers, tmp_path, capsys):
-  samples = write_npz(tmp_path / "a.npz", writers, [NEW])
+def test_a_model_that_diverges_is_not_saved(tmp_path, capsys):
+  np.savez(tmp_path / "a.npz", **ARRAYS, individuals=np.full(6, 4))
   message = sentence(
     personalize,
-    f"--base={base}",
-    f"--samples={samples}",
+    f"--base={save_model(tmp_path / 'base', hidden=(8, 8))}",
+    f"--samples={tmp_path / 'a.npz'}",
     f"--output={tmp_path / 'out'}",
     "--learning_rate=1e30",
     "--steps=4",
@@ -189,9 +194,10 @@ def test_mistakes_get_one_sentence_and_destroy_nothing(
   assert not (tmp_path / "out").exists()
 
 
-def test_predictions_go_into_no_folder(anna, tmp_path):
+def test_predictions_go_into_no_folder(tmp_path):
   np.savez(tmp_path / "a.npz", **ARRAYS)
-  arguments = f"--model={anna}", f"--samples={tmp_path / 'a.npz'}"
+  model = save_model(tmp_path / "model", hidden=(8,))
+  arguments = f"--model={model}", f"--samples={tmp_path / 'a.npz'}"
   said = sentence(predict, *arguments, f"--output={tmp_path}")
   assert f"--output={tmp_path} is a folder" in said
   said = sentence(predict, *arguments, f"--output={tmp_path / 'a.npz' / 'p'}")

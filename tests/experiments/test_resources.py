@@ -11,12 +11,12 @@ import jax
 import numpy as np
 import pytest
 from helpers.small_study import SETTINGS, make_study
-from helpers.tiny import FIG_4, TINY, Tiny
+from helpers.tiny import FIG_4, TINY, TINY_AUTOENCODER, Tiny
 
 from experiments.runtime import host_memory, resources
 from personalization_jax.checkpoints import keeper as progress
 from personalization_jax.methods import parse_methods
-from personalization_jax.training import latent_space
+from personalization_jax.training import autoencoder, latent_space
 from personalization_jax.training.population import planned_bytes
 
 LATENTS = latent_space.LatentSettings()
@@ -76,8 +76,7 @@ def test_schedules_that_no_memory_holds_are_refused(people):
   study = make_study(people)
   methods = parse_methods("sw:2,tl:99999999999")
   with pytest.raises(ValueError, match=r"schedule of 'tl:99999999999'.*MiB"):
-    resources.check_memory(study, methods, LATENTS)
-  resources.check_memory(study, methods[:1], LATENTS)
+    resources.fitting_trainer(study, methods, latents=LATENTS)
 
 
 PLANNED = {}
@@ -252,9 +251,11 @@ def test_the_programs_that_memory_is_planned_for_are_those_that_run(
   assert len(traced) == before > 0
 
 
-def test_the_auto_encoder_is_planned_by_the_programs_that_run(people, caplog):
-  # Of a width that no other test has compiled.
-  settings = latent_space.LatentSettings(epochs=1, batch_size=8, width=5 / 64)
+def test_the_auto_encoder_is_planned_by_the_programs_that_run(
+  people, caplog, monkeypatch
+):
+  monkeypatch.setattr(autoencoder, "make_learner", lambda **_: TINY_AUTOENCODER)
+  settings = latent_space.LatentSettings(epochs=1, batch_size=8)
   with compiled(caplog) as planned:
     for program in latent_space.lower(people, settings):
       program.compile()

@@ -1,11 +1,14 @@
 """The scripts for new people, in this process, and the people."""
 
+import jax
 import numpy as np
 import pytest
 from absl import flags
 
+from personalization_jax.runs import saved_models
+from personalization_jax.runs.saved_models import Description
+
 NEW = 4  # no run has seen writers from this one on
-TRAIN = ("--steps=60", "--batch_size=16", "--learning_rate=5e-3")
 
 
 def run(script, *arguments):
@@ -29,7 +32,10 @@ def sentence(script, *arguments):
 
 
 def write_npz(path, population, people, *, leave_out=(), count=None):
-  rows = np.flatnonzero(np.isin(population.individuals, people))[:count]
+  """`count` samples of each of these people, or all."""
+  rows = np.concatenate(
+    [np.flatnonzero(population.individuals == one)[:count] for one in people]
+  )
   arrays = {
     name: getattr(population, name)[rows]
     for name in ("images", "labels", "individuals")
@@ -37,3 +43,19 @@ def write_npz(path, population, people, *, leave_out=(), count=None):
   }
   np.savez(path, **arrays)
   return str(path)
+
+
+def save_model(folder, **about):
+  """A model of digits with arbitrary weights; by default Fig. 4's."""
+  kind = {} if "hidden" in about else {"width": 1 / 16}
+  description = Description(10, (16, 16, 1), **kind, **about)
+  rng = np.random.default_rng(0)
+  variables = jax.tree_util.tree_map_with_path(
+    lambda path, leaf: (
+      rng.normal(0, 0.1, leaf.shape).astype(leaf.dtype)
+      + (path[-1].key in ("scale", "var"))
+    ),
+    description.shapes(),
+  )
+  saved_models.save_one(folder, {"batch_stats": {}, **variables}, description)
+  return folder

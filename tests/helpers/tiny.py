@@ -7,8 +7,10 @@ import jax
 import optax
 
 from personalization_jax.networks import classifier
+from personalization_jax.networks.autoencoder import NUM_LATENTS
 from personalization_jax.networks.kernels import pooling
 from personalization_jax.networks.kernels.convolution import Convolution
+from personalization_jax.training.autoencoder import squared_error
 from personalization_jax.training.learner import Learner
 
 
@@ -35,7 +37,27 @@ class Tiny(nn.Module):
     return nn.Dense(self.num_classes, name="layer_1")(x.max(axis=(1, 2)))
 
 
+class TinyAutoEncoder(nn.Module):
+  """For images of 16x16; Fig. 5's takes many seconds to compile."""
+
+  def setup(self):
+    self.encoder = nn.Dense(NUM_LATENTS)
+    self.decoder = nn.Dense(256)
+
+  def __call__(self, images):
+    return self.decoder(self.encode(images)).reshape(images.shape)
+
+  def encode(self, images):
+    return self.encoder(images.reshape(len(images), -1))
+
+
 TINY = Learner(Tiny(), optax.adam(1e-2))
+TINY_AUTOENCODER = Learner(
+  TinyAutoEncoder(),
+  optax.adam(1e-3),
+  loss=squared_error,
+  empty_batches=False,
+)
 FIG_4 = Learner(classifier.Classifier(3, width=1 / 32), optax.adam(1e-2))
 
 
