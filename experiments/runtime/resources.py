@@ -17,6 +17,7 @@ from personalization_jax import distributed, grouping
 from personalization_jax.datasets.splits import PADDING
 from personalization_jax.methods import Method
 from personalization_jax.networks import classifier
+from personalization_jax.networks.autoencoder import NUM_LATENTS
 from personalization_jax.runs import saved_models
 from personalization_jax.study import Study
 from personalization_jax.training import autoencoder, latent_space
@@ -307,7 +308,7 @@ def _search_bytes(study: Study, methods: Sequence[Method]) -> int:
   people, most = split.train.shape
   here = math.ceil(people / len(study.trainer.mesh.local_devices))
   least = int((split.train != PADDING).sum(axis=1).min())
-  width = autoencoder.NUM_LATENTS
+  width = NUM_LATENTS
   if not study.population.holds_images:
     width = math.prod(study.population.sample_shape)
   candidates = max(people, len(study.groups.candidates))
