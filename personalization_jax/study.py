@@ -43,10 +43,7 @@ from personalization_jax.training.latent_space import (
   LatentSettings,
   LatentSpace,
 )
-from personalization_jax.training.learner import (
-  check_last_layers,
-  make_learner,
-)
+from personalization_jax.training.learner import check_last_layers, make_learner
 from personalization_jax.training.population import (
   PopulationTrainer,
   individual_key,
@@ -504,10 +501,7 @@ def _joined(parts: Sequence[Any]) -> Any:
 
 
 def _check_data(
-  population: Population,
-  split: Split,
-  model: nn.Module | None,
-  eval_every: int,
+  population: Population, split: Split, model: nn.Module | None, eval_every: int
 ) -> None:
   """Rejects samples that can't be trained or evaluated on."""
   if population.num_classes < 2:

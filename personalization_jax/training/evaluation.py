@@ -116,10 +116,8 @@ class Validation(NamedTuple):
     flat = self.own.reshape(models * people, -1)
     own, _ = metrics.accuracy(of_people.reshape(flat.shape), self.labels, flat)
     general, _ = metrics.accuracy(of_all, self.labels, self.general[None])
-    own = own.reshape(models, people)
-    own[diverged] = np.nan
-    general[diverged] = np.nan
-    return own, general
+    own = np.where(diverged[:, None], np.nan, own.reshape(models, people))
+    return own, np.where(diverged, np.nan, general)
 
 
 def final(

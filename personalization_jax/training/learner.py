@@ -69,9 +69,7 @@ def make_learner(
   if model is None:
     classifier.check_width(settings.width)
     model = classifier.Classifier(
-      num_classes=num_classes,
-      width=settings.width,
-      dtype=jnp.dtype(settings.precision),
+      num_classes, settings.width, jnp.dtype(settings.precision)
     )
   learner = Learner(model, optax.adam(settings.learning_rate))
   object.__setattr__(learner, "learning_rate", float(settings.learning_rate))

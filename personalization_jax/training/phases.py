@@ -73,12 +73,7 @@ def run(
   if record.general.shape[1] < sum(point <= done for point in points):
     evaluate(states)
   states, losses = trainer.train(
-    states,
-    rows,
-    start=done,
-    phases=phases,
-    points=points,
-    on_block=on_block,
+    states, rows, start=done, phases=phases, points=points, on_block=on_block
   )
   return states, record.after(losses=losses)
 

@@ -149,16 +149,10 @@ def train_step(
   Source: section II ("trained using gradient descent based on batches").
   """
   trainable = learner.trainable and learner.trainable(state.params)
+  frozen = _frozen_layers(learner, trainable)
   key = jax.random.fold_in(state.key, state.step)
   (loss, batch_stats), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
-    state.params,
-    learner,
-    state,
-    images,
-    labels,
-    mask,
-    key,
-    _frozen_layers(learner, trainable),
+    state.params, learner, state, images, labels, mask, key, frozen
   )
   updates, opt_state = learner.optimizer.update(
     gradients, state.opt_state, state.params
