@@ -60,7 +60,6 @@ def make_trainer(
   model: nn.Module | None = None,
   mesh: Mesh | None = None,
   individuals_per_device: int | None = None,
-  side_by_side: int | None = None,
   store: str = "device",
 ) -> PopulationTrainer:
   """What trains the models of a study, or of several of one population.
@@ -74,8 +73,7 @@ def make_trainer(
     mesh: where; by default on all devices.
     individuals_per_device: models on a device at once; by default what
       `distributed.default_individuals_per_device` says.
-    side_by_side: see `PopulationTrainer`.
-    store: likewise, "device" or "host".
+    store: see `PopulationTrainer`, "device" or "host".
 
   Returns:
     The trainer, with the store in its place; nothing is compiled yet.
@@ -87,8 +85,7 @@ def make_trainer(
     population.labels,
     mesh,
     individuals_per_device or distributed.default_individuals_per_device(mesh),
-    side_by_side,
-    store,
+    store=store,
   )
 
 
