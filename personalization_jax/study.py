@@ -18,12 +18,13 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from personalization_jax import checks, distributed
+from personalization_jax.analysis import metrics
 from personalization_jax.analysis.result import Result
 from personalization_jax.checkpoints import files
-from personalization_jax.checkpoints.chunks import Chunk, Task
+from personalization_jax.checkpoints.chunks import Chunk, History, Task
 from personalization_jax.checkpoints.keeper import Keeper
 from personalization_jax.datasets import Population, splits
-from personalization_jax.datasets.splits import PADDING, Split
+from personalization_jax.datasets.splits import Split
 from personalization_jax.grouping.groups import Groups
 from personalization_jax.methods import Method, parse_method
 from personalization_jax.methods.batches import Batches
@@ -42,14 +43,12 @@ from personalization_jax.training.latent_space import (
   LatentSettings,
   LatentSpace,
 )
-from personalization_jax.training.learner import (
-  check_last_layers,
-  make_learner,
-)
+from personalization_jax.training.learner import check_last_layers, make_learner
 from personalization_jax.training.population import (
   PopulationTrainer,
   individual_key,
   individual_keys,
+  without_fillers,
 )
 from personalization_jax.training.step import TrainState
 
@@ -75,8 +74,9 @@ def make_trainer(
     mesh: where; by default on all devices.
     individuals_per_device: models on a device at once; by default what
       `distributed.default_individuals_per_device` says.
-    side_by_side: see `PopulationTrainer`.
-    store: likewise, "device" or "host".
+    side_by_side: how many of them one operation computes; see
+      `PopulationTrainer`.
+    store: see `PopulationTrainer`, "device" or "host".
 
   Returns:
     The trainer, with the store in its place; nothing is compiled yet.
@@ -142,8 +142,7 @@ class Study:
       identities.check_trainer(trainer, population, settings, model)
       model = trainer.learner.model
     _check_data(population, split, model, eval_every)
-    if groups is None:
-      groups = Groups(population, split, seed=settings.seed)
+    groups = groups or Groups(population, split, seed=settings.seed)
     groups.check_split(population, split)
     self.population = population
     self.split = split
@@ -200,20 +199,23 @@ class Study:
 
     Source: section III, data grouping.
     """
+    if settings is None:
+      own = self.settings
+      settings = LatentSettings(
+        own.epochs, own.batch_size, width=own.width, seed=own.seed
+      )
     space = latent_space.fit(
       self.population,
       self.split,
-      settings or LatentSettings.like(self.settings),
+      settings,
       keeper=self.keeper,
       on_steps=on_steps,
     )
     before = self.groups
     if among_individuals is None:
       among_individuals = before.among_individuals
-    groups = Groups(
-      self.population,
-      self.split,
-      seed=before.seed,
+    groups = dataclasses.replace(
+      before,
       latents=space.latents,
       among_individuals=among_individuals,
       mesh=before.mesh or distributed.make_mesh(jax.local_devices()),
@@ -230,17 +232,24 @@ class Study:
       )
     if method.group is not None:
       self.groups.check(method.group)
-    if method.last_layers:
-      try:
+    differs = False
+    try:
+      if method.last_layers:
         check_last_layers(
           self.trainer.learner.model,
           method.last_layers,
           self.trainer.shapes.params,
         )
-      except ValueError as error:
-        raise ValueError(f"method {method.spec!r}: {error}") from error
-    if method.schedule is not None:
-      _check_schedule(method, self.batches)
+      if method.schedule is not None:
+        once, again = (self.batches.sources(method) for _ in range(2))
+        differs = not np.array_equal(once, again)
+    except ValueError as error:
+      raise ValueError(f"method {method.spec!r}: {error}") from error
+    if differs:
+      raise ValueError(
+        f"method {method.spec!r} has a schedule that differs from call to call:"
+        " draw its random numbers from a generator with a seed of its own."
+      )
 
   def num_steps(self, methods: Sequence[Method]) -> int:
     """Training steps that these methods take, summed over individuals."""
@@ -297,12 +306,12 @@ class Study:
         " models_dir keeps such parameters, keep_models can't."
       )
     shared = self.batches.num_shared_steps if method.shares_global_phase else 0
-    points = self._evaluation_steps(method)
+    length = self.batches.length(method)
     models: list[Any] = []
     for chunk in chunks:
       indices = list(chunk.indices)
       if chunk.is_finished:
-        on_steps((self.batches.length(method) - shared) * len(indices))
+        on_steps((length - shared) * len(indices))
         continue
       self.keeper.check()
       rows = np.stack([self.batches.rows(method, index) for index in indices])
@@ -312,9 +321,9 @@ class Study:
         chunk,
         rows,
         functools.partial(self._begin, trainer, method, chunk, on_steps),
-        phases=method.phases(self.batches.length(method)),
+        phases=method.phases(length),
         validation=self._validation(
-          points, self.split.validation[indices][:, None]
+          [length, shared], self.split.validation[indices][:, None]
         ),
         reported=shared,
         on_steps=on_steps,
@@ -325,35 +334,24 @@ class Study:
       )
       task.finish(chunk, arrays)
       if keep_models:
-        kept = distributed.gather(states.variables)
-        models.append(
-          jax.tree.map(lambda leaf, rows=rows: leaf[: len(rows)], kept)
-        )
-    found = task.results(chunks)
-    labels = self.population.labels
-    of_rows = {
-      "individual": self.split.test,
-      "validation": self.split.validation,
-      "global": self.split.global_test,
-    }
+        models.append(without_fillers(states.variables, len(indices)))
+    joined: dict[str, Any] = _joined(task.results(chunks))
+    for name, rows in (
+      ("individual", self.split.test),
+      ("validation", self.split.validation),
+      ("global", self.split.global_test),
+    ):
+      joined[f"{name}_rows"] = rows
+      joined[f"{name}_labels"] = metrics.at_rows(self.population.labels, rows)
+    if keep_models:
+      joined["models"] = _joined(models)
     return Result(
       method=method.spec,
       seed=self.settings.seed,
       individuals=self.split.individuals,
-      curve_steps=np.asarray(points, np.int32),
+      curve_steps=np.asarray(self._points([length, shared]), np.int32),
       one_model=method.one_model,
-      models=jax.tree.map(lambda *leaves: np.concatenate(leaves), *models)
-      if keep_models
-      else None,
-      **{f"{name}_rows": rows for name, rows in of_rows.items()},
-      **{
-        f"{name}_labels": np.where(rows == PADDING, PADDING, labels[rows])
-        for name, rows in of_rows.items()
-      },
-      **{
-        name: np.concatenate([arrays[name] for arrays in found])
-        for name in found[0]
-      },
+      **joined,
     )
 
   def forget(self, method: Method) -> None:
@@ -378,8 +376,7 @@ class Study:
         self.batches.shared_rows(),
         individual_key(jax.random.key(self.settings.seed), SHARED),
         validation=self._validation(
-          evaluation.steps([self.batches.num_shared_steps], self.eval_every),
-          self.split.validation[None],
+          [self.batches.num_shared_steps], self.split.validation[None]
         ),
         on_steps=on_steps,
       )
@@ -391,15 +388,14 @@ class Study:
     method: Method,
     chunk: Chunk,
     on_steps: Callable[[int], None],
-  ) -> tuple[TrainState, Record]:
+  ) -> tuple[TrainState, History]:
     """What training begins with: fresh models, or copies of D_G's."""
     keys = individual_keys(
       jax.random.key(self.settings.seed),
       self.split.individuals[list(chunk.indices)],
     )
     if not method.shares_global_phase:
-      empty = Record.restored({}, models=len(chunk.indices))
-      return trainer.create(keys), empty
+      return trainer.create(keys), {}
     state, record = self.global_phase(on_steps)
     return trainer.share(state, keys), record.of(chunk.indices)
 
@@ -410,16 +406,16 @@ class Study:
       return self.trainer
     return dataclasses.replace(self.trainer, learner=learner)
 
-  def _evaluation_steps(self, method: Method) -> list[int]:
-    """Behind which steps a method's models are evaluated, if they are."""
-    ends = [self.batches.length(method)]
-    if method.shares_global_phase:
-      ends.append(self.batches.num_shared_steps)
-    return evaluation.steps(ends, self.eval_every)
+  def _points(self, ends: Sequence[int]) -> list[int]:
+    """Behind which steps models are evaluated: these and every so many."""
+    every = self.eval_every
+    if not every:
+      return []
+    return sorted({*range(every, max(ends), every), *ends} - {0})
 
-  def _validation(self, steps: Sequence[int], own: np.ndarray) -> Validation:
+  def _validation(self, ends: Sequence[int], own: np.ndarray) -> Validation:
     labels, general = self.population.labels, self.split.global_validation
-    return Validation(steps, labels, own, general)
+    return Validation(self._points(ends), labels, own, general)
 
   def _save_models(
     self, method: Method, indices: list[int], states: TrainState
@@ -441,11 +437,7 @@ class Study:
     identity = ""
     if self.keeper.folder is not None:
       identity = identities.of_method(
-        self._identity,
-        method,
-        self.batches,
-        self.trainer.learner,
-        self.population.sample_shape,
+        self._identity, method, self.batches, self.trainer.learner
       )
     return self.keeper.task(method.spec, identity)
 
@@ -463,10 +455,10 @@ class Study:
   def _identity(self) -> str:
     """What decides this study's numbers, as a digest."""
     return identities.of_study(
-      identities.of_data(self.population.fingerprint(), self.split),
+      self.population,
+      self.split,
       self.settings,
       self.trainer.learner,
-      self.population.sample_shape,
       self.eval_every,
     )
 
@@ -504,11 +496,13 @@ def personalize(
   return study.personalize(method, keep_models=keep_models)
 
 
+def _joined(parts: Sequence[Any]) -> Any:
+  """Trees of arrays [n, ...] as one."""
+  return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
 def _check_data(
-  population: Population,
-  split: Split,
-  model: nn.Module | None,
-  eval_every: int,
+  population: Population, split: Split, model: nn.Module | None, eval_every: int
 ) -> None:
   """Rejects samples that can't be trained or evaluated on."""
   if population.num_classes < 2:
@@ -529,16 +523,3 @@ def _check_data(
     classifier.check_samples(population.sample_shape)
   else:
     interface.check(model, population.sample_shape, population.num_classes)
-
-
-def _check_schedule(method: Method, batches: Batches) -> None:
-  """Rejects schedules that are malformed or not deterministic."""
-  try:
-    once, again = (batches.sources(method) for _ in range(2))
-  except ValueError as error:
-    raise ValueError(f"method {method.spec!r}: {error}") from error
-  if not np.array_equal(once, again):
-    raise ValueError(
-      f"method {method.spec!r} has a schedule that differs from call to call:"
-      " draw its random numbers from a generator with a seed of its own."
-    )

@@ -17,6 +17,7 @@ from personalization_jax import distributed, grouping
 from personalization_jax.datasets.splits import PADDING
 from personalization_jax.methods import Method
 from personalization_jax.networks import classifier
+from personalization_jax.networks.autoencoder import NUM_LATENTS
 from personalization_jax.runs import saved_models
 from personalization_jax.study import Study
 from personalization_jax.training import autoencoder, latent_space
@@ -299,7 +300,7 @@ def _search_bytes(study: Study, methods: Sequence[Method]) -> int:
   here = math.ceil(people / len(study.trainer.mesh.local_devices))
   least = int((split.train != PADDING).sum(axis=1).min())
   images, shape = study.population.holds_images, study.population.sample_shape
-  width = autoencoder.NUM_LATENTS if images else math.prod(shape)
+  width = NUM_LATENTS if images else math.prod(shape)
   candidates = max(people, len(study.groups.candidates))
   means = 16 * (people + candidates) * study.population.num_classes * width
   rows = len(split.global_train)

@@ -44,5 +44,4 @@ def cross_entropy(
 
 def by_model(model: nn.Module, state: Any, samples: jax.Array) -> jax.Array:
   """The model's own logits, float [B, C]."""
-  variables = {"params": state.params, "batch_stats": state.batch_stats}
-  return interface.apply(model, variables, samples, state.key)
+  return interface.apply(model, state.variables, samples, state.key)

@@ -124,13 +124,8 @@ class Method:
     Then that phase is trained once, against cross-entropy, and copied (section
     III-C: a model trained for all users is adjusted to each).
     """
-    return (
-      not self.baseline
-      and not self.local
-      and self.early == 0
-      and self.period is None
-      and self.schedule is None
-    )
+    shaped = self.early or self.period or self.schedule
+    return not (self.baseline or self.local or shaped)
 
   @property
   def one_model(self) -> bool:
@@ -138,13 +133,9 @@ class Method:
     return self.shares_global_phase and self.late == 0
 
   def phases(self, steps: int) -> list[tuple[int, Trainable | None]]:
-    """What is trained: each phase's last step, and which parameters it trains.
+    """Of a schedule of so many steps, each phase's last one and what it trains.
 
-    Args:
-      steps: of the method's schedule.
-
-    Returns:
-      Phases in order; None trains all parameters.
+    None trains all parameters.
     """
     trainable = self.trainable
     if self.last_layers:

@@ -70,22 +70,11 @@ def sample_rows(
   seed: int,
   individual: int,
 ) -> np.ndarray:
-  """Draws the rows of every batch of a schedule.
+  """Draws the rows of every batch of a schedule: int32 [T, B], -1 for padding.
 
   A step that D_I takes skips D_G's batch of that step; it doesn't delay it
-  (section III-B: with n_I = 2 only half of D_G is seen in an epoch).
-
-  Args:
-    sources: integers [T], GLOBAL or INDIVIDUAL.
-    global_rows: integers [n], training rows of D_G.
-    individual_rows: integers [m], training rows of D_I, or of D_I enlarged.
-    batch_size: B.
-    early: the step at which D_G's first epoch begins.
-    seed: the run's seed.
-    individual: the person's id, or `randomness.SHARED`.
-
-  Returns:
-    int32 [T, B] of rows, -1 where the last batch of an epoch has none.
+  (section III-B: with n_I = 2 only half of D_G is seen in an epoch). Sources
+  are integers [T]; D_G's first epoch begins at step `early`.
   """
   order = {"seed": seed, "individual": individual}
   own = sources == INDIVIDUAL

@@ -6,17 +6,16 @@ batches of D_I, from a saved model and a fresh optimiser.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from personalization_jax import checks, distributed, schedules
+from personalization_jax import checks, schedules
 from personalization_jax.analysis import metrics
 from personalization_jax.datasets import splits
 from personalization_jax.datasets.splits import Split
@@ -28,32 +27,21 @@ from personalization_jax.training.population import (
   Block,
   PopulationTrainer,
   individual_keys,
+  without_fillers,
 )
-from personalization_jax.training.step import TrainState, as_input
+from personalization_jax.training.step import TrainState, as_input, in_batches
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Adapted:
-  """Some people's models, and what they answer on data held out.
+class Adapted(NamedTuple):
+  """Some people's models, and what they answer on data held out."""
 
-  Attributes:
-    individuals: int32 [n], ids.
-    variables: `params` and `batch_stats`, NumPy arrays with a leading axis of
-      n.
-    rows: int32 [n, R], the rows held out, -1 for padding.
-    before: int32 [n, R], classes that the base model predicts for them.
-    after: int32 [n, R], classes that each person's own model predicts.
-    losses: float32 [n, T], training loss of each step in nats.
-    diverged: bool [n], whose model isn't finite and must not be used.
-  """
-
-  individuals: np.ndarray
-  variables: dict[str, Any]
-  rows: np.ndarray
-  before: np.ndarray
-  after: np.ndarray
-  losses: np.ndarray
-  diverged: np.ndarray
+  individuals: np.ndarray  # int32 [n], ids
+  variables: dict[str, Any]  # `params` and `batch_stats`, NumPy arrays [n, ...]
+  rows: np.ndarray  # int32 [n, R], the rows held out, -1 for padding
+  before: np.ndarray  # int32 [n, R], classes that the base model predicts
+  after: np.ndarray  # int32 [n, R], classes that each person's own predicts
+  losses: np.ndarray  # float32 [n, T], training loss of each step in nats
+  diverged: np.ndarray  # bool [n], whose model isn't finite: not to be used
 
   def accuracies(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Before and after, float64 [n], by the store's labels; NaN if diverged."""
@@ -80,22 +68,14 @@ def adapt(
   """Makes a model for every individual of a split from one base model.
 
   What a person gets depends on the seed and on that person alone, and is what
-  TL gives from the same base with a fresh optimiser. Programs are compiled once
-  for a learner, however often and for whomever it adapts.
+  TL(`steps`) gives from the same base, `params` and `batch_stats`, with a fresh
+  optimiser. Programs are compiled once for a learner, however often and for
+  whomever it adapts. The trainer is of these people's store, with the base
+  model's network; the split's `test` rows are held out. `last_layers` trains so
+  many last layers alone, None all. `on_steps` is called with the training steps
+  done since the last call, summed over individuals.
 
-  Args:
-    trainer: of these people's store, with the base model's network.
-    variables: `params` and `batch_stats` of the base model.
-    split: everybody's `train` rows, and `test` rows that are held out.
-    steps: TL's n.
-    batch_size: samples in a batch.
-    last_layers: train so many last layers alone; None trains all.
-    seed: of the order of samples and of dropout.
-    on_steps: called with the training steps done since the last call, summed
-      over individuals.
-
-  Yields:
-    Models in the split's order, as many as are trained at once.
+  Yields models in the split's order, as many as are trained at once.
 
   Source: section III-C; Algorithm 1, line 10.
   """
@@ -132,12 +112,9 @@ def adapt(
       states, rows, phases=[(steps, trainable)], on_block=on_block
     )
     after = predict(states)
-    trained = distributed.gather(states.variables)
     yield Adapted(
       individuals=people,
-      variables=jax.tree.map(
-        lambda leaf, rows=rows: leaf[: len(rows)], trained
-      ),
+      variables=without_fillers(states.variables, len(people)),
       rows=held_out,
       before=before,
       after=after,
@@ -196,17 +173,11 @@ def classify(
   checks.whole_number("batch_size", batch_size, 1)
   if not len(images):
     raise ValueError("images holds no samples: there is nothing to classify.")
-  size = min(batch_size, len(images))
-  classes = np.empty(len(images), np.int32)
-  probabilities = np.empty(len(images), np.float32)
-  for start in range(0, len(images), size):
-    batch = images[start : start + size]
-    end = start + len(batch)
-    padding = [(0, size - len(batch))] + [(0, 0)] * (images.ndim - 1)
-    found = _classify_batch(learner, dict(variables), np.pad(batch, padding))
-    classes[start:end], probabilities[start:end] = (
-      np.asarray(values)[: len(batch)] for values in found
-    )
+  classes, probabilities = in_batches(
+    functools.partial(_classify_batch, learner, dict(variables)),
+    images,
+    min(batch_size, len(images)),
+  )
   return classes, probabilities
 
 
@@ -221,7 +192,7 @@ def _classify_batch(
   classes = jnp.where(
     jnp.isfinite(logits).all(axis=-1), logits.argmax(axis=-1), -1
   )
-  return classes, probabilities.max(axis=-1)
+  return classes, probabilities.max(axis=-1).astype(jnp.float32)
 
 
 def _tested_at_once(split: Split) -> int:
@@ -232,14 +203,8 @@ def _base_state(
   trainer: PopulationTrainer, variables: Mapping[str, Any]
 ) -> TrainState:
   """The base model before its first step, with a leading axis of 1."""
-  fault = interface.mismatch(
-    jax.tree.map(lambda leaf: np.asarray(leaf)[None], dict(variables)),
-    jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype),
-      trainer.shapes.variables,
-    ),
-  )
-  if fault:
+  expected = trainer.shapes_of_one.variables
+  if fault := interface.mismatch(dict(variables), expected):
     raise ValueError(f"the base model doesn't suit the network: {fault}.")
   one = TrainState(
     step=jnp.zeros((), jnp.int32),

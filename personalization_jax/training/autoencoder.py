@@ -6,9 +6,8 @@ serves everybody, and grouping measures similarity between its latents.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +15,9 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from personalization_jax.networks.autoencoder import (
-  NUM_LATENTS,
-  AutoEncoder,
-)
+from personalization_jax.networks.autoencoder import AutoEncoder
 from personalization_jax.training.learner import Learner
-from personalization_jax.training.step import as_input
+from personalization_jax.training.step import as_input, in_batches
 
 # Rows evaluated at once; always as many, so that all calls share one program.
 _EVALUATION_BATCH = 256
@@ -55,29 +51,21 @@ def encode(
 
   Source: Algorithm 1, lines 14 and 17.
   """
-  latents = _evaluate("latents", model, variables, images, rows)
-  return latents.reshape(-1, NUM_LATENTS)
+  return _evaluate("latents", model, variables, images, rows)
 
 
 def reconstruct(
   model: nn.Module, variables: Any, images: Any, rows: np.ndarray
 ) -> np.ndarray:
   """X' of rows [n] of the store: float32 [n, H, W, C], 1 is full ink."""
-  reconstructed = _evaluate("images", model, variables, images, rows)
-  return reconstructed.reshape(-1, *images.shape[1:])
+  return _evaluate("images", model, variables, images, rows)
 
 
-@dataclasses.dataclass(frozen=True)
-class ReconstructionError:
-  """Mean squared error per pixel, images in 0..1.
+class ReconstructionError(NamedTuple):
+  """Mean squared error per pixel, images in 0..1."""
 
-  Attributes:
-    model: of the auto-encoder's reconstructions.
-    mean_image: of answering every image by the mean training image.
-  """
-
-  model: float
-  mean_image: float
+  model: float  # of the auto-encoder's reconstructions
+  mean_image: float  # of answering every image by the mean training image
 
 
 def reconstruction_error(
@@ -112,6 +100,10 @@ def lower_evaluation(
 ) -> list[jax.stages.Lowered]:
   """The very programs of `encode` and `reconstruction_error`, by shapes."""
   rows = np.zeros(_EVALUATION_BATCH, np.int32)
+  variables, images = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_here()),
+    (variables, images),
+  )
   return [
     _evaluate_batch.lower(what, model, variables, images, rows)
     for what in ("latents", "errors")
@@ -131,19 +123,16 @@ def _evaluate(
   what: str, model: nn.Module, variables: Any, images: Any, rows: np.ndarray
 ) -> np.ndarray:
   """Latents, images or errors of all rows, in programs of one shape."""
-  rows = np.asarray(rows)
   _check_rows(rows, len(images))
   # What isn't bound to a device would have a program compiled of its own.
-  here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  variables, images = jax.device_put((variables, images), here)
-  found = [np.empty(0, np.float32)] if not len(rows) else []
-  for start in range(0, len(rows), _EVALUATION_BATCH):
-    batch = rows[start : start + _EVALUATION_BATCH]
-    filled = np.zeros(_EVALUATION_BATCH, np.int32)
-    filled[: len(batch)] = batch
-    values = _evaluate_batch(what, model, variables, images, filled)
-    found.append(np.asarray(values)[: len(batch)])
-  return np.concatenate(found)
+  placed = jax.device_put((variables, images), _here())
+  evaluate = functools.partial(_evaluate_batch, what, model, *placed)
+  found = in_batches(evaluate, np.asarray(rows, np.int32), _EVALUATION_BATCH)
+  return np.asarray(found)
+
+
+def _here() -> jax.sharding.Sharding:
+  return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
 
 @functools.partial(jax.jit, static_argnames=("what", "model"))

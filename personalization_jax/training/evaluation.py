@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,25 +13,21 @@ from personalization_jax.training.population import PopulationTrainer
 from personalization_jax.training.step import TrainState
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Record:
-  """Losses, and validation accuracy now and then, of n models.
+class Record(NamedTuple):
+  """Losses, and validation accuracy now and then, of n models."""
 
-  Attributes:
-    losses: float32 [n, t] in nats, NaN where a step was padding.
-    individual: float32 [n, e, k], accuracy on validation data of D_I: of the
-      model's own individual (k = 1), or of all k individuals for a model that
-      they share.
-    general: float32 [n, e], accuracy on validation data of D_G.
-  """
-
+  # float32 [n, t] in nats after t steps, NaN where one was padding.
   losses: np.ndarray
+  # float32 [n, e, k], accuracy on validation data of D_I after e evaluations:
+  # of the model's own individual (k = 1), or of all k individuals for a model
+  # that they share.
   individual: np.ndarray
+  # float32 [n, e], accuracy on validation data of D_G.
   general: np.ndarray
 
   @classmethod
   def restored(
-    cls, arrays: Mapping[str, np.ndarray], models: int, people: int = 1
+    cls, arrays: Mapping[str, np.ndarray], models: int, people: int
   ) -> Record:
     """What `saved` gave of n models and k people; an empty record of {}."""
     empty = {
@@ -41,47 +37,26 @@ class Record:
     }
     return cls(**{**empty, **arrays})
 
-  @property
-  def steps(self) -> int:
-    """Steps done, t."""
-    return self.losses.shape[1]
-
-  @property
-  def evaluations(self) -> int:
-    """Evaluations done, e."""
-    return self.general.shape[1]
-
-  def trained(self, losses: np.ndarray) -> Record:
-    """The record after more steps with losses float32 [n, steps]."""
-    return dataclasses.replace(
-      self, losses=np.concatenate([self.losses, losses], axis=1)
+  def after(self, **more: np.ndarray) -> Record:
+    """The record after more steps or evaluations, along the second axis."""
+    return self._replace(
+      **{
+        name: np.append(getattr(self, name), array.astype(np.float32), axis=1)
+        for name, array in more.items()
+      }
     )
 
-  def evaluated(self, individual: np.ndarray, general: np.ndarray) -> Record:
-    """The record after an evaluation: accuracy on D_I [n, k], on D_G [n]."""
-    return dataclasses.replace(
-      self,
-      individual=np.concatenate(
-        [self.individual, individual[:, None].astype(np.float32)], axis=1
-      ),
-      general=np.concatenate(
-        [self.general, general[:, None].astype(np.float32)], axis=1
-      ),
-    )
-
-  def of(self, people: range) -> Record:
+  def of(self, people: range) -> dict[str, np.ndarray]:
     """What m of the k people begin with who all go on with this one model."""
-    count = len(people)
-    return Record(
-      np.broadcast_to(self.losses, (count, self.steps)),
-      self.individual[0].T[list(people), :, None],
-      np.broadcast_to(self.general, (count, self.evaluations)),
-    )
+    return {
+      "losses": np.repeat(self.losses, len(people), axis=0),
+      "individual": self.individual[0].T[list(people), :, None],
+      "general": np.repeat(self.general, len(people), axis=0),
+    }
 
   def saved(self) -> dict[str, np.ndarray]:
     """As `Task.save` takes it; Orbax doesn't keep empty arrays."""
-    arrays = dataclasses.asdict(self)
-    return {name: array for name, array in arrays.items() if array.size}
+    return {name: each for name, each in self._asdict().items() if each.size}
 
 
 def predict(
@@ -120,22 +95,15 @@ def not_finite(
   return ~trainer.finite(states)[: len(rows)] | failed
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Validation:
-  """When models are evaluated while they train, and on which data.
+class Validation(NamedTuple):
+  """When models are evaluated while they train, and on which data."""
 
-  Attributes:
-    steps: behind which steps of the schedule, ascending.
-    labels: int32 [N], the store's.
-    own: int32 [n, k, R], validation rows of k people for each of n models, -1
-      for padding.
-    general: int32 [Q], those of D_G.
-  """
-
-  steps: Sequence[int]
-  labels: np.ndarray
+  steps: Sequence[int]  # behind which steps of the schedule, ascending
+  labels: np.ndarray  # int32 [N], the store's
+  # int32 [n, k, R], validation rows of k people for each of n models, -1 for
+  # padding.
   own: np.ndarray
-  general: np.ndarray
+  general: np.ndarray  # int32 [Q], those of D_G
 
   def accuracy(
     self, trainer: PopulationTrainer, states: TrainState
@@ -148,15 +116,8 @@ class Validation:
     flat = self.own.reshape(models * people, -1)
     own, _ = metrics.accuracy(of_people.reshape(flat.shape), self.labels, flat)
     general, _ = metrics.accuracy(of_all, self.labels, self.general[None])
-    own = own.reshape(models, people)
-    own[diverged] = np.nan
-    general[diverged] = np.nan
-    return own, general
-
-
-def steps(ends: Sequence[int], every: int) -> list[int]:
-  """Every so many steps and at these, the last of a schedule; 0 for none."""
-  return sorted({*range(every, max(ends), every), *ends}) if every else []
+    own = np.where(diverged[:, None], np.nan, own.reshape(models, people))
+    return own, np.where(diverged, np.nan, general)
 
 
 def final(

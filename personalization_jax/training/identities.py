@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import jax
@@ -39,28 +39,18 @@ _PACKAGE_S_MODELS = (Classifier, MLP)
 _BATCH = 3
 
 
-def of_data(fingerprint: str, split: Split) -> str:
-  """The digest of a population's samples and what each of them is for."""
-  rows = [getattr(split, field.name) for field in dataclasses.fields(split)]
-  return files.digest([fingerprint, *rows])
-
-
 def of_study(
-  data: str,
+  population: Population,
+  split: Split,
   settings: Settings,
   learner: Learner,
-  sample_shape: tuple[int, ...],
   eval_every: int,
 ) -> str:
   """The digest of all that decides the numbers of every method of a study."""
-  own = {
-    field.name: getattr(settings, field.name)
-    for field in dataclasses.fields(settings)
-    if field.name not in _OF_THE_LEARNER
-  }
-  return files.digest(
-    [data, own, of_learner(learner, sample_shape), eval_every]
-  )
+  data = files.digest([population.fingerprint(), *_fields(split).values()])
+  trained_by = of_learner(learner, population.sample_shape)
+  own = _fields(settings, without=_OF_THE_LEARNER)
+  return files.digest([data, own, trained_by, eval_every])
 
 
 def of_learner(learner: Learner, sample_shape: tuple[int, ...]) -> str:
@@ -82,56 +72,37 @@ def of_learner(learner: Learner, sample_shape: tuple[int, ...]) -> str:
   return files.digest([*parts, *_of_answers(learner, sample_shape)])
 
 
-def of_model(model: nn.Module, sample_shape: tuple[int, ...]) -> str:
-  """The digest of a network's answers and gradients; see `of_learner`."""
-  return files.digest(_of_model(model, sample_shape))
-
-
 def of_method(
-  study: str,
-  method: Method,
-  batches: Batches,
-  learner: Learner,
-  sample_shape: tuple[int, ...],
+  study: str, method: Method, batches: Batches, learner: Learner
 ) -> str:
   """The digest of a study and a method's fields, schedule, group and answers.
 
   The group must be there to be found. An answer of one's own that calls Python
   raises a ValueError.
   """
-  fields = {
-    field.name: getattr(method, field.name)
-    for field in dataclasses.fields(method)
-    if field.name not in _COMPUTED
-  }
+  fields = _fields(method, without=_COMPUTED)
   rows = [] if method.group is None else batches.groups.rows(method.group)
   answers = dataclasses.replace(
     Learner(learner.model, learner.optimizer).answering(method),
     trainable=method.trainable,
   )
+  computed = _of_answers(answers, batches.groups.population.sample_shape)
   return files.digest(
-    [
-      study,
-      fields,
-      batches.sources(method),
-      *rows,
-      *_of_answers(answers, sample_shape),
-    ]
+    [study, fields, batches.sources(method), *rows, *computed]
   )
 
 
+def _fields(of: Any, without: Collection[str] = ()) -> dict[str, Any]:
+  names = [field.name for field in dataclasses.fields(of)]
+  return {name: getattr(of, name) for name in names if name not in without}
+
+
 def _of_model(model: nn.Module, sample_shape: tuple[int, ...]) -> list[Any]:
-  """What `of_model` digests."""
+  """A network's answers and gradients; see `of_learner`."""
   parts: list[Any] = [_ADDRESS.sub("", repr(model))]
   if type(model) in _PACKAGE_S_MODELS:
     return parts
   variables, samples, mask, key = _shapes(model, sample_shape)
-
-  def init(key: Any, samples: Any) -> Any:
-    return interface.init(model, key, samples)
-
-  def evaluate(variables: Any, samples: Any, key: Any) -> Any:
-    return interface.apply(model, variables, samples, key)
 
   def train(variables: Any, samples: Any, mask: Any, key: Any) -> Any:
     def total(params: Any) -> Any:
@@ -143,6 +114,8 @@ def _of_model(model: nn.Module, sample_shape: tuple[int, ...]) -> list[Any]:
     return jax.value_and_grad(total, has_aux=True)(variables["params"])
 
   name = f"model {type(model).__name__}"
+  init = functools.partial(interface.init, model)
+  evaluate = functools.partial(interface.apply, model)
   parts += _program(name, init, key, samples)
   parts += _program(name, evaluate, variables, samples, key)
   parts += _program(name, train, variables, samples, mask, key)
@@ -240,7 +213,8 @@ def check_trainer(
   if model is not None and model is not its:
     shape = population.sample_shape
     interface.check(model, shape, population.num_classes)
-    if of_model(model, shape) != of_model(its, shape):
+    asked, there = (files.digest(_of_model(m, shape)) for m in (model, its))
+    if asked != there:
       raise ValueError(
         f"trainer is of {its!r}, but model is {model!r}, which computes"
         " otherwise."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,7 +17,6 @@ from personalization_jax.datasets import Population
 from personalization_jax.datasets.splits import Split
 from personalization_jax.networks.autoencoder import check_image_shape
 from personalization_jax.randomness import SHARED
-from personalization_jax.settings import Settings
 from personalization_jax.training import autoencoder, phases
 from personalization_jax.training.population import (
   PopulationTrainer,
@@ -25,70 +24,42 @@ from personalization_jax.training.population import (
 )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class TrainedAutoEncoder:
-  """An auto-encoder trained on D_G.
-
-  Attributes:
-    model: the network.
-    variables: its `params` and `batch_stats`, NumPy arrays.
-    error: of reconstructing the test rows of D_G, which it never saw.
-  """
+class TrainedAutoEncoder(NamedTuple):
+  """An auto-encoder trained on D_G."""
 
   model: nn.Module
-  variables: dict[str, Any]
+  variables: dict[str, Any]  # its `params` and `batch_stats`, NumPy arrays
+  # Of reconstructing the test rows of D_G, which it never saw.
   error: autoencoder.ReconstructionError
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class LatentSpace:
-  """Where every row of the store is.
+class LatentSpace(NamedTuple):
+  """Where every row of the store is."""
 
-  Attributes:
-    latents: float32 [N, D]: AE(X) of images, with D = 16; of other samples
-      their D features, standardised.
-    autoencoder: what made them; None if the features did.
-  """
-
+  # float32 [N, D]: AE(X) of images, with D = 16; of other samples their D
+  # features, standardised.
   latents: np.ndarray
-  autoencoder: TrainedAutoEncoder | None = None
+  autoencoder: TrainedAutoEncoder | None = None  # what made them, if one did
 
 
 @dataclasses.dataclass(frozen=True)
 class LatentSettings:
   """How the auto-encoder is trained; the defaults are the paper's.
 
-  Attributes:
-    epochs: epochs on D_G.
-    batch_size: samples in a batch.
-    learning_rate: Adam's.
-    width: factor on the channels of Fig. 5.
-    seed: of initial weights and order.
-
   Raises:
     ValueError: naming what nothing can be trained with.
   """
 
-  epochs: int = 20
-  batch_size: int = 128
-  learning_rate: float = 1e-3
-  width: float = 1.0
-  seed: int = 0
+  epochs: int = 20  # on D_G
+  batch_size: int = 128  # samples in a batch
+  learning_rate: float = 1e-3  # Adam's
+  width: float = 1.0  # factor on the channels of Fig. 5
+  seed: int = 0  # of initial weights and order
 
   def __post_init__(self) -> None:
     """Checks every field."""
     checks.training(self)
     checks.plain_numbers(self)
-
-  @classmethod
-  def like(cls, settings: Settings) -> LatentSettings:
-    """Epochs, batch size, width and seed of the classifier's."""
-    return cls(
-      settings.epochs,
-      settings.batch_size,
-      width=settings.width,
-      seed=settings.seed,
-    )
 
 
 def check(population: Population) -> None:
@@ -133,18 +104,10 @@ def lower(
   if not population.holds_images:
     return []
   trainer = _trainer(population, settings)
-  here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-
-  def one(leaf: Any, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=here)
-
-  variables = jax.tree.map(
-    lambda leaf: one(leaf, leaf.shape[1:]), trainer.shapes.variables
-  )
-  images = one(trainer.images, trainer.images.shape)
+  model, variables = trainer.learner.model, trainer.shapes_of_one.variables
   return [
     trainer.lower_train(settings.batch_size),
-    *autoencoder.lower_evaluation(trainer.learner.model, variables, images),
+    *autoencoder.lower_evaluation(model, variables, trainer.images),
   ]
 
 
@@ -166,26 +129,7 @@ def fit(
   check(population)
   if not population.holds_images:
     return standardised(population, split)
-  model, variables = _train(
-    population, split, settings, keeper or Keeper(), on_steps
-  )
-  error = autoencoder.reconstruction_error(
-    model, variables, population.images, split.global_test, split.global_train
-  )
-  latents = autoencoder.encode(
-    model, variables, population.images, np.arange(len(population))
-  )
-  return LatentSpace(latents, TrainedAutoEncoder(model, variables, error))
-
-
-def _train(
-  population: Population,
-  split: Split,
-  settings: LatentSettings,
-  keeper: Keeper,
-  on_steps: Callable[[int], None],
-) -> tuple[nn.Module, dict[str, Any]]:
-  """The trained network and its variables."""
+  keeper = keeper or Keeper()
   identity = ""
   if keeper.folder is not None:
     identity = files.digest(
@@ -200,19 +144,18 @@ def _train(
     seed=settings.seed,
     individual=SHARED,
   )
-  trainer = _trainer(population, settings)
   if chunk.step == len(rows):
     on_steps(chunk.step)
-  states, _ = phases.run_one(
-    trainer,
-    task,
-    chunk,
-    rows,
-    individual_key(jax.random.key(settings.seed), SHARED),
-    on_steps=on_steps,
-  )
+  trainer = _trainer(population, settings)
+  key = individual_key(jax.random.key(settings.seed), SHARED)
+  states, _ = phases.run_one(trainer, task, chunk, rows, key, on_steps=on_steps)
+  model, images = trainer.learner.model, population.images
   variables = jax.tree.map(lambda leaf: leaf[0], states.variables)
-  return trainer.learner.model, variables
+  error = autoencoder.reconstruction_error(
+    model, variables, images, split.global_test, split.global_train
+  )
+  latents = autoencoder.encode(model, variables, images, np.arange(len(images)))
+  return LatentSpace(latents, TrainedAutoEncoder(model, variables, error))
 
 
 def _trainer(

@@ -27,37 +27,22 @@ class Learner:
   """What is trained and how; `methods.answers` has the types and defaults.
 
   Programs are compiled for a learner: one that is made again has its own.
-
-  Attributes:
-    model: a Linen module of samples [B, ...] that gives logits [B, classes];
-      `networks.interface` says how it is called.
-    optimizer: an optax transformation.
-    loss: of each sample, in nats for a classifier.
-    predict: gives scores, of which the highest is the answer.
-    trainable: which parameters are trained; None for all.
-    empty_batches: whether there may be batches of padding alone, which then
-      leave the model alone. Without them a step is less to compile.
-    reference: whether states keep the model that they began with, which loss
-      and predict are then given.
-    learning_rate: of the Adam that `with_adam` gave it; None of any other
-      optimiser, one put in its place by `dataclasses.replace` too.
   """
 
+  # Of samples [B, ...] gives logits [B, classes]; see `networks.interface`.
   model: nn.Module
   optimizer: optax.GradientTransformation
-  loss: Loss = cross_entropy
-  predict: Predict = by_model
-  trainable: Trainable | None = None
+  loss: Loss = cross_entropy  # of each sample, in nats for a classifier
+  predict: Predict = by_model  # gives scores; the highest is the answer
+  trainable: Trainable | None = None  # which parameters; None for all
+  # Whether states keep the model that they began with, for loss and predict.
   reference: bool = False
+  # Whether there may be batches of padding alone, which then leave the model
+  # alone. Without them a step is less to compile.
   empty_batches: bool = True
+  # Of `make_learner`'s Adam; None of any other optimiser, one put in its place
+  # by `dataclasses.replace` too.
   learning_rate: float | None = dataclasses.field(default=None, init=False)
-
-  @classmethod
-  def with_adam(cls, model: nn.Module, learning_rate: float) -> Learner:
-    """The model with Adam (section IV)."""
-    learner = cls(model, optax.adam(learning_rate))
-    object.__setattr__(learner, "learning_rate", float(learning_rate))
-    return learner
 
   def answering(self, method: Method) -> Learner:
     """The learner that trains as a method says; itself if that says nothing."""
@@ -69,10 +54,8 @@ class Learner:
     return _answering(self, **answers) if answers else self
 
 
-@functools.lru_cache(maxsize=128)
-def _answering(learner: Learner, **answers: Any) -> Learner:
-  """The same one for the same answers: programs are compiled for it."""
-  return dataclasses.replace(learner, **answers)
+# The same one for the same answers: programs are compiled for it.
+_answering = functools.lru_cache(maxsize=128)(dataclasses.replace)
 
 
 def make_learner(
@@ -86,11 +69,11 @@ def make_learner(
   if model is None:
     classifier.check_width(settings.width)
     model = classifier.Classifier(
-      num_classes=num_classes,
-      width=settings.width,
-      dtype=jnp.dtype(settings.precision),
+      num_classes, settings.width, jnp.dtype(settings.precision)
     )
-  return Learner.with_adam(model, settings.learning_rate)
+  learner = Learner(model, optax.adam(settings.learning_rate))
+  object.__setattr__(learner, "learning_rate", float(settings.learning_rate))
+  return learner
 
 
 def check_last_layers(model: nn.Module, last_layers: int, params: Any) -> None:

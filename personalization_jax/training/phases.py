@@ -7,11 +7,14 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from personalization_jax import distributed
-from personalization_jax.checkpoints.chunks import Chunk, Task
+from personalization_jax.checkpoints.chunks import Chunk, History, Task
 from personalization_jax.methods.answers import Trainable
 from personalization_jax.training.evaluation import Record, Validation
-from personalization_jax.training.population import Block, PopulationTrainer
+from personalization_jax.training.population import (
+  Block,
+  PopulationTrainer,
+  without_fillers,
+)
 from personalization_jax.training.step import TrainState
 
 
@@ -20,7 +23,7 @@ def run(
   task: Task,
   chunk: Chunk,
   rows: np.ndarray,
-  begin: Callable[[], tuple[TrainState, Record]],
+  begin: Callable[[], tuple[TrainState, History]],
   *,
   phases: Sequence[tuple[int, Trainable | None]] | None = None,
   validation: Validation | None = None,
@@ -29,27 +32,30 @@ def run(
 ) -> tuple[TrainState, Record]:
   """Trains a chunk of n models to the end of its schedule (Algorithm 1).
 
-  It goes on from what the task saved of the chunk, or begins with what `begin`
-  gives. Rows int32 [n, T, B] are of the whole schedule; `phases` are as in
-  `PopulationTrainer.train`. `on_steps` is called with the steps done since the
-  last call, over all n; it was told of the first `reported` ones already.
+  It goes on from what the task saved of the chunk, or from the models and the
+  record that `begin` gives. Rows int32 [n, T, B] are of the whole schedule;
+  `phases` are as in `PopulationTrainer.train`. `on_steps` is called with the
+  steps done since the last call, over all n; it was told of the first
+  `reported` ones already.
   """
   count = len(chunk.indices)
   points = validation.steps if validation else ()
   if chunk.step:
     saved, history = task.restore(chunk, trainer.shapes)
     states = trainer.place(saved)
-    people = validation.own.shape[1] if validation else 1
-    record = Record.restored(history, count, people)
     if chunk.step > reported:
       on_steps((chunk.step - reported) * count)
   else:
-    states, record = begin()
+    states, history = begin()
+  people = validation.own.shape[1] if validation else 1
+  record = Record.restored(history, count, people)
+  done = record.losses.shape[1]
 
   def evaluate(states: TrainState) -> None:
     nonlocal record
     if validation:
-      record = record.evaluated(*validation.accuracy(trainer, states))
+      own, general = validation.accuracy(trainer, states)
+      record = record.after(individual=own[:, None], general=general[:, None])
 
   def on_block(block: Block) -> None:
     if block.finished:
@@ -60,21 +66,16 @@ def run(
       chunk,
       block.step,
       block.states,
-      lambda: record.trained(block.losses()).saved(),
+      lambda: record.after(losses=block.losses()).saved(),
     )
 
   # A checkpoint may have been written before its step's evaluation.
-  if record.evaluations < sum(point <= record.steps for point in points):
+  if record.general.shape[1] < sum(point <= done for point in points):
     evaluate(states)
   states, losses = trainer.train(
-    states,
-    rows,
-    start=record.steps,
-    phases=phases,
-    points=points,
-    on_block=on_block,
+    states, rows, start=done, phases=phases, points=points, on_block=on_block
   )
-  return states, record.trained(losses)
+  return states, record.after(losses=losses)
 
 
 def run_one(
@@ -93,18 +94,16 @@ def run_one(
   `distributed.gather` gives them. The rows are int32 [T, B], the chunk is the
   only one of `task.plan(1, 1)`. `on_steps` isn't told of a finished model.
   """
-  people = validation.own.shape[1] if validation else 1
   states, record = run(
     trainer,
     task,
     chunk,
     rows[None],
-    lambda: (trainer.create(key[None]), Record.restored({}, 1, people)),
+    lambda: (trainer.create(key[None]), {}),
     validation=validation,
     reported=len(rows) if chunk.step == len(rows) else 0,
     on_steps=on_steps,
   )
   if chunk.step < len(rows):
     task.save(chunk, len(rows), states, record.saved())
-  one = jax.tree.map(lambda leaf: leaf[:1], distributed.gather(states))
-  return one, record
+  return without_fillers(states, 1), record

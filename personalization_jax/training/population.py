@@ -13,7 +13,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,64 +45,51 @@ def individual_key(root: jax.Array, individual: int) -> jax.Array:
   return jax.random.fold_in(root, np.uint32(individual))
 
 
-def individual_keys(
-  root: jax.Array, individuals: Iterable[int] | np.ndarray
-) -> jax.Array:
+def individual_keys(root: jax.Array, individuals: Iterable[int]) -> jax.Array:
   """The keys [n] of n individuals, from their ids."""
   return jnp.stack([individual_key(root, int(each)) for each in individuals])
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Block:
-  """Where the training of a chunk is at the end of a block of steps.
+def without_fillers(states: Any, count: int) -> Any:
+  """NumPy copies of the first so many models; all processes must call it."""
+  return jax.tree.map(lambda leaf: leaf[:count], distributed.gather(states))
 
-  Attributes:
-    step: steps of the schedule that are done.
-    finished: steps that the devices completed since the last block; they lag
-      one block behind until training stops at a point or at its end.
-    states: the models; the next block consumes them.
-    losses: gives the losses float32 [n, t] of the steps since training began
-      here.
-  """
 
-  step: int
+class Block(NamedTuple):
+  """Where the training of a chunk is at the end of a block of steps."""
+
+  step: int  # steps of the schedule that are done
+  # Steps that the devices completed since the last block; they lag one block
+  # behind until training stops at a point or at its end.
   finished: int
-  states: TrainState
+  states: TrainState  # the next block consumes them
+  # Of the steps since training began here, float32 [n, t].
   losses: Callable[[], np.ndarray]
 
 
 @dataclasses.dataclass(eq=False)
 class PopulationTrainer:
-  """The compiled training and evaluation of a population.
+  """The compiled training and evaluation of a population."""
 
-  Attributes:
-    learner: network and optimiser, the same for everybody.
-    images: uint8 [N, H, W, C] or float32 [N, ...], the store.
-    labels: int32 [N].
-    mesh: where individuals go.
-    individuals_per_device: how many models are on a device at once.
-    side_by_side: how many of them one operation computes (`vmap`); the others
-      of a device follow one after another. By default all of them, but one on
-      a CPU: there `vmap` turns convolutions into grouped ones, which are many
-      times slower, and one at a time gives each individual the same bits
-      whoever else is trained.
-    store: "device" puts the images on every device once; "host" keeps them in
-      this process's memory and sends each device, block by block, the rows that
-      its individuals need: for a D_G that no device holds.
-    block_steps: steps in one compiled loop, at most.
-    block_seconds: about how long a block may take; slow models get fewer steps
-      in each call of the same program. Between blocks the host looks at the
-      clock, saves, and stops if it is asked to.
-  """
-
-  learner: Learner
-  images: Any
-  labels: Any
-  mesh: Mesh
-  individuals_per_device: int = 1
+  learner: Learner  # network and optimiser, the same for everybody
+  images: Any  # uint8 [N, H, W, C] or float32 [N, ...], the store
+  labels: Any  # int32 [N]; None where samples are their own
+  mesh: Mesh  # where individuals go
+  individuals_per_device: int = 1  # how many models are on a device at once
+  # How many of them one operation computes (`vmap`); the others of a device
+  # follow one after another. By default all of them, but one on a CPU: there
+  # `vmap` turns convolutions into grouped ones, which are many times slower,
+  # and one at a time gives each individual the same bits whoever else is
+  # trained.
   side_by_side: int | None = None
+  # "device" puts the images on every device once; "host" keeps them in this
+  # process's memory and sends each device, block by block, the rows that its
+  # individuals need: for a D_G that no device holds.
   store: str = "device"
-  block_steps: int = BLOCK_STEPS
+  block_steps: int = BLOCK_STEPS  # in one compiled loop, at most
+  # About how long a block may take; slow models get fewer steps in each call of
+  # the same program. Between blocks the host looks at the clock, saves, and
+  # stops if it is asked to.
   block_seconds: float = 3.0
 
   def __post_init__(self) -> None:
@@ -119,9 +106,7 @@ class PopulationTrainer:
       self._source = DeviceStore(self.mesh, self.images, self.labels)
       self.images, self.labels = self._source.arrays
     elif self.store == "host":
-      self._source = HostStore(
-        self.mesh, P(AXIS), np.asarray(self.images), np.asarray(self.labels)
-      )
+      self._source = HostStore(self.mesh, self.images, self.labels)
     else:
       raise ValueError(f"store={self.store!r} must be 'device' or 'host'.")
     self._pace = Pace(self.block_steps, self.block_seconds)
@@ -164,8 +149,7 @@ class PopulationTrainer:
 
   def create(self, keys: jax.Array) -> TrainState:
     """Fresh models of keys [n]: states [chunk_size], fillers behind n."""
-    shape = (("image_shape", self._shape),)
-    create = self._program(step.create_state, 1, static=shape)
+    create = self._program(step.create_state, 1, static=(self._shape,))
     return create(self._put_keys(keys))
 
   def share(self, state: TrainState, keys: jax.Array) -> TrainState:
@@ -195,19 +179,13 @@ class PopulationTrainer:
   ) -> tuple[TrainState, np.ndarray]:
     """Trains a chunk through what is left of a schedule, from step `start` on.
 
-    Args:
-      states: from `create`, `share` or `place`; consumed.
-      rows: int32 [n, T, B] of the store, -1 for padding.
-      start: steps of the schedule that are done.
-      phases: see `Method.phases`; by default there is one.
-      points: steps at which a block must end.
-      on_block: called at each end of a block; what it raises ends training.
-
-    Returns:
-      The states, and losses float32 [n, T - start], NaN in steps of padding.
+    The states are consumed; rows int32 [n, T, B] are of the whole schedule, -1
+    for padding, and `phases` as in `Method.phases`, by default one. A block
+    ends at each of the `points`. `on_block` is called at each end of a block;
+    what it raises ends training. Losses are float32 [n, T - start], NaN in
+    steps of padding.
     """
-    self._check_count(len(rows))
-    count, num_steps, batch_size = rows.shape
+    count, num_steps, _ = rows.shape
     phases = phases or [(num_steps, None)]
     stops = sorted({*points, *(end for end, _ in phases)})
     losses: list[tuple[jax.Array, int]] = []
@@ -224,13 +202,11 @@ class PopulationTrainer:
       stop = next(stop for stop in stops if stop > done)
       trainable = next(trained for end, trained in phases if end > done)
       steps = min(self._pace.steps(), stop - done)
-      padded = np.full(
-        (self.chunk_size, self.block_steps, batch_size), PADDING, np.int32
+      block, *store = self._block(
+        rows[:, done : done + steps], self.block_steps
       )
-      padded[:count, :steps] = rows[:, done : done + steps]
-      block, images, labels = self._source.block(padded)
       states, block_losses = self._train(trainable)(
-        states, self._put(block), self._to_all(steps), images, labels
+        states, block, self._to_all(steps), *store
       )
       self._pace.started()
       losses.append((block_losses, steps))
@@ -260,32 +236,26 @@ class PopulationTrainer:
     -1 where a row was padding (-1) or the model gave no finite numbers. So many
     images are classified at once; the last batch is padded.
     """
-    self._check_count(len(rows))
     count, num_rows = rows.shape
     batches = math.ceil(num_rows / batch_size)
+    missing = batches * batch_size - num_rows
+    padded = np.pad(rows, ((0, 0), (0, missing)), constant_values=PADDING)
+    padded = padded.reshape(count, batches, batch_size)
     together = self._batches_together(batches)
-    flat = [np.empty((self.chunk_size, 0), np.int32)]
+    found = [np.empty((count, 0), np.int32)]
     for start in range(0, batches, max(1, together)):
-      some = rows[:, start * batch_size : (start + together) * batch_size]
-      padded = np.full(
-        (self.chunk_size, together * batch_size), PADDING, np.int32
-      )
-      padded[:count, : some.shape[1]] = some
-      block, images, labels = self._source.block(
-        padded.reshape(self.chunk_size, together, batch_size)
-      )
-      found = self._predict()(states, self._put(block), images, labels)
-      flat.append(distributed.gather(found).reshape(self.chunk_size, -1))
-    return np.concatenate(flat, axis=1)[:count, :num_rows]
+      block = self._block(padded[:, start : start + together], together)
+      classes = distributed.gather(self._predict()(states, *block))
+      found.append(classes[:count].reshape(count, -1))
+    return np.concatenate(found, axis=1)[:, :num_rows]
 
   def lower_train(
     self, batch_size: int, trainable: Trainable | None = None
   ) -> jax.stages.Lowered:
     """The very program that `train` calls, before it is compiled."""
-    shape = (self.chunk_size, self.block_steps, batch_size)
-    rows, images, labels = self._block_like(shape)
+    rows, *store = self._block_like(self.block_steps, batch_size)
     return self._train(trainable).lower(
-      self.shapes, rows, self._to_all(0), images, labels
+      self.shapes, rows, self._to_all(0), *store
     )
 
   def lower_predict(
@@ -293,25 +263,26 @@ class PopulationTrainer:
   ) -> jax.stages.Lowered:
     """The very program that `predict` calls for so many rows of each."""
     batches = self._batches_together(math.ceil(num_rows / batch_size))
-    shape = (self.chunk_size, batches, batch_size)
-    return self._predict().lower(self.shapes, *self._block_like(shape))
+    block = self._block_like(batches, batch_size)
+    return self._predict().lower(self.shapes, *block)
+
+  @functools.cached_property
+  def shapes_of_one(self) -> TrainState:
+    """The shapes and dtypes of one model's state."""
+    create = functools.partial(
+      step.create_state, self.learner, image_shape=self._shape
+    )
+    state: TrainState = jax.eval_shape(create, jax.random.key(0))
+    return state
 
   @functools.cached_property
   def shapes(self) -> TrainState:
     """The shapes, dtypes and shardings of the states of a whole chunk."""
-    create = functools.partial(
-      step.create_state, self.learner, image_shape=self._shape
-    )
-    one = jax.eval_shape(
-      jax.vmap(create), jax.random.split(jax.random.key(0), 1)
-    )
     return jax.tree.map(
       lambda leaf: jax.ShapeDtypeStruct(
-        (self.chunk_size, *leaf.shape[1:]),
-        leaf.dtype,
-        sharding=self._by_individual,
+        (self.chunk_size, *leaf.shape), leaf.dtype, sharding=self._by_individual
       ),
-      one,
+      self.shapes_of_one,
     )
 
   @property
@@ -339,10 +310,18 @@ class PopulationTrainer:
     """The whole store serves all batches at once, a selection of it so many."""
     return batches if self.store == "device" else self.block_steps
 
-  def _block_like(
-    self, shape: tuple[int, int, int]
-  ) -> tuple[jax.ShapeDtypeStruct, Any, Any]:
-    """A block's rows, images and labels, but for their content."""
+  def _block(self, rows: np.ndarray, steps: int) -> tuple[Any, Any, Any]:
+    """Rows [n, t, B] as a block of so many steps, its images and labels."""
+    self._check_count(len(rows))
+    shape = (self.chunk_size, steps, rows.shape[2])
+    padded = np.full(shape, PADDING, np.int32)
+    padded[: len(rows), : rows.shape[1]] = rows
+    block, images, labels = self._source.block(padded)
+    return self._put(block), images, labels
+
+  def _block_like(self, steps: int, batch_size: int) -> tuple[Any, Any, Any]:
+    """As `_block`, but for the content."""
+    shape = (self.chunk_size, steps, batch_size)
     rows = jax.ShapeDtypeStruct(shape, np.int32, sharding=self._by_individual)
     return (rows, *self._source.block_like(shape))
 
@@ -380,7 +359,7 @@ def _program(
   num_mapped: int,
   shared: tuple[P, ...] = (),
   *,
-  static: tuple[tuple[str, Any], ...] = (),
+  static: tuple[Any, ...] = (),
   trainable: Trainable | None = None,
   donated: tuple[int, ...] = (),
 ) -> jax.stages.Wrapped:
@@ -388,7 +367,7 @@ def _program(
 
   Trainers of one learner share them: they are compiled once. Behind the learner
   the function takes num_mapped trees of one individual, then arrays that all of
-  a device share, lying over the mesh as `shared` says; static ones by name.
+  a device share, lying over the mesh as `shared` says, then static ones.
   """
   if trainable is not None:
     learner = dataclasses.replace(learner, trainable=trainable)
@@ -396,7 +375,7 @@ def _program(
   def on_device(*args: Any) -> Any:
     mapped, others = args[:num_mapped], args[num_mapped:]
     return jax.lax.map(
-      lambda one: function(learner, *one, *others, **dict(static)),
+      lambda one: function(learner, *one, *others, *static),
       mapped,
       batch_size=None if side_by_side == 1 else side_by_side,
     )

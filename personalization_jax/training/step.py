@@ -6,11 +6,13 @@ individuals.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from personalization_jax.networks import classifier, interface
@@ -18,21 +20,13 @@ from personalization_jax.training.learner import Learner
 
 
 class TrainState(flax.struct.PyTreeNode):
-  """One model in training.
+  """One model in training."""
 
-  Attributes:
-    step: int32 [], steps of the schedule gone by.
-    params: the network's parameters.
-    batch_stats: its running means and variances.
-    opt_state: the optimiser's state.
-    key: the key of this individual's dropout; a step uses fold_in(key, step).
-  """
-
-  step: jax.Array
-  params: Any
-  batch_stats: Any
-  opt_state: Any
-  key: jax.Array
+  step: jax.Array  # int32 [], steps of the schedule gone by
+  params: Any  # the network's
+  batch_stats: Any  # its running means and variances
+  opt_state: Any  # the optimiser's
+  key: jax.Array  # of this individual's dropout; a step uses fold_in(key, step)
   reference = None
 
   @property
@@ -93,6 +87,21 @@ def gather(
   return samples, samples if labels is None else labels[index], rows >= 0
 
 
+def in_batches(
+  function: Callable[[np.ndarray], Any], array: np.ndarray, size: int
+) -> Any:
+  """What a function of `size` rows at once gives for all of [N, ...]: NumPy.
+
+  The last batch is padded with zeros, so that one program serves all.
+  """
+  found = []
+  for start in range(0, max(1, len(array)), size):
+    batch = array[start : start + size]
+    padding = [(0, size - len(batch))] + [(0, 0)] * (array.ndim - 1)
+    found.append(jax.device_get(function(np.pad(batch, padding))))
+  return jax.tree.map(lambda *some: np.concatenate(some)[: len(array)], *found)
+
+
 def as_input(images: jax.Array) -> jax.Array:
   """Samples as models see them: uint8 in 0..1, floats as they are."""
   if images.dtype != jnp.uint8:
@@ -140,16 +149,10 @@ def train_step(
   Source: section II ("trained using gradient descent based on batches").
   """
   trainable = learner.trainable and learner.trainable(state.params)
+  frozen = _frozen_layers(learner, trainable)
   key = jax.random.fold_in(state.key, state.step)
   (loss, batch_stats), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
-    state.params,
-    learner,
-    state,
-    images,
-    labels,
-    mask,
-    key,
-    _frozen_layers(learner, trainable),
+    state.params, learner, state, images, labels, mask, key, frozen
   )
   updates, opt_state = learner.optimizer.update(
     gradients, state.opt_state, state.params
@@ -211,15 +214,6 @@ def train_on_rows(
   return jax.lax.fori_loop(0, num_steps, step, (state, losses))
 
 
-def eval_step(
-  learner: Learner, state: TrainState, images: jax.Array
-) -> jax.Array:
-  """Classes int32 [B] of images [B, ...], -1 if scores aren't finite."""
-  scores = learner.predict(learner.model, state, images)
-  classes = jnp.argmax(scores, axis=-1).astype(jnp.int32)
-  return jnp.where(jnp.isfinite(scores).all(axis=-1), classes, -1)
-
-
 def predict_rows(
   learner: Learner,
   state: TrainState,
@@ -227,11 +221,17 @@ def predict_rows(
   images: jax.Array,
   labels: jax.Array,
 ) -> jax.Array:
-  """Classes int32 [T, B] of rows [T, B] of the store, -1 for padding."""
+  """Classes int32 [T, B] of rows [T, B] of the store.
+
+  They are -1 for padding, and where scores aren't finite.
+  """
 
   def predict(rows: jax.Array) -> jax.Array:
     batch, _, mask = gather(images, labels, rows)
-    return jnp.where(mask, eval_step(learner, state, batch), -1)
+    scores = learner.predict(learner.model, state, batch)
+    classes = jnp.argmax(scores, axis=-1).astype(jnp.int32)
+    known = jnp.where(jnp.isfinite(scores).all(axis=-1), classes, -1)
+    return jnp.where(mask, known, -1)
 
   return jax.lax.map(predict, rows)
 

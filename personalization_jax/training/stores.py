@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from personalization_jax import distributed
 from personalization_jax.datasets.splits import PADDING
+from personalization_jax.distributed import AXIS
 
 
 class DeviceStore:
@@ -28,13 +29,11 @@ class DeviceStore:
       arrays, arrays, NamedSharding(mesh, PartitionSpec())
     )
 
-  def block(self, rows: np.ndarray) -> tuple[np.ndarray, jax.Array, jax.Array]:
+  def block(self, rows: np.ndarray) -> tuple[np.ndarray, Any, Any]:
     """Rows as they are, images and labels."""
     return (rows, *self.arrays)
 
-  def block_like(
-    self, shape: tuple[int, int, int]
-  ) -> tuple[jax.Array, jax.Array]:
+  def block_like(self, shape: tuple[int, ...]) -> tuple[Any, Any]:
     """Images and labels as `block` gives them for rows of a shape."""
     return self.arrays
 
@@ -42,24 +41,15 @@ class DeviceStore:
 class HostStore:
   """All images on the host; each block's go to the devices that need them."""
 
-  def __init__(
-    self,
-    mesh: Mesh,
-    spec: PartitionSpec,
-    images: np.ndarray,
-    labels: np.ndarray,
-  ):
-    """Keeps images [N, ...], perhaps a memory map, and labels [N].
+  layout = (PartitionSpec(AXIS), PartitionSpec(AXIS))
 
-    `spec` divides a leading axis among the devices of the mesh.
-    """
-    self.layout = (spec, spec)
-    self._sharding = NamedSharding(mesh, spec)
+  def __init__(self, mesh: Mesh, images: Any, labels: Any):
+    """Keeps images [N, ...], perhaps a memory map, and labels [N]."""
+    self._sharding = NamedSharding(mesh, PartitionSpec(AXIS))
     self._devices = mesh.size
-    self._images = images
-    self._labels = labels
+    self._arrays = np.asarray(images), np.asarray(labels)
 
-  def block(self, rows: np.ndarray) -> tuple[np.ndarray, jax.Array, jax.Array]:
+  def block(self, rows: np.ndarray) -> tuple[np.ndarray, Any, Any]:
     """Sends each device the samples of its individuals' rows [n, T, B], once.
 
     Returns these rows as rows of what the device got, and its images and labels
@@ -67,43 +57,39 @@ class HostStore:
     the shape of `rows` alone.
     """
     by_device = rows.reshape(self._devices, -1)
-    size = self._size(rows.shape)
-    needed = np.zeros((self._devices, size), np.int64)
+    needed = np.zeros((self._devices, self._size(rows.shape)), np.int64)
     local = np.full_like(by_device, PADDING)
     for device, own in enumerate(by_device):
       there = own != PADDING
       distinct = np.union1d(own[there], [0])
       needed[device, : len(distinct)] = distinct
       local[device, there] = np.searchsorted(distinct, own[there])
-    # Another process's devices get theirs from that process.
-    images, labels = (
-      self._send(array, needed.reshape(-1))
-      for array in (self._images, self._labels)
-    )
+    sent = needed.reshape(-1)
+
+    def send(array: np.ndarray) -> jax.Array:
+      def chosen(index: Any) -> np.ndarray:
+        return np.ascontiguousarray(array[sent[index[0]]])
+
+      # Another process's devices get theirs from that process.
+      return jax.make_array_from_callback(
+        (len(sent), *array.shape[1:]), self._sharding, chosen
+      )
+
+    images, labels = map(send, self._arrays)
     return local.reshape(rows.shape), images, labels
 
-  def block_like(
-    self, shape: tuple[int, int, int]
-  ) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+  def block_like(self, shape: tuple[int, ...]) -> tuple[Any, Any]:
     """Images and labels as `block` gives them, but for their content."""
-    rows = self._devices * self._size(shape)
+    count = self._devices * self._size(shape)
     images, labels = (
       jax.ShapeDtypeStruct(
-        (rows, *array.shape[1:]), array.dtype, sharding=self._sharding
+        (count, *array.shape[1:]), array.dtype, sharding=self._sharding
       )
-      for array in (self._images, self._labels)
+      for array in self._arrays
     )
     return images, labels
 
   def _size(self, shape: tuple[int, ...]) -> int:
     """How many rows of the store a device gets for a block of rows."""
     # Row 0 stands in for padding in either store.
-    return min(math.prod(shape) // self._devices + 1, len(self._images))
-
-  def _send(self, array: np.ndarray, rows: np.ndarray) -> jax.Array:
-    def chosen(index: Any) -> np.ndarray:
-      return np.ascontiguousarray(array[rows[index[0]]])
-
-    return jax.make_array_from_callback(
-      (len(rows), *array.shape[1:]), self._sharding, chosen
-    )
+    return min(math.prod(shape) // self._devices + 1, len(self._arrays[0]))

@@ -188,6 +188,7 @@ def test_saved_models_are_read_by_orbax_and_flax_alone(people, tmp_path):
   images, num_classes = study.population.images, study.population.num_classes
   result = study.personalize(parse_method("tl:2"))
   network = classifier.Classifier(num_classes, width=SETTINGS.width)
+  apply = jax.jit(network.apply)
   for index, person in enumerate(result.individuals):
     folder = tmp_path / "tl-2" / str(person)
     by_orbax = orbax.checkpoint.StandardCheckpointer().restore(folder)
@@ -200,7 +201,7 @@ def test_saved_models_are_read_by_orbax_and_flax_alone(people, tmp_path):
     by_load = {"params": params, "batch_stats": batch_stats}
     jax.tree.map(np.testing.assert_array_equal, by_orbax, by_load)
     rows = result.global_rows
-    logits = network.apply(by_orbax, images[rows] / np.float32(255))
+    logits = apply(by_orbax, images[rows] / np.float32(255))
     predictions = result.global_predictions[index]
     assert (np.argmax(logits, axis=-1) == predictions).mean() > 0.97
   kernels = [

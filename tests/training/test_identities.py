@@ -257,7 +257,7 @@ def test_the_auto_encoder_is_of_its_data_and_settings(
     seen.append(steps)
     return states, np.zeros((1, steps), np.float32)
 
-  once = latent_space.autoencoder.make_learner(width=1.0)
+  once = latent_space.autoencoder.make_learner(width=1 / 16)
   monkeypatch.setattr(
     latent_space.autoencoder, "make_learner", lambda **_: once
   )
@@ -447,7 +447,8 @@ def test_a_model_that_calls_python_is_not_kept(people, split, tmp_path):
       jax.debug.print("{}", samples[0, 0])
       return nn.Dense(3)(samples)
 
-  assert len({identities.of_model(Printing(), SHAPE) for _ in range(2)}) == 1
+  printing = [Learner(Printing(), optax.sgd(0.1)) for _ in range(2)]
+  assert len({identities.of_learner(each, SHAPE) for each in printing}) == 1
 
 
 def test_numbers_of_numpy_are_the_same_numbers(people, split):
@@ -460,7 +461,7 @@ def test_numbers_of_numpy_are_the_same_numbers(people, split):
   assert (
     len(
       {
-        identities.of_study("", settings, learner, SHAPE, 0)
+        identities.of_study(people, split, settings, learner, 0)
         for settings, learner in zip((plain, other), learners)
       }
     )
@@ -510,9 +511,7 @@ def test_runs_of_the_first_version_go_on(people, split):
   """The digests that its folders are signed with."""
   learner = make_learner(SETTINGS, 3)
   batches = Batches(split, SETTINGS, Groups(people, split))
-  data = identities.of_data(people.fingerprint(), split)
-  shape = people.sample_shape
-  study = identities.of_study(data, SETTINGS, learner, shape, 0)
+  study = identities.of_study(people, split, SETTINGS, learner, 0)
   assert study.startswith("0568fc22371a83b1")
   for spec, digest in {
     "baseline": "9c26e3f235143a56",
@@ -525,7 +524,7 @@ def test_runs_of_the_first_version_go_on(people, split):
     "global": "145073144eebfcc8",
   }.items():
     method = parse_method(spec)
-    of_method = identities.of_method(study, method, batches, learner, shape)
+    of_method = identities.of_method(study, method, batches, learner)
     assert of_method.startswith(digest), spec
   of_space = files.digest([LatentSettings(), "", split.global_train])
   assert of_space.startswith("a3c1c6c8739b5b5f")
@@ -550,7 +549,7 @@ def test_methods_that_answer_otherwise_are_other_trainings(people, split):
 
   def digest(**answers):
     method = Method("mine", late=3, **answers)
-    return identities.of_method("", method, batches, learner, SHAPE)
+    return identities.of_method("", method, batches, learner)
 
   every = [
     {},

@@ -9,7 +9,6 @@ import optax
 import pytest
 from helpers.small_study import SETTINGS, make_study, trainer_of
 from helpers.tiny import FIG_4, TINY, Tiny, compiled
-from jax.sharding import PartitionSpec as P
 
 from personalization_jax.distributed import make_mesh
 from personalization_jax.training import population
@@ -296,7 +295,7 @@ def test_a_chunk_s_size_is_checked(people, new_trainer):
 def test_a_device_gets_the_rows_of_its_own_individuals(people):
   """What a block sends of the store, against the store itself."""
   mesh = make_mesh(jax.devices()[:2])
-  store = HostStore(mesh, P("individual"), people.images, people.labels)
+  store = HostStore(mesh, people.images, people.labels)
   rows = np.random.default_rng(1).integers(-1, len(people), (4, 2, 3))
   local, images, labels = store.block(rows.astype(np.int32))
   assert len(images) == 2 * (4 * 2 * 3 // 2 + 1)
