@@ -55,7 +55,8 @@ def main() -> tuple[float, float]:
   state, _ = train(learner, state, rows, steps_on_all, images, labels)
   before = accuracy(state)
 
-  # It goes on with D_I, and becomes this person's own.
+  # Training goes on with D_I, and the model becomes this person's own. The last
+  # rows move to the front: in one shape, `train` is compiled once.
   own_first = np.roll(rows, STEPS_ON_OWN, axis=0)
   state, losses = train(learner, state, own_first, STEPS_ON_OWN, images, labels)
   after = accuracy(state)

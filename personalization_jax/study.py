@@ -281,7 +281,7 @@ class Study:
         and some are trained already.
       keeper.Stopped: if the keeper was asked to stop.
 
-    Source: section IV; the shaping half of Table I.
+    Source: section IV, Table I.
     """
     if isinstance(method, str):
       method = parse_method(method)
@@ -392,7 +392,7 @@ class Study:
     chunk: Chunk,
     on_steps: Callable[[int], None],
   ) -> tuple[TrainState, Record]:
-    """What training begins with: fresh models, or copies of D_G's."""
+    """What training begins with: fresh models, or copies of D_G's model."""
     keys = individual_keys(
       jax.random.key(self.settings.seed),
       self.split.individuals[list(chunk.indices)],
@@ -411,7 +411,7 @@ class Study:
     return dataclasses.replace(self.trainer, learner=learner)
 
   def _evaluation_steps(self, method: Method) -> list[int]:
-    """Behind which steps a method's models are evaluated, if they are."""
+    """After which steps a method's models are evaluated, if they are."""
     ends = [self.batches.length(method)]
     if method.shares_global_phase:
       ends.append(self.batches.num_shared_steps)

@@ -1,4 +1,4 @@
-"""A method is one unit: its answers to four questions."""
+"""A method: which data when, what is trained, its loss, how it answers."""
 
 from __future__ import annotations
 

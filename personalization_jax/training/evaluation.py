@@ -1,4 +1,4 @@
-"""Everybody's models while they train, and in the end on test data."""
+"""Evaluates models: on validation data in training, on test data after it."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class Validation:
   """When models are evaluated while they train, and on which data.
 
   Attributes:
-    steps: behind which steps of the schedule, ascending.
+    steps: after which steps of the schedule, ascending.
     labels: int32 [N], the store's.
     own: int32 [n, k, R], validation rows of k people for each of n models, -1
       for padding.
@@ -155,7 +155,7 @@ class Validation:
 
 
 def steps(ends: Sequence[int], every: int) -> list[int]:
-  """Every so many steps and at these, the last of a schedule; 0 for none."""
+  """Multiples of `every` up to the last of `ends`, and `ends`; 0 for none."""
   return sorted({*range(every, max(ends), every), *ends}) if every else []
 
 
