@@ -7,7 +7,7 @@ scaling (up to 4,000 individuals, on one to four virtual devices), grouping
 (against faiss), or all. Prints a table and writes it, with versions and the
 command, as JSON. Peers are optional dependencies: `pip install
 personalization_jax[bench]`. Each number is a median of rounds in which ours and
-the peers take turns; our first call, which compiles, stands beside it.
+the peers take turns; our first call, which compiles, is given beside it.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def main() -> tuple[float, float]:
     sources, split.global_train, own_train, BATCH, seed=0, individual=person
   )
 
-  # The paper's network and its optimiser, Adam; the store lies on the device.
+  # The paper's network and its optimiser, Adam; the store is on the device.
   learner = make_learner(pj.Settings(width=1 / 8), people.num_classes)
   images, labels = jnp.asarray(people.images), jnp.asarray(people.labels)
   create = jax.jit(step.create_state, static_argnums=(0, 2))

@@ -292,7 +292,7 @@ def open_directory(
   determining: Mapping[str, Any],
   made_with: Mapping[str, Any],
 ) -> tuple[Rows, dict[Finished, Result]]:
-  """Writes config.json; the rows of the tables, and results of before."""
+  """Writes config.json; the tables' rows, and results of earlier starts."""
   finished = directory.saved(workdir)
   now = [(method.spec, seed) for method in methods for seed in seeds]
   asked: dict[str, list[int]] = {}

@@ -117,7 +117,7 @@ class Result:
 
     Returns:
       Accuracy float64 [S] in 0..1, NaN where the model diverged; the number of
-      samples it stands on [S].
+      samples it is over [S].
 
     Raises:
       ValueError: if the result's own labels aren't these.
