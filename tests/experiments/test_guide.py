@@ -122,7 +122,7 @@ def test_own_model_has_learned(ran):
 
 def test_own_features_are_scaled_though_some_are_constant(guide):
   """Whatever the constant: 0.1 has a spread, of its mean's rounding."""
-  lines = guide.split("training = people.images[parts.global_train]\n")[1]
+  lines = guide.split("training = people.images[split.global_train]\n")[1]
   recipe = lines.split("\n\n")[0].split("people =")[0]
   rng = np.random.default_rng(0)
   training = rng.normal(7, 3, (3001, 4)).astype(np.float32)
