@@ -7,7 +7,7 @@ scaling (up to 4,000 individuals, on one to four virtual devices), grouping
 (against faiss), or all. Prints a table and writes it, with versions and the
 command, as JSON. Peers are optional dependencies: `pip install
 personalization_jax[bench]`. Each number is a median of rounds in which ours and
-the peers take turns; our first call, which compiles, stands beside it.
+the peers take turns; our first call, which compiles, is given beside it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _VARIABLES = (
 # Those without a name here are fields of `measuring.Options`.
 # fmt: off
 _SUITE = flags.DEFINE_multi_enum("suite", None, [*measuring.SUITES, "all"],
-    "What to measure.", required=True)
+    "What to measure", required=True)
 flags.DEFINE_integer("repeats", 5, "Rounds of measurement.", lower_bound=1)
 _OUTPUT = flags.DEFINE_string("output", None,
     "The JSON file; by default benchmark_<suites>.json, here.")

@@ -8,10 +8,10 @@ paper's network and resized to what the base model takes, or feature vectors or
 whatever else it was trained on, of the same shape. It also holds labels,
 classes of the base model; a person may lack some. With an array individuals,
 everybody in it gets a model, in OUTPUT/ID. Rows that share a number in an array
-originals (copies of one sample) are never trained on and held out both. A
-folder written holds an Orbax checkpoint, model.json, and person.json with the
-person's accuracy on the samples held out, before and after. One person takes
-seconds on a CPU.
+originals (copies of one sample) are all trained on or all held out. A folder
+written holds an Orbax checkpoint, model.json, and person.json with the person's
+accuracy on the samples held out, before and after. One person takes seconds on
+a CPU.
 """
 
 from __future__ import annotations

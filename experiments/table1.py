@@ -42,6 +42,7 @@ from personalization_jax.checkpoints.keeper import Keeper
 from personalization_jax.datasets import Population
 from personalization_jax.datasets.synthetic import WriterFactors
 from personalization_jax.methods import Method, known_method, parse_methods
+from personalization_jax.methods.specs import HELP
 from personalization_jax.runs import directory
 from personalization_jax.study import Study, make_trainer
 from personalization_jax.training import latent_space
@@ -54,7 +55,7 @@ flags.adopt_module_key_flags(study_flags)
 # fmt: off
 # It may grow from one call to the next; what is finished stays.
 _METHODS = flags.DEFINE_string("methods", "shaping",
-    "'shaping', 'grouping', 'table1' (both), or a comma list of methods.")
+    f"Methods and sets of them, separated by commas: {HELP}.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/table1", "The run directory.")
 _INDIVIDUALS_PER_DEVICE = flags.DEFINE_integer("individuals_per_device", 0,
     "Models on a device at once, which bounds memory; 0 takes 1 on a CPU and"
@@ -292,7 +293,7 @@ def open_directory(
   determining: Mapping[str, Any],
   made_with: Mapping[str, Any],
 ) -> tuple[Rows, dict[Finished, Result]]:
-  """Writes config.json; the rows of the tables, and results of before."""
+  """Writes config.json; the tables' rows, and results of earlier starts."""
   finished = directory.saved(workdir)
   now = [(method.spec, seed) for method in methods for seed in seeds]
   asked: dict[str, list[int]] = {}

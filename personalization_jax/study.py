@@ -290,7 +290,7 @@ class Study:
         and some are trained already.
       keeper.Stopped: if the keeper was asked to stop.
 
-    Source: section IV; the shaping half of Table I.
+    Source: section IV, Table I.
     """
     if isinstance(method, str):
       method = parse_method(method)
@@ -389,7 +389,7 @@ class Study:
     chunk: Chunk,
     on_steps: Callable[[int], None],
   ) -> tuple[TrainState, History]:
-    """What training begins with: fresh models, or copies of D_G's."""
+    """What training begins with: fresh models, or copies of D_G's model."""
     keys = individual_keys(
       jax.random.key(self.settings.seed),
       self.split.individuals[list(chunk.indices)],
@@ -407,7 +407,7 @@ class Study:
     return dataclasses.replace(self.trainer, learner=learner)
 
   def _points(self, ends: Sequence[int]) -> list[int]:
-    """Behind which steps models are evaluated: these and every so many."""
+    """After which steps models are evaluated: these and every so many."""
     every = self.eval_every
     if not every:
       return []

@@ -52,7 +52,7 @@ def _of_results(
   sources, lengths, losses = {}, {}, {}
   for method in methods:
     sources[method.spec] = study.batches.sources(method)
-    # Behind the end of an individual's own schedule there is padding.
+    # After the end of an individual's own schedule there is padding.
     ends = [len(study.batches.sources(method, index)) for index in people]
     lengths[method.spec] = np.array(ends)
     losses[method.spec] = firsts[method.spec].losses[shown]

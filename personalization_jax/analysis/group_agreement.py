@@ -1,6 +1,6 @@
 """Whether groups are of people who truly write alike (NumPy, SciPy).
 
-Synthetic writers have known factors, which stand at the place of their ids.
+Synthetic writers have known factors: a writer's are in the row of its id.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from personalization_jax.datasets.splits import PADDING
 def accuracy(
   predictions: np.ndarray, labels: np.ndarray, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Accuracy of each individual [S] and the number of rows it stands on [S].
+  """Accuracy of each individual [S] and the number of rows it is over [S].
 
   Of predictions [S, R], the store's labels [N] and rows [S, R], -1 for padding.
 

@@ -47,7 +47,7 @@ class Result:
     diverged: bool [S], whether loss or parameters stopped being finite.
     validation_rows: int32 [S, V], validation rows of each D_I.
     validation_predictions: int32 [S, V], predicted classes.
-    curve_steps: int32 [E], steps behind which models were evaluated on
+    curve_steps: int32 [E], steps after which models were evaluated on
       validation data.
     individual_curve: float32 [S, E], accuracy on D_I then; NaN for individuals
       without validation data.
@@ -117,7 +117,7 @@ class Result:
 
     Returns:
       Accuracy float64 [S] in 0..1, NaN where the model diverged; the number of
-      samples it stands on [S].
+      samples it is over [S].
 
     Raises:
       ValueError: if the result's own labels aren't these.

@@ -16,7 +16,7 @@ from personalization_jax import checks
 class Population:
   """Labelled samples of many individuals, in one flat store.
 
-  Every dataset, split and schedule is an array of rows of this store.
+  Splits, groups and batches are arrays of rows of this store.
 
   Attributes:
     images: the samples: uint8 [N, H, W, C], images whose 0..255 models see as
@@ -27,7 +27,7 @@ class Population:
     originals: int32 [N], the id of the drawing a row shows. Rows made from one
       drawing (its flips) share it, so that a split never separates them.
     num_classes: number of classes.
-    label_names: what the classes are called, if the data say so; None if not.
+    label_names: names of the classes; None if the data have none.
     file_rows: int32 [N], the row of the user's file that a sample comes from;
       by default this store is that file. Samples left out, and flips, make the
       two differ.

@@ -115,7 +115,7 @@ def vary_class_counts(
 
   A person's class proportions are drawn from a symmetric Dirichlet
   distribution and rows are removed at random until, as nearly as the person's
-  samples allow, the classes stand in those proportions.
+  samples allow, the classes are in those proportions.
 
   Args:
     population: everybody's samples; nobody else's are touched.

@@ -1,4 +1,4 @@
-"""Methods: a frozen dataclass each, which answers four questions."""
+"""Methods, their specs, and the rows that each trains on."""
 
 from personalization_jax.grouping.spec import Group as Group
 from personalization_jax.methods.method import Method as Method

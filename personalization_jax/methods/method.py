@@ -1,4 +1,4 @@
-"""A method is one unit: its answers to four questions."""
+"""A method: which data when, what is trained, its loss, how it answers."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Method:
 
   Raises:
     ValueError: if `spec` stands for another method, or names no file; a count
-      is no whole number; or a field stands beside what it replaces.
+      is no whole number; or a field is set beside what it replaces.
   """
 
   spec: str

@@ -104,7 +104,7 @@ class Description:
     return cls(**content)
 
   def to_json(self) -> str:
-    """As it stands in model.json."""
+    """The text of model.json."""
     content = {"format": _FORMAT, **dataclasses.asdict(self)}
     return json.dumps(content, indent=1) + "\n"
 

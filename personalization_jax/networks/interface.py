@@ -183,7 +183,7 @@ def mismatch(variables: Any, expected: Any) -> str | None:
 
 
 def _parameters(model: nn.Module) -> list[inspect.Parameter]:
-  """What `__call__` takes behind the samples."""
+  """What `__call__` takes after the samples."""
   return list(inspect.signature(model.__call__).parameters.values())[1:]
 
 

@@ -63,7 +63,7 @@ def compare(
     population: what they were made of; results without true labels need it.
     baseline: the method or name that all others are ranked with and tested
       against; by default the first `baseline` or `random:n` of each half of the
-      table, as in the paper. Names of one's own stand in the first half.
+      table, as in the paper. Names of one's own are in the first half.
     distances: float [S, S], of `Study.groups.distances()`, for individual
       fairness.
 
@@ -73,7 +73,8 @@ def compare(
 
   Raises:
     ValueError: if results can't be compared person by person, a name has
-      several methods, the baseline is missing, or the population is another.
+      several methods, the baseline is missing, or the results are of another
+      population.
 
   Source: section IV, Table I; section II-A.
   """

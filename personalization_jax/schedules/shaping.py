@@ -111,6 +111,8 @@ def combined(
 ) -> np.ndarray:
   """ES(early), then SW(epochs, period) or D_G alone, then TL(late).
 
+  The schedule of every method but `local`, of ES, SW or TL alone too.
+
   Args:
     epochs: epochs on D_G.
     steps_per_epoch: batches in one.

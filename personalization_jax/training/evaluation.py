@@ -1,4 +1,4 @@
-"""Everybody's models while they train, and in the end on test data."""
+"""Evaluates models: on validation data in training, on test data after it."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def not_finite(
 class Validation(NamedTuple):
   """When models are evaluated while they train, and on which data."""
 
-  steps: Sequence[int]  # behind which steps of the schedule, ascending
+  steps: Sequence[int]  # after which steps of the schedule, ascending
   labels: np.ndarray  # int32 [N], the store's
   # int32 [n, k, R], validation rows of k people for each of n models, -1 for
   # padding.

@@ -1,4 +1,4 @@
-"""Through a schedule: from the start or from a checkpoint, saved on the way."""
+"""Trains models through a schedule, from its start or from a checkpoint."""
 
 from __future__ import annotations
 

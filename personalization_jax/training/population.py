@@ -148,7 +148,7 @@ class PopulationTrainer:
       yield slice(start, min(start + self.chunk_size, num_individuals))
 
   def create(self, keys: jax.Array) -> TrainState:
-    """Fresh models of keys [n]: states [chunk_size], fillers behind n."""
+    """Fresh models of keys [n]: states [chunk_size], fillers after n."""
     create = self._program(step.create_state, 1, static=(self._shape,))
     return create(self._put_keys(keys))
 
@@ -365,7 +365,7 @@ def _program(
 ) -> jax.stages.Wrapped:
   """A function of a learner and of one individual, for all individuals.
 
-  Trainers of one learner share them: they are compiled once. Behind the learner
+  Trainers of one learner share them: they are compiled once. After the learner
   the function takes num_mapped trees of one individual, then arrays that all of
   a device share, lying over the mesh as `shared` says, then static ones.
   """

@@ -81,7 +81,7 @@ def ran(guide, tmp_path_factory):
   names = {"__name__": "guide"}
   said = io.StringIO()
   blocks = _RUN.findall(guide)
-  assert len(blocks) == guide.count("\n<!-- run -->\n") == 9
+  assert len(blocks) == guide.count("\n<!-- run -->\n") == 10
   with contextlib.chdir(folder), contextlib.redirect_stdout(said):
     for language, block in blocks:
       if language == "python":
@@ -122,7 +122,7 @@ def test_own_model_has_learned(ran):
 
 def test_own_features_are_scaled_though_some_are_constant(guide):
   """Whatever the constant: 0.1 has a spread, of its mean's rounding."""
-  lines = guide.split("training = people.images[parts.global_train]\n")[1]
+  lines = guide.split("training = people.images[split.global_train]\n")[1]
   recipe = lines.split("\n\n")[0].split("people =")[0]
   rng = np.random.default_rng(0)
   training = rng.normal(7, 3, (3001, 4)).astype(np.float32)
@@ -154,6 +154,7 @@ def test_the_new_method_s_share_grows_from_0_to_1(ran, guide):
   assert names["found"][-1].method == "curriculum"
   assert np.isfinite(names["found"][-1].losses).all()
   assert "| curriculum |" in said
+  assert [result.method for result in names["pair"]] == ["tl:20", "l2-sp"]
   table = (folder / "runs/curriculum/table1.csv").read_text()
   assert "\ncurriculum," in table
   (block,) = (code for _, code in _RUN.findall(guide) if "def growing" in code)
