@@ -21,7 +21,7 @@ import pathlib
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -44,8 +44,7 @@ class AnotherTrainingError(ValueError):
   """A folder holds what another training left."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Chunk:
+class Chunk(NamedTuple):
   """Individuals first .. last - 1 of the split, trained at once from a step."""
 
   first: int
@@ -85,7 +84,7 @@ def plan(known: Iterable[Chunk], count: int, size: int) -> list[Chunk]:
     most = len(indices) if chunk.is_finished else size
     for start in range(0, len(indices), most):
       own = indices[start : start + most]
-      chunks.append(dataclasses.replace(chunk, first=own[0], last=own[-1] + 1))
+      chunks.append(chunk._replace(first=own[0], last=own[-1] + 1))
   return chunks
 
 
@@ -125,19 +124,15 @@ class Task:
     Raises AnotherTrainingError, and leaves all as it is, if the folder keeps
     what isn't this training's.
     """
-    planned: list[Any] | None = None
+    planned: Any = None
     if distributed.is_first():
       self.keeper.wait()
       with contextlib.suppress(AnotherTrainingError):
-        chunks = plan(self._intact(), count, size)
-        planned = [dataclasses.astuple(chunk) for chunk in chunks]
+        planned = plan(self._intact(), count, size)
     planned = json.loads(distributed.text_from_first(json.dumps(planned)))
     if planned is None:
       raise self._another()
-    return [
-      Chunk(first, last, step, tuple(source))
-      for first, last, step, source in planned
-    ]
+    return [Chunk(a, b, step, (c, d)) for a, b, step, (c, d) in planned]
 
   def restore(self, chunk: Chunk, like: Any) -> tuple[Any, History]:
     """The models [n, ...] of a chunk that has begun, and what was recorded.
@@ -169,16 +164,8 @@ class Task:
   def watch(
     self, chunk: Chunk, step: int, states: Any, history: Callable[[], History]
   ) -> None:
-    """After each block: saves its states if it is time to.
-
-    Raises Stopped if asked to stop, after saving, and OSError if the last
-    checkpoint couldn't be written.
-    """
-    save, stop = self.keeper.demand()
-    if save:
-      self.save(chunk, step, states, history())
-    if stop:
-      self.keeper.stop()
+    """After a block: saves its states if it is time to; see `Keeper.check`."""
+    self.keeper.check(lambda: self.save(chunk, step, states, history()))
 
   def save(
     self, chunk: Chunk, step: int, states: Any, history: History
@@ -195,7 +182,7 @@ class Task:
       kept = distributed.gather(kept) if jax.process_count() > 1 else kept
     else:
       rows = len(leaf)
-    path = self._path(dataclasses.replace(chunk, step=step))
+    path = self._path(chunk._replace(step=step))
     about = {
       **self._about(path),
       "rows": rows,
@@ -209,7 +196,7 @@ class Task:
     self._results[chunk.first, chunk.last] = dict(arrays)
     if self.folder is None or not distributed.is_first():
       return
-    path = self._path(dataclasses.replace(chunk, step=-1))
+    path = self._path(chunk._replace(step=-1))
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **self._about(path), **arrays)  # type: ignore[arg-type]
     with files.writing(path):

@@ -7,7 +7,7 @@ import pathlib
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 from personalization_jax import distributed
 from personalization_jax.checkpoints import chunks, files, trees
@@ -66,18 +66,11 @@ class Keeper:
     assert pathlib.PurePath(inside).name == inside not in ("", ".."), name
     return self.folder and self.folder / inside
 
-  def check(self) -> None:
-    """Where nothing needs saving: raises `Stopped` if asked to stop."""
-    if distributed.highest(int(self._should_stop())):
-      self.stop()
+  def check(self, save: Callable[[], None] = lambda: None) -> None:
+    """Saves if it is time to; raises `Stopped`, once all is saved, if asked to.
 
-  def stop(self) -> NoReturn:
-    """Raises `Stopped` once everything is written."""
-    self.wait()
-    raise Stopped
-
-  def demand(self) -> tuple[bool, bool]:
-    """Whether it is time to save, and whether to stop; all hosts agree."""
+    All hosts agree. OSError if the last checkpoint couldn't be written.
+    """
     if self._writing is not None and self._writing.done():
       self.wait()
     stop = self._should_stop()
@@ -88,7 +81,11 @@ class Keeper:
       and time.monotonic() - self._saved >= self._seconds
     )
     demand = distributed.highest(2 * stop + due)
-    return demand > 0 and self.folder is not None, demand >= 2
+    if demand and self.folder is not None:
+      save()
+    if demand >= 2:
+      self.wait()
+      raise Stopped
 
   def write(
     self, path: pathlib.Path, tree: Any, about: Mapping[str, Any]
