@@ -73,6 +73,7 @@ _VALIDATION_FRACTION = flags.DEFINE_float("validation_fraction", 0.2,
     "Fraction of everyone's samples to hold out.", flag_values=FLAGS)
 _SEED = flags.DEFINE_integer("seed", 0,
     "Seed of everything random.", flag_values=FLAGS)
+flags.mark_flags_as_required([_BASE, _SAMPLES, _OUTPUT], FLAGS)
 # fmt: on
 
 
@@ -97,7 +98,6 @@ def personalize() -> None:
 
 def prepare() -> Job:
   """Everything that a user's mistake can break, before any training."""
-  people_flags.require(_BASE, _SAMPLES, _OUTPUT)
   description, variables = people_flags.load_model(_BASE)
   settings = Settings(**values.of(_LEARNING_RATE, _SEED))
   learner = make_learner(

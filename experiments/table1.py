@@ -82,9 +82,9 @@ _DISTRIBUTED = flags.DEFINE_bool("distributed", False,
 _COORDINATOR_ADDRESS = flags.DEFINE_string("coordinator_address", None,
     "HOST:PORT of the run's first process.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None,
-    "How many processes the run has.")
+    "How many processes the run has.", lower_bound=1)
 _PROCESS_ID = flags.DEFINE_integer("process_id", None,
-    "This process's number, from 0.")
+    "This process's number, from 0.", lower_bound=0)
 _CPU_DEVICES = flags.DEFINE_integer("cpu_devices", 0,
     "Virtual devices on a CPU; 0 takes one for each core.",
     lower_bound=0, upper_bound=1024)
