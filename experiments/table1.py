@@ -407,4 +407,4 @@ def train_all(
 
 if __name__ == "__main__":
   processes.use_compilation_cache()
-  app.run(lambda argv: main(argv, interruption.install(tell=processes.tell)))
+  app.run(lambda argv: main(argv, interruption.install(processes.tell)))
