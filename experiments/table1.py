@@ -37,8 +37,7 @@ from experiments.runtime.console import say
 from personalization_jax import distributed
 from personalization_jax.analysis.result import Result
 from personalization_jax.checkpoints import files
-from personalization_jax.checkpoints.chunks import AnotherTrainingError
-from personalization_jax.checkpoints.keeper import Keeper
+from personalization_jax.checkpoints.keeper import AnotherTrainingError, Keeper
 from personalization_jax.datasets import Population
 from personalization_jax.datasets.synthetic import WriterFactors
 from personalization_jax.methods import Method, known_method, parse_methods

@@ -20,8 +20,8 @@ from jax.sharding import Mesh
 from personalization_jax import checks, distributed
 from personalization_jax.analysis.result import Result
 from personalization_jax.checkpoints import files
-from personalization_jax.checkpoints.chunks import Chunk, Task
-from personalization_jax.checkpoints.keeper import Keeper
+from personalization_jax.checkpoints.chunks import Chunk
+from personalization_jax.checkpoints.keeper import Keeper, Task
 from personalization_jax.datasets import Population, splits
 from personalization_jax.datasets.splits import PADDING, Split
 from personalization_jax.grouping.groups import Groups

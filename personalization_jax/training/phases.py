@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from personalization_jax import distributed
-from personalization_jax.checkpoints.chunks import Chunk, Task
+from personalization_jax.checkpoints.chunks import Chunk
+from personalization_jax.checkpoints.keeper import Task
 from personalization_jax.methods.answers import Trainable
 from personalization_jax.training.evaluation import Record, Validation
 from personalization_jax.training.population import Block, PopulationTrainer
@@ -56,11 +57,13 @@ def run(
       on_steps(block.finished * count)
     if block.step in points:
       evaluate(block.states)
-    task.watch(
-      chunk,
-      block.step,
-      block.states,
-      lambda: record.trained(block.losses()).saved(),
+    task.keeper.check(
+      lambda: task.save(
+        chunk,
+        block.step,
+        block.states,
+        record.trained(block.losses()).saved(),
+      )
     )
 
   # A checkpoint may have been written before its step's evaluation.
