@@ -43,7 +43,7 @@ from personalization_jax.runs import saved_models
 from personalization_jax.runs.saved_models import Description
 from personalization_jax.settings import Settings
 from personalization_jax.training import adaptation
-from personalization_jax.training.learner import make_learner
+from personalization_jax.training.learner import Learner
 from personalization_jax.training.population import PopulationTrainer
 
 PERSON = "person.json"
@@ -100,9 +100,7 @@ def prepare() -> Job:
   """Everything that a user's mistake can break, before any training."""
   description, variables = people_flags.load_model(_BASE)
   settings = Settings(**values.of(_LEARNING_RATE, _SEED))
-  learner = make_learner(
-    settings, description.num_classes, description.network()
-  )
+  learner = Learner.with_adam(description.network(), settings.learning_rate)
   # What decides which programs train everybody.
   options = values.of(_BATCH_SIZE, _LAST_LAYERS)
   adaptation.check(learner.model, variables, **values.of(_STEPS), **options)
@@ -157,8 +155,7 @@ def _hold_out(population: Population, several: bool) -> Split:
 
 def train(job: Job) -> list[dict[str, Any]]:
   """Trains and saves everybody's model; returns what person.json says."""
-  settings = {name: FLAGS[name].value for name in FLAGS}
-  made_with = {"settings": settings, **run_info.describe()}
+  made_with = {"settings": FLAGS.flag_values_dict(), **run_info.describe()}
   reports: list[dict[str, Any]] = []
   steps = _STEPS.value * len(job.folders)
   with console.progress(steps, "personalize") as bar:

@@ -26,7 +26,7 @@ from experiments.flags import people_flags
 from personalization_jax.checkpoints import files
 from personalization_jax.settings import Settings
 from personalization_jax.training import adaptation
-from personalization_jax.training.learner import make_learner
+from personalization_jax.training.learner import Learner
 
 FLAGS = flags.FlagValues()
 # fmt: off
@@ -56,10 +56,9 @@ def predict() -> None:
       f" all are classified by the one model in --model={_MODEL.value}.",
       file=sys.stderr,
     )
+  learner = Learner.with_adam(description.network(), Settings().learning_rate)
   classes, probabilities = adaptation.classify(
-    make_learner(Settings(), description.num_classes, description.network()),
-    variables,
-    population.images,
+    learner, variables, population.images
   )
   table = pd.DataFrame({"predicted": classes, "probability": probabilities})
   table["probability"] = table["probability"].map("{:.6f}".format)

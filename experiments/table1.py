@@ -229,11 +229,8 @@ def prepare(
     )
   rows = Rows(*json.loads(distributed.text_from_first(json.dumps(rows))))
   for seed in seeds:
-    home = study_flags.home(workdir, seed)
-    files.check_writable(home / "checkpoints")  # by every process
-    if distributed.is_first():
-      files.check_writable(home / "predictions")
-      files.check_writable(home / "figures")
+    for name in ("checkpoints", "predictions", "figures"):
+      files.check_writable(study_flags.home(workdir, seed) / name)
   shown = rows.seeds[0]
   there = dict(zip(seeds, studies))
   drawn = there.get(shown) or make(shown, first.trainer)

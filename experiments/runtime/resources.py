@@ -59,8 +59,12 @@ def disk_need(
   # auto-encoder.
   kept = min(chunk, people) + study.trainer.mesh.size + 1
   checkpoints = kept * (state + 4 * steps)
-  if _grouped(methods):
-    checkpoints += max(0, _autoencoder_bytes(study) - state)
+  if _grouped(methods) and study.population.holds_images:
+    learner = autoencoder.make_learner(width=study.settings.width)
+    shape = study.population.sample_shape
+    create = functools.partial(create_state, learner, image_shape=shape)
+    own = bytes_of(jax.eval_shape(create, jax.random.key(0)))
+    checkpoints += max(0, own - state)
   # A curve has two numbers, at every step at most.
   recorded = 4 * steps * (3 if study.eval_every else 1)
   predictions = people * (8 * _tested(study) + recorded + 16)
@@ -86,17 +90,6 @@ def _longest(study: Study, methods: Sequence[Method]) -> int:
 
 def _grouped(methods: Sequence[Method]) -> bool:
   return any(method.needs_latents for method in methods)
-
-
-def _autoencoder_bytes(study: Study) -> int:
-  """Of its training state; 0 where another latent space must serve."""
-  shape = study.population.sample_shape
-  learner = autoencoder.make_learner(width=study.settings.width)
-  create = functools.partial(create_state, learner, image_shape=shape)
-  try:
-    return bytes_of(jax.eval_shape(create, jax.random.key(0)))
-  except ValueError:  # there is none for samples of this shape
-    return 0
 
 
 def _check_host(

@@ -111,21 +111,20 @@ class Keeper:
       finish = trees.save_async(path, tree, about)
 
     def write() -> None:
-      finish()
+      with files.writing(path):
+        finish()
       if distributed.is_first():
         for older in chunks.older_states(path):
           trees.remove(older)
 
     self._saved = time.monotonic()
-    self._writing_path = path
     self._writing = self._writer.submit(write)
 
   def wait(self) -> None:
     """Returns when nothing is being written any more."""
     writing, self._writing = self._writing, None
     if writing is not None:
-      with files.writing(self._writing_path):
-        writing.result()
+      writing.result()
 
 
 @dataclasses.dataclass(eq=False)
