@@ -63,22 +63,19 @@ class Keeper:
   def task(self, name: str, identity: str) -> Task:
     """The training of one method, or of a model that several start from.
 
-    `identity` is the digest of all that decides it; see `identities`.
+    `identity` is the digest of all that decides it; see `identities`. It is
+    kept in the keeper's own folder, never outside.
     """
-    return Task(self, name, identity, self._folder_of(name))
+    inside = files.safe_name(name)
+    assert pathlib.PurePath(inside).name == inside not in ("", ".."), name
+    return Task(self, name, identity, self.folder and self.folder / inside)
 
   def forget(self, name: str) -> None:
     """Removes what is kept of a training, whatever decided it."""
     self.wait()
-    folder = self._folder_of(name)
+    folder = self.task(name, "").folder
     if folder is not None and distributed.is_first():
       shutil.rmtree(folder, ignore_errors=True)
-
-  def _folder_of(self, name: str) -> pathlib.Path | None:
-    """Where a training is kept: in the keeper's own folder, never outside."""
-    inside = files.safe_name(name)
-    assert pathlib.PurePath(inside).name == inside not in ("", ".."), name
-    return self.folder and self.folder / inside
 
   def check(self, save: Callable[[], None] = lambda: None) -> None:
     """Saves if it is time to; raises `Stopped`, once all is saved, if asked to.
