@@ -33,7 +33,7 @@ _VARIABLES = (
   "XLA_", "JAX_", "CUDA_VISIBLE_DEVICES", "PYTORCH_",
 )  # fmt: skip
 
-# Those without a name here are fields of `measuring.Options`.
+# Suites read those without a name here.
 # fmt: off
 _SUITE = flags.DEFINE_multi_enum("suite", None, [*measuring.SUITES, "all"],
     "What to measure", required=True)
@@ -106,13 +106,10 @@ def main(argv: Sequence[str]) -> None:
     "command": shlex.join(command),
     "environment": environment(),
   }
-  fields = dataclasses.fields(measuring.Options)
-  given: dict[str, Any] = {f.name: flags.FLAGS[f.name].value for f in fields}
-  options = measuring.Options(**given)
   measurements: list[measuring.Measurement] = []
   for suite in suites:
     module = importlib.import_module(f"experiments.benchmarks.{suite}")
-    for measurement in module.run(options):
+    for measurement in module.run(flags.FLAGS):
       print(measuring.table([measurement]).splitlines()[1], flush=True)
       measurements.append(measurement)
       # Written anew each time: what was measured stays if a later row fails.

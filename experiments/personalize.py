@@ -73,6 +73,7 @@ _VALIDATION_FRACTION = flags.DEFINE_float("validation_fraction", 0.2,
     "Fraction of everyone's samples to hold out.", flag_values=FLAGS)
 _SEED = flags.DEFINE_integer("seed", 0,
     "Seed of everything random.", flag_values=FLAGS)
+flags.mark_flags_as_required([_BASE, _SAMPLES, _OUTPUT], FLAGS)
 # fmt: on
 
 
@@ -97,7 +98,6 @@ def personalize() -> None:
 
 def prepare() -> Job:
   """Everything that a user's mistake can break, before any training."""
-  people_flags.require(_BASE, _SAMPLES, _OUTPUT)
   description, variables = people_flags.load_model(_BASE)
   settings = Settings(**values.of(_LEARNING_RATE, _SEED))
   learner = make_learner(
@@ -157,8 +157,7 @@ def _hold_out(population: Population, several: bool) -> Split:
 
 def train(job: Job) -> list[dict[str, Any]]:
   """Trains and saves everybody's model; returns what person.json says."""
-  settings = {name: FLAGS[name].value for name in FLAGS}
-  made_with = {"settings": settings, **run_info.describe()}
+  made_with = {"settings": FLAGS.flag_values_dict(), **run_info.describe()}
   reports: list[dict[str, Any]] = []
   steps = _STEPS.value * len(job.folders)
   with console.progress(steps, "personalize") as bar:

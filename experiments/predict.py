@@ -37,12 +37,12 @@ _SAMPLES = flags.DEFINE_string("samples", None,
     flag_values=FLAGS)
 _OUTPUT = flags.DEFINE_string("output", None,
     "The CSV file to write.", flag_values=FLAGS)
+flags.mark_flags_as_required([_MODEL, _SAMPLES, _OUTPUT], FLAGS)
 # fmt: on
 
 
 def predict() -> None:
   """From the flags to the CSV file."""
-  people_flags.require(_MODEL, _SAMPLES, _OUTPUT)
   output = pathlib.Path(_OUTPUT.value or "")
   if output.is_dir():
     raise ValueError(f"--output={output} is a folder, not a file.")
@@ -56,10 +56,11 @@ def predict() -> None:
       f" all are classified by the one model in --model={_MODEL.value}.",
       file=sys.stderr,
     )
+  learner = make_learner(
+    Settings(), description.num_classes, description.network()
+  )
   classes, probabilities = adaptation.classify(
-    make_learner(Settings(), description.num_classes, description.network()),
-    variables,
-    population.images,
+    learner, variables, population.images
   )
   table = pd.DataFrame({"predicted": classes, "probability": probabilities})
   table["probability"] = table["probability"].map("{:.6f}".format)

@@ -37,8 +37,7 @@ from experiments.runtime.console import say
 from personalization_jax import distributed
 from personalization_jax.analysis.result import Result
 from personalization_jax.checkpoints import files
-from personalization_jax.checkpoints.chunks import AnotherTrainingError
-from personalization_jax.checkpoints.keeper import Keeper
+from personalization_jax.checkpoints.keeper import AnotherTrainingError, Keeper
 from personalization_jax.datasets import Population
 from personalization_jax.datasets.synthetic import WriterFactors
 from personalization_jax.methods import Method, known_method, parse_methods
@@ -83,9 +82,9 @@ _DISTRIBUTED = flags.DEFINE_bool("distributed", False,
 _COORDINATOR_ADDRESS = flags.DEFINE_string("coordinator_address", None,
     "HOST:PORT of the run's first process.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None,
-    "How many processes the run has.")
+    "How many processes the run has.", lower_bound=1)
 _PROCESS_ID = flags.DEFINE_integer("process_id", None,
-    "This process's number, from 0.")
+    "This process's number, from 0.", lower_bound=0)
 _CPU_DEVICES = flags.DEFINE_integer("cpu_devices", 0,
     "Virtual devices on a CPU; 0 takes one for each core.",
     lower_bound=0, upper_bound=1024)
@@ -231,11 +230,8 @@ def prepare(
     )
   rows = Rows(*json.loads(distributed.text_from_first(json.dumps(rows))))
   for seed in seeds:
-    home = study_flags.home(workdir, seed)
-    files.check_writable(home / "checkpoints")  # by every process
-    if distributed.is_first():
-      files.check_writable(home / "predictions")
-      files.check_writable(home / "figures")
+    for name in ("checkpoints", "predictions", "figures"):
+      files.check_writable(study_flags.home(workdir, seed) / name)
   shown = rows.seeds[0]
   there = dict(zip(seeds, studies))
   drawn = there.get(shown) or make(shown, first.trainer)
@@ -408,4 +404,4 @@ def train_all(
 
 if __name__ == "__main__":
   processes.use_compilation_cache()
-  app.run(lambda argv: main(argv, interruption.install(tell=processes.tell)))
+  app.run(lambda argv: main(argv, interruption.install(processes.tell)))

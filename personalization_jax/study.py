@@ -21,8 +21,8 @@ from personalization_jax import checks, distributed
 from personalization_jax.analysis import metrics
 from personalization_jax.analysis.result import Result
 from personalization_jax.checkpoints import files
-from personalization_jax.checkpoints.chunks import Chunk, History, Task
-from personalization_jax.checkpoints.keeper import Keeper
+from personalization_jax.checkpoints.chunks import Chunk
+from personalization_jax.checkpoints.keeper import History, Keeper, Task
 from personalization_jax.datasets import Population, splits
 from personalization_jax.datasets.splits import Split
 from personalization_jax.grouping.groups import Groups

@@ -16,9 +16,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from absl.flags import FlagValues
 
 from experiments.benchmarks import measuring
-from experiments.benchmarks.measuring import Measurement, Options
+from experiments.benchmarks.measuring import Measurement
 from personalization_jax.grouping import single_sample_groups
 
 _INDIVIDUALS = 100
@@ -29,7 +30,7 @@ _SLACKS = (12.0, 8.0, 5.0, 3.0, 2.0, 1.5)
 _SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000)
 
 
-def run(options: Options) -> Iterator[Measurement]:
+def run(options: FlagValues) -> Iterator[Measurement]:
   """Yields the suite's measurements, in seconds; it needs faiss."""
   people = 4 if options.quick else _INDIVIDUALS
   for kind in ("normal", "classes"):

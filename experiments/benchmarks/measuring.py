@@ -41,22 +41,6 @@ class Measurement:
   utilisation: float | None = None  # those as a share of the device's peak
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-  """The values of those flags of `experiments.benchmark` that suites read."""
-
-  repeats: int = 3
-  quick: bool = False
-  peers: bool = True
-  individuals_per_device: int = 0
-  # Of training alone:
-  only: str = ""
-  individuals: int = 0
-  steps: int = 0
-  side_by_side: Sequence[str] = ()
-  peak_tflops: float | None = None
-
-
 def runnable(suites: Sequence[str], with_peers: bool) -> list[str]:
   """The suites that can be measured; ValueError if a wanted peer is missing."""
   found = []

@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+from absl.flags import FlagValues
 
 from experiments.benchmarks import measuring
-from experiments.benchmarks.measuring import Measurement, Options, Worker
+from experiments.benchmarks.measuring import Measurement, Worker
 from experiments.benchmarks.work import Ours, Work, population
 from experiments.runtime import host_memory
 from experiments.runtime.processes import cores
@@ -38,7 +39,7 @@ _DEVICES, _SPREAD = (1, 2, 3, 4), 48
 _ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 
-def run(options: Options) -> Iterator[Measurement]:
+def run(options: FlagValues) -> Iterator[Measurement]:
   """Yields the suite's measurements, in milliseconds and MiB."""
   work, sizes = (
     (_QUICK_WORK, _QUICK_SIZES) if options.quick else (_WORK, _SIZES)
@@ -49,12 +50,14 @@ def run(options: Options) -> Iterator[Measurement]:
 
 
 def _sizes(
-  work: Work, sizes: Sequence[int], options: Options
+  work: Work, sizes: Sequence[int], options: FlagValues
 ) -> Iterator[Measurement]:
   per_device = options.individuals_per_device
   works = [dataclasses.replace(work, individuals=size) for size in sizes]
   setups = [(each, max(sizes), per_device, len(cores())) for each in works]
-  times, memory, planned = _measure(setups, options, "memory", "planned")
+  times, memory, planned = _measure(
+    setups, options.repeats, "memory", "planned"
+  )
   reference = f"with {sizes[0]} individuals"
   about = (
     f"width {work.width:g}, batch {work.batch_size}, {work.image_size} px,"
@@ -72,12 +75,12 @@ def _sizes(
       yield _relative(name, [own], [other], other_name, goal, "MiB")
 
 
-def _devices(work: Work, options: Options) -> Iterator[Measurement]:
+def _devices(work: Work, options: FlagValues) -> Iterator[Measurement]:
   counts = _DEVICES[:2] if options.quick else _DEVICES
   if not options.quick:
     work = dataclasses.replace(work, individuals=_SPREAD)
   setups = [(work, work.individuals, 1, count) for count in counts]
-  times, digests = _measure(setups, options, "digest")
+  times, digests = _measure(setups, options.repeats, "digest")
   for count, own, digest in zip(counts, times, digests):
     same = "identical" if digest == digests[0] else "DIFFERENT"
     name = (
@@ -89,7 +92,7 @@ def _devices(work: Work, options: Options) -> Iterator[Measurement]:
 
 
 def _measure(
-  setups: Sequence[tuple[Work, int, int, int]], options: Options, *wanted: str
+  setups: Sequence[tuple[Work, int, int, int]], repeats: int, *wanted: str
 ) -> list[list[Any]]:
   """Of each process, milliseconds for each individual, and what is wanted."""
   with contextlib.ExitStack() as stack:
@@ -100,7 +103,7 @@ def _measure(
       # One after another: side by side, compilations would need all the memory.
       worker.wait()
     times: list[list[float]] = [[] for _ in workers]
-    for turn in range(options.repeats):
+    for turn in range(repeats):
       for worker, (work, *_), own in zip(workers, setups, times):
         if work.individuals <= _LARGE or turn < _LARGE_REPEATS:
           own.append(1000 * worker.call("seconds") / work.individuals)

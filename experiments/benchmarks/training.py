@@ -18,9 +18,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+from absl.flags import FlagValues
 
 from experiments.benchmarks import measuring
-from experiments.benchmarks.measuring import Measurement, Options, Worker
+from experiments.benchmarks.measuring import Measurement, Worker
 from experiments.benchmarks.work import (
   Ours,
   Task,
@@ -54,7 +55,7 @@ _VMAP_SECONDS = 90.0  # to compile, and then to do the work
 Calls = dict[str, Callable[[], Any]]
 
 
-def run(options: Options) -> Iterator[Measurement]:
+def run(options: FlagValues) -> Iterator[Measurement]:
   """Yields the suite's measurements, in samples a second."""
   on_cpu = jax.devices()[0].platform == "cpu"
   works = _QUICK_CPU_ROWS if options.quick else _CPU_ROWS
@@ -75,7 +76,7 @@ def run(options: Options) -> Iterator[Measurement]:
 
 
 def _compare(
-  name: str, ours: Ours, peers: Calls, options: Options, **how: Any
+  name: str, ours: Ours, peers: Calls, options: FlagValues, **how: Any
 ) -> list[Measurement]:
   """Rates, with operations a second and their share of the peak if known."""
   work, devices = ours.work, ours.trainer.mesh.devices
@@ -94,7 +95,7 @@ def _compare(
 
 
 def _on_cpu(
-  work: Work, store: Population, vmapped: int, options: Options
+  work: Work, store: Population, vmapped: int, options: FlagValues
 ) -> Iterator[Measurement]:
   on_device = options.individuals_per_device or without_fillers(
     work.individuals, jax.device_count()
@@ -146,27 +147,17 @@ def _torch_on_cpu(task: Task, stack: contextlib.ExitStack) -> Calls:
   }
 
 
-def _variants(work: Work, options: Options) -> dict[str, dict[str, Any]]:
-  """What of ours is tried on an accelerator: name -> options of `Ours`."""
-  most = options.individuals_per_device or work.individuals
-  counts = sorted({min(int(n), most) for n in options.side_by_side})
-  return {
-    f"{work}, {n} side by side": {
-      "individuals_per_device": most,
-      "side_by_side": n,
-    }
-    for n in counts
-  }
-
-
 def _on_accelerator(
-  work: Work, store: Population, vmapped: int, options: Options
+  work: Work, store: Population, vmapped: int, options: FlagValues
 ) -> Iterator[Measurement]:
   """Each variant of ours, then the best of them against each peer."""
   best: tuple[Measurement, Ours] | None = None
-  for name, how in _variants(work, options).items():
-    # One device: PyTorch is given one too.
-    ours = Ours(work, store, mesh=make_mesh(jax.devices()[:1]), **how)
+  most = options.individuals_per_device or work.individuals
+  # One device: PyTorch is given one too.
+  how = {"individuals_per_device": most, "mesh": make_mesh(jax.devices()[:1])}
+  for count in sorted({min(int(n), most) for n in options.side_by_side}):
+    name = f"{work}, {count} side by side"
+    ours = Ours(work, store, side_by_side=count, **how)
     try:
       (alone,) = _compare(name, ours, {}, options, first=ours.first)
     except jax.errors.JaxRuntimeError as error:

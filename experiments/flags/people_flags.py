@@ -43,13 +43,6 @@ def or_say_why(
     sys.exit(f"error: {console.as_flag(error, list(own_flags))}")
 
 
-def require(*needed: Flag) -> None:
-  """Rejects a command without these flags."""
-  for flag in needed:
-    if not flag.value:
-      raise ValueError(f"--{flag.name} is missing.")
-
-
 def load_model(flag: Flag) -> tuple[Description, dict[str, Any]]:
   """The model in a flag's folder: what it is, `params` and `batch_stats`."""
   with console.of(f"--{flag.name}"):

@@ -66,17 +66,13 @@ def told(workdir: pathlib.Path, *refusals: type[Exception]) -> Iterator[None]:
 
   `refusals` say themselves what is wrong; unknown errors are raised again.
   """
+  again = f"the same command goes on (--workdir={workdir})"
   try:
     yield
   except Stopped:
-    print(
-      f"Stopped as asked to: the same command goes on (--workdir={workdir}).",
-      file=sys.stderr,
-      flush=True,
-    )
+    print(f"Stopped as asked to: {again}.", file=sys.stderr, flush=True)
     sys.exit(interruption.EXIT_CODE)
   except Exception as error:
-    again = f"the same command goes on (--workdir={workdir})"
     first_line = checks.first_line(error)[:200]
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
       processes.end(

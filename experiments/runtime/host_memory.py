@@ -8,26 +8,23 @@ from __future__ import annotations
 
 import os
 import pathlib
-import re
 import resource
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 # A cgroup without a limit says "max", or a number near 2^63.
 _LIMITS = {"cgroup2": "memory.max", "cgroup": "memory.limit_in_bytes"}
 _ROOT = pathlib.Path("/")
 
 
-def limit(
-  root: pathlib.Path = _ROOT, environment: Mapping[str, str] = os.environ
-) -> int:
+def limit() -> int:
   """Bytes that this process may take of its host's memory.
 
   The least of the machine's, the limits of the process's cgroup and of those
-  around it (versions 1 and 2), and SLURM's; /proc and cgroups are in `root`.
+  around it (versions 1 and 2), and SLURM's.
   """
   machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-  return min([machine, *_of_cgroups(root), *_of_slurm(environment)])
+  return min([machine, *_of_cgroups(), *_of_slurm()])
 
 
 def taken() -> int:
@@ -53,18 +50,18 @@ def program_files() -> int:
 
 def _status(*names: str) -> int:
   """Bytes that Linux counts under these names together; 0 elsewhere."""
-  pattern = rf"(?:{'|'.join(names)}):\s*(\d+) kB"
-  found = map(re.compile(pattern).match, _lines(_ROOT / "proc/self/status"))
-  return sum(1024 * int(match[1]) for match in found if match)
+  lines = (line.partition(":") for line in _lines("proc/self/status"))
+  sizes = (size for name, _, size in lines if name in names)
+  return sum(1024 * int(size.removesuffix("kB")) for size in sizes)
 
 
-def _of_cgroups(root: pathlib.Path) -> Iterator[int]:
+def _of_cgroups() -> Iterator[int]:
   """The limits of this process's cgroups and of all around them."""
   own: dict[str, str] = {}  # controller -> path; "" is version 2's
-  for line in _lines(root / "proc/self/cgroup"):
+  for line in _lines("proc/self/cgroup"):
     _, controllers, path = line.split(":", 2)
     own |= dict.fromkeys(controllers.split(","), path)
-  for line in _lines(root / "proc/self/mountinfo"):
+  for line in _lines("proc/self/mountinfo"):
     mount, _, system = line.partition(" - ")
     _, _, _, top, place, *_ = mount.split()
     kind, _, options = system.split(" ", 2)
@@ -72,7 +69,7 @@ def _of_cgroups(root: pathlib.Path) -> Iterator[int]:
     mounts_it = not controller or controller in options.split(",")
     if kind not in _LIMITS or controller not in own or not mounts_it:
       continue
-    mounted = root / place.lstrip("/")
+    mounted = _ROOT / place.lstrip("/")
     # Inside a container the mount may begin at the container's own cgroup.
     below = os.path.relpath(own[controller], top)
     folder = mounted if below.startswith("..") else mounted / below
@@ -82,11 +79,11 @@ def _of_cgroups(root: pathlib.Path) -> Iterator[int]:
         yield from map(int, filter(str.isdecimal, limits))
 
 
-def _of_slurm(environment: Mapping[str, str]) -> Iterator[int]:
+def _of_slurm() -> Iterator[int]:
   """What SLURM lets a job take of this host, in MiB; 0 is all of it."""
 
   def number(name: str) -> int:
-    text = environment.get(f"SLURM_{name}", "")
+    text = os.environ.get(f"SLURM_{name}", "")
     return int(text) if text.isdecimal() else 0
 
   of_cores = number("MEM_PER_CPU") * number("CPUS_ON_NODE")
@@ -94,8 +91,9 @@ def _of_slurm(environment: Mapping[str, str]) -> Iterator[int]:
     yield mebibytes * 2**20
 
 
-def _lines(path: pathlib.Path) -> list[str]:
+def _lines(path: str | pathlib.Path) -> list[str]:
+  """Of a file of the system; none if it can't be read."""
   try:
-    return path.read_text().splitlines()
+    return (_ROOT / path).read_text().splitlines()
   except OSError:
     return []

@@ -22,13 +22,10 @@ EXIT_CODE = 75
 PATIENCE = 15.0
 
 
-def install(
-  patience: float = PATIENCE,
-  tell: Callable[[str, int], object] = lambda sentence, code: None,
-) -> Callable[[], bool]:
+def install(tell: Callable[[str, int], object]) -> Callable[[], bool]:
   """Catches SIGTERM and SIGINT; returns whether one has come.
 
-  After `patience` seconds the process ends whatever it is doing (compiling,
+  After `PATIENCE` seconds the process ends whatever it is doing (compiling,
   say), with the same code: what is on disk is complete at any moment. `tell` is
   given sentence and code before. A second Ctrl-C ends it at once.
   """
@@ -48,7 +45,7 @@ def install(
     while os.read(reading, 1)[0] not in (signal.SIGTERM, signal.SIGINT):
       pass
     say("Asked to stop: saving first.")
-    time.sleep(patience)
+    time.sleep(PATIENCE)
     why = "Stopped between two moments to save: the last checkpoint counts."
     say(why)
     tell(why, EXIT_CODE)

@@ -65,14 +65,11 @@ def join(
         "--coordinator_address, --num_processes and --process_id go together;"
         " --distributed finds them by itself on SLURM, GKE and TPU pods."
       )
-  if num_processes is not None:
-    if num_processes < 1:
-      raise ValueError(f"--num_processes={num_processes} must be at least 1.")
-    if process_id is not None and not 0 <= process_id < num_processes:
-      raise ValueError(
-        f"--process_id={process_id} must lie in 0..{num_processes - 1}"
-        f" (--num_processes={num_processes})."
-      )
+  if num_processes and process_id and process_id >= num_processes:
+    raise ValueError(
+      f"--process_id={process_id} must lie in 0..{num_processes - 1}"
+      f" (--num_processes={num_processes})."
+    )
   if address is not None:
     _check_address(address, wait=bool(process_id))
   # JAX would catch SIGTERM itself; `interruption` does.

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import math
 import pathlib
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ import jax
 
 from experiments.runtime import host_memory
 from personalization_jax import distributed, grouping
+from personalization_jax.checkpoints import files
 from personalization_jax.datasets.splits import PADDING
 from personalization_jax.methods import Method
 from personalization_jax.networks import classifier
@@ -60,8 +60,12 @@ def disk_need(
   # auto-encoder.
   kept = min(chunk, people) + study.trainer.mesh.size + 1
   checkpoints = kept * (state + 4 * steps)
-  if _grouped(methods):
-    checkpoints += max(0, _autoencoder_bytes(study) - state)
+  if _grouped(methods) and study.population.holds_images:
+    learner = autoencoder.make_learner(width=study.settings.width)
+    shape = study.population.sample_shape
+    create = functools.partial(create_state, learner, image_shape=shape)
+    own = bytes_of(jax.eval_shape(create, jax.random.key(0)))
+    checkpoints += max(0, own - state)
   # A curve has two numbers, at every step at most.
   recorded = 4 * steps * (3 if study.eval_every else 1)
   predictions = people * (8 * _tested(study) + recorded + 16)
@@ -89,21 +93,10 @@ def _grouped(methods: Sequence[Method]) -> bool:
   return any(method.needs_latents for method in methods)
 
 
-def _autoencoder_bytes(study: Study) -> int:
-  """Of its training state; 0 where another latent space must serve."""
-  shape = study.population.sample_shape
-  learner = autoencoder.make_learner(width=study.settings.width)
-  create = functools.partial(create_state, learner, image_shape=shape)
-  try:
-    return bytes_of(jax.eval_shape(create, jax.random.key(0)))
-  except ValueError:  # there is none for samples of this shape
-    return 0
-
-
 def _check_host(
   study: Study, methods: Sequence[Method], latents: LatentSettings
 ) -> None:
-  """Rejects schedules and models that this host can't hold."""
+  """Rejects schedules that this host can't hold."""
   chunk, settings = study.trainer.chunk_size, study.settings
   for method in methods:
     steps = study.batches.length(method)
@@ -119,11 +112,6 @@ def _check_host(
       _schedule_bytes(steps, latents.batch_size, 1),
       f"the auto-encoder's schedule ({steps} steps:"
       f" --autoencoder_epochs={latents.epochs})",
-    )
-  if study.trainer.on_cpu:
-    check_fits(
-      3 * bytes_of(study.trainer.shapes),
-      f"{chunk} models at once (--individuals_per_device)",
     )
 
 
@@ -267,7 +255,8 @@ def _lack(
   if not plan.host:
     return None
   name, size = max(plan.host.items(), key=lambda item: item[1])
-  if not _exceeds_host(size):
+  # All processes must come to the same chunks.
+  if not distributed.highest(int(size > host_memory.limit())):
     return None
   return (
     f"{megabytes(size)} of this host's memory for {name} on"
@@ -277,20 +266,11 @@ def _lack(
   )
 
 
-def _exceeds_host(size: int) -> bool:
-  """Whether any host has less; all processes must come to the same chunks."""
-  return bool(distributed.highest(int(size > host_memory.limit())))
-
-
 def _check_compiling(programs: Iterable[jax.stages.Lowered]) -> None:
   """Rejects what a CPU's compiler has no memory for; it would be killed."""
   lines = max(len(program.as_text().splitlines()) for program in programs)
   need = host_memory.taken() + lines * _COMPILED_LINE
-  if _exceeds_host(need):
-    raise ValueError(
-      f"compiling takes up to {megabytes(need)} of this host's memory,"
-      f" {_but_may_take()}: give it more, or take a smaller model."
-    )
+  check_fits(need, "compiling", ": give it more, or take a smaller model")
 
 
 def _search_bytes(study: Study, methods: Sequence[Method]) -> int:
@@ -324,10 +304,12 @@ def _device_memory(trainer: PopulationTrainer) -> int | None:
   return -distributed.highest(-(here // 2**20)) * 2**20
 
 
-def check_fits(size: int, what: str) -> None:
+def check_fits(size: int, what: str, remedy: str = "") -> None:
   """Rejects what takes more bytes than this host's memory has."""
   if size > host_memory.limit():
-    raise ValueError(f"{what} would take {megabytes(size)}, {_but_may_take()}.")
+    raise ValueError(
+      f"{what} would take {megabytes(size)}, {_but_may_take()}{remedy}."
+    )
 
 
 def _but_may_take() -> str:
@@ -339,9 +321,7 @@ def _but_may_take() -> str:
 
 def check_disk(workdir: pathlib.Path, need: int) -> None:
   """Rejects a run of so many bytes, all in all, that would fill its disk."""
-  path = workdir.absolute()
-  there = next(place for place in (path, *path.parents) if place.exists())
-  free = shutil.disk_usage(there).free
+  free = files.free_space(workdir)
   missing = need - disk_used(workdir)
   if missing > free:
     raise ValueError(
@@ -360,8 +340,8 @@ def disk_used(folder: pathlib.Path) -> int:
 def peak_memory() -> str:
   """The most memory that this process had, of the host and of its devices."""
   text = f"{megabytes(host_memory.peak())} of the host"
-  if files := host_memory.program_files():
-    text += f" ({megabytes(files)} of them program files)"
+  if of_files := host_memory.program_files():
+    text += f" ({megabytes(of_files)} of them program files)"
   stats = [device.memory_stats() or {} for device in jax.local_devices()]
   if peak := max(one.get("peak_bytes_in_use", 0) for one in stats):
     text += f", {megabytes(peak)} of a device"

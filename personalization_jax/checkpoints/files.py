@@ -75,12 +75,15 @@ def _full(path: pathlib.Path) -> OSError:
   return OSError(errno.ENOSPC, "the disk is full", str(path))
 
 
+def free_space(path: pathlib.Path) -> int:
+  """Bytes that are free on the disk of a path, which need not exist."""
+  places = (path.absolute(), *path.absolute().parents)
+  return shutil.disk_usage(next(filter(pathlib.Path.exists, places))).free
+
+
 def check_space(path: pathlib.Path, size: int) -> None:
   """Raises an OSError if the disk of a path has no room for so many bytes."""
-  folder = path.absolute()
-  while not folder.exists():
-    folder = folder.parent
-  if shutil.disk_usage(folder).free < size:
+  if free_space(path) < size:
     raise _full(path)
 
 

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+import dataclasses
+import io
+import json
 import pathlib
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any
+
+import jax
+import numpy as np
 
 from personalization_jax import distributed
 from personalization_jax.checkpoints import chunks, files, trees
-from personalization_jax.checkpoints.chunks import Task
+from personalization_jax.checkpoints.chunks import Chunk
+
+# What is recorded while a chunk is trained: name -> float32 [n, ...].
+History = Mapping[str, np.ndarray]
 
 
 class Stopped(Exception):
   """The run was asked to stop, and everything is saved."""
+
+
+class AnotherTrainingError(ValueError):
+  """A folder holds what another training left."""
 
 
 class Keeper:
@@ -49,35 +63,25 @@ class Keeper:
   def task(self, name: str, identity: str) -> Task:
     """The training of one method, or of a model that several start from.
 
-    `identity` is the digest of all that decides it; see `identities`.
+    `identity` is the digest of all that decides it; see `identities`. It is
+    kept in the keeper's own folder, never outside.
     """
-    return Task(self, name, identity, self._folder_of(name))
+    inside = files.safe_name(name)
+    assert pathlib.PurePath(inside).name == inside not in ("", ".."), name
+    return Task(self, name, identity, self.folder and self.folder / inside)
 
   def forget(self, name: str) -> None:
     """Removes what is kept of a training, whatever decided it."""
     self.wait()
-    folder = self._folder_of(name)
+    folder = self.task(name, "").folder
     if folder is not None and distributed.is_first():
       shutil.rmtree(folder, ignore_errors=True)
 
-  def _folder_of(self, name: str) -> pathlib.Path | None:
-    """Where a training is kept: in the keeper's own folder, never outside."""
-    inside = files.safe_name(name)
-    assert pathlib.PurePath(inside).name == inside not in ("", ".."), name
-    return self.folder and self.folder / inside
+  def check(self, save: Callable[[], None] = lambda: None) -> None:
+    """Saves if it is time to; raises `Stopped`, once all is saved, if asked to.
 
-  def check(self) -> None:
-    """Where nothing needs saving: raises `Stopped` if asked to stop."""
-    if distributed.highest(int(self._should_stop())):
-      self.stop()
-
-  def stop(self) -> NoReturn:
-    """Raises `Stopped` once everything is written."""
-    self.wait()
-    raise Stopped
-
-  def demand(self) -> tuple[bool, bool]:
-    """Whether it is time to save, and whether to stop; all hosts agree."""
+    All hosts agree. OSError if the last checkpoint couldn't be written.
+    """
     if self._writing is not None and self._writing.done():
       self.wait()
     stop = self._should_stop()
@@ -88,7 +92,11 @@ class Keeper:
       and time.monotonic() - self._saved >= self._seconds
     )
     demand = distributed.highest(2 * stop + due)
-    return demand > 0 and self.folder is not None, demand >= 2
+    if demand and self.folder is not None:
+      save()
+    if demand >= 2:
+      self.wait()
+      raise Stopped
 
   def write(
     self, path: pathlib.Path, tree: Any, about: Mapping[str, Any]
@@ -100,18 +108,211 @@ class Keeper:
       finish = trees.save_async(path, tree, about)
 
     def write() -> None:
-      finish()
+      with files.writing(path):
+        finish()
       if distributed.is_first():
         for older in chunks.older_states(path):
           trees.remove(older)
 
     self._saved = time.monotonic()
-    self._writing_path = path
     self._writing = self._writer.submit(write)
 
   def wait(self) -> None:
     """Returns when nothing is being written any more."""
     writing, self._writing = self._writing, None
     if writing is not None:
-      with files.writing(self._writing_path):
-        writing.result()
+      writing.result()
+
+
+@dataclasses.dataclass(eq=False)
+class Task:
+  """What is done of one training, and what is to do; see `Keeper.task`."""
+
+  keeper: Keeper
+  name: str
+  identity: str
+  folder: pathlib.Path | None  # without one, results are in memory alone
+
+  # What chunks gave, by their first and last.
+  _results: dict[tuple[int, int], dict[str, np.ndarray]] = dataclasses.field(
+    default_factory=dict
+  )
+
+  def plan(self, count: int, size: int) -> list[Chunk]:
+    """What is finished and what is to do; see `chunks.plan`. All agree.
+
+    Raises AnotherTrainingError, and leaves all as it is, if the folder keeps
+    what isn't this training's.
+    """
+    planned: Any = None
+    if distributed.is_first():
+      self.keeper.wait()
+      with contextlib.suppress(AnotherTrainingError):
+        planned = chunks.plan(self._intact(), count, size)
+    planned = json.loads(distributed.text_from_first(json.dumps(planned)))
+    if planned is None:
+      raise self._another()
+    return [Chunk(a, b, step, (c, d)) for a, b, step, (c, d) in planned]
+
+  def restore(self, chunk: Chunk, like: Any) -> tuple[Any, History]:
+    """The models [n, ...] of a chunk that has begun, and what was recorded.
+
+    They are NumPy arrays, keys as `distributed.gather` gives them; `like` tells
+    the shapes of the states of a chunk.
+    """
+    first, last = chunk.source
+    path = self._path(Chunk(first, last, chunk.step))
+    about = trees.about(path)
+    rows = about["rows"]
+    numbers = jax.eval_shape(distributed.copy, like)
+    saved = trees.restore(
+      path,
+      (
+        jax.tree.map(
+          lambda leaf: np.zeros((rows, *leaf.shape[1:]), leaf.dtype), numbers
+        ),
+        {
+          key: np.zeros((last - first, *shape), np.float32)
+          for key, shape in about["history"].items()
+        },
+      ),
+    )
+    own = slice(chunk.first - first, chunk.last - first)
+    states, history = jax.tree.map(lambda leaf: leaf[own], saved)
+    return states, history
+
+  def save(
+    self, chunk: Chunk, step: int, states: Any, history: History
+  ) -> None:
+    """Begins to write a checkpoint, whatever the time."""
+    if self.folder is None:
+      return
+    # The next block is given the states' memory: hence a copy.
+    kept, rows = distributed.copy(states), len(chunk.indices)
+    leaf = jax.tree.leaves(kept)[0]
+    if leaf.is_fully_addressable:  # so fillers can be dropped
+      kept = jax.tree.map(lambda leaf: leaf[:rows], kept)
+      # With several processes Orbax takes what is each one's for NumPy's.
+      kept = distributed.gather(kept) if jax.process_count() > 1 else kept
+    else:
+      rows = len(leaf)
+    path = self._path(chunk._replace(step=step))
+    about = {
+      **self._about(path),
+      "rows": rows,
+      "history": {key: values.shape[1:] for key, values in history.items()},
+    }
+    self.keeper.write(path, (kept, dict(history)), about)
+
+  def finish(self, chunk: Chunk, arrays: Mapping[str, np.ndarray]) -> None:
+    """Keeps arrays [n, ...] that a chunk gave, and drops its checkpoints."""
+    self.keeper.wait()
+    self._results[chunk.first, chunk.last] = dict(arrays)
+    if self.folder is None or not distributed.is_first():
+      return
+    path = self._path(chunk._replace(step=-1))
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **self._about(path), **arrays)  # type: ignore[arg-type]
+    with files.writing(path):
+      files.write_atomically(path, buffer.getvalue())
+    saved = self._saved()
+    done = {i for each in saved if each.is_finished for i in each.indices}
+    for state in saved:
+      if not state.is_finished and done.issuperset(state.indices):
+        trees.remove(self._path(state))
+
+  def results(self, done: list[Chunk]) -> list[dict[str, np.ndarray]]:
+    """What every chunk gave, in order; all must be finished."""
+    distributed.wait_for_all("parts")
+    for chunk in done:
+      where = (chunk.first, chunk.last)
+      if where not in self._results:
+        path = self._path(Chunk(*where, step=-1))
+        self._results[where], about = _read(path)
+        if about != self._about(path):
+          raise ValueError(f"{path} holds something else")
+    return [self._results[chunk.first, chunk.last] for chunk in done]
+
+  def _intact(self) -> list[Chunk]:
+    """Chunks that can be used, at a step or finished; all else is removed.
+
+    Nothing may be being written. Raises as `plan` does.
+    """
+    faults = {chunk: self._fault(chunk) for chunk in self._saved()}
+    if self.folder is not None and self.folder.is_dir():
+      files.remove_temporary(self.folder)
+      for path in self.folder.glob("*.orbax-checkpoint-tmp*"):
+        shutil.rmtree(path, ignore_errors=True)
+    for sentence in dict.fromkeys(filter(None, faults.values())):
+      self.keeper.say(sentence)
+    for chunk, fault in faults.items():
+      if fault is not None and chunk.is_finished:
+        self._path(chunk).unlink(missing_ok=True)
+      elif fault is not None:
+        trees.remove(self._path(chunk))
+    return [chunk for chunk, fault in faults.items() if fault is None]
+
+  def _fault(self, chunk: Chunk) -> str | None:
+    """Why a chunk can't be used, in a sentence; None if it can.
+
+    The sentence is empty where a process was killed while it wrote.
+    """
+    path = self._path(chunk)
+    if not (chunk.is_finished or trees.exists(path)):
+      return ""
+    try:
+      about = _read(path)[1] if chunk.is_finished else trees.about(path)
+    except Exception as error:  # zip, zlib and NumPy each raise their own
+      why = f"{path} can't be read ({error})"
+    else:
+      if "identity" not in about:
+        return (
+          f"{self.folder} is of a version that didn't keep what {self.name!r}"
+          " was trained with: it is trained again."
+        )
+      if about["identity"] != self.identity:
+        raise self._another()
+      if about.get("piece") == path.name:
+        return None
+      why = f"{path} is another one"
+    if chunk.is_finished:
+      return (
+        f"{why}: individuals {chunk.first} .. {chunk.last - 1} of"
+        f" {self.name!r} are trained again."
+      )
+    return (
+      f"{why}: the checkpoint of {self.name!r} at step {chunk.step} can't be"
+      " used; going on from what was saved before it."
+    )
+
+  def _another(self) -> AnotherTrainingError:
+    return AnotherTrainingError(
+      f"{self.folder} keeps a training of {self.name!r} that was decided by"
+      " something else: other data, settings, model, optimiser, schedule or"
+      " groups. Give each study a Keeper with a folder of its own, or remove"
+      " that folder to train it anew."
+    )
+
+  def _about(self, path: pathlib.Path) -> dict[str, str]:
+    """What a file or a checkpoint with this path says of itself."""
+    return {"identity": self.identity, "piece": path.name}
+
+  def _path(self, chunk: Chunk) -> pathlib.Path:
+    assert self.folder is not None
+    return self.folder / chunk.name
+
+  def _saved(self) -> list[Chunk]:
+    """What there is, by its names: whole, damaged or another training's."""
+    if self.folder is None or not self.folder.is_dir():
+      return []
+    names = sorted(path.name for path in self.folder.iterdir())
+    found = [chunks.named(name.removesuffix(trees.SUFFIX)) for name in names]
+    return list(dict.fromkeys(filter(None, found)))
+
+
+def _read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+  """What a finished chunk gave, and what its file says of itself."""
+  with np.load(path, allow_pickle=False) as file:
+    arrays = dict(file)
+  texts = [name for name in arrays if arrays[name].dtype.kind == "U"]
+  return arrays, {name: str(arrays.pop(name)) for name in texts}

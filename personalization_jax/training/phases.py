@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from personalization_jax.checkpoints.chunks import Chunk, History, Task
+from personalization_jax.checkpoints.chunks import Chunk
+from personalization_jax.checkpoints.keeper import History, Task
 from personalization_jax.methods.answers import Trainable
 from personalization_jax.training.evaluation import Record, Validation
 from personalization_jax.training.population import (
@@ -62,11 +63,13 @@ def run(
       on_steps(block.finished * count)
     if block.step in points:
       evaluate(block.states)
-    task.watch(
-      chunk,
-      block.step,
-      block.states,
-      lambda: record.after(losses=block.losses()).saved(),
+    task.keeper.check(
+      lambda: task.save(
+        chunk,
+        block.step,
+        block.states,
+        record.after(losses=block.losses()).saved(),
+      )
     )
 
   # A checkpoint may have been written before its step's evaluation.

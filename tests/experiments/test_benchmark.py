@@ -7,6 +7,7 @@ import graphlib
 import importlib.util
 import pathlib
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -100,6 +101,21 @@ def variables():
 def batch(store):
   chosen = rows(WORK, store, slice(1))[0, 0]
   return chosen, store.images[chosen].astype(np.float32) / 255
+
+
+def options_of(quick=False, only="", side_by_side=()):
+  """What `training` reads of the script's flags; the others mean nothing."""
+  return types.SimpleNamespace(
+    quick=quick,
+    only=only,
+    side_by_side=side_by_side,
+    repeats=1,
+    peers=False,
+    individuals=0,
+    steps=0,
+    individuals_per_device=0,
+    peak_tflops=None,
+  )
 
 
 def make_task(store, variables, precision="float32"):
@@ -443,11 +459,11 @@ def test_the_suite_without_peers(store, quick_network, monkeypatch):
   monkeypatch.setattr(
     work.synthetic, "make_population", lambda *_, **options: (drawn, options)
   )
-  (row,) = training.run(measuring.Options(repeats=1, quick=True, peers=False))
+  (row,) = training.run(options_of(quick=True))
   assert row.ours > 0 and row.first_call > 0 and row.peer is None
   expected = row.ours * work.training_flops(1 / 32, 16, CLASSES)
   assert row.flops == pytest.approx(expected)
-  assert not list(training.run(measuring.Options(only="no such row")))
+  assert not list(training.run(options_of(only="no such row")))
 
 
 def test_an_accelerator_s_suite_has_a_row_for_each_variant_that_fits(
@@ -460,7 +476,7 @@ def test_an_accelerator_s_suite_has_a_row_for_each_variant_that_fits(
     return [measuring.Measurement(name, "samples/s", together)]
 
   monkeypatch.setattr(training, "_compare", compare)
-  options = measuring.Options(peers=False, side_by_side=["2", "1", "9"])
+  options = options_of(side_by_side=["2", "1", "9"])
   found = training._on_accelerator(WORK, store, 2, options)
   assert [(row.name, row.ours) for row in found] == [
     (f"{WORK}, {n} side by side", n) for n in (1, 3)

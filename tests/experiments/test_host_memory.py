@@ -22,7 +22,15 @@ def system(root, cgroup, mountinfo, **limits):
     path = root / place
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text + "\n")
-  return root
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+  """A folder in the place of `/`, and no scheduler's variables."""
+  monkeypatch.setattr(host_memory, "_ROOT", tmp_path)
+  for name in ("MEM_PER_NODE", "MEM_PER_CPU", "CPUS_ON_NODE"):
+    monkeypatch.delenv(f"SLURM_{name}", raising=False)
+  return tmp_path
 
 
 V1 = (
@@ -81,11 +89,11 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_least_limit_of_the_cgroups_around_counts(case, tmp_path):
+def test_the_least_limit_of_the_cgroups_around_counts(case, here):
   cgroup, mounts, limits, expected = CASES[case]
-  root = system(tmp_path, cgroup, mounts, **limits)
+  system(here, cgroup, mounts, **limits)
   wanted = MACHINE if expected is None else expected * MIB
-  assert host_memory.limit(root, {}) == wanted
+  assert host_memory.limit() == wanted
 
 
 @pytest.mark.parametrize(
@@ -97,8 +105,10 @@ def test_the_least_limit_of_the_cgroups_around_counts(case, tmp_path):
     ({"SLURM_MEM_PER_NODE": "all"}, MACHINE),
   ],
 )
-def test_slurm_s_limit_counts(environment, expected, tmp_path):
-  assert host_memory.limit(tmp_path, environment) == expected
+def test_slurm_s_limit_counts(environment, expected, here, monkeypatch):
+  for name, value in environment.items():
+    monkeypatch.setenv(name, value)
+  assert host_memory.limit() == expected
 
 
 def test_what_is_taken_grows_with_what_is_kept():

@@ -52,6 +52,7 @@ def test_one_sample_can_t_be_held_out(count, several, sentence):
     complete=False,
   )
   personalize.FLAGS.unparse_flags()
-  personalize.FLAGS(["personalize", "--samples=p.npz"])
+  arguments = ("--base=b", "--samples=p.npz", "--output=o")
+  personalize.FLAGS(["personalize", *arguments])
   with pytest.raises(ValueError, match=sentence):
     personalize._hold_out(population, several)

@@ -5,7 +5,8 @@ import zipfile
 
 import numpy as np
 import pytest
-from helpers.newcomers_served import save_model, sentence
+from absl import flags
+from helpers.newcomers_served import run, save_model, sentence
 
 from experiments import personalize, predict
 
@@ -142,8 +143,6 @@ def test_pickles_and_empty_files_are_refused_unopened(base, tmp_path):
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
-    ({"base": None}, "--base is missing"),
-    ({"output": None}, "--output is missing"),
     ({"base": "/nowhere"}, "--base: /nowhere is no folder of a saved model"),
     ({"steps": 0}, "steps=0 must be at least 1"),
     ({"batch_size": 0}, "batch_size=0 must be at least 1"),
@@ -186,7 +185,7 @@ def test_mistakes_get_one_sentence_and_destroy_nothing(
     values["output"] = places[first].joinpath(*rest)
   said = sentence(
     personalize,
-    *(f"--{name}={v}" for name, v in values.items() if v is not None),
+    *(f"--{name}={value}" for name, value in values.items()),
   )
   assert message in said
   assert (tmp_path / "thesis.tex").read_text() == "..."
@@ -202,4 +201,13 @@ def test_predictions_go_into_no_folder(tmp_path):
   assert f"--output={tmp_path} is a folder" in said
   said = sentence(predict, *arguments, f"--output={tmp_path / 'a.npz' / 'p'}")
   assert "can't be written (" in said
-  assert "unexpected argument 'stray'" in sentence(predict, "stray")
+  said = sentence(predict, *arguments, "--output=p", "stray")
+  assert "unexpected argument 'stray'" in said
+
+
+def test_flags_that_are_missing_are_named():
+  for script, model in ((personalize, "base"), (predict, "model")):
+    with pytest.raises(flags.IllegalFlagValueError) as missing:
+      run(script, "--samples=a.npz")
+    for name in (model, "output"):
+      assert f"Flag --{name} must have a value" in str(missing.value)

@@ -15,7 +15,8 @@ from experiments.runtime import processes
 BUSY = """
 import time
 from experiments.runtime import interruption
-asked = interruption.install(patience={patience})
+interruption.PATIENCE = {patience}
+asked = interruption.install(lambda *why: print(*why, flush=True))
 print("ready", flush=True)
 while not (asked() and {looks}):
   time.sleep(0.02)
@@ -35,11 +36,13 @@ def start(**values):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_who_never_looks_is_ended_with_the_code(number):
+def test_who_never_looks_is_ended_with_the_code_and_tells_why(number):
   process = start(patience=0.5, looks=False)
   process.send_signal(number)
-  _, errors = process.communicate(timeout=20)
+  told, errors = process.communicate(timeout=20)
   assert process.returncode == 75
+  assert told.startswith("Stopped between two moments")
+  assert told.endswith(" 75\n")
   assert "Asked to stop" in errors
   assert "the last checkpoint counts" in errors
 
@@ -137,20 +140,3 @@ def test_a_single_process_ends_with_the_sentence_and_the_code(capsys):
     processes.end("lost.", 76)
   assert stopped.value.code == 76
   assert capsys.readouterr().err == "lost.\n"
-
-
-def test_who_is_ended_by_its_patience_tells_why():
-  code = BUSY.replace(
-    "patience={patience}",
-    "patience=0.2, tell=lambda why, code: print(code, why, flush=True)",
-  )
-  process = subprocess.Popen(
-    [sys.executable, "-c", code.format(looks=False)],
-    cwd=survival.ROOT,
-    stdout=subprocess.PIPE,
-    text=True,
-  )
-  assert process.stdout.readline() == "ready\n"
-  process.send_signal(signal.SIGTERM)
-  output, _ = process.communicate(timeout=20)
-  assert output.startswith("75 Stopped between two moments")

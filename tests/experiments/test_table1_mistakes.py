@@ -12,7 +12,7 @@ from absl import flags
 from helpers.small_run import run
 
 from experiments import table1
-from personalization_jax.checkpoints.chunks import AnotherTrainingError
+from personalization_jax.checkpoints.keeper import AnotherTrainingError
 from personalization_jax.runs import directory
 
 

@@ -17,8 +17,11 @@ import pytest
 from flax import linen as nn
 
 from personalization_jax.checkpoints import files, trees
-from personalization_jax.checkpoints.chunks import AnotherTrainingError
-from personalization_jax.checkpoints.keeper import Keeper, Stopped
+from personalization_jax.checkpoints.keeper import (
+  AnotherTrainingError,
+  Keeper,
+  Stopped,
+)
 from personalization_jax.datasets import splits
 from personalization_jax.distributed import make_mesh
 from personalization_jax.grouping.groups import Groups
