@@ -109,12 +109,9 @@ def take(
   """Groups of `total` rows for individuals spread over a mesh of one axis.
 
   Samples are float32 [I, S, D], I a multiple of the mesh's size; `num_samples`
-  [I] of the S are no padding, and one takes at most `nearest` rows. The search
-  is in float64 if `exactly`: slower, and all rows are proven.
-
-  Returns:
-    Rows of D_G, int32 [I, S, nearest], -1 where a sample took fewer; and
-    bool [I], whose rows are certainly the nearest.
+  [I] of the S are no padding, and one takes at most `nearest` rows. Gives rows
+  of D_G, int32 [I, S, nearest], -1 where a sample took fewer; and bool [I],
+  whose are certainly the nearest: everybody's if `exactly`, in float64 (slow).
   """
   (axis,) = mesh.axis_names
   by_sample = np.ascontiguousarray(samples.transpose(1, 2, 0))

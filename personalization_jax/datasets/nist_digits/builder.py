@@ -42,6 +42,7 @@ class NistDigits(tfds.core.GeneratorBasedBuilder):
 
   def _info(self) -> tfds.core.DatasetInfo:
     encoding = tfds.features.Encoding.BYTES
+    integer = tfds.features.Scalar(dtype=np.int32)
     integers = tfds.features.Tensor(
       shape=(None,), dtype=np.int32, encoding=encoding
     )
@@ -54,9 +55,7 @@ class NistDigits(tfds.core.GeneratorBasedBuilder):
             shape=(None, 28, 28, 1), dtype=np.uint8, encoding=encoding
           ),
           **dict.fromkeys(_INTEGERS, integers),
-          **dict.fromkeys(
-            ("writer", "series"), tfds.features.Scalar(dtype=np.int32)
-          ),
+          **dict.fromkeys(("writer", "series"), integer),
         }
       ),
       homepage="https://github.com/facebookresearch/qmnist",
