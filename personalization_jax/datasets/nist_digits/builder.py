@@ -36,9 +36,8 @@ class NistDigits(tfds.core.GeneratorBasedBuilder):
   VERSION = tfds.core.Version("1.0.0")
   RELEASE_NOTES = {"1.0.0": "One record for each writer."}  # noqa: RUF012
   BUILDER_CONFIGS = [*map(_config, files.DIGIT_SETS.values())]  # noqa: RUF012
-  digits: dict[
-    str, np.ndarray
-  ]  # to prepare; tfds rewrites errors of the generator
+  # To prepare: read beforehand, since tfds rewrites errors of the generator.
+  digits: dict[str, np.ndarray]
 
   def _info(self) -> tfds.core.DatasetInfo:
     encoding = tfds.features.Encoding.BYTES
