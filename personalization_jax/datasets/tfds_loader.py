@@ -218,15 +218,13 @@ def _check_labelled(
     return
   unlabelled = labels < 0
   touched = np.unique(np.array(origins)[unlabelled])
-  whole = "+".join(np.setdiff1d(origins, touched))
+  remedy = "write the others into an npz file"
+  if whole := "+".join(np.setdiff1d(origins, touched)):
+    remedy = f"leave them out by split={whole!r}"
   raise ValueError(
     f"feature {feature!r} is below 0 in {unlabelled.sum()} of {len(labels)}"
-    f" records (of {', '.join(touched)}), which says that they have no label: "
-    + (
-      f"leave them out by split={whole!r}."
-      if whole
-      else "write the others into an npz file."
-    )
+    f" records (of {', '.join(touched)}), which says that they have no label:"
+    f" {remedy}."
   )
 
 

@@ -10,6 +10,10 @@ from personalization_jax import checks
 from personalization_jax.datasets.population import Population
 from personalization_jax.randomness import Stream, generator
 
+# Fraction of a person's rows that stay where class counts vary: the smaller,
+# the closer they come to the proportions drawn.
+_KEPT = 0.5
+
 
 def resize(population: Population, image_size: int) -> Population:
   """Brings square images to a power-of-two size.
@@ -108,29 +112,24 @@ def vary_class_counts(
   people: np.ndarray,
   *,
   concentration: float,
-  keep: float = 0.5,
   seed: int = 0,
 ) -> Population:
   """Gives each of these people class preferences of their own.
 
   A person's class proportions are drawn from a symmetric Dirichlet
-  distribution and rows are removed at random until, as nearly as the person's
-  samples allow, the classes are in those proportions.
+  distribution, and half of the rows are removed at random so that, as nearly as
+  the person's samples allow, the classes are in those proportions.
 
   Args:
     population: everybody's samples; nobody else's are touched.
     people: integers [S], ids of those who vary.
     concentration: the Dirichlet parameter; 0.1 gives one or two classes nearly
       everything, 1 any proportions, 100 nearly even ones.
-    keep: fraction of each person's rows that stay; the smaller, the closer
-      they come to the proportions drawn.
     seed: the run's seed.
 
   Source: section II, variant 1 (class counts variation).
   """
   checks.positive("concentration", concentration)
-  if not 0 < keep <= 1:
-    raise ValueError(f"keep={keep} must be above 0 and at most 1.")
   chosen = ~np.isin(population.individuals, people)
   for person in people:
     rng = generator(seed, Stream.CLASS_COUNTS, int(person))
@@ -140,7 +139,7 @@ def vary_class_counts(
     proportions = rng.dirichlet(np.full(len(available), float(concentration)))
     # Two drawings must be left: one to train on, one to test on.
     _, copies = np.unique(population.originals[rows], return_counts=True)
-    total = min(max(round(keep * len(rows)), copies.max() + 1), len(rows))
+    total = min(max(round(_KEPT * len(rows)), copies.max() + 1), len(rows))
     # Rows are in random order: the first of each class stay.
     for label, count in enumerate(_fill(proportions, available, total)):
       chosen[rows[labels == label][:count]] = True

@@ -10,9 +10,9 @@ nearest rows are nearest. The fast search finds those bins by a float32 matrix
 product, and bounds on its error prove that no other bin matters. Individuals
 for whom the proof fails (by ties, mostly) are searched for in float64.
 
-Axes: I individuals; S samples; D coordinates, in J times w; N rows of D_G, in
-blocks (whose distances are in memory at once) of bins of rows. *Taken* are the
-bits of words uint32 [blocks, I, bins], one for each row of a bin.
+Axes: I individuals; S samples; D coordinates; N rows of D_G, in blocks (whose
+distances are in memory at once) of bins of rows. *Taken* are the bits of words
+uint32 [blocks, I, bins], one for each row of a bin.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ _COORDINATES = 16
 class GlobalLatents(NamedTuple):
   """D_G on devices; row r is the row `r % rows` of bin `r // rows`."""
 
-  by_bin: Array  # float32 [blocks * bins, J, w, rows], the latents
-  # Float32 [J, w], taken off before the matrix product, whose error grows with
-  # the distance from 0.
+  by_bin: Array  # float32 [blocks * bins, D, rows], the latents
+  # Float32 [D], taken off before the matrix product, whose error grows with the
+  # distance from 0.
   center: Array
   centered: Array  # float32 [blocks, rows, D, bins]
   # Float32 [blocks, rows, bins], lower bounds on the squared norms of
@@ -78,9 +78,8 @@ class GlobalLatents(NamedTuple):
       binned = by_bin(values).reshape(blocks, bins, rows, *values.shape[1:])
       return np.ascontiguousarray(np.moveaxis(binned, 1, -1))
 
-    coordinates = _coordinates(latents)
-    center = coordinates.mean(0, dtype=np.float64).astype(np.float32)
-    centered = (coordinates - center).reshape(count, -1)
+    center = latents.mean(0, dtype=np.float64).astype(np.float32)
+    centered = latents - center
     norms = np.square(centered, dtype=np.float64).sum(-1)
     norms *= 1 - _float32_error(centered.shape[1])
     # Those that overflow are unused: `single_sample` then searches exactly.
@@ -88,7 +87,7 @@ class GlobalLatents(NamedTuple):
     powers = np.uint32(1) << np.arange(rows, dtype=np.uint32)
     padding = ~by_bin(np.ones(count, bool))
     arrays = (
-      np.ascontiguousarray(np.moveaxis(by_bin(coordinates), 1, -1)),
+      np.ascontiguousarray(np.moveaxis(by_bin(latents), 1, -1)),
       center,
       by_block(centered),
       by_block(norms),
@@ -110,39 +109,43 @@ def take(
   """Groups of `total` rows for individuals spread over a mesh of one axis.
 
   Samples are float32 [I, S, D], I a multiple of the mesh's size; `num_samples`
-  [I] of the S are no padding, and one takes at most `nearest` rows. The search
-  is in float64 if `exactly`: slower, and all rows are proven.
-
-  Returns:
-    Rows of D_G, int32 [I, S, nearest], -1 where a sample took fewer; and
-    bool [I], whose rows are certainly the nearest.
+  [I] of the S are no padding, and one takes at most `nearest` rows. Gives rows
+  of D_G, int32 [I, S, nearest], -1 where a sample took fewer; and bool [I],
+  whose are certainly the nearest: everybody's if `exactly`, in float64 (slow).
   """
   (axis,) = mesh.axis_names
-  by_sample = np.ascontiguousarray(_coordinates(samples).transpose(1, 2, 3, 0))
-  last_axis = NamedSharding(mesh, P(None, None, None, axis))
+  by_sample = np.ascontiguousarray(samples.transpose(1, 2, 0))
   placed = jax.device_put(
-    (by_sample, num_samples), (last_axis, NamedSharding(mesh, P(axis)))
+    (by_sample, num_samples),
+    (NamedSharding(mesh, P(None, None, axis)), NamedSharding(mesh, P(axis))),
   )
   with jax.enable_x64(True):
-    compiled = _compiled(mesh, nearest, exactly)
-    rows, proven = compiled(*placed, np.int32(total), data)
+    rows, proven = _groups_of_all(
+      *placed, np.int32(total), data, nearest, mesh, exactly
+    )
   return np.asarray(rows), np.asarray(proven)
 
 
-@functools.lru_cache(maxsize=32)
-def _compiled(
-  mesh: Mesh, nearest: int, exactly: bool
-) -> Callable[..., tuple[Array, Array]]:
+@functools.partial(jax.jit, static_argnums=(4, 5, 6))
+def _groups_of_all(
+  samples: Array,
+  num_samples: Array,
+  total: Array,
+  data: GlobalLatents,
+  nearest: int,
+  mesh: Mesh,
+  exactly: bool,
+) -> tuple[Array, Array]:
+  """`take` on all devices."""
   (axis,) = mesh.axis_names
-  sharded = jax.shard_map(
+  return jax.shard_map(
     functools.partial(_groups, nearest=nearest, exactly=exactly),
     mesh=mesh,
-    in_specs=(P(None, None, None, axis), P(axis), P(), P()),
+    in_specs=(P(None, None, axis), P(axis), P(), P()),
     out_specs=P(axis),
     # A loop's carry starts out equal on all devices and ends up different.
     check_vma=False,
-  )
-  return jax.jit(sharded)
+  )(samples, num_samples, total, data)
 
 
 def _groups(
@@ -153,7 +156,7 @@ def _groups(
   nearest: int,
   exactly: bool,
 ) -> tuple[Array, Array]:
-  """`take` on one device, samples [S, J, w, I]: one after another takes."""
+  """`take` on one device, samples [S, D, I]: one after another takes."""
   num_individuals = len(num_samples)
   blocks, bins = data.nothing_taken.shape
   rows_of_bin = data.by_bin.shape[-1]
@@ -198,8 +201,8 @@ def _search_exactly(
   blocks, bins = data.nothing_taken.shape
   by_block = data.by_bin.reshape(blocks, bins, *data.by_bin.shape[1:])
   chosen, _ = _nearest_bins(
-    lambda y: _squared_distances(x[..., None], y[:, :, None], jnp.float64),
-    (jnp.moveaxis(by_block, (4, 1), (1, 4)),),
+    lambda y: _squared_distances(x[..., None], y[:, None], jnp.float64),
+    (jnp.swapaxes(by_block, 1, 3),),
     taken,
     min(nearest, len(data.by_bin)),
   )
@@ -211,17 +214,16 @@ def _search_exactly(
 def _search(
   x: Array, counts: Array, data: GlobalLatents, taken: Array, nearest: int
 ) -> tuple[Array, Array]:
-  """The nearest free rows of one sample [J, w, I] of each individual.
+  """The nearest free rows of one sample [D, I] of each individual.
 
   Gives rows int32 [I, nearest], nearest first, and bool [I], whether the first
   `counts` of them are certainly the nearest in this order.
   """
-  total, *axes, rows_of_bin = data.by_bin.shape
-  num_coordinates = math.prod(axes)
+  total, num_coordinates, rows_of_bin = data.by_bin.shape
   error = _float32_error(num_coordinates)
   # What float32's squares and products lose below its range.
   underflow = 4 * num_coordinates * float(np.finfo(np.float32).tiny)
-  centered = (x - data.center[..., None]).reshape(num_coordinates, -1)
+  centered = x - data.center[:, None]
 
   def lower_bounds(y: Array, norms: Array) -> Array:
     # |x|^2 is the same for all rows: it is added to the last bin's alone.
@@ -236,9 +238,9 @@ def _search(
   listed = min(nearest + _SPARE, num_bins * rows_of_bin)
   negative, best = jax.lax.top_k(-rough, listed)
   rows = jnp.take_along_axis(rows, best, axis=1)
-  points = data.by_bin[rows // rows_of_bin, :, :, rows % rows_of_bin]
+  points = data.by_bin[rows // rows_of_bin, :, rows % rows_of_bin]
   distances = _squared_distances(
-    x[..., None], jnp.moveaxis(points, (2, 3), (0, 1)), jnp.float64
+    x[..., None], jnp.moveaxis(points, 2, 0), jnp.float64
   )
   distances = jnp.where(negative == -jnp.inf, jnp.inf, distances)
   distances, rows = jax.lax.sort((distances, rows), num_keys=2)
@@ -305,7 +307,7 @@ def _rows_of_bins(
   dtype: jax.typing.DTypeLike,
 ) -> tuple[Array, Array]:
   """All rows [I, L * rows] of bins [I, L], and how far; infinite if taken."""
-  points = jnp.moveaxis(by_bin[bins], (2, 3), (0, 1))  # [J, w, I, L, rows]
+  points = jnp.moveaxis(by_bin[bins], 2, 0)  # [D, I, L, rows]
   distances = _squared_distances(x[..., None, None], points, dtype)
   words = jnp.swapaxes(taken, 0, 1).reshape(len(bins), -1)
   words = jnp.take_along_axis(words, bins, axis=1)
@@ -319,24 +321,14 @@ def _rows_of_bins(
 def _squared_distances(
   x: Array, y: Array, dtype: jax.typing.DTypeLike
 ) -> Array:
-  """Of [J, w, ...] and [J, w, ...], coordinate after coordinate: [...]."""
+  """Of [D, ...] and [D, ...], coordinate after coordinate: [...]."""
 
   def add(total: Array, pair: tuple[Array, Array]) -> tuple[Array, None]:
-    for a, b in zip(*pair):
-      difference = a.astype(dtype) - b.astype(dtype)
-      total = total + difference * difference
-    return total, None
+    difference = pair[0].astype(dtype) - pair[1].astype(dtype)
+    return total + difference * difference, None
 
-  shape = jnp.broadcast_shapes(x.shape[2:], y.shape[2:])
-  return jax.lax.scan(add, jnp.zeros(shape, dtype), (x, y))[0]
-
-
-def _coordinates(latents: np.ndarray) -> np.ndarray:
-  """Latents [..., D] as [..., J, w], zeros where D is no multiple of w."""
-  width = min(_COORDINATES, max(latents.shape[-1], 1))
-  padding = -latents.shape[-1] % width
-  padded = np.pad(latents, [(0, 0)] * (latents.ndim - 1) + [(0, padding)])
-  return padded.reshape(*latents.shape[:-1], -1, width)
+  start = jnp.zeros(jnp.broadcast_shapes(x.shape[1:], y.shape[1:]), dtype)
+  return jax.lax.scan(add, start, (x, y), unroll=_COORDINATES)[0]
 
 
 def _float32_error(num_coordinates: int) -> float:

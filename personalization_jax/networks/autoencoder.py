@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -37,14 +36,11 @@ class AutoEncoder(nn.Module):
   # Factor on every channel count of Fig. 5 (at least one channel stays); the
   # latents stay 16, and the last convolution has the images' channels.
   width: float = 1.0
-  dtype: Any = jnp.float32  # of activations; parameters and latents are float32
-  momentum: float = 0.9  # of batch normalisation's running means and variances
 
   def setup(self) -> None:
     """The two halves."""
-    fields = (self.width, self.dtype, self.momentum)
-    self.encoder = _Encoder(*fields)
-    self.decoder = _Decoder(*fields)
+    self.encoder = _Encoder(self.width)
+    self.decoder = _Decoder(self.width)
 
   def __call__(
     self, images: Array, mask: Array | None = None, *, train: bool = False
@@ -69,8 +65,6 @@ class _Half(nn.Module):
   """What encoder and decoder share."""
 
   width: float
-  dtype: Any
-  momentum: float
 
   def channels(self, full: int) -> int:
     return max(1, int(full * self.width))
@@ -79,29 +73,21 @@ class _Half(nn.Module):
     self, layer: int, full: int, x: Array, mask: Array | None, train: bool
   ) -> Array:
     """Convolution, ReLU, batch normalisation."""
-    x, bias = Convolution(
-      self.channels(full), dtype=self.dtype, name=f"layer_{layer}"
-    )(x)
-    x = nn.relu(x + bias.astype(self.dtype))
-    return nn.BatchNorm(
-      use_running_average=not train,
-      momentum=self.momentum,
-      dtype=self.dtype,
-      name=f"norm_{layer}",
-    )(x, mask=None if mask is None else mask[:, None, None, None])
+    x, bias = Convolution(self.channels(full), name=f"layer_{layer}")(x)
+    x = nn.relu(x + bias)
+    norm = nn.BatchNorm(not train, momentum=0.9, name=f"norm_{layer}")
+    return norm(x, mask=None if mask is None else mask[:, None, None, None])
 
 
 class _Encoder(_Half):
   @nn.compact
   def __call__(self, images: Array, mask: Array | None, train: bool) -> Array:
-    x = images.astype(self.dtype)
+    x = images.astype(jnp.float32)
     for layer, full in enumerate(ENCODER):
       x = self.convolved(layer, full, x, mask, train)
       if x.shape[1] > 1:
         x = pooling.max_pool(x)
-    # Distances are taken between these: rounding them would make ties.
-    dense = nn.Dense(NUM_LATENTS, dtype=jnp.float32, name="latents")
-    return dense(x.reshape(len(x), -1))
+    return nn.Dense(NUM_LATENTS, name="latents")(x.reshape(len(x), -1))
 
 
 class _Decoder(_Half):
@@ -114,7 +100,7 @@ class _Decoder(_Half):
     train: bool,
   ) -> Array:
     start = (_START_SIZE, _START_SIZE, self.channels(_START_CHANNELS))
-    x = nn.Dense(math.prod(start), dtype=self.dtype, name="start")(latents)
+    x = nn.Dense(math.prod(start), name="start")(latents)
     x = x.reshape(len(x), *start)
     for layer, (full, factor) in enumerate(
       zip(DECODER, upsampling(image_shape[0]))
@@ -122,14 +108,13 @@ class _Decoder(_Half):
       x = _enlarge(self.convolved(layer, full, x, mask, train), factor)
     x, bias = Convolution(
       image_shape[2],
-      dtype=self.dtype,
       kernel_init=nn.initializers.variance_scaling(
         _LAST_KERNEL_VARIANCE, "fan_in", "truncated_normal"
       ),
       bias_init=nn.initializers.constant(_FIRST_GREY),
       name=f"layer_{len(DECODER)}",
     )(x)
-    return nn.relu(x + bias.astype(self.dtype)).astype(jnp.float32)
+    return nn.relu(x + bias)
 
 
 def upsampling(image_size: int) -> tuple[int, ...]:

@@ -32,7 +32,6 @@ FIG_4 = (
   Layer(1, 128, pool=True),
   Layer(1, 256, pool=True, dropout=0.35),
 )
-NUM_LAYERS = len(FIG_4) + 1
 IMAGE_SIZES = (16, 32, 64)
 # Numbers of channels have 31 bits.
 _MOST = 2**31

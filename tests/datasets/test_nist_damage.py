@@ -16,17 +16,17 @@ from helpers.nist_files import (
 )
 
 from personalization_jax.datasets import nist_digits
-from personalization_jax.datasets.nist_digits import files, reader
+from personalization_jax.datasets.nist_digits import files
 
 
 def empty(path):
   path.write_bytes(b"")
 
 
-@pytest.mark.parametrize("kind", ["images", "labels"])
-def test_missing_file(tmp_path, kind):
+@pytest.mark.parametrize("place", [0, 1])
+def test_missing_file(tmp_path, place):
   digit_set, _, _ = tiny_set(tmp_path)
-  file = getattr(digit_set.parts[0], kind)
+  file = digit_set.files[place]
   (tmp_path / file.name).unlink()
   with pytest.raises(files.MissingDataError) as caught:
     nist_digits.load(digit_set, data_dir=tmp_path / "tfds", manual_dir=tmp_path)
@@ -37,7 +37,7 @@ def test_missing_file(tmp_path, kind):
   )
 
 
-@pytest.mark.parametrize("kind", ["images", "labels"])
+@pytest.mark.parametrize("place", [0, 1])
 @pytest.mark.parametrize(
   ("suffix", "damage", "complaint"),
   [
@@ -51,29 +51,29 @@ def test_missing_file(tmp_path, kind):
     ("", cut, "ends early"),
   ],
 )
-def test_damaged_file(tmp_path, kind, suffix, damage, complaint):
+def test_damaged_file(tmp_path, place, suffix, damage, complaint):
   digit_set, images, labels = tiny_set(tmp_path, suffix=suffix)
-  array = {"images": images, "labels": labels}[kind]
+  array = (images, labels)[place]
   digit_set = with_file(
     digit_set,
-    kind,
+    place,
     content_sha256=hashlib.sha256(idx_bytes(array)).hexdigest(),
   )
-  assert len(reader.read_digits(digit_set, tmp_path).labels) == 40
-  path = tmp_path / getattr(digit_set.parts[0], kind).name
+  assert len(files.read_digits(digit_set, tmp_path)["labels"]) == 40
+  path = tmp_path / digit_set.files[place].name
   damage(path)
   with pytest.raises(files.DataError, match=complaint) as caught:
-    reader.read_digits(digit_set, tmp_path)
+    files.read_digits(digit_set, tmp_path)
   assert_one_sentence(str(caught.value), path)
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".xz"])
 def test_damage_is_noticed_even_without_a_digest(tmp_path, suffix):
   digit_set, _, _ = tiny_set(tmp_path, suffix=suffix)
-  path = tmp_path / digit_set.parts[0].images.name
+  path = tmp_path / digit_set.files[0].name
   flip_stored(path)  # caught by the container's own check sum
   with pytest.raises(files.DataError, match="decompressed"):
-    reader.read_digits(digit_set, tmp_path)
+    files.read_digits(digit_set, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -87,10 +87,10 @@ def test_damage_is_noticed_even_without_a_digest(tmp_path, suffix):
 )
 def test_wrong_header_or_length(tmp_path, change, complaint):
   digit_set, images, _ = tiny_set(tmp_path)
-  path = tmp_path / digit_set.parts[0].images.name
+  path = tmp_path / digit_set.files[0].name
   path.write_bytes(gzip.compress(change(idx_bytes(images))))
   with pytest.raises(files.DataError, match=complaint) as caught:
-    reader.read_digits(digit_set, tmp_path)
+    files.read_digits(digit_set, tmp_path)
   assert_one_sentence(str(caught.value), path)
 
 
@@ -108,7 +108,7 @@ def test_wrong_header_or_length(tmp_path, change, complaint):
 def test_wrong_labels(tmp_path, column, value, complaint):
   digit_set, _, labels = tiny_set(tmp_path)
   labels[6, column] = value
-  path = write(tmp_path, digit_set.parts[0].labels, labels)
+  path = write(tmp_path, digit_set.files[1], labels)
   with pytest.raises(files.DataError, match=complaint) as caught:
     nist_digits.load(digit_set, data_dir=tmp_path / "tfds", manual_dir=tmp_path)
   assert_one_sentence(str(caught.value), path.name)
@@ -117,28 +117,28 @@ def test_wrong_labels(tmp_path, column, value, complaint):
 
 def test_archive_digest_where_the_contents_is_unknown(tmp_path):
   digit_set, images, _ = tiny_set(tmp_path)
-  path = tmp_path / digit_set.parts[0].images.name
+  path = tmp_path / digit_set.files[0].name
   digit_set = with_file(
     digit_set,
-    "images",
+    0,
     archive_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
   )
-  assert len(reader.read_digits(digit_set, tmp_path).labels) == 40
+  assert len(files.read_digits(digit_set, tmp_path)["labels"]) == 40
   path.write_bytes(gzip.compress(idx_bytes(images), compresslevel=1))
   with pytest.raises(files.DataError, match="as published") as caught:
-    reader.read_digits(digit_set, tmp_path)
+    files.read_digits(digit_set, tmp_path)
   assert_one_sentence(str(caught.value), path)
   path.unlink()
-  write(tmp_path, digit_set.parts[0].images, images, suffix="")
-  assert len(reader.read_digits(digit_set, tmp_path).labels) == 40
+  write(tmp_path, digit_set.files[0], images, suffix="")
+  assert len(files.read_digits(digit_set, tmp_path)["labels"]) == 40
 
 
 def test_content_digest_lets_archives_be_compressed_anew(tmp_path):
   digit_set, images, _ = tiny_set(tmp_path)
   digit_set = with_file(
     digit_set,
-    "images",
+    0,
     content_sha256=hashlib.sha256(idx_bytes(images)).hexdigest(),
     archive_sha256="0" * 64,
   )
-  assert len(reader.read_digits(digit_set, tmp_path).labels) == 40
+  assert len(files.read_digits(digit_set, tmp_path)["labels"]) == 40

@@ -4,10 +4,10 @@ import gzip
 
 import numpy as np
 import pytest
-from helpers.nist_files import COMPRESS, idx_bytes, part_of, tiny_set, write
+from helpers.nist_files import COMPRESS, idx_bytes, pair_of, tiny_set, write
 
 from personalization_jax.datasets import nist_digits
-from personalization_jax.datasets.nist_digits import files, reader
+from personalization_jax.datasets.nist_digits import files
 
 
 @pytest.fixture(scope="module")
@@ -68,35 +68,36 @@ def test_published_sets():
 @pytest.mark.parametrize("suffix", COMPRESS)
 @pytest.mark.parametrize("subfolder", files.SUBFOLDERS)
 def test_files_are_found_and_read_in_any_container(tmp_path, subfolder, suffix):
-  part, images, labels = part_of("train", 0, [1, 2] * 10)
-  write(tmp_path / subfolder, part.images, images, suffix=suffix)
-  write(tmp_path / subfolder, part.labels, labels, suffix=suffix)
-  digit_set = files.DigitSet("two", "Two writers.", (part,))
-  digits = reader.read_digits(digit_set, tmp_path)
-  np.testing.assert_array_equal(digits.images[..., 0], images)
-  columns = (digits.labels, digits.series, digits.writers, digits.digit_ids)
+  pair, images, labels = pair_of("train", 0, [1, 2] * 10)
+  write(tmp_path / subfolder, pair[0], images, suffix=suffix)
+  write(tmp_path / subfolder, pair[1], labels, suffix=suffix)
+  digit_set = files.DigitSet("two", "Two writers.", pair)
+  digits = files.read_digits(digit_set, tmp_path)
+  np.testing.assert_array_equal(digits["images"][..., 0], images)
+  names = ("labels", "series", "writers", "digit_ids")
+  columns = [digits[name] for name in names]
   np.testing.assert_array_equal(np.stack(columns, 1), labels[:, [0, 1, 2, 5]])
   assert all(column.dtype == np.int32 for column in columns)
 
 
 def test_a_file_that_the_browser_decompressed_is_read(tmp_path):
-  part, images, _ = part_of("train", 0, [1, 2] * 10)
-  path = tmp_path / part.images.name
+  pair, images, _ = pair_of("train", 0, [1, 2] * 10)
+  path = tmp_path / pair[0].name
   path.write_bytes(idx_bytes(images))  # named .gz, but plain
-  np.testing.assert_array_equal(files.read_idx(path, part.images), images)
+  np.testing.assert_array_equal(files.read_idx(path, pair[0]), images)
 
 
-def test_parts_are_merged_by_writer(tmp_path):
-  # Like qmnist: writers 4 and 2 are in both parts, 9 has a single digit.
-  train, images, labels = part_of("train", 1_000, [4, 2, 4, 2, 4] * 4)
-  test, more_images, more_labels = part_of("test", 50, [2, 9, 4], seed=1)
-  for part, arrays in (
+def test_pairs_are_merged_by_writer(tmp_path):
+  # Like qmnist: writers 4 and 2 are in both pairs, 9 has a single digit.
+  train, images, labels = pair_of("train", 1_000, [4, 2, 4, 2, 4] * 4)
+  test, more_images, more_labels = pair_of("test", 50, [2, 9, 4], seed=1)
+  for pair, arrays in (
     (train, (images, labels)),
     (test, (more_images, more_labels)),
   ):
-    write(tmp_path / "mnist", part.images, arrays[0])
-    write(tmp_path / "qmnist", part.labels, arrays[1])
-  digit_set = files.DigitSet("both", "Both parts.", (train, test))
+    write(tmp_path / "mnist", pair[0], arrays[0])
+    write(tmp_path / "qmnist", pair[1], arrays[1])
+  digit_set = files.DigitSet("both", "Both pairs.", train + test)
   population = nist_digits.load(
     digit_set, data_dir=tmp_path / "tfds", manual_dir=tmp_path
   )
@@ -113,14 +114,13 @@ def test_parts_are_merged_by_writer(tmp_path):
 
 def digits_of(writers, digit_ids, duplicate_of):
   count = len(writers)
-  return reader.Digits(
-    images=np.zeros((count, 28, 28, 1), np.uint8),
-    labels=np.arange(count, dtype=np.int32) % 10,
-    writers=np.array(writers, np.int32),
-    series=np.zeros(count, np.int32),
-    digit_ids=np.array(digit_ids, np.int32),
-    duplicate_of=np.array(duplicate_of, np.int32),
-  )
+  return {
+    "images": np.zeros((count, 28, 28, 1), np.uint8),
+    "labels": np.arange(count, dtype=np.int32) % 10,
+    "writers": np.array(writers, np.int32),
+    "digit_ids": np.array(digit_ids, np.int32),
+    "duplicate_of": np.array(duplicate_of, np.int32),
+  }
 
 
 def test_only_a_writers_own_duplicates_are_one_drawing():

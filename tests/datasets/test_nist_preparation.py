@@ -47,20 +47,20 @@ def test_records_are_kept_by_writer_and_need_no_files_again(tmp_path):
 
 def test_mirrors_are_tried_in_turn_and_bad_copies_are_thrown_away(tmp_path):
   digit_set, images, labels = tiny_set(tmp_path / "good")
-  (part,) = digit_set.parts
-  write(tmp_path / "bad", part.images, images[:39])
+  pair = digit_set.files
+  write(tmp_path / "bad", pair[0], images[:39])
   mirrors = tuple(
     f"{(tmp_path / place).as_uri()}/" for place in ("none", "bad", "good")
   )
-  for kind in ("images", "labels"):
-    digit_set = with_file(digit_set, kind, mirrors=mirrors)
+  for place in (0, 1):
+    digit_set = with_file(digit_set, place, mirrors=mirrors)
   data_dir = tmp_path / "tfds"
   population = nist_digits.load(digit_set, data_dir=data_dir)
   np.testing.assert_array_equal(
     population.individuals, np.sort(labels[:, 2], kind="stable")
   )
   downloaded = data_dir / "downloads" / "manual"
-  assert sorted(os.listdir(downloaded)) == [part.images.name, part.labels.name]
+  assert sorted(os.listdir(downloaded)) == [pair[0].name, pair[1].name]
   for name in os.listdir(downloaded):
     good = tmp_path / "good" / name
     assert (downloaded / name).read_bytes() == good.read_bytes()
@@ -68,15 +68,15 @@ def test_mirrors_are_tried_in_turn_and_bad_copies_are_thrown_away(tmp_path):
 
 def test_a_failed_download_names_all_places_and_the_way_round(tmp_path):
   digit_set, images, _ = tiny_set(tmp_path / "good")
-  (part,) = digit_set.parts
-  write(tmp_path / "bad", part.images, images[:39])
+  pair = digit_set.files
+  write(tmp_path / "bad", pair[0], images[:39])
   mirrors = [f"{(tmp_path / place).as_uri()}/" for place in ("none", "bad")]
-  digit_set = with_file(digit_set, "images", mirrors=tuple(mirrors))
+  digit_set = with_file(digit_set, 0, mirrors=tuple(mirrors))
   with pytest.raises(files.DataError) as caught:
     nist_digits.load(digit_set, data_dir=tmp_path / "tfds")
   assert_one_sentence(
     str(caught.value),
-    *(mirror + part.images.name for mirror in mirrors),
+    *(mirror + pair[0].name for mirror in mirrors),
     "manual_dir",
     "(39, 28, 28)",
   )

@@ -86,14 +86,14 @@ def test_class_counts_vary_with_the_concentration(writers):
 
   def unevenness(concentration):
     varied = variations.vary_class_counts(
-      writers, people, concentration=concentration, keep=0.3, seed=1
+      writers, people, concentration=concentration, seed=1
     )
     return np.mean([proportions(varied, person).std() for person in people])
 
   uneven = [unevenness(c) for c in (0.1, 1.0, 10.0, 1e4)]
   assert uneven == sorted(uneven, reverse=True)
   assert uneven[-1] < 0.01
-  assert uneven[0] > 0.1
+  assert uneven[0] > 0.08  # 0.1 if five classes had all that they can give
 
 
 def test_class_counts_follow_the_proportions_drawn(writers):
@@ -112,12 +112,12 @@ def test_class_counts_follow_the_proportions_drawn(writers):
 
 def test_class_counts_touch_nobody_else(writers):
   varied = variations.vary_class_counts(
-    writers, np.array([2, 3]), concentration=0.5, keep=0.4, seed=0
+    writers, np.array([2, 3]), concentration=0.5, seed=0
   )
   sizes = np.bincount(varied.individuals)
-  assert list(sizes[:5]) == [100, 100, 40, 40, 100]
+  assert list(sizes[:5]) == [100, 100, 50, 50, 100]
   alone = variations.vary_class_counts(
-    writers, np.array([3]), concentration=0.5, keep=0.4, seed=0
+    writers, np.array([3]), concentration=0.5, seed=0
   )
   np.testing.assert_array_equal(
     varied.originals[varied.individuals == 3],
@@ -128,12 +128,12 @@ def test_class_counts_touch_nobody_else(writers):
 def test_class_counts_leave_two_drawings():
   population = variations.flips(
     Population.from_arrays(
-      np.zeros((4, 2, 2, 1), np.uint8), np.zeros(4, int), np.zeros(4, int)
+      np.zeros((2, 2, 2, 1), np.uint8), np.zeros(2, int), np.zeros(2, int)
     )
   )
   for seed in range(20):
     varied = variations.vary_class_counts(
-      population, np.array([0]), concentration=0.1, keep=0.01, seed=seed
+      population, np.array([0]), concentration=0.1, seed=seed
     )
     assert len(np.unique(varied.originals)) >= 2
 
@@ -143,8 +143,6 @@ def test_class_counts_leave_two_drawings():
   [
     ({"concentration": 0.0}, "concentration=0.0"),
     ({"concentration": float("nan")}, "concentration=nan"),
-    ({"concentration": 1.0, "keep": 0.0}, "keep=0.0"),
-    ({"concentration": 1.0, "keep": 1.5}, "keep=1.5"),
   ],
 )
 def test_class_counts_refuse_bad_parameters(writers, arguments, name):

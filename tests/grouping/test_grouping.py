@@ -352,23 +352,18 @@ def test_the_search_takes_no_more_than_planned(
 ):
   """By XLA's own plan of its program."""
   taken = []
-  compiled = search._compiled
+  program = search._groups_of_all
 
   def spy(*arguments):
-    program = compiled(*arguments)
+    plan = program.lower(*arguments).compile().memory_analysis()
+    taken.append(
+      plan.argument_size_in_bytes
+      + plan.output_size_in_bytes
+      + plan.temp_size_in_bytes
+    )
+    return program(*arguments)
 
-    def run(*arrays):
-      plan = program.lower(*arrays).compile().memory_analysis()
-      taken.append(
-        plan.argument_size_in_bytes
-        + plan.output_size_in_bytes
-        + plan.temp_size_in_bytes
-      )
-      return program(*arrays)
-
-    return run
-
-  monkeypatch.setattr(search, "_compiled", spy)
+  monkeypatch.setattr(search, "_groups_of_all", spy)
   make = huge if exactly else normal
   rng = np.random.default_rng(0)
   grouping.single_sample_groups(

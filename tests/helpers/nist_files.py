@@ -37,8 +37,8 @@ def idx_bytes(array, code=None):
   )
 
 
-def part_of(stem, first_id, writers, seed=0, suffix=".gz"):
-  """A part's files, images [n, 28, 28] and labels [n, 8]."""
+def pair_of(stem, first_id, writers, seed=0, suffix=".gz"):
+  """A pair of files, images [n, 28, 28] and labels [n, 8]."""
   rng = np.random.default_rng(seed)
   count = len(writers)
   images = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
@@ -48,7 +48,7 @@ def part_of(stem, first_id, writers, seed=0, suffix=".gz"):
   labels[:, 2] = writers
   labels[:, 4] = labels[:, 0] + 30
   labels[:, 5] = first_id + np.arange(count)
-  part = files.DigitPart(
+  pair = (
     files.DigitFile(
       f"{stem}-images-idx3-ubyte{suffix}",
       ("https://example.org/",),
@@ -60,7 +60,7 @@ def part_of(stem, first_id, writers, seed=0, suffix=".gz"):
       labels.shape,
     ),
   )
-  return part, images, labels
+  return pair, images, labels
 
 
 def write(folder, file, array, *, suffix=None):
@@ -72,21 +72,20 @@ def write(folder, file, array, *, suffix=None):
 
 
 def tiny_set(folder, name="tiny", suffix=".gz"):
-  """One part of 40 digits by writers 7, 2101 and 3, and its files."""
+  """One pair of 40 digits by writers 7, 2101 and 3, and its files."""
   writers = [7, 2101, 3, 7] * 10
-  part, images, labels = part_of(name, 100, writers, suffix=suffix)
-  write(folder, part.images, images)
-  write(folder, part.labels, labels)
-  digit_set = files.DigitSet(name, "A few digits.", (part,))
+  pair, images, labels = pair_of(name, 100, writers, suffix=suffix)
+  write(folder, pair[0], images)
+  write(folder, pair[1], labels)
+  digit_set = files.DigitSet(name, "A few digits.", pair)
   return digit_set, images, labels
 
 
-def with_file(digit_set, kind, **changes):
-  """The set, something else being known about its images or labels."""
-  (part,) = digit_set.parts
-  file = dataclasses.replace(getattr(part, kind), **changes)
-  part = dataclasses.replace(part, **{kind: file})
-  return dataclasses.replace(digit_set, parts=(part,))
+def with_file(digit_set, place, **changes):
+  """The set, something else being known about its images (0) or labels (1)."""
+  changed = list(digit_set.files)
+  changed[place] = dataclasses.replace(changed[place], **changes)
+  return dataclasses.replace(digit_set, files=tuple(changed))
 
 
 def flip_content(path):

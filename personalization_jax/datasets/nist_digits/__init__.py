@@ -12,7 +12,7 @@ import os
 import numpy as np
 from absl import logging
 
-from personalization_jax.datasets.nist_digits import files, reader
+from personalization_jax.datasets.nist_digits import files
 from personalization_jax.datasets.population import (
   Population,
   with_two_drawings,
@@ -54,23 +54,25 @@ def load(
   return population_of(builder.read(prepared, config.num_digits))
 
 
-def population_of(digits: reader.Digits) -> Population:
+def population_of(digits: dict[str, np.ndarray]) -> Population:
   """Digits as a population, without writers of fewer than two drawings."""
+  ids, writers = digits["digit_ids"], digits["writers"]
+  duplicate_of = digits["duplicate_of"]
   # A duplicate has the number of the digit that it repeats: if one writer has
   # both, a split mustn't put one into training and the other into testing. Two
   # writers' equal drawings remain two. The database holds three digits twice.
-  originals = digits.digit_ids.copy()
-  for row in np.flatnonzero(digits.duplicate_of):
-    first = digits.digit_ids == digits.duplicate_of[row]
-    if (digits.writers[first] == digits.writers[row]).any():
-      originals[row] = digits.duplicate_of[row]
-  rows = with_two_drawings(digits.writers, originals, logging.info)
+  originals = ids.copy()
+  for row in np.flatnonzero(duplicate_of):
+    first = ids == duplicate_of[row]
+    if (writers[first] == writers[row]).any():
+      originals[row] = duplicate_of[row]
+  rows = with_two_drawings(writers, originals, logging.info)
   # Everybody's digits needn't be copied.
   kept = rows if len(rows) < len(originals) else slice(None)
   population = Population.from_arrays(
-    digits.images[kept],
-    digits.labels[kept],
-    digits.writers[kept],
+    digits["images"][kept],
+    digits["labels"][kept],
+    writers[kept],
     originals=originals[kept],
     num_classes=10,
   )

@@ -17,10 +17,11 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from personalization_jax.datasets import tfds_loader
-from personalization_jax.datasets.nist_digits import files, reader
+from personalization_jax.datasets.nist_digits import files
 
 SPLIT = "writers"
-_COLUMNS = ("images", "labels", "digit_ids", "duplicate_of")
+# Of a record beside its "writer" and "series": integers, and the images.
+_INTEGERS = ("labels", "digit_ids", "duplicate_of")
 
 
 def _config(digit_set: files.DigitSet) -> tfds.core.BuilderConfig:
@@ -35,10 +36,12 @@ class NistDigits(tfds.core.GeneratorBasedBuilder):
   VERSION = tfds.core.Version("1.0.0")
   RELEASE_NOTES = {"1.0.0": "One record for each writer."}  # noqa: RUF012
   BUILDER_CONFIGS = [*map(_config, files.DIGIT_SETS.values())]  # noqa: RUF012
-  digits: reader.Digits  # to prepare; tfds rewrites errors of the generator
+  # To prepare: read beforehand, since tfds rewrites errors of the generator.
+  digits: dict[str, np.ndarray]
 
   def _info(self) -> tfds.core.DatasetInfo:
     encoding = tfds.features.Encoding.BYTES
+    integer = tfds.features.Scalar(dtype=np.int32)
     integers = tfds.features.Tensor(
       shape=(None,), dtype=np.int32, encoding=encoding
     )
@@ -50,9 +53,8 @@ class NistDigits(tfds.core.GeneratorBasedBuilder):
           "images": tfds.features.Tensor(
             shape=(None, 28, 28, 1), dtype=np.uint8, encoding=encoding
           ),
-          **dict.fromkeys(_COLUMNS[1:], integers),
-          "writer": tfds.features.Scalar(dtype=np.int32),
-          "series": tfds.features.Scalar(dtype=np.int32),
+          **dict.fromkeys(_INTEGERS, integers),
+          **dict.fromkeys(("writer", "series"), integer),
         }
       ),
       homepage="https://github.com/facebookresearch/qmnist",
@@ -62,15 +64,16 @@ class NistDigits(tfds.core.GeneratorBasedBuilder):
     return {SPLIT: self._generate_examples(self.digits)}
 
   def _generate_examples(
-    self, digits: reader.Digits
+    self, digits: dict[str, np.ndarray]
   ) -> Iterator[tuple[int, dict[str, Any]]]:
     # A stable sort keeps each writer's digits in the order of the files.
-    order = np.argsort(digits.writers, kind="stable")
-    writers, starts = np.unique(digits.writers[order], return_index=True)
-    for writer, rows in zip(writers, np.split(order, starts[1:])):
-      example = {name: getattr(digits, name)[rows] for name in _COLUMNS}
-      series = int(digits.series[rows[0]])
-      yield int(writer), {**example, "writer": int(writer), "series": series}
+    order = np.argsort(digits["writers"], kind="stable")
+    starts = np.flatnonzero(np.diff(digits["writers"][order])) + 1
+    for rows in np.split(order, starts):
+      example = {name: column[rows] for name, column in digits.items()}
+      writer = int(example.pop("writers")[0])
+      series = int(example.pop("series")[0])
+      yield writer, {**example, "writer": writer, "series": series}
 
 
 def prepare(
@@ -89,7 +92,7 @@ def prepare(
     if manual_dir is None:
       manual_dir = builder.data_dir_root / "downloads" / "manual"
       files.fetch(digit_set, manual_dir)
-    builder.digits = reader.read_digits(digit_set, manual_dir)
+    builder.digits = files.read_digits(digit_set, manual_dir)
     logging.info("Preparing %s in %s", digit_set.name, builder.data_dir)
     try:
       builder.download_and_prepare(
@@ -105,21 +108,22 @@ def prepare(
   return _builder(digit_set, data_dir)
 
 
-def read(builder: NistDigits, num_digits: int) -> reader.Digits:
-  """All records, by writer, each writer's in the order of the files."""
+def read(builder: NistDigits, num_digits: int) -> dict[str, np.ndarray]:
+  """All but the series, by writer, each writer's in the order of the files."""
   with _blaming(builder.data_dir):
     source = builder.as_data_source(SPLIT)
     records = [source[i] for i in range(len(source))]
     records.sort(key=lambda record: record["writer"])
+    digits = {
+      name: np.concatenate([record[name] for record in records])
+      for name in ("images", *_INTEGERS)
+    }
+    writers = np.array([record["writer"] for record in records], np.int32)
     counts = [len(record["labels"]) for record in records]
-    writers, series = (
-      np.repeat(np.array([r[name] for r in records], np.int32), counts)
-      for name in ("writer", "series")
-    )
-    columns = {n: np.concatenate([r[n] for r in records]) for n in _COLUMNS}
-    if len(writers) != num_digits:
+    digits["writers"] = np.repeat(writers, counts)
+    if len(digits["writers"]) != num_digits:
       raise ValueError("digits are missing")
-    return reader.Digits(writers=writers, series=series, **columns)
+    return digits
 
 
 def _builder(

@@ -1,4 +1,4 @@
-"""Published idx files of NIST digits: fetched, found, verified (NumPy).
+"""Published idx files of NIST digits: fetched, found, verified, read (NumPy).
 
 No file is trusted: container, digest, header and length are checked, and
 whatever is wrong is said in one sentence that names the file.
@@ -44,6 +44,12 @@ _QMNIST_MIRRORS = (
 )
 # By an array's number of axes (labels, images): idx's and NumPy's type.
 _TYPES = {2: (0x0C, "int32"), 3: (0x08, "uint8")}
+# Columns of the extended labels that are kept (QMNIST's README, section 2.2).
+# Of the others, 4 is NIST's class code, ASCII printed in hexadecimal: 30 is a
+# zero; 3, the index within the writer, and 7, unused, aren't needed here.
+_COLUMNS = {
+  "labels": 0, "series": 1, "writers": 2, "digit_ids": 5, "duplicate_of": 6,
+}  # fmt: skip
 
 
 class DataError(ValueError):
@@ -73,33 +79,21 @@ class DigitFile:
 
 
 @dataclasses.dataclass(frozen=True)
-class DigitPart:
-  """Images and the extended labels of the same digits, in the same order."""
-
-  images: DigitFile
-  labels: DigitFile
-
-
-@dataclasses.dataclass(frozen=True)
 class DigitSet:
-  """A data set: images and labels in one pair of files or more."""
+  """A data set: 28x28 images and extended labels, in one pair or more."""
 
   name: str  # of the tfds config
   description: str  # one sentence
-  parts: tuple[DigitPart, ...]  # in reading order; images are 28x28
-
-  @property
-  def files(self) -> tuple[DigitFile, ...]:
-    """All files, in reading order."""
-    return tuple(f for part in self.parts for f in (part.images, part.labels))
+  # In reading order: images, the labels of the same digits, further images ...
+  files: tuple[DigitFile, ...]
 
   @property
   def num_digits(self) -> int:
-    """Number of digits of all parts."""
-    return sum(part.images.shape[0] for part in self.parts)
+    """Number of digits of all files."""
+    return sum(file.shape[0] for file in self.files[::2])
 
 
-_MNIST_TRAIN = DigitPart(
+_MNIST_TRAIN = (
   DigitFile(
     "train-images-idx3-ubyte.gz", _MNIST_MIRRORS, (60_000, 28, 28),
     content_sha256=
@@ -111,7 +105,7 @@ _MNIST_TRAIN = DigitPart(
     "bb1b6e1ec7b04fd5696f1ed50b5f58f8ef195118edd5c93c81783df9740b8ac5",
   ),
 )  # fmt: skip
-_QMNIST_TEST = DigitPart(
+_QMNIST_TEST = (
   DigitFile(
     "qmnist-test-images-idx3-ubyte.gz", _QMNIST_MIRRORS, (60_000, 28, 28),
     archive_sha256=
@@ -123,7 +117,7 @@ _QMNIST_TEST = DigitPart(
     "9fbcbe594c3766fdf4f0b15c5165dc0d1e57ac604e01422608bb72c906030d06",
   ),
 )  # fmt: skip
-_XNIST = DigitPart(
+_XNIST = (
   DigitFile(
     "xnist-images-idx3-ubyte.xz", _QMNIST_MIRRORS, (402_953, 28, 28),
     archive_sha256=
@@ -139,19 +133,56 @@ _XNIST = DigitPart(
 DIGIT_SETS = {
   "mnist": DigitSet(
     "mnist", "MNIST's 60,000 training digits, by 539 writers.",
-    (_MNIST_TRAIN,),
+    _MNIST_TRAIN,
   ),
   "qmnist": DigitSet(
     "qmnist", "MNIST's 60,000 training digits and QMNIST's 60,000 test digits.",
-    (_MNIST_TRAIN, _QMNIST_TEST),
+    _MNIST_TRAIN + _QMNIST_TEST,
   ),
   "xnist": DigitSet(
     "xnist",
     "All 402,953 digits of NIST Special Database 19, by 3,579 writers, prepared"
     " like MNIST.",
-    (_XNIST,),
+    _XNIST,
   ),
 }  # fmt: skip
+
+
+def read_digits(
+  digit_set: DigitSet, folder: str | os.PathLike[str]
+) -> dict[str, np.ndarray]:
+  """All digits of a set, in the order of its files, or a DataError.
+
+  images are uint8 [N, 28, 28, 1], ink is 255. Of NIST Special Database 19, all
+  int32 [N], are the labels 0..9; the numbers of the writers, and the series of
+  their handwriting sample forms; digit_ids, the digits' numbers among all; and
+  duplicate_of, an earlier digit with the very same image, or 0.
+  """
+  # All are found before one is read: a missing file is known at once.
+  paths = [find(file, folder) for file in digit_set.files]
+  arrays = [read_idx(path, file) for path, file in zip(paths, digit_set.files)]
+  images, tables = arrays[::2], arrays[1::2]
+  for path, table in zip(paths[1::2], tables):
+    _check_labels(table, path)
+  # 316 MB of images needn't be copied when they are in one file.
+  pixels = images[0] if len(images) == 1 else np.concatenate(images)
+  table = np.concatenate(tables)
+  columns = {name: table[:, column] for name, column in _COLUMNS.items()}
+  return {"images": pixels[..., None], **columns}
+
+
+def _check_labels(labels: np.ndarray, path: pathlib.Path) -> None:
+  """Holds every row to what QMNIST documents about it."""
+  classes = labels[:, 0]
+  wrong = (labels[:, [0, 1, 2, 5]] < 0).any(axis=1)
+  wrong |= (classes > 9) | (labels[:, 4] != classes + 30)
+  if wrong.any():
+    row = int(np.argmax(wrong))
+    raise DataError(
+      f"{path} is damaged: row {row} holds {labels[row].tolist()}, where a"
+      " class 0..9, its NIST code (30 more), and numbers of a series, a writer"
+      " and a digit belong."
+    )
 
 
 def find(file: DigitFile, folder: str | os.PathLike[str]) -> pathlib.Path:
