@@ -194,8 +194,9 @@ def test_choice_shows_whom_methods_hurt_with_it_and_without(methods):
 
 
 def test_choice_of_one_whom_nobody_can_be_compared_with():
-  nobody = model_choice.judge(([0.5], [np.nan]), ([np.nan], [np.nan]))
-  figures.choice({"tl:3": nobody}).figure.draw_without_rendering()
+  nobody = {"tl:3": [np.nan], "global": [np.nan]}
+  found = model_choice.judge_all(nobody, nobody, "global")
+  figures.choice(found).figure.draw_without_rendering()
 
 
 @pytest.mark.parametrize(
