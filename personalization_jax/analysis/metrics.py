@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from personalization_jax import checks
 from personalization_jax.datasets.splits import PADDING
 
 
@@ -253,13 +254,9 @@ def individual_fairness(
   Source: section II-A (3), similarity by the L2 norm in latent space; C. Dwork
   et al., "Fairness through awareness", 2012, for the ratio.
   """
-  count = len(accuracies)
-  if distances.shape != (count, count):
-    raise ValueError(
-      f"distances must have shape {(count, count)}, one for each pair, but have"
-      f" shape {distances.shape}."
-    )
-  first, second = np.triu_indices(count, k=1)
+  both = ("accuracies", accuracies, "S"), ("distances", distances, "SS")
+  checks.shapes(*both)
+  first, second = np.triu_indices(len(accuracies), k=1)
   distance = np.asarray(distances, np.float64)[first, second]
   difference = np.abs(changes(accuracies[first], accuracies[second]))
   compared = np.isfinite(distance) & ~np.isnan(difference)

@@ -224,7 +224,7 @@ def test_individual_fairness_leaves_out_pairs_that_cannot_be_compared():
   assert fairness.mean_ratio == pytest.approx((0.5 + 0.25) / 2)
   nobody = metrics.individual_fairness(np.ones(2), np.full((2, 2), np.inf))
   assert np.isnan(dataclasses.astuple(nobody)[:3]).all()
-  with pytest.raises(ValueError, match="must have shape"):
+  with pytest.raises(ValueError, match="distances has shape"):
     metrics.individual_fairness(np.ones(2), np.zeros((3, 3)))
 
 
