@@ -18,27 +18,20 @@ from personalization_jax import checks
 from personalization_jax.datasets.splits import PADDING
 
 
-def accuracy(
-  predictions: np.ndarray, labels: np.ndarray, rows: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-  """Accuracy of each individual [S] and the number of rows it stands on [S].
-
-  Of predictions [S, R], the store's labels [N] and rows [S, R], -1 for padding.
-
-  Source: section II-A, acc(D_I) and acc(D_G).
-  """
-  return share_correct(predictions, at_rows(labels, rows))
-
-
 def at_rows(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
   """What values [N] have in these rows; padding stays padding."""
   return np.where(rows == PADDING, PADDING, values[rows])
 
 
-def share_correct(
+def accuracy(
   predictions: np.ndarray, truth: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """`accuracy`, given the true classes [S, R], -1 for padding."""
+  """Accuracy of each individual [S] and the number of rows it stands on [S].
+
+  Of predictions [S, R] and the true classes [S, R] or [1, R], -1 for padding.
+
+  Source: section II-A, acc(D_I) and acc(D_G).
+  """
   scored = truth != PADDING
   correct = scored & (predictions == truth)
   size = scored.sum(axis=1)

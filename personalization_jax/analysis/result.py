@@ -139,7 +139,7 @@ class Result:
   ) -> tuple[np.ndarray, np.ndarray]:
     predictions = getattr(self, f"{data}_predictions")
     truth = self._truth(data, labels)
-    values, sizes = metrics.share_correct(
+    values, sizes = metrics.accuracy(
       predictions, np.broadcast_to(truth, predictions.shape)
     )
     return np.where(self.diverged, np.nan, values), sizes

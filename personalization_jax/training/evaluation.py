@@ -146,8 +146,10 @@ class Validation:
       trainer, states, self.own.reshape(models, -1), self.general
     )
     flat = self.own.reshape(models * people, -1)
-    own, _ = metrics.accuracy(of_people.reshape(flat.shape), self.labels, flat)
-    general, _ = metrics.accuracy(of_all, self.labels, self.general[None])
+    truth = metrics.at_rows(self.labels, flat)
+    own, _ = metrics.accuracy(of_people.reshape(flat.shape), truth)
+    truth = metrics.at_rows(self.labels, self.general[None])
+    general, _ = metrics.accuracy(of_all, truth)
     own = own.reshape(models, people)
     own[diverged] = np.nan
     general[diverged] = np.nan
