@@ -48,6 +48,13 @@ def in_range(name: str, values: np.ndarray, end: int | None = None) -> None:
     )
 
 
+def fractions(name: str, values: np.ndarray, *, nan: bool = False) -> None:
+  """Rejects numbers outside 0..1, and NaN where it stands for nothing."""
+  wrong = ~((values >= 0) & (values <= 1)) & ~(nan & np.isnan(values))
+  if wrong.any():
+    raise ValueError(f"{name} must lie in 0..1, but one is {values[wrong][0]}.")
+
+
 def shapes(*arrays: tuple[str, Any, str], empty: bool = False) -> None:
   """Rejects arrays that disagree: each has a name, and a letter for each axis.
 

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike
 
+from personalization_jax import checks
 from personalization_jax.analysis import metrics
 
 
@@ -77,26 +78,19 @@ def judge_all(
     ValueError: if a method isn't in both, or has accuracies of another shape or
       outside 0..1.
   """
-  checked: list[dict[str, np.ndarray]] = []
+  of_seeds = np.ndim(validation.get(general, ())) == 2
+  arrays, checked = [], []
   for name, given in (("validation", validation), ("test", test)):
-    checked.append({})
-    for method in (general, *validation, *test):
+    found = {}
+    for method in dict.fromkeys((general, *validation, *test)):
       if method not in given:
         raise ValueError(f"{name} has no accuracies of method {method!r}.")
-      values = checked[-1][method] = np.asarray(given[method], np.float64)
-      shape = checked[0][general].shape
-      if values.shape != shape or len(shape) not in (1, 2) or not values.size:
-        raise ValueError(
-          f"{name} of method {method!r} must be of the same people [S], or"
-          f" seeds and people [K, S], as all others, but has shape"
-          f" {values.shape} beside {shape}."
-        )
-      outside = values[(values < 0) | (values > 1)]
-      if outside.size:
-        raise ValueError(
-          f"{name} of method {method!r} must lie in 0..1, but one is"
-          f" {outside[0]}."
-        )
+      found[method] = values = np.asarray(given[method], np.float64)
+      what = f"{name} of method {method!r}"
+      checks.fractions(what, values, nan=True)
+      arrays.append((what, values, "KS" if of_seeds else "S"))
+    checked.append(found)
+  checks.shapes(*arrays)
   validated, tested = checked
   choices = {}
   for method in [m for m in validation if m != general]:

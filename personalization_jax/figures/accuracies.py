@@ -217,18 +217,11 @@ def _checked(accuracies: Accuracies) -> dict[str, np.ndarray]:
     named = zip(styles.DATA, pair, strict=True)
     checks.shapes(*((f"{of} of {method!r}", v, "S") for of, v in named))
     both = checked[method] = np.array(pair, np.float64)
-    outside = ~((both >= 0) & (both <= 1))
-    if outside.any():
-      raise ValueError(
-        f"the accuracies of {method!r} must lie in 0..1, but one is"
-        f" {both[outside][0]}."
-      )
+    checks.fractions(f"the accuracies of {method!r}", both)
   return checked
 
 
 def _chosen(accuracies: Accuracies, of: Data) -> dict[str, np.ndarray]:
   """Accuracies of one kind of data as method -> float [S]."""
-  if of not in styles.DATA:
-    raise ValueError(f"of must be 'individual' or 'global', but is {of!r}.")
   row = list(styles.DATA).index(of)
   return {method: pair[row] for method, pair in _checked(accuracies).items()}
