@@ -135,21 +135,23 @@ def significance(
 ) -> dict[str, Significance]:
   """Tests the other methods' [S] or [K, S] against the baseline's.
 
-  The tests are paired over individuals, after `paired_means` over the K seeds.
-  With fewer than two pairs the p-values are NaN.
-
   Source: Table I, p-values.
   """
   tests = {
-    method: _paired_tests(*paired_means(values, accuracies[baseline]))
+    method: paired_tests(values, accuracies[baseline])
     for method, values in accuracies.items()
     if method != baseline
   }
   return with_holm(tests, untested)
 
 
-def _paired_tests(values: np.ndarray, reference: np.ndarray) -> Significance:
-  """The tests of a method's [S] against the baseline's, without correction."""
+def paired_tests(values: np.ndarray, reference: np.ndarray) -> Significance:
+  """Tests of a method's [S] or [K, S] against the baseline's, uncorrected.
+
+  They are paired over individuals, after `paired_means` over the K seeds. With
+  fewer than two pairs the p-values are NaN.
+  """
+  values, reference = paired_means(values, reference)
   paired = ~np.isnan(values - reference)
   values, reference = values[paired], reference[paired]
   change = changes(values, reference)
