@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import stats
 
+from personalization_jax import checks
 from personalization_jax.datasets.splits import PADDING
 from personalization_jax.methods import Group
 
@@ -50,13 +51,8 @@ def true_distances(
   for part in ("allographs", "forms") if digit is not None else ():
     parts[part] = parts[part][:, digit]
   known = len(parts["style"])
-  asked = np.concatenate([people, writers])
-  strangers = asked[(asked < 0) | (asked >= known)]
-  if strangers.size:
-    raise ValueError(
-      f"person {int(strangers[0])} has no hidden factors: they are known of"
-      f" writers 0..{known - 1}."
-    )
+  for ids in (people, writers):
+    checks.in_range("ids of writers with known factors", ids, known)
   squares = {}
   for part, each in parts.items():
     values = each.reshape(known, -1)

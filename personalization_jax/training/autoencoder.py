@@ -16,6 +16,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 
+from personalization_jax import checks
 from personalization_jax.networks.autoencoder import (
   NUM_LATENTS,
   AutoEncoder,
@@ -93,7 +94,7 @@ def reconstruction_error(
       "a reconstruction error needs a held-out row and a training row at"
       f" least, but there are {len(rows)} and {len(train_rows)}."
     )
-  _check_rows(train_rows, len(images))
+  checks.in_range("train_rows", np.asarray(train_rows), len(images))
   errors = _evaluate("errors", model, variables, images, rows)
   store = np.asarray(images)
   full = 255 if store.dtype == np.uint8 else 1
@@ -118,21 +119,12 @@ def lower_evaluation(
   ]
 
 
-def _check_rows(rows: np.ndarray, num_rows: int) -> None:
-  rows = np.asarray(rows)
-  wrong = rows[(rows < 0) | (rows >= num_rows)]
-  if wrong.size:
-    raise ValueError(
-      f"rows must lie in 0..{num_rows - 1}, but hold {wrong[0]}."
-    )
-
-
 def _evaluate(
   what: str, model: nn.Module, variables: Any, images: Any, rows: np.ndarray
 ) -> np.ndarray:
   """Latents, images or errors of all rows, in programs of one shape."""
   rows = np.asarray(rows)
-  _check_rows(rows, len(images))
+  checks.in_range("rows", rows, len(images))
   # What isn't bound to a device would have a program compiled of its own.
   here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   variables, images = jax.device_put((variables, images), here)
