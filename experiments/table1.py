@@ -292,9 +292,6 @@ def open_directory(
   """Writes config.json; the tables' rows, and results of earlier starts."""
   finished = directory.saved(workdir)
   now = [(method.spec, seed) for method in methods for seed in seeds]
-  asked: dict[str, list[int]] = {}
-  for spec, seed in [*finished, *now]:
-    asked.setdefault(spec, []).append(seed)
   names = population.label_names
   config = directory.open_run(
     workdir,
@@ -302,11 +299,7 @@ def open_directory(
     population.fingerprint(),
     {**({"label_names": names} if names else {}), **made_with},
     inert=study_flags.inert(population),
-    growing={
-      "methods": list(asked),
-      "seeds": [seed for _, seed in [*finished, *now]],
-      "asked": asked,
-    },
+    asked=now,
   )
   earlier = {
     (spec, seed): result

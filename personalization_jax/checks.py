@@ -48,6 +48,32 @@ def in_range(name: str, values: np.ndarray, end: int | None = None) -> None:
     )
 
 
+def fractions(name: str, values: np.ndarray, *, nan: bool = False) -> None:
+  """Rejects numbers outside 0..1, and NaN where it stands for nothing."""
+  wrong = ~((values >= 0) & (values <= 1)) & ~(nan & np.isnan(values))
+  if wrong.any():
+    raise ValueError(f"{name} must lie in 0..1, but one is {values[wrong][0]}.")
+
+
+def shapes(*arrays: tuple[str, Any, str], empty: bool = False) -> None:
+  """Rejects arrays that disagree: each has a name, and a letter for each axis.
+
+  An axis has one size wherever its letter stands, 0 only if it may be `empty`.
+  """
+  sizes: dict[str, int] = {}
+  for name, array, axes in arrays:
+    shape, wanted = list(np.shape(array)), f"[{', '.join(axes)}]"
+    if len(shape) != len(axes) or (0 in shape and not empty):
+      not_0 = "" if empty else ", none of them 0"
+      raise ValueError(f"{name} must be {wanted}{not_0}, but is {shape}.")
+    for axis, size in zip(axes, shape):
+      if sizes.setdefault(axis, size) != size:
+        raise ValueError(
+          f"{name} has shape {shape}, but {axis} of {wanted} is"
+          f" {sizes[axis]} in other arrays."
+        )
+
+
 def training(settings: Any) -> None:
   """Rejects epochs, batch_size, learning_rate, width or seed out of range."""
   for name in ("epochs", "batch_size"):

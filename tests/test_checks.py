@@ -83,3 +83,23 @@ def test_numpy_s_numbers_are_numbers(settings):
 )
 def test_others_errors_are_quoted_in_one_line(error, line):
   assert checks.first_line(error) == line
+
+
+@pytest.mark.parametrize(
+  ("sizes", "message"),
+  [
+    (((2, 3), (3,), (2, 2)), None),
+    (((2,), (3,), (2, 2)), r"a must be \[S, R\], none of them 0, but is \[2\]"),
+    (((2, 0), (0,), (2, 2)), r"a must be .* but is \[2, 0\]"),
+    (((2, 3), (4,), (2, 2)), r"b has shape \[4\], but R of \[R\] is 3"),
+    (((2, 3), (3,), (2, 4)), r"c has .*\[2, 4\], but S of \[S, S\] is 2"),
+  ],
+)
+def test_an_axis_has_one_size_in_all_arrays(sizes, message):
+  arrays = [*zip("abc", map(np.zeros, sizes), ("SR", "R", "SS"))]
+  if message is None:
+    return checks.shapes(*arrays)
+  with pytest.raises(ValueError, match=message):
+    checks.shapes(*arrays)
+  if 0 in sizes[0]:
+    checks.shapes(*arrays, empty=True)

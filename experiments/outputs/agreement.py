@@ -104,12 +104,13 @@ def write(found: Found, workdir: pathlib.Path) -> tuple[str, pathlib.Path]:
       by_chance = float(one.random.mean())
       spread = metrics.spread(one.values)
       count = int((~np.isnan(one.values)).sum())
+      key = (one.group, one.measure, one.part, space)
       numbers = (spread.mean, spread.sd, by_chance, count)
-      p_pixels = math.nan if space == PIXELS else _p(one.values, pixels.values)
-      p_values = (_p(one.values, one.random), p_pixels)
-      lines.append(
-        (one.group, one.measure, one.part, space, *numbers, *p_values)
-      )
+      # Paired over the individuals that both have.
+      p_random = metrics.paired_tests(one.values, one.random).t
+      p_pixels = metrics.paired_tests(one.values, pixels.values).t
+      p_pixels = math.nan if space == PIXELS else p_pixels
+      lines.append((*key, *numbers, p_random, p_pixels))
       name = f"{figures.method_name(one.group)}: {one.measure}"
       values.setdefault(name, {}).setdefault(one.part, {})[space] = one.values
       random.setdefault(name, {})[one.part] = by_chance
@@ -121,12 +122,6 @@ def write(found: Found, workdir: pathlib.Path) -> tuple[str, pathlib.Path]:
   shown = columns(table)
   told = markdown.aligned([[*shown], *zip(*shown.values())], NAMES)
   return f"{TITLE}\n\n{told}\n\n{NOTE}", drawn
-
-
-def _p(values: np.ndarray, others: np.ndarray) -> float:
-  """Of a paired t-test over the individuals that both have."""
-  both = {"values": values, "others": others}
-  return metrics.significance(both, "others")["values"].t
 
 
 def columns(table: pd.DataFrame) -> dict[str, Iterable[str]]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import stats
 
+from personalization_jax import checks
 from personalization_jax.datasets.splits import PADDING
 from personalization_jax.methods import Group
 
@@ -46,21 +47,18 @@ def true_distances(
   over the other writers: the forms, 80 of 126 numbers, would outweigh the
   style. Only distances of one row compare.
   """
-  parts = _parts(factors, digit)
+  parts = {k: v.astype(np.float64) for k, v in factors.parts().items()}
+  for part in ("allographs", "forms") if digit is not None else ():
+    parts[part] = parts[part][:, digit]
   known = len(parts["style"])
-  asked = np.concatenate([people, writers])
-  strangers = asked[(asked < 0) | (asked >= known)]
-  if strangers.size:
-    raise ValueError(
-      f"person {int(strangers[0])} has no hidden factors: they are known of"
-      f" writers 0..{known - 1}."
-    )
-  squares = {
-    part: np.stack(
+  for ids in (people, writers):
+    checks.in_range("ids of writers with known factors", ids, known)
+  squares = {}
+  for part, each in parts.items():
+    values = each.reshape(known, -1)
+    squares[part] = np.stack(
       [((values[writers] - values[person]) ** 2).sum(1) for person in people]
     )
-    for part, values in parts.items()
-  }
   others = writers != people[:, None]
   total = np.zeros(others.shape)
   for square in squares.values():
@@ -69,14 +67,6 @@ def true_distances(
       square, spread, out=np.zeros_like(total), where=spread > 0
     )
   return {part: np.sqrt(s) for part, s in {**squares, "all": total}.items()}
-
-
-def _parts(factors: WriterFactors, digit: int | None) -> dict[str, np.ndarray]:
-  """The factors in three, of one digit or of all, float64 [M, ...] each."""
-  parts = {k: v.astype(np.float64) for k, v in factors.parts().items()}
-  for part in ("allographs", "forms") if digit is not None else ():
-    parts[part] = parts[part][:, digit]
-  return {part: each.reshape(len(each), -1) for part, each in parts.items()}
 
 
 def recall(truth: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -14,19 +14,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from personalization_jax import checks
 from personalization_jax.datasets.splits import PADDING
-
-
-def accuracy(
-  predictions: np.ndarray, labels: np.ndarray, rows: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-  """Accuracy of each individual [S] and the number of rows it is over [S].
-
-  Of predictions [S, R], the store's labels [N] and rows [S, R], -1 for padding.
-
-  Source: section II-A, acc(D_I) and acc(D_G).
-  """
-  return share_correct(predictions, at_rows(labels, rows))
 
 
 def at_rows(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -34,10 +23,15 @@ def at_rows(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
   return np.where(rows == PADDING, PADDING, values[rows])
 
 
-def share_correct(
+def accuracy(
   predictions: np.ndarray, truth: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """`accuracy`, given the true classes [S, R], -1 for padding."""
+  """Accuracy of each individual [S] and the number of rows it stands on [S].
+
+  Of predictions [S, R] and the true classes [S, R] or [1, R], -1 for padding.
+
+  Source: section II-A, acc(D_I) and acc(D_G).
+  """
   scored = truth != PADDING
   correct = scored & (predictions == truth)
   size = scored.sum(axis=1)
@@ -141,21 +135,23 @@ def significance(
 ) -> dict[str, Significance]:
   """Tests the other methods' [S] or [K, S] against the baseline's.
 
-  The tests are paired over individuals, after `paired_means` over the K seeds.
-  With fewer than two pairs the p-values are NaN.
-
   Source: Table I, p-values.
   """
   tests = {
-    method: _paired_tests(*paired_means(values, accuracies[baseline]))
+    method: paired_tests(values, accuracies[baseline])
     for method, values in accuracies.items()
     if method != baseline
   }
   return with_holm(tests, untested)
 
 
-def _paired_tests(values: np.ndarray, reference: np.ndarray) -> Significance:
-  """The tests of a method's [S] against the baseline's, without correction."""
+def paired_tests(values: np.ndarray, reference: np.ndarray) -> Significance:
+  """Tests of a method's [S] or [K, S] against the baseline's, uncorrected.
+
+  They are paired over individuals, after `paired_means` over the K seeds. With
+  fewer than two pairs the p-values are NaN.
+  """
+  values, reference = paired_means(values, reference)
   paired = ~np.isnan(values - reference)
   values, reference = values[paired], reference[paired]
   change = changes(values, reference)
@@ -253,13 +249,9 @@ def individual_fairness(
   Source: section II-A (3), similarity by the L2 norm in latent space; C. Dwork
   et al., "Fairness through awareness", 2012, for the ratio.
   """
-  count = len(accuracies)
-  if distances.shape != (count, count):
-    raise ValueError(
-      f"distances must have shape {(count, count)}, one for each pair, but have"
-      f" shape {distances.shape}."
-    )
-  first, second = np.triu_indices(count, k=1)
+  both = ("accuracies", accuracies, "S"), ("distances", distances, "SS")
+  checks.shapes(*both)
+  first, second = np.triu_indices(len(accuracies), k=1)
   distance = np.asarray(distances, np.float64)[first, second]
   difference = np.abs(changes(accuracies[first], accuracies[second]))
   compared = np.isfinite(distance) & ~np.isnan(difference)

@@ -11,12 +11,12 @@ compared by their means over the seeds in which neither model diverged.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from personalization_jax import checks
 from personalization_jax.analysis import metrics
 
 
@@ -38,53 +38,32 @@ class Choice:
   gain_with_choice: float
 
 
-def choose(personal: Any, general: Any) -> np.ndarray:
+def choose(personal: np.ndarray, general: np.ndarray) -> np.ndarray:
   """Where the personalised model has the better validation accuracy.
 
   Ties go to the global model, which was trained on more people.
   """
-  personal, general = _pair(personal, general)
   better = metrics.changes(personal, general) > 0
   return better | (np.isnan(general) & ~np.isnan(personal))
 
 
-def hurt(personal: Any, general: Any) -> float:
+def hurt(personal: np.ndarray, general: np.ndarray) -> float:
   """The fraction of people whom a method makes worse; NaN without people.
 
   People without a personalised model count as hurt; those without a global one
   are left out.
   """
-  personal, general = _pair(personal, general)
   compared = ~np.isnan(np.atleast_2d(general)).all(axis=0)
-  if not compared.any():
-    return math.nan
-  return float((~(_changes(personal, general) >= 0))[compared].mean())
-
-
-def judge(validation: tuple[Any, Any], test: tuple[Any, Any]) -> Choice:
-  """Chooses by (personalised, global) validation accuracies, and tests that."""
-  personal = choose(*validation)
-  own, general = _pair(*test)
-  if own.shape != personal.shape:
-    raise ValueError(
-      f"validation has shape {personal.shape}, but test has shape {own.shape};"
-      " both must be of the same people and seeds."
-    )
-  chosen = np.where(personal, own, general)
-  return Choice(
-    personal=personal,
-    accuracy=metrics.mean_without_nan(np.atleast_2d(chosen)),
-    hurt=hurt(own, general),
-    hurt_with_choice=hurt(chosen, general),
-    gain=metrics.spread(_changes(own, general)).mean,
-    gain_with_choice=metrics.spread(_changes(chosen, general)).mean,
-  )
+  worse = ~(_gains(personal, general) >= 0)
+  return metrics.spread(worse[compared]).mean
 
 
 def judge_all(
-  validation: Mapping[str, Any], test: Mapping[str, Any], general: str
+  validation: Mapping[str, ArrayLike],
+  test: Mapping[str, ArrayLike],
+  general: str,
 ) -> dict[str, Choice]:
-  """`judge` for every method against the same global model.
+  """Chooses between each method's models and the global ones, and tests that.
 
   Args:
     validation: method -> accuracies on validation data, float [S], or [K, S],
@@ -96,41 +75,39 @@ def judge_all(
     method -> what the choice gives, for all methods but `general`.
 
   Raises:
-    ValueError: as `judge`, naming the method; or a method isn't in both.
+    ValueError: if a method isn't in both, or has accuracies of another shape or
+      outside 0..1.
   """
-  for name, accuracies in (("validation", validation), ("test", test)):
-    for method in (general, *validation, *test):
-      if method not in accuracies:
+  of_seeds = np.ndim(validation.get(general, ())) == 2
+  arrays, checked = [], []
+  for name, given in (("validation", validation), ("test", test)):
+    found = {}
+    for method in dict.fromkeys((general, *validation, *test)):
+      if method not in given:
         raise ValueError(f"{name} has no accuracies of method {method!r}.")
+      found[method] = values = np.asarray(given[method], np.float64)
+      what = f"{name} of method {method!r}"
+      checks.fractions(what, values, nan=True)
+      arrays.append((what, values, "KS" if of_seeds else "S"))
+    checked.append(found)
+  checks.shapes(*arrays)
+  validated, tested = checked
   choices = {}
   for method in [m for m in validation if m != general]:
-    validated, tested = ((d[method], d[general]) for d in (validation, test))
-    try:
-      choices[method] = judge(validated, tested)
-    except ValueError as error:
-      raise ValueError(f"method {method!r}: {error}") from error
+    personal = choose(validated[method], validated[general])
+    own, others = tested[method], tested[general]
+    chosen = np.where(personal, own, others)
+    choices[method] = Choice(
+      personal=personal,
+      accuracy=metrics.mean_without_nan(np.atleast_2d(chosen)),
+      hurt=hurt(own, others),
+      hurt_with_choice=hurt(chosen, others),
+      gain=metrics.spread(_gains(own, others)).mean,
+      gain_with_choice=metrics.spread(_gains(chosen, others)).mean,
+    )
   return choices
 
 
-def _changes(personal: np.ndarray, general: np.ndarray) -> np.ndarray:
+def _gains(personal: np.ndarray, general: np.ndarray) -> np.ndarray:
   """What each person gains [S]; NaN for those without both models."""
   return metrics.changes(*metrics.paired_means(personal, general))
-
-
-def _pair(personal: Any, general: Any) -> tuple[np.ndarray, np.ndarray]:
-  """Both as float64, checked to be accuracies of the same people and seeds."""
-  personal, general = (np.asarray(v, np.float64) for v in (personal, general))
-  shapes = personal.shape, general.shape
-  if shapes[0] != shapes[1] or personal.ndim not in (1, 2) or not personal.size:
-    raise ValueError(
-      "the accuracies of the personalised and the global model must be of the"
-      " same people [S], or seeds and people [K, S], but have shapes"
-      f" {shapes[0]} and {shapes[1]}."
-    )
-  for values in (personal, general):
-    outside = (values < 0) | (values > 1)
-    if outside.any():
-      raise ValueError(
-        f"accuracies must lie in 0..1, but one is {values[outside][0]}."
-      )
-  return personal, general

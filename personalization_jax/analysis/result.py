@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from personalization_jax import checks
 from personalization_jax.analysis import metrics
 
 _KINDS = {"i": "integers", "f": "floats", "b": "booleans"}
@@ -83,7 +84,7 @@ class Result:
 
   def __post_init__(self) -> None:
     """Makes all arrays NumPy's, and checks them."""
-    sizes = {"S": len(self.individuals)}
+    arrays = []
     for kept in dataclasses.fields(self):
       name, given = kept.name, getattr(self, kept.name)
       if not kept.metadata or given is kept.default is None:
@@ -91,20 +92,17 @@ class Result:
       axes, dtype = kept.metadata["axes"], kept.metadata["dtype"]
       array = np.asarray(given)
       if given is _NOTHING:  # nobody diverged, V is 0, E is 0
-        shape = [sizes[axis] if axis == "S" else 0 for axis in axes]
+        people = len(self.individuals)
+        shape = [people if axis == "S" else 0 for axis in axes]
         array = np.zeros(shape, dtype)
       elif array.dtype.kind != dtype.kind or array.ndim != len(axes):
         raise ValueError(
           f"{name} must be {_KINDS[dtype.kind]} [{', '.join(axes)}], but is"
           f" {array.dtype}{list(array.shape)}."
         )
-      for axis, size in zip(axes, array.shape):
-        if sizes.setdefault(axis, size) != size:
-          raise ValueError(
-            f"{name} has shape {list(array.shape)}, but {axis} of"
-            f" [{', '.join(axes)}] is {sizes[axis]} in other arrays."
-          )
+      arrays.append((name, array, axes))
       object.__setattr__(self, name, array)
+    checks.shapes(*arrays, empty=True)
 
   def individual_accuracy(
     self, labels: np.ndarray | None = None
@@ -141,7 +139,7 @@ class Result:
   ) -> tuple[np.ndarray, np.ndarray]:
     predictions = getattr(self, f"{data}_predictions")
     truth = self._truth(data, labels)
-    values, sizes = metrics.share_correct(
+    values, sizes = metrics.accuracy(
       predictions, np.broadcast_to(truth, predictions.shape)
     )
     return np.where(self.diverged, np.nan, values), sizes

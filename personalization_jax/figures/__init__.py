@@ -7,7 +7,6 @@ if there is nothing to draw. Methods are written as on the command line
 (`es:40`, `es:40+tl:10`, `tl:300:last=2`). No module has a function's name.
 """
 
-from personalization_jax.figures.accuracies import Accuracies as Accuracies
 from personalization_jax.figures.accuracies import distribution as distribution
 from personalization_jax.figures.accuracies import gains as gains
 from personalization_jax.figures.accuracies import trade_off as trade_off
@@ -20,8 +19,6 @@ from personalization_jax.figures.pages import handwriting as handwriting
 from personalization_jax.figures.pages import latent_map as latent_map
 from personalization_jax.figures.pages import neighbours as neighbours
 from personalization_jax.figures.pages import reconstructions as reconstructions
-from personalization_jax.figures.styles import Data as Data
-from personalization_jax.figures.styles import Style as Style
 from personalization_jax.figures.styles import method_name as method_name
 from personalization_jax.figures.styles import method_style as method_style
 from personalization_jax.figures.styles import png as png

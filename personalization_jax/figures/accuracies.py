@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from personalization_jax import checks
 from personalization_jax.analysis import metrics
 from personalization_jax.figures import labels, styles
 from personalization_jax.figures.styles import Data
@@ -168,11 +169,7 @@ def gains(
   axes = styles.axes_or_new(axes, 8.0, 1.2 + 0.5 * len(values))
   shares = []
   for row, (method, value) in enumerate(values.items()):
-    if len(value) != len(reference):
-      raise ValueError(
-        f"{method!r} has {len(value)} individuals, but {baseline!r} has"
-        f" {len(reference)}; both must hold the same."
-      )
+    checks.shapes((repr(baseline), reference, "S"), (repr(method), value, "S"))
     change = np.sort(100 * metrics.changes(value, reference))
     hurt, gained = change < 0, change > 0
     colour = styles.method_style(method).colour
@@ -217,27 +214,14 @@ def _checked(accuracies: Accuracies) -> dict[str, np.ndarray]:
     raise ValueError("accuracies holds no method; give at least one.")
   checked = {}
   for method, pair in accuracies.items():
-    shapes = [np.shape(vector) for vector in pair]
-    if len(shapes) != 2 or shapes[0] != shapes[1] or len(shapes[0]) != 1:
-      raise ValueError(
-        f"the accuracies of {method!r} must be two vectors [S], individual"
-        f" and global, but have shapes {shapes}."
-      )
-    if shapes[0] == (0,):
-      raise ValueError(f"the accuracies of {method!r} hold no individual.")
+    named = zip(styles.DATA, pair, strict=True)
+    checks.shapes(*((f"{of} of {method!r}", v, "S") for of, v in named))
     both = checked[method] = np.array(pair, np.float64)
-    outside = ~((both >= 0) & (both <= 1))
-    if outside.any():
-      raise ValueError(
-        f"the accuracies of {method!r} must lie in 0..1, but one is"
-        f" {both[outside][0]}."
-      )
+    checks.fractions(f"the accuracies of {method!r}", both)
   return checked
 
 
 def _chosen(accuracies: Accuracies, of: Data) -> dict[str, np.ndarray]:
   """Accuracies of one kind of data as method -> float [S]."""
-  if of not in styles.DATA:
-    raise ValueError(f"of must be 'individual' or 'global', but is {of!r}.")
   row = list(styles.DATA).index(of)
   return {method: pair[row] for method, pair in _checked(accuracies).items()}

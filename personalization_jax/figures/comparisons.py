@@ -33,7 +33,7 @@ def choice(choices: Mapping[str, Choice], axes: Axes | None = None) -> Axes:
   stand at the right. Of several seeds a person's means over them count.
 
   Args:
-    choices: method -> what `analysis.model_choice.judge` found.
+    choices: what `analysis.model_choice.judge_all` found.
     axes: where to draw; by default a new figure.
   """
   if not choices:

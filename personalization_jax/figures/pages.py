@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from personalization_jax import checks
 from personalization_jax.figures import styles
 
 _COLUMNS = 16  # images side by side, at most
@@ -39,16 +40,14 @@ def handwriting(
   Source: Fig. 1.
   """
   labels, individuals = np.asarray(labels), np.asarray(individuals)
-  if not len(images) == len(labels) == len(individuals):
-    raise ValueError(
-      "images, labels and individuals must be of one length, but have"
-      f" {len(images)}, {len(labels)} and {len(individuals)} rows."
-    )
-  if not len(people) or classes < 1 or samples < 1:
-    raise ValueError(
-      "people, classes and samples must each be at least one, but are"
-      f" {list(people)}, {classes} and {samples}."
-    )
+  checks.shapes(
+    ("images", images, "NHWC"),
+    ("labels", labels, "N"),
+    ("individuals", individuals, "N"),
+    ("people", people, "P"),
+  )
+  checks.whole_number("classes", classes, 1)
+  checks.whole_number("samples", samples, 1)
   unknown = np.setdiff1d(people, individuals)
   if unknown.size:
     raise ValueError(f"person {unknown[0]} has no image.")
@@ -120,13 +119,9 @@ def reconstructions(originals: np.ndarray, reconstructed: np.ndarray) -> Figure:
 
   Both are images [n, H, W, C] of one shape, as those of `handwriting`.
   """
-  above, below = _bytes("originals", originals), np.asarray(reconstructed)
-  if above.shape != below.shape or not len(above):
-    raise ValueError(
-      "originals and reconstructed must be of one shape, with an image at"
-      f" least, but are {list(above.shape)} and {list(below.shape)}."
-    )
-  pairs = np.stack(_dark_ink(above, _bytes("reconstructed", below)))
+  given = {"originals": originals, "reconstructed": reconstructed}
+  checks.shapes(*((*item, "nHWC") for item in given.items()))
+  pairs = np.stack(_dark_ink(*(_bytes(*item) for item in given.items())))
   _, count, *shape = pairs.shape
   height, width, _ = shape
   columns = min(count, _COLUMNS)
@@ -159,11 +154,7 @@ def chosen_samples(
   Source: Algorithm 1, lines 13-15.
   """
   rows, chosen = np.asarray(rows), np.asarray(chosen)
-  if chosen.ndim != 2 or not chosen.size or len(rows) != len(chosen):
-    raise ValueError(
-      "rows and chosen must be [k] and [k, m] with a sample and a choice at"
-      f" least, but are {list(rows.shape)} and {list(chosen.shape)}."
-    )
+  checks.shapes(("rows", rows, "k"), ("chosen", chosen, "km"))
   lines = np.column_stack([rows, chosen])
   if rows.min() < 0 or lines.max() >= len(images):
     raise ValueError(f"rows must lie in 0..{len(images) - 1}, but some do not.")
@@ -198,18 +189,15 @@ def latent_map(
   """
   latents = np.asarray(latents, np.float64)
   is_individual = np.asarray(is_individual, bool)
-  if latents.ndim != 2 or len(latents) < 3 or latents.shape[1] < 2:
+  people = "is_individual", is_individual, "P"
+  checks.shapes(("latents", latents, "PD"), people)
+  if len(latents) < 3 or latents.shape[1] < 2:
     raise ValueError(
       "latents must be [P, D] of three people or more in two dimensions or"
       f" more, but have shape {list(latents.shape)}."
     )
   if not np.isfinite(latents).all():
     raise ValueError("latents must be finite, but some are not.")
-  if len(is_individual) != len(latents):
-    raise ValueError(
-      f"is_individual must be of the {len(latents)} people of latents, but is"
-      f" of {len(is_individual)}."
-    )
   centred = latents - latents.mean(axis=0)
   _, scales, directions = np.linalg.svd(centred, full_matrices=False)
   # Signs mustn't depend on LAPACK: the largest component is positive.

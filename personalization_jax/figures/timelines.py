@@ -12,6 +12,7 @@ from matplotlib import colors, patches, ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from personalization_jax import checks
 from personalization_jax.figures import styles
 
 _GLOBAL_COLOUR, _INDIVIDUAL_COLOUR = "#DDDDDD", "#0072B2"
@@ -83,7 +84,7 @@ def training_curves(
   legend.
 
   Args:
-    losses: method -> float [S, steps], at least 0.
+    losses: method -> float [S, T], at least 0.
     window: steps averaged; by default about 1% of the longest curve.
     lengths: method -> integers [S], the steps that each individual trains; the
       mean at a step is over those who still train. By default everybody trains
@@ -94,11 +95,7 @@ def training_curves(
     raise ValueError("losses holds no method; give at least one curve.")
   values = {name: np.asarray(v, np.float64) for name, v in losses.items()}
   for method, value in values.items():
-    if value.ndim != 2 or 0 in value.shape:
-      raise ValueError(
-        f"the losses of {method!r} must have shape [S, steps], but have shape"
-        f" {value.shape}."
-      )
+    checks.shapes((f"losses of {method!r}", value, "ST"))
     if (value < 0).any():
       raise ValueError(
         f"the losses of {method!r} must be at least 0, but one is"
@@ -108,8 +105,7 @@ def training_curves(
     # Even, or SW n=2, which takes turns, would be a zigzag.
     longest = max(value.shape[1] for value in values.values())
     window = max(1, 2 * (longest // 200))
-  if window < 1:
-    raise ValueError(f"window must be at least 1 step, but is {window}.")
+  checks.whole_number("window", window, 1)
   axes = styles.axes_or_new(axes, 8.0, 4.5)
   for i, (method, value) in enumerate(values.items()):
     ends = np.full(len(value), value.shape[1])
@@ -158,13 +154,10 @@ def validation_curves(
   """
   if not curves:
     raise ValueError("curves holds no method; give at least one.")
+  names = ("steps", "accuracy on D_I", "accuracy on D_G")
   for method, values in curves.items():
-    steps, own, general = map(np.shape, values)
-    if len(own) != 2 or own != general or steps != own[1:]:
-      raise ValueError(
-        f"the curves of {method!r} must have shapes [E], [S, E] and [S, E], but"
-        f" have {steps}, {own}, {general}."
-      )
+    given = [f"{name} of {method!r}" for name in names]
+    checks.shapes(*zip(given, values, ("E", "SE", "SE"), strict=True))
     if method not in sources:
       raise ValueError(f"sources lacks method {method!r}.")
   rows = 0.5 + 0.28 * len(curves)

@@ -43,11 +43,9 @@ class Groups:
 
   def __post_init__(self) -> None:
     checks.seed(self.seed)
-    rows = len(self.population)
-    if self.latents is not None and len(self.latents) != rows:
-      raise ValueError(
-        f"latents has {len(self.latents)} rows, but the population has {rows}."
-      )
+    if self.latents is not None:
+      labels = "the population's labels", self.population.labels, "N"
+      checks.shapes(labels, ("latents", self.latents, "ND"))
 
   @property
   def candidates(self) -> np.ndarray:

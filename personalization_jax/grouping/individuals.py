@@ -36,7 +36,7 @@ def class_means(
   Source: Algorithm 1, line 17.
   """
   labels = np.asarray(labels)
-  _check_shape("labels", labels, np.shape(latents)[:1])
+  checks.shapes(("latents", latents, "ND"), ("labels", labels, "N"), empty=True)
   checks.in_range("labels", labels, num_classes)
   owners = np.zeros(len(labels), np.int32)
   means, present = class_means_of_all(
@@ -57,10 +57,6 @@ def class_means_of_all(
   The means of a person depend on that person's samples alone.
   """
   latents = np.asarray(latents, np.float32)
-  if latents.ndim != 2:
-    raise ValueError(
-      f"latents must have shape [N, D], but have shape {latents.shape}."
-    )
   ordered, places = np.unique(people, return_inverse=True)
   found = np.searchsorted(ordered, individuals).clip(max=len(ordered) - 1)
   rows = np.flatnonzero(ordered[found] == individuals)
@@ -104,16 +100,15 @@ def nearest_individuals(
   reading.
   """
   means, all_means = np.asarray(means), np.asarray(all_means)
-  if means.ndim != 2 or means.shape != all_means.shape[1:]:
-    raise ValueError(
-      "class means must have shape [C, D] for each individual, and classes and"
-      " coordinates must agree, but together they have shapes"
-      f" {means.shape} and {all_means.shape}."
-    )
   present = np.asarray(present, bool)
   all_present = np.asarray(all_present, bool)
-  _check_shape("present", present, means.shape[:1])
-  _check_shape("all_present", all_present, all_means.shape[:2])
+  checks.shapes(
+    ("means", means, "CD"),
+    ("present", present, "C"),
+    ("all_means", all_means, "MCD"),
+    ("all_present", all_present, "MC"),
+    empty=True,
+  )
   return nearest_individuals_of_all(
     means[None], present[None], all_means, all_present, n
   )[0]
@@ -171,12 +166,3 @@ def _squared_distances(
 
   # One after another: M x C x D differences in memory, not P times as many.
   return jax.lax.map(from_one, (means, present))
-
-
-def _check_shape(
-  name: str, values: np.ndarray, expected: tuple[int, ...]
-) -> None:
-  if values.shape != expected:
-    raise ValueError(
-      f"{name} must have shape {expected}, but has shape {values.shape}."
-    )

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from personalization_jax import checks
 from personalization_jax.datasets.splits import PADDING
 from personalization_jax.distributed import make_mesh
 from personalization_jax.grouping.search import GlobalLatents, take
@@ -43,9 +44,9 @@ def single_sample_group(
 
   Source: Algorithm 1, lines 11-15; section III, data grouping.
   """
-  individual_latents = _latents("individual_latents", individual_latents, "SD")
+  checks.shapes(("individual_latents", individual_latents, "SD"))
   return single_sample_groups(
-    individual_latents[None],
+    np.asarray(individual_latents)[None],
     [len(individual_latents)],
     global_latents,
     total,
@@ -68,14 +69,11 @@ def single_sample_groups(
   of one axis, by default all devices. A group doesn't depend on who else is
   asked for, or on the devices.
   """
-  individual_latents = _latents("individual_latents", individual_latents, "PSD")
-  global_latents = _latents("global_latents", global_latents, "ND")
+  individual_latents = _finite("individual_latents", individual_latents)
+  global_latents = _finite("global_latents", global_latents)
+  own = "individual_latents", individual_latents, "PSD"
+  checks.shapes(own, ("global_latents", global_latents, "ND"))
   people, _, width = individual_latents.shape
-  if global_latents.shape[1] != width:
-    raise ValueError(
-      f"individual_latents have {width} coordinates, but global_latents have"
-      f" {global_latents.shape[1]}."
-    )
   if total < 0:
     raise ValueError(f"total={total} must be 0 or more.")
   if total > len(global_latents):
@@ -151,13 +149,8 @@ def _step_bytes(num_rows: int, width: int, nearest: int) -> float:
   return bins + candidates
 
 
-def _latents(name: str, values: Any, axes: str) -> np.ndarray:
+def _finite(name: str, values: Any) -> np.ndarray:
   values = np.asarray(values, np.float32)
-  if values.ndim != len(axes) or 0 in values.shape:
-    raise ValueError(
-      f"{name} must have shape [{', '.join(axes)}], none of them 0, but have"
-      f" shape {values.shape}."
-    )
   if not np.isfinite(values).all():
     place = tuple(map(int, np.argwhere(~np.isfinite(values))[0]))
     raise ValueError(

@@ -35,7 +35,6 @@ _NO_MAKERS = (
   "settings", "dataset_fingerprint", "methods", "seeds", "asked",
   "label_names", "made_with",
 )  # fmt: skip
-_Values = Sequence[Any] | Mapping[str, Sequence[Any]]
 
 
 def open_run(
@@ -45,23 +44,31 @@ def open_run(
   about: Mapping[str, Any],
   *,
   inert: Collection[str] = (),
-  growing: Mapping[str, _Values] | None = None,
+  asked: Sequence[tuple[str, int]] = (),
 ) -> dict[str, Any]:
   """Makes a run directory, or checks that one holds the same run.
 
   The run's data and `settings`, name -> JSON value, determine its results; an
   older run may hold `inert` settings too. `about` is what else config.json
-  tells: once a result is finished, what made it stays. `growing` are lists, or
-  lists by name, that new values are appended to. Returns what config.json
-  holds.
+  tells: once a result is finished, what made it stays. What is finished and
+  what is `asked` for now, methods with a seed each, is appended to what was
+  asked for before. Returns what config.json holds.
   """
   settings = json.loads(json.dumps(settings))
   first = {"settings": settings, "dataset_fingerprint": dataset_fingerprint}
   old = _same_run(workdir, settings, dataset_fingerprint, inert)
-  begun = old if any(_saved(workdir)) else about
+  finished = saved(workdir)
+  begun = old if finished else about
   config = {**first, **begun, **first}  # for people, settings come first
-  for name, values in (growing or {}).items():
-    config[name] = _grown(old.get(name), values)
+  pairs = [*finished, *asked]
+  before = old.get("asked")
+  before = before if isinstance(before, dict) else {}
+  config["methods"] = _grown(old.get("methods"), str, [m for m, _ in pairs])
+  config["seeds"] = _grown(old.get("seeds"), int, [seed for _, seed in pairs])
+  config["asked"] = {
+    name: _grown(before.get(name), int, [s for m, s in pairs if m == name])
+    for name in dict.fromkeys([*before, *(m for m, _ in pairs)])
+  }
   return _write_config(workdir, config)
 
 
@@ -99,18 +106,11 @@ def _same_run(
   return dict(config)
 
 
-def _grown(there: Any, values: _Values) -> Any:
+def _grown(there: Any, kind: type, values: Sequence[Any]) -> list[Any]:
   """What is there, with new values appended."""
-  if isinstance(values, Mapping):
-    there = there if isinstance(there, dict) else {}
-    return {
-      name: _grown(there.get(name), values.get(name, ()))
-      for name in {**there, **values}
-    }
   # A hand may have changed the file: what is no name or seed isn't taken.
-  kinds = {type(value) for value in values} or {str, int}
   there = there if isinstance(there, list) else []
-  there = [value for value in there if type(value) in kinds]
+  there = [value for value in there if type(value) is kind]
   return list(dict.fromkeys([*there, *values]))
 
 

@@ -45,8 +45,9 @@ class Adapted(NamedTuple):
 
   def accuracies(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Before and after, float64 [n], by the store's labels; NaN if diverged."""
-    before, _ = metrics.accuracy(self.before, labels, self.rows)
-    after, _ = metrics.accuracy(self.after, labels, self.rows)
+    truth = metrics.at_rows(labels, self.rows)
+    before, _ = metrics.accuracy(self.before, truth)
+    after, _ = metrics.accuracy(self.after, truth)
     return before, np.where(self.diverged, np.nan, after)
 
   def variables_of(self, place: int) -> dict[str, Any]:

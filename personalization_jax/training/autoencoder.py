@@ -15,6 +15,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 
+from personalization_jax import checks
 from personalization_jax.networks.autoencoder import AutoEncoder
 from personalization_jax.training.learner import Learner
 from personalization_jax.training.step import as_input, in_batches
@@ -81,7 +82,7 @@ def reconstruction_error(
       "a reconstruction error needs a held-out row and a training row at"
       f" least, but there are {len(rows)} and {len(train_rows)}."
     )
-  _check_rows(train_rows, len(images))
+  checks.in_range("train_rows", np.asarray(train_rows), len(images))
   errors = _evaluate("errors", model, variables, images, rows)
   store = np.asarray(images)
   full = 255 if store.dtype == np.uint8 else 1
@@ -110,24 +111,16 @@ def lower_evaluation(
   ]
 
 
-def _check_rows(rows: np.ndarray, num_rows: int) -> None:
-  rows = np.asarray(rows)
-  wrong = rows[(rows < 0) | (rows >= num_rows)]
-  if wrong.size:
-    raise ValueError(
-      f"rows must lie in 0..{num_rows - 1}, but hold {wrong[0]}."
-    )
-
-
 def _evaluate(
   what: str, model: nn.Module, variables: Any, images: Any, rows: np.ndarray
 ) -> np.ndarray:
   """Latents, images or errors of all rows, in programs of one shape."""
-  _check_rows(rows, len(images))
+  rows = np.asarray(rows)
+  checks.in_range("rows", rows, len(images))
   # What isn't bound to a device would have a program compiled of its own.
   placed = jax.device_put((variables, images), _here())
   evaluate = functools.partial(_evaluate_batch, what, model, *placed)
-  found = in_batches(evaluate, np.asarray(rows, np.int32), _EVALUATION_BATCH)
+  found = in_batches(evaluate, rows.astype(np.int32), _EVALUATION_BATCH)
   return np.asarray(found)
 
 

@@ -114,8 +114,10 @@ class Validation(NamedTuple):
       trainer, states, self.own.reshape(models, -1), self.general
     )
     flat = self.own.reshape(models * people, -1)
-    own, _ = metrics.accuracy(of_people.reshape(flat.shape), self.labels, flat)
-    general, _ = metrics.accuracy(of_all, self.labels, self.general[None])
+    truth = metrics.at_rows(self.labels, flat)
+    own, _ = metrics.accuracy(of_people.reshape(flat.shape), truth)
+    truth = metrics.at_rows(self.labels, self.general[None])
+    general, _ = metrics.accuracy(of_all, truth)
     own = np.where(diverged[:, None], np.nan, own.reshape(models, people))
     return own, np.where(diverged, np.nan, general)
 

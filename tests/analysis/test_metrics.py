@@ -14,7 +14,7 @@ def test_accuracy_scores_exactly_the_rows_that_are_rows():
   for person in range(6):
     rows[person, person + 2 :] = -1
   predictions = rng.integers(0, 4, rows.shape)
-  accuracy, size = metrics.accuracy(predictions, labels, rows)
+  accuracy, size = metrics.accuracy(predictions, metrics.at_rows(labels, rows))
   for person in range(6):
     hits = [
       predictions[person, k] == labels[rows[person, k]]
@@ -29,7 +29,7 @@ def test_a_padded_row_is_never_right():
   # Row -1 would be the last row of the store, and its label may match.
   labels = np.array([0, 7])
   accuracy, size = metrics.accuracy(
-    np.array([[1, 7]]), labels, np.array([[0, -1]])
+    np.array([[1, 7]]), metrics.at_rows(labels, np.array([[0, -1]]))
   )
   assert (accuracy[0], size[0]) == (0.0, 1)
 
@@ -224,7 +224,7 @@ def test_individual_fairness_leaves_out_pairs_that_cannot_be_compared():
   assert fairness.mean_ratio == pytest.approx((0.5 + 0.25) / 2)
   nobody = metrics.individual_fairness(np.ones(2), np.full((2, 2), np.inf))
   assert np.isnan(dataclasses.astuple(nobody)[:3]).all()
-  with pytest.raises(ValueError, match="must have shape"):
+  with pytest.raises(ValueError, match="distances has shape"):
     metrics.individual_fairness(np.ones(2), np.zeros((3, 3)))
 
 

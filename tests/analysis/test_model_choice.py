@@ -6,14 +6,24 @@ from personalization_jax.analysis import model_choice
 NAN = float("nan")
 
 
+def judge(validation, test):
+  """The choice by (personalised, global) accuracies."""
+  pairs = [dict(zip(("own", "global"), pair)) for pair in (validation, test)]
+  return model_choice.judge_all(*pairs, "global")["own"]
+
+
+def hurt(personal, general):
+  return model_choice.hurt(np.array(personal), np.array(general))
+
+
 def test_ties_and_models_that_diverged_leave_the_global_model():
-  personal = [0.9, 0.8, 0.7, NAN, 0.1 + 0.2, NAN]
-  general = [0.8, 0.8, 0.8, 0.1, 0.3, NAN]
+  personal = np.array([0.9, 0.8, 0.7, NAN, 0.1 + 0.2, NAN])
+  general = np.array([0.8, 0.8, 0.8, 0.1, 0.3, NAN])
   assert model_choice.choose(personal, general).tolist() == [True] + [False] * 5
 
 
 def test_a_global_model_that_diverged_is_nobody_s_choice():
-  found = model_choice.judge(
+  found = judge(
     ([0.9, NAN, 0.2], [NAN] * 2 + [0.1]), ([0.7, NAN, 0.6], [NAN] * 2 + [0.5])
   )
   assert found.personal.tolist() == [True, False, True]
@@ -24,14 +34,14 @@ def test_a_global_model_that_diverged_is_nobody_s_choice():
 
 
 def test_who_diverged_is_hurt_and_who_has_nothing_to_compare_is_left_out():
-  assert model_choice.hurt([0.9, 0.8, 0.7, 0.8], [0.8] * 4) == 0.25
-  assert model_choice.hurt([0.9, NAN], [0.8, 0.8]) == 0.5
-  assert model_choice.hurt([0.9, 0.7, 0.7], [0.8, 0.8, NAN]) == 0.5
-  assert np.isnan(model_choice.hurt([0.9], [NAN]))
+  assert hurt([0.9, 0.8, 0.7, 0.8], [0.8] * 4) == 0.25
+  assert hurt([0.9, NAN], [0.8, 0.8]) == 0.5
+  assert hurt([0.9, 0.7, 0.7], [0.8, 0.8, NAN]) == 0.5
+  assert np.isnan(hurt([0.9], [NAN]))
 
 
 def test_the_choice_sees_validation_data_alone():
-  found = model_choice.judge(
+  found = judge(
     # The third is misled: better on validation data, worse on test data.
     validation=([0.9, 0.5, 0.9, NAN], [0.6, 0.6, 0.8, 0.7]),
     test=([0.8, 0.4, 0.5, NAN], [0.6, 0.7, 0.7, 0.5]),
@@ -46,7 +56,7 @@ def test_the_choice_sees_validation_data_alone():
 def test_nobody_is_hurt_where_test_data_agree_with_validation_data():
   rng = np.random.default_rng(0)
   accuracies = rng.integers(0, 50, (2, 200)) / 50
-  found = model_choice.judge(tuple(accuracies), tuple(accuracies))
+  found = judge(tuple(accuracies), tuple(accuracies))
   assert found.hurt > 0.3
   assert found.hurt_with_choice == 0
   assert found.gain_with_choice > max(found.gain, 0)
@@ -67,12 +77,12 @@ def test_who_is_hurt_with_one_seed_of_three_is_a_person_who_isn_t():
   personal = np.full((3, 20), 0.6)
   personal[0, :4] = 0.45
   assert (personal < general).sum() == 4
-  assert model_choice.hurt(personal, general) == 0
+  assert hurt(personal, general) == 0
   # Two people are worse on the mean of their seeds, one with a single seed.
   personal[:, 5] = 0.49
   personal[1, 6] = 0.1
   assert (personal < general).mean() == pytest.approx(8 / 60)
-  assert model_choice.hurt(personal, general) == 2 / 20
+  assert hurt(personal, general) == 2 / 20
 
 
 def test_means_over_seeds_that_tie_hurt_nobody():
@@ -81,7 +91,7 @@ def test_means_over_seeds_that_tie_hurt_nobody():
   assert len({float(order.mean()) for order in orders}) > 1
   for personal in orders:
     for general in orders:
-      assert model_choice.hurt(personal, general) == 0
+      assert hurt(personal, general) == 0
       assert not model_choice.choose(personal.mean(0), general.mean(0)).any()
 
 
@@ -94,8 +104,8 @@ def test_people_are_judged_over_the_seeds_that_both_models_have():
     [0.5, 0.6, 0.3, NAN, 0.9],
   ])  # fmt: skip
   # Pairs: +.1 and 0; -.1, +.1 and +.1; +.1 and -.2; none but NaN; none but NaN.
-  assert model_choice.hurt(personal, general) == 3 / 5
-  found = model_choice.judge((personal, general), (personal, general))
+  assert hurt(personal, general) == 3 / 5
+  found = judge((personal, general), (personal, general))
   assert found.personal.shape == (3, 5)
   # Of each seed the better; the global one where there is no other.
   np.testing.assert_allclose(
@@ -118,40 +128,35 @@ def test_people_are_judged_over_the_seeds_that_both_models_have():
 def test_one_seed_of_a_row_is_judged_as_a_vector_is():
   rng = np.random.default_rng(5)
   validation, test = rng.integers(0, 9, (2, 2, 1, 30)) / 8
-  rows = model_choice.judge(tuple(validation), tuple(test))
-  flat = model_choice.judge(tuple(validation[:, 0]), tuple(test[:, 0]))
+  rows = judge(tuple(validation), tuple(test))
+  flat = judge(tuple(validation[:, 0]), tuple(test[:, 0]))
   np.testing.assert_array_equal(rows.personal[0], flat.personal)
   for field in ("accuracy", "hurt", "hurt_with_choice", "gain"):
     np.testing.assert_array_equal(getattr(rows, field), getattr(flat, field))
 
 
+BOTH = {"a": [0.5], "global": [0.5]}
+
+
 @pytest.mark.parametrize(
-  ("call", "message"),
+  ("validation", "test", "message"),
   [
+    ({"a": [0.5]}, {"a": [0.5]}, "validation has no .* of method 'global'"),
+    (BOTH, {"global": [0.5]}, "test has no accuracies of method 'a'"),
     (
-      lambda: model_choice.choose([0.5], [0.5, 0.5]),
-      r"shapes \(1,\) and \(2,\)",
+      BOTH | {"a": [0.5] * 2},
+      BOTH,
+      r"'a' has shape \[2\], but S of \[S\] is 1",
     ),
-    (lambda: model_choice.hurt([], []), r"shapes \(0,\) and \(0,\)"),
-    (lambda: model_choice.hurt([[0.5]], [0.5]), r"shapes \(1, 1\) and \(1,\)"),
-    (lambda: model_choice.choose(0.5, 0.5), r"shapes \(\) and \(\)"),
-    (lambda: model_choice.choose([50.0], [0.5]), "0..1, but one is 50.0"),
-    (
-      lambda: model_choice.judge(([0.5], [0.5]), ([0.5] * 2, [0.5] * 2)),
-      r"validation has shape \(1,\), but test has shape \(2,\)",
-    ),
-    (
-      lambda: model_choice.judge_all({"a": [0.5]}, {"a": [0.5]}, "global"),
-      "validation has no accuracies of method 'global'",
-    ),
-    (
-      lambda: model_choice.judge_all(
-        {"a": [0.5], "g": [0.5]}, {"a": [2.0], "g": [0.5]}, "g"
-      ),
-      "method 'a': accuracies must lie",
-    ),
+    (BOTH, {"a": [0.5] * 2, "global": [0.5] * 2}, r"test of .*\[2\], but S"),
+    (BOTH | {"a": [[0.5]]}, BOTH, r"'a' must be \[S\], .* is \[1, 1\]"),
+    (BOTH | {"global": [[0.5]]}, BOTH, r"must be \[K, S\], .* is \[1\]"),
+    ({"a": 0.5, "global": 0.5}, BOTH, r"must be \[S\], .* is \[\]"),
+    ({"a": [], "global": []}, BOTH, r"must be \[S\], none of them 0"),
+    (BOTH | {"a": [50.0]}, BOTH, "0..1, but one is 50.0"),
+    (BOTH, BOTH | {"a": [2.0]}, "test of method 'a' must lie in"),
   ],
 )
-def test_faults_are_named(call, message):
+def test_faults_are_named(validation, test, message):
   with pytest.raises(ValueError, match=message):
-    call()
+    model_choice.judge_all(validation, test, "global")

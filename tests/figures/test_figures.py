@@ -194,8 +194,9 @@ def test_choice_shows_whom_methods_hurt_with_it_and_without(methods):
 
 
 def test_choice_of_one_whom_nobody_can_be_compared_with():
-  nobody = model_choice.judge(([0.5], [np.nan]), ([np.nan], [np.nan]))
-  figures.choice({"tl:3": nobody}).figure.draw_without_rendering()
+  nobody = {"tl:3": [np.nan], "global": [np.nan]}
+  found = model_choice.judge_all(nobody, nobody, "global")
+  figures.choice(found).figure.draw_without_rendering()
 
 
 @pytest.mark.parametrize(
@@ -207,32 +208,38 @@ def test_choice_of_one_whom_nobody_can_be_compared_with():
     (lambda: figures.choice({}), "no method"),
     (lambda: figures.schedules({}), "no method"),
     (lambda: figures.training_curves({}), "no method"),
-    (lambda: figures.trade_off({"a": ([], [])}), "'a' hold no individual"),
+    (
+      lambda: figures.trade_off({"a": ([], [])}),
+      r"individual of 'a' .* is \[0\]",
+    ),
     (lambda: figures.trade_off({"a": ([0.5], [1.5])}), "0..1, but one is 1.5"),
     (lambda: figures.trade_off({"a": ([np.nan], [1])}), "but one is nan"),
-    (lambda: figures.trade_off({"a": ([1, 1], [1])}), "two vectors"),
+    (lambda: figures.trade_off({"a": ([1, 1], [1])}), "global of 'a' has"),
     (lambda: figures.distribution({"a": GOOD}, of="all"), "'all'"),
     (lambda: figures.gains({"a": GOOD}, "b"), "'b' is not among"),
     (lambda: figures.gains({"a": GOOD}, "a"), "'a' alone"),
     (
       lambda: figures.gains({"a": GOOD, "b": ([1], [1])}, "a"),
-      "'b' has 1 individuals, but 'a' has 2",
+      r"'b' has shape \[1\], but S of \[S\] is 2",
     ),
     (lambda: figures.schedules({"a": np.array([0, 2])}), "of 0 .* and 1"),
     (lambda: figures.schedules({"a": np.array([])}), "schedule of 'a'"),
-    (lambda: figures.training_curves({"a": np.ones(3)}), "shape \\(3,\\)"),
+    (lambda: figures.training_curves({"a": np.ones(3)}), r"of 'a' .* is \[3\]"),
     (lambda: figures.training_curves({"a": -np.ones((1, 3))}), "one is -1"),
-    (lambda: figures.training_curves({"a": np.ones((1, 3))}, window=0), "is 0"),
+    (
+      lambda: figures.training_curves({"a": np.ones((1, 3))}, window=0),
+      "=0 must",
+    ),
     (lambda: figures.save(Figure(), "figure.pdf"), "'figure.pdf'"),
     (lambda: figures.handwriting(*make_handwriting(), [4]), "person 4"),
-    (lambda: figures.handwriting(*make_handwriting(), []), "at least one"),
+    (lambda: figures.handwriting(*make_handwriting(), []), "people must be"),
     (
       lambda: figures.handwriting(np.ones((2, 3, 3, 2)), [0, 0], [1, 1], [1]),
       r"n, H, W, 3\], but have shape \[2, 3, 3, 2\]",
     ),
     (
       lambda: figures.handwriting(make_handwriting()[0], [0], [3], [3]),
-      "8, 1 and 1",
+      r"labels has shape \[1\], but N of \[N\] is 8",
     ),
   ],
 )

@@ -97,11 +97,11 @@ def test_chosen_samples_stand_beside_their_sample():
   [
     (
       lambda i: figures.reconstructions(i[:2], i[:3]),
-      r"but are \[2, 8, 8, 1\] and \[3,",
+      r"reconstructed has shape \[3, 8, 8, 1\], but n .* is 2",
     ),
-    (lambda i: figures.reconstructions(i[:0], i[:0]), "an image at least"),
+    (lambda i: figures.reconstructions(i[:0], i[:0]), "none of them 0"),
     (lambda i: figures.latent_map(np.ones((2, 3)), [0, 1]), r"\[2, 3\]"),
-    (lambda i: figures.latent_map(np.ones((3, 3)), [0, 1]), "but is of 2"),
+    (lambda i: figures.latent_map(np.ones((3, 3)), [0, 1]), "P .* is 3"),
     (
       lambda i: figures.latent_map(np.full((3, 3), np.nan), [0, 1, 1]),
       "finite",

@@ -163,8 +163,8 @@ def test_validation_curves_show_means_and_quartiles_above_the_schedule():
   [
     ({}, "no method"),
     ({"es:4": (np.ones(3), np.ones((2, 3)), np.ones((2, 3)))}, "sources lacks"),
-    ({"sw:2": (np.ones(3), np.ones((2, 3)), np.ones((2, 4)))}, r"\(2, 4\)"),
-    ({"sw:2": (np.ones(3), np.ones(3), np.ones(3))}, r"must have shapes \[E\]"),
+    ({"sw:2": (np.ones(3), np.ones((2, 3)), np.ones((2, 4)))}, r"\[2, 4\]"),
+    ({"sw:2": (np.ones(3), np.ones(3), np.ones(3))}, r"must be \[S, E\]"),
   ],
 )
 def test_curves_that_do_not_fit_are_named(curves, message):

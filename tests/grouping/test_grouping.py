@@ -193,10 +193,10 @@ def test_an_empty_group():
   [
     (np.ones((2, 3)), np.ones((4, 3)), 5, "total=5 .* than the 4 of D_G"),
     (np.ones((2, 3)), np.ones((4, 3)), -1, "total=-1"),
-    (np.ones((2, 3)), np.ones((4, 2)), 1, "3 coordinates, .* have 2"),
+    (np.ones((2, 3)), np.ones((4, 2)), 1, r"global_.*\[4, 2\], but D .* is 3"),
     (np.ones(3), np.ones((4, 3)), 1, r"individual_latents .* \[S, D\]"),
     (np.ones((2, 3)), np.ones(3), 1, r"global_latents .* \[N, D\]"),
-    (np.ones((0, 3)), np.ones((4, 3)), 1, r"individual_latents .* \(0, 3\)"),
+    (np.ones((0, 3)), np.ones((4, 3)), 1, r"individual_latents .* \[0, 3\]"),
     (np.ones((2, 3)), np.full((4, 3), np.nan), 1, "global_latents .* finite"),
   ],
 )
@@ -294,17 +294,17 @@ def test_nobody_chooses_who_is_left_out():
     ),
     (
       lambda m, p: grouping.nearest_individuals(m[0, 1:], p[0, 1:], m, p, 1),
-      "classes and coordinates must agree",
+      r"all_means has .*\[4, 3, 2\], but C of \[M, C, D\] is 2",
     ),
     (
       lambda m, p: grouping.nearest_individuals(m[0], p[0, 1:], m, p, 1),
-      r"present must have shape \(3,\)",
+      r"present has shape \[2\], but C of \[C\] is 3",
     ),
     (
       lambda m, p: grouping.nearest_individuals(m, p, m, p, 1),
       r"\[C, D\]",
     ),
-    (lambda m, p: grouping.class_means(m[0], [0, 1], 3), r"labels .* \(3,\)"),
+    (lambda m, p: grouping.class_means(m[0], [0, 1], 3), r"labels .* is 3"),
     (lambda m, p: grouping.class_means(m[0], [0, 1, 3], 3), "row 2 holds 3"),
     (lambda m, p: grouping.class_means(m, [0, 1, 2, 0], 3), r"\[N, D\]"),
   ],

@@ -161,7 +161,7 @@ def test_groups_too_large_or_without_latents_are_refused(people, split, groups):
     groups.check(Group("ig", 6))
   with pytest.raises(ValueError, match=r"give Groups\(latents="):
     Groups(people, split).rows(Group("sg", 4))
-  with pytest.raises(ValueError, match="latents has 3 rows"):
+  with pytest.raises(ValueError, match=r"latents has shape \[3, 4\]"):
     Groups(people, split, latents=np.zeros((3, 4)))
 
 

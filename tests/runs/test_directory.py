@@ -584,17 +584,8 @@ def test_the_directory_is_known_by_its_token(tmp_path):
 
 def test_what_was_asked_for_only_grows(tmp_path):
   for methods, seeds in ((["a", "b"], [0]), (["c", "a"], [0]), (["b"], [2])):
-    config = directory.open_run(
-      tmp_path,
-      SETTINGS,
-      "abc",
-      {},
-      growing={
-        "methods": methods,
-        "seeds": seeds,
-        "asked": dict.fromkeys(methods, seeds),
-      },
-    )
+    asked = [(method, seed) for method in methods for seed in seeds]
+    config = directory.open_run(tmp_path, SETTINGS, "abc", {}, asked=asked)
   assert config["methods"] == ["a", "b", "c"]
   assert config["seeds"] == [0, 2]
   assert config["asked"] == {"a": [0], "b": [0, 2], "c": [0]}
@@ -605,23 +596,24 @@ def test_what_is_no_name_or_seed_in_a_config_is_not_taken(tmp_path):
   content = {"settings": SETTINGS, "dataset_fingerprint": "abc"}
   odd = {"methods": [1, ["a"], "b"], "seeds": [[1], "x", 2], "asked": [3]}
   (tmp_path / "config.json").write_text(json.dumps(content | odd))
-  growing = {"methods": ["a"], "seeds": [0], "asked": {"a": [0]}}
-  config = directory.open_run(tmp_path, SETTINGS, "abc", {}, growing=growing)
+  config = directory.open_run(tmp_path, SETTINGS, "abc", {}, asked=[("a", 0)])
   assert config["methods"] == ["b", "a"]
   assert config["seeds"] == [2, 0]
   assert config["asked"] == {"a": [0]}
 
 
 def test_finished_results_are_told_apart_by_what_made_them(tmp_path):
-  def start(jax, **growing):
+  def start(jax, *methods):
     about = {"versions": {"jax": jax}, "command": [jax]}
-    directory.open_run(tmp_path, SETTINGS, "abc", about, growing=growing)
+    directory.open_run(
+      tmp_path, SETTINGS, "abc", about, asked=[(m, 0) for m in methods]
+    )
     return about
 
   start("0.9")  # killed before anything was finished
-  first = start("1.0", methods=["baseline", "sw:1/2"])
+  first = start("1.0", "baseline", "sw:1/2")
   directory.save_result(tmp_path, FINISHED[0], POPULATION, first)
-  second = start("2.0", methods=["baseline", "sw:1/2", "tl:10:last=2"])
+  second = start("2.0", "baseline", "sw:1/2", "tl:10:last=2")
   for result in FINISHED[1:]:
     directory.save_result(tmp_path, result, POPULATION, second)
   seeded = make_result("baseline", seed=4)
@@ -643,10 +635,10 @@ def test_results_of_older_versions_are_their_config_s(tmp_path):
   old = {"settings": SETTINGS, "dataset_fingerprint": "abc", "commit": "c0ffee"}
   (tmp_path / "config.json").write_text(json.dumps({**old, "methods": ["x"]}))
   config = directory.open_run(
-    tmp_path, SETTINGS, "abc", {"commit": "new"}, growing={"methods": ["y"]}
+    tmp_path, SETTINGS, "abc", {"commit": "new"}, asked=[("y", 0)]
   )
   assert config["commit"] == "c0ffee"
-  assert config["methods"] == ["x", "y"]
+  assert config["methods"] == ["x", "baseline", "y"]
   assert config["made_with"] == [
     {"results": {"baseline": [0]}, "commit": "c0ffee"}
   ]

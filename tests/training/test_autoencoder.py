@@ -142,7 +142,9 @@ def test_other_images_are_rejected(shape):
 @pytest.mark.parametrize("row", [-1, 500])
 def test_rows_that_are_none_are_rejected(row):
   for evaluate in (autoencoder.encode, autoencoder.reconstruct):
-    with pytest.raises(ValueError, match=rf"in 0\.\.499, but hold {row}"):
+    with pytest.raises(
+      ValueError, match=rf"in 0\.\.499, but row 1 holds {row}"
+    ):
       evaluate(MODEL, untrained(), IMAGES, np.array([3, row]))
   with pytest.raises(ValueError, match="there are 0 and 1"):
     autoencoder.reconstruction_error(MODEL, untrained(), IMAGES, [], [0])

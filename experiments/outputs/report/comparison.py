@@ -124,8 +124,7 @@ def compare(
       for run in (first, other)
     )
     if both.people:
-      sides = {"first": before, "other": after}
-      test = metrics.significance(sides, "first")["other"]
+      test = metrics.paired_tests(after, before)
     else:
       change = metrics.spread(after).mean - metrics.spread(before).mean
       test = metrics.Significance(change, 0, metrics.welch(after, before))

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 import PIL.Image
 
+from personalization_jax import checks
 from personalization_jax.analysis import columns
 from personalization_jax.methods import known_method
 from personalization_jax.runs import directory
@@ -222,7 +223,8 @@ def _naming(path: pathlib.Path) -> Iterator[None]:
     yield
   except (ValueError, csv.Error) as error:
     raise ValueError(
-      f"{path} is broken: {error}; delete it and run experiments.table1 again."
+      f"{path} is broken: {str(error).rstrip('.')}; delete it and run"
+      " experiments.table1 again."
     ) from error
 
 
@@ -263,8 +265,7 @@ def _results(path: pathlib.Path) -> pd.DataFrame:
         " twice"
       )
     for column in _ACCURACIES:
-      for value in values[column][(values[column] < 0) | (values[column] > 1)]:
-        raise ValueError(f"{column} must be in 0..1, but is {value}")
+      checks.fractions(column, values[column].to_numpy(), nan=True)
   results.loc[values.isna().any(axis=1), _ACCURACIES] = math.nan
   return results
 
