@@ -498,6 +498,7 @@ def test_the_best_stack_and_what_fails_on_a_gpu_are_told(
       time.sleep(0.01 * (self.enter_result == ("func", 1)))
 
   monkeypatch.setattr(training, "_STACKS", (2, 1, 3))
+  monkeypatch.setattr(training, "_torch_name", lambda: "PyTorch 2")
   monkeypatch.setattr(
     training, "_torch", lambda stack, task, threads, device, *how: Made(how)
   )
