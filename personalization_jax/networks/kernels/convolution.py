@@ -1,10 +1,9 @@
 """Convolution for networks whose weights differ by individual (JAX).
 
 A population trains under `vmap` on an accelerator, and on a CPU as one
-individual after another (`lax.map`), a virtual device a core. XLA's own
-convolution serves neither well: `vmap` over the kernel makes a grouped
-convolution, which patches turn into a batched matrix product (a reasoned
-choice, not yet a measured one); what it lacks on a CPU, `cpu` says.
+individual after another (`lax.map`), a virtual device a core. An accelerator
+gets XLA's own convolution (`accelerator`); what that lacks on a CPU, `cpu`
+says.
 
 The platform that a program is lowered for decides, whatever the default
 backend is.
@@ -20,7 +19,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array, lax
 
-from personalization_jax.networks.kernels import cpu, patches
+from personalization_jax.networks.kernels import accelerator, cpu
 
 
 class Convolution(nn.Module):
@@ -70,13 +69,13 @@ def _varying_as(array: Array, other: Array) -> Array:
 @jax.custom_vjp
 def _convolve(images: Array, kernel: Array) -> Array:
   return lax.platform_dependent(
-    images, kernel, cpu=cpu.convolve, default=patches.convolve
+    images, kernel, cpu=cpu.convolve, default=accelerator.convolve
   )
 
 
 _convolve.defvjp(
   lambda *arguments: (_convolve(*arguments), arguments),
   lambda arguments, cotangent: lax.platform_dependent(
-    *arguments, cotangent, cpu=cpu.gradients, default=patches.gradients
+    *arguments, cotangent, cpu=cpu.gradients, default=accelerator.gradients
   ),
 )

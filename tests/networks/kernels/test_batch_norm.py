@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from personalization_jax.networks.kernels import patches
+from personalization_jax.networks.kernels import accelerator
 from personalization_jax.networks.kernels.batch_norm import ReluBatchNorm
 from personalization_jax.networks.kernels.cpu import blocked, winograd
 
@@ -67,6 +67,17 @@ def _train(x, shift, weights, params, stats, layer=None):
   return out, updates["batch_stats"]
 
 
+@pytest.fixture(params=["cpu", "cuda", "tpu"])
+def platform(request, monkeypatch):
+  """Each platform's own formulas, computed here."""
+
+  def pick(*args, default, **own):
+    return own.get(request.param, default)(*args)
+
+  monkeypatch.setattr(jax.lax, "platform_dependent", pick)
+  return request.param
+
+
 @pytest.mark.parametrize(
   ("shape", "window"),
   [
@@ -75,7 +86,7 @@ def _train(x, shift, weights, params, stats, layer=None):
     ((8, 4, 16), 4),
   ],
 )
-def test_equals_flax_in_value_statistics_and_gradient(shape, window):
+def test_equals_flax_in_value_statistics_and_gradient(shape, window, platform):
   # Scales of both signs: pooling takes the largest or the smallest.
   x, shift, mask, params, cotangent = _inputs(shape, window)
   start = {
@@ -114,8 +125,9 @@ def test_equals_flax_in_value_statistics_and_gradient(shape, window):
   )
 
 
+@pytest.mark.parametrize("platform", ["cpu", "cuda"], indirect=True)
 @pytest.mark.parametrize("sign", [-1, 1])
-def test_inputs_that_tie_share_the_gradient(sign):
+def test_inputs_that_tie_share_the_gradient(sign, platform):
   x = jnp.array([[2.0, 2, 5, 1], [2, 2, 0, 5], [3, 1, 4, 9], [0, 1, 3, 9]])
   # Before ReLU all are above 0, for the smallest as for the largest.
   x = (sign * x + 20)[None, :, :, None]
@@ -145,8 +157,8 @@ def test_inputs_that_tie_share_the_gradient(sign):
   )
 
 
-@pytest.mark.parametrize("by", [blocked, patches, winograd])
-def test_bfloat16_loses_no_gradient_of_peaks(by):
+@pytest.mark.parametrize("by", [blocked, winograd, accelerator])
+def test_bfloat16_loses_no_gradient_of_peaks(by, platform):
   """Peaks are found by comparing, and products are rounded before that."""
   images, _, mask, _, _ = _inputs((6, 8, 5))
   _, shift, _, params, cotangent = _inputs((6, 8, 32), 2)
@@ -186,7 +198,7 @@ def test_the_platform_of_the_program_decides(monkeypatch):
     assert ("stablehlo.while" in text) == (platform == "cpu")
 
 
-def test_padding_changes_nothing():
+def test_padding_changes_nothing(platform):
   x, shift, mask, params, _ = _inputs((8, 4, 16))
   stats = {"mean": jnp.zeros(16), "var": jnp.ones(16)}
 
@@ -208,7 +220,7 @@ def test_padding_changes_nothing():
     )
 
 
-def test_no_image_at_all_gives_finite_numbers():
+def test_no_image_at_all_gives_finite_numbers(platform):
   x, shift, _, params, _ = _inputs((4, 4, 16))
   stats = {"mean": jnp.zeros(16), "var": jnp.ones(16)}
 
@@ -242,7 +254,7 @@ def test_evaluation_uses_the_running_statistics(window):
   np.testing.assert_allclose(ours, slow, rtol=1e-5, atol=1e-5)
 
 
-def test_vmap_is_the_same_as_one_by_one():
+def test_vmap_is_the_same_as_one_by_one(platform):
   people = [_inputs((4, 4, 8)) for _ in range(3)]
   x = jnp.stack([p[0] * (i + 1) for i, p in enumerate(people)])
   _, shift, mask, params, cotangent = people[0]
@@ -258,7 +270,7 @@ def test_vmap_is_the_same_as_one_by_one():
   np.testing.assert_allclose(together, apart, rtol=1e-4, atol=1e-5)
 
 
-def test_bfloat16_sums_in_float32():
+def test_bfloat16_sums_in_float32(platform):
   x, shift, mask, params, _ = _inputs((64, 8, 16))
   stats = {"mean": jnp.zeros(16), "var": jnp.ones(16)}
 

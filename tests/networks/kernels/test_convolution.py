@@ -14,7 +14,7 @@ from flax import linen as nn
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
-from personalization_jax.networks.kernels import convolution, cpu, patches
+from personalization_jax.networks.kernels import accelerator, convolution, cpu
 from personalization_jax.networks.kernels.cpu import (
   blocked,
   superpixels,
@@ -133,8 +133,12 @@ def test_a_cpu_s_formulations_equal_float64(module, shape):
 
 
 @pytest.mark.parametrize("shape", ["usual", "1x1", "not square, one image"])
-def test_patches_equal_float64(shape):
-  check_against_float64(value_and_gradients(patches.convolve), SHAPES[shape])
+def test_an_accelerator_s_equals_float64(shape):
+  def run(images, kernel, cotangent):
+    gradients = accelerator.gradients(images, kernel, cotangent)
+    return (accelerator.convolve(images, kernel), *gradients)
+
+  check_against_float64(run, SHAPES[shape])
 
 
 @pytest.mark.parametrize("module", FITS, ids=name_of)
@@ -183,7 +187,7 @@ def program(platform, shape):
 def test_the_platform_of_the_program_decides(
   monkeypatch, image_shape, kernel_shape, picked
 ):
-  """A CPU's loops and convolutions on a CPU, whatever the default backend."""
+  """A CPU's formulations on a CPU, XLA's elsewhere, whatever the default."""
   monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
   loops = "stablehlo.while", "stablehlo.convolution"
   shape = image_shape, kernel_shape
@@ -191,7 +195,8 @@ def test_the_platform_of_the_program_decides(
   assert any(word in text for word in loops)
   for platform in ("cuda", "tpu"):
     other = program(platform, shape)
-    assert not any(word in other for word in loops)
+    assert "stablehlo.while" not in other
+    assert other.count("stablehlo.convolution") == 3
     assert other != text
   if picked == (blocked,) * 3 and kernel_shape[0] == 3:
     # XLA's own weight gradient would be a third; see `cpu`.

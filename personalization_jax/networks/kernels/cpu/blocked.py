@@ -12,8 +12,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jax import Array, lax
 
-from personalization_jax.networks.kernels import patches
-from personalization_jax.networks.kernels.cpu import cache
+from personalization_jax.networks.kernels.cpu import cache, patches
 
 # Up to this many input channels XLA's own convolution idles.
 FEW_CHANNELS = 4

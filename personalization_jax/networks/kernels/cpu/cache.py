@@ -24,36 +24,28 @@ def split(array: Array, size: int) -> Array:
 def in_blocks(
   function: Callable[..., tuple[Array, ...]], *arrays: Array
 ) -> tuple[Array, ...]:
-  """Calls a function from [B, ...] to [B, ...]; on a CPU, in blocks of B."""
+  """Calls a function from [B, ...] to [B, ...] in blocks of B."""
   batch, numbers = len(arrays[0]), arrays[0].size
   if numbers <= _MANY:
     return function(*arrays)
-
-  def in_turn(*arrays: Array) -> tuple[Array, ...]:
-    size = max(1, _BLOCK * batch // numbers)
-    blocks = tuple(split(array, size) for array in arrays)
-    results = lax.map(lambda block: function(*block), blocks)
-    return tuple(
-      result.reshape(-1, *result.shape[2:])[:batch] for result in results
-    )
-
-  return lax.platform_dependent(*arrays, cpu=in_turn, default=function)
+  size = max(1, _BLOCK * batch // numbers)
+  blocks = tuple(split(array, size) for array in arrays)
+  results = lax.map(lambda block: function(*block), blocks)
+  return tuple(
+    result.reshape(-1, *result.shape[2:])[:batch] for result in results
+  )
 
 
 def once(weights: Array, function: Callable[..., Any], *arrays: Array) -> Any:
   """Calls a function whose results are to be computed once.
 
-  On a CPU, XLA computes elementwise results anew within whatever reads them,
-  such as the padding before a convolution, which is slow. It doesn't look into
-  a branch, and doesn't know that `weights` are 0 or more.
+  XLA computes elementwise results anew within whatever reads them, such as the
+  padding before a convolution, which is slow. It doesn't look into a branch,
+  and doesn't know that `weights` are 0 or more.
   """
-
-  def in_branch(*arrays: Array) -> Any:
-    return lax.cond(
-      weights.sum() >= 0,
-      function,
-      lambda *arrays: jax.tree.map(jnp.zeros_like, function(*arrays)),
-      *arrays,
-    )
-
-  return lax.platform_dependent(*arrays, cpu=in_branch, default=function)
+  return lax.cond(
+    weights.sum() >= 0,
+    function,
+    lambda *arrays: jax.tree.map(jnp.zeros_like, function(*arrays)),
+    *arrays,
+  )

@@ -16,7 +16,7 @@ from jax import Array, lax
 
 from personalization_jax.networks.kernels.cpu import blocked
 from personalization_jax.networks.kernels.cpu.blocked import FEW_CHANNELS
-from personalization_jax.networks.kernels.patches import windows
+from personalization_jax.networks.kernels.cpu.patches import windows
 
 # Pixels of a superpixel, of few channels (its neighbourhood is copied out and
 # the convolution one matrix product) and of more (it stays a convolution).

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -37,10 +36,3 @@ def convolve(images: Array, kernel: Array) -> Array:
     preferred_element_type=jnp.promote_types(images.dtype, jnp.float32),
   )
   return product.astype(images.dtype)
-
-
-def gradients(
-  images: Array, kernel: Array, cotangent: Array
-) -> tuple[Array, Array]:
-  """Of `convolve`, by images and kernel."""
-  return jax.vjp(convolve, images, kernel)[1](cotangent)

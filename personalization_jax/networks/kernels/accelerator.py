@@ -1,0 +1,165 @@
+"""What GPUs and TPUs want: XLA's own convolution, few passes over memory (JAX).
+
+Training is bound by memory there. A layer's output is read once for its
+statistics and its pooling, and once in the backward pass for all sums of it:
+what flows to the convolution's bias follows from these sums, without another
+pass. Pooling comes before normalisation, which rises or falls with its input by
+the sign of its scale: the input times that sign has one maximum to look for.
+
+experiments/PERFORMANCE.md has what this gives, as compiled ahead of time.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array, lax
+
+from personalization_jax.networks.kernels.normalised import EPSILON, Saved
+
+_PIXELS = (0, 1, 2)
+
+
+def convolve(images: Array, kernel: Array) -> Array:
+  """[B, H, W, out channels]."""
+  found = lax.conv_general_dilated(
+    images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+  )
+  # Or a TPU's compiler keeps this one in float32, and copies it.
+  return lax.optimization_barrier(found) if images.shape[3] == 1 else found
+
+
+def gradients(
+  images: Array, kernel: Array, cotangent: Array
+) -> tuple[Array, Array]:
+  """Of `convolve`, by images and kernel."""
+  return jax.vjp(convolve, images, kernel)[1](cotangent)
+
+
+def forward_for_tpu(
+  x: Array, shift: Array, weights: Array, scale: Array, bias: Array, window: int
+) -> tuple[tuple[Array, Array, Array], Saved]:
+  """What `relu_batch_norm` gives, and what the backward pass needs."""
+  return _forward(x, shift, weights, scale, bias, window, _by_reduce_window)
+
+
+def forward(
+  x: Array, shift: Array, weights: Array, scale: Array, bias: Array, window: int
+) -> tuple[tuple[Array, Array, Array], Saved]:
+  """What `relu_batch_norm` gives, and what the backward pass needs."""
+  if x.dtype != jnp.float32:
+    # What is kept is what is compared: no rounding of their own in each place.
+    x = lax.optimization_barrier(x)
+  return _forward(x, shift, weights, scale, bias, window, _by_reshape)
+
+
+def _forward(
+  x: Array,
+  shift: Array,
+  weights: Array,
+  scale: Array,
+  bias: Array,
+  window: int,
+  pool: Callable[[Array, int], Array],
+) -> tuple[tuple[Array, Array, Array], Saved]:
+  sign = _sign(scale, window)
+  x = x * sign.astype(x.dtype)
+  peaks = pool(x, window) if window > 1 else x
+  active = _active(x, sign, shift)
+  of_pixel = _of_pixel(weights, x)
+  mean = (of_pixel * active).sum(_PIXELS)
+  square = (of_pixel * active * active).sum(_PIXELS)
+  above = (of_pixel * (active > 0)).sum(_PIXELS)
+  # As Flax's: the difference of float32 means, never below 0.
+  variance = jnp.maximum(square - mean * mean, 0)
+  factor = scale * lax.rsqrt(variance + EPSILON)
+  out = _active(peaks, sign, shift) * factor + (bias - mean * factor)
+  saved = Saved(x, peaks, shift, weights, scale, mean, variance, above)
+  return (out.astype(x.dtype), mean, variance), saved
+
+
+def backward_for_tpu(saved: Saved, cotangent: Array) -> tuple[Array, ...]:
+  """The gradients of x, shift, scale and bias; the first peak takes all."""
+  return _backward(saved, cotangent, _scattered)
+
+
+def backward(saved: Saved, cotangent: Array) -> tuple[Array, ...]:
+  """The gradients of x, shift, scale and bias; peaks that tie share evenly."""
+  return _backward(saved, cotangent, _compared)
+
+
+def _backward(
+  saved: Saved,
+  cotangent: Array,
+  to_peaks: Callable[[Array, Array, Array, int], Array],
+) -> tuple[Array, ...]:
+  x, peaks, shift, weights, scale, mean, variance, above = saved
+  window = x.shape[1] // peaks.shape[1]
+  sign = _sign(scale, window)
+  pooled = cotangent.astype(jnp.float32)
+  picked = _active(peaks, sign, shift)
+  to_bias = pooled.sum(_PIXELS)
+  by_active = (pooled * picked).sum(_PIXELS)
+  by_above = jnp.where(picked > 0, pooled, 0).sum(_PIXELS)
+  inverse = lax.rsqrt(variance + EPSILON)
+  to_scale = inverse * (by_active - mean * to_bias)
+  # d/dx of the mean and of the variance, for a pixel of weight 1.
+  slope = inverse * to_scale
+  constant = to_bias - mean * slope
+  factor = scale * inverse
+  # The sum of what flows to all pixels above 0, whose mean is the mean of all.
+  to_shift = factor * (by_above - constant * above - slope * mean)
+  active = _active(x, sign, shift)
+  through = _of_pixel(weights, x) * (constant + slope * active)
+  direct = pooled
+  if window > 1:
+    direct = to_peaks(cotangent, x, peaks, window).astype(jnp.float32)
+  to_x = jnp.where(active > 0, factor * (direct - through), 0)
+  return to_x.astype(x.dtype), to_shift, to_scale, to_bias
+
+
+def _sign(scale: Array, window: int) -> Array:
+  """-1 where normalisation falls with its input, and pooling has to know."""
+  return jnp.where((scale < 0) & (window > 1), -1.0, 1.0)
+
+
+def _active(x: Array, sign: Array, shift: Array) -> Array:
+  return jax.nn.relu(x.astype(jnp.float32) * sign + shift)
+
+
+def _of_pixel(weights: Array, x: Array) -> Array:
+  return (weights / (x.shape[1] * x.shape[2]))[:, None, None, None]
+
+
+def _by_reduce_window(x: Array, window: int) -> Array:
+  return nn.max_pool(x, (window, window), (window, window))
+
+
+def _by_reshape(x: Array, window: int) -> Array:
+  return _windows(x, window).max((2, 4))
+
+
+def _windows(x: Array, window: int) -> Array:
+  """[B, H / window, window, W / window, window, C]."""
+  batch, height, width, channels = x.shape
+  return x.reshape(
+    batch, height // window, window, width // window, window, channels
+  )
+
+
+def _scattered(cotangent: Array, x: Array, peaks: Array, window: int) -> Array:
+  """`reduce_window`'s own gradient."""
+  pool = functools.partial(_by_reduce_window, window=window)
+  return jax.vjp(pool, x)[1](cotangent.astype(x.dtype))[0]
+
+
+def _compared(cotangent: Array, x: Array, peaks: Array, window: int) -> Array:
+  """The cotangent where x is its window's peak, shared where several are."""
+  is_peak = _windows(x, window) == peaks[:, :, None, :, None]
+  count = is_peak.sum((2, 4), keepdims=True, dtype=jnp.float32)
+  share = cotangent.astype(jnp.float32)[:, :, None, :, None] / count
+  return jnp.where(is_peak, share, 0).reshape(x.shape)
