@@ -10,6 +10,7 @@ however it was stopped; SIGTERM and Ctrl-C save first and exit with code 75.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import pathlib
@@ -277,7 +278,7 @@ def fit(
     fewer=not _INDIVIDUALS_PER_DEVICE.value,
   )
   if trainer is not first.trainer:
-    studies = [study.with_trainer(trainer) for study in studies]
+    studies = [dataclasses.replace(study, trainer=trainer) for study in studies]
   return studies, memory
 
 
@@ -346,11 +347,10 @@ def find_groups(study: Study, methods: Sequence[Method]) -> LatentSpace | None:
   steps = latent_space.num_steps(study.split, settings) if images else 0
   with console.progress(steps, "latent space") as bar:
     space = study.find_groups(settings, on_steps=bar.update)
-  if space.autoencoder:
-    error = space.autoencoder.error
+  if trained := space.autoencoder:
     say(
-      f"Auto-encoder: squared error {error.model:.4f} a pixel on the test data"
-      f" of D_G ({error.mean_image:.4f} by the mean image)."
+      f"Auto-encoder: squared error {trained.error:.4f} a pixel on the test"
+      f" data of D_G ({trained.error_of_mean:.4f} by the mean image)."
     )
   else:
     say(

@@ -107,7 +107,7 @@ class Ours:
   @functools.cached_property
   def shared(self) -> TrainState:
     """The model that everybody starts from, first of a leading axis."""
-    return self.trainer.one_per_device.create(
+    return self.trainer.with_individuals_per_device(1).create(
       individual_keys(self._root, [SHARED])
     )
 

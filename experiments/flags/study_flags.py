@@ -24,7 +24,6 @@ from personalization_jax.datasets import (
   variations,
 )
 from personalization_jax.datasets.synthetic import WriterFactors
-from personalization_jax.grouping.groups import Groups
 from personalization_jax.networks import MLP, classifier
 from personalization_jax.settings import Settings
 from personalization_jax.study import Study
@@ -334,7 +333,5 @@ def make_study(
   split = splits.split(
     population, people, global_people, **fractions, seed=seed
   )
-  among = _GROUP_CANDIDATES.value == "individuals"
-  groups = Groups(population, split, seed=seed, among_individuals=among)
-  settings = training_settings(seed)
-  return Study(population, split, settings, groups=groups, **how)
+  how["among_individuals"] = _GROUP_CANDIDATES.value == "individuals"
+  return Study(population, split, training_settings(seed), **how)

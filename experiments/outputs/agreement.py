@@ -7,7 +7,6 @@ import math
 import pathlib
 from collections.abc import Iterable, Sequence
 
-import jax
 import numpy as np
 import pandas as pd
 
@@ -18,7 +17,6 @@ from personalization_jax.analysis.group_agreement import Agreement
 from personalization_jax.checkpoints.files import write_atomically
 from personalization_jax.datasets.splits import Split
 from personalization_jax.datasets.synthetic import WriterFactors
-from personalization_jax.distributed import make_mesh
 from personalization_jax.grouping.groups import Groups
 from personalization_jax.methods import Method
 from personalization_jax.study import Study
@@ -70,8 +68,6 @@ def compare(
       judged,
       latents=pixels,
       among_individuals=study.groups.among_individuals,
-      # The first process alone reports; the others' devices aren't its own.
-      mesh=make_mesh(jax.local_devices()),
     )
 
   found: Found = {}

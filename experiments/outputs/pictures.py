@@ -14,7 +14,7 @@ from personalization_jax.analysis.result import Result
 from personalization_jax.datasets import Population
 from personalization_jax.methods import Method
 from personalization_jax.study import Study
-from personalization_jax.training import autoencoder
+from personalization_jax.training import latent_space
 from personalization_jax.training.latent_space import LatentSpace
 
 
@@ -111,10 +111,10 @@ def _of_people(
     return pages
   if trained := space.autoencoder:
     shown, images = split.global_test[:32], population.images
-    pages["reconstructions"] = figures.reconstructions(
-      images[shown],
-      autoencoder.reconstruct(trained.model, trained.variables, images, shown),
+    drawn = latent_space.evaluate(
+      "images", trained.model, trained.variables, images, shown
     )
+    pages["reconstructions"] = figures.reconstructions(images[shown], drawn)
   people = np.concatenate([split.individuals, split.global_people])
   means, present = groups.class_means(people)
   # The mean over the classes that a person has.

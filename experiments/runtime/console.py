@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import sys
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Sequence
 
 import tqdm
 from absl import flags, logging
@@ -17,6 +16,9 @@ from personalization_jax import checks, distributed
 _ARGUMENT = re.compile(
   r"(?<![\w./-])([a-z]+(_[a-z]+)+(?![\w/])|[a-z]+(?==)|^[a-z]+(?= must ))"
 )
+
+
+of = checks.naming  # for a flag, or its file
 
 
 def begin(argv: Sequence[str]) -> None:
@@ -31,15 +33,6 @@ def say(text: str) -> None:
   """Prints on the first process alone."""
   if distributed.is_first():
     print(text, flush=True)
-
-
-@contextlib.contextmanager
-def of(given: str) -> Iterator[None]:
-  """Puts what an error is about before its sentence: a flag, a file."""
-  try:
-    yield
-  except (ValueError, OSError) as error:
-    raise ValueError(f"{given}: {error}") from error
 
 
 def as_flag(error: Exception, names: Container[str]) -> str:

@@ -20,7 +20,7 @@ from personalization_jax.networks import classifier
 from personalization_jax.networks.autoencoder import NUM_LATENTS
 from personalization_jax.runs import saved_models
 from personalization_jax.study import Study
-from personalization_jax.training import autoencoder, latent_space
+from personalization_jax.training import latent_space
 from personalization_jax.training.latent_space import LatentSettings
 from personalization_jax.training.population import (
   BLOCK_STEPS,
@@ -61,7 +61,7 @@ def disk_need(
   kept = min(chunk, people) + study.trainer.mesh.size + 1
   checkpoints = kept * (state + 4 * steps)
   if _grouped(methods) and study.population.holds_images:
-    learner = autoencoder.make_learner(width=study.settings.width)
+    learner = latent_space.make_learner(width=study.settings.width)
     shape = study.population.sample_shape
     create = functools.partial(create_state, learner, image_shape=shape)
     own = bytes_of(jax.eval_shape(create, jax.random.key(0)))

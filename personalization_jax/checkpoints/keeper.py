@@ -60,12 +60,14 @@ class Keeper:
     self._writer = concurrent.futures.ThreadPoolExecutor(max_workers=1)
     self._writing: concurrent.futures.Future[None] | None = None
 
-  def task(self, name: str, identity: str) -> Task:
+  def task(self, name: str, identity: str | Callable[[], str]) -> Task:
     """The training of one method, or of a model that several start from.
 
-    `identity` is the digest of all that decides it; see `identities`. It is
-    kept in the keeper's own folder, never outside.
+    `identity` is the digest of all that decides it, see `identities`, or gives
+    that for a folder. It is kept in the keeper's own folder, never outside.
     """
+    if callable(identity):
+      identity = "" if self.folder is None else identity()
     inside = files.safe_name(name)
     assert pathlib.PurePath(inside).name == inside not in ("", ".."), name
     return Task(self, name, identity, self.folder and self.folder / inside)

@@ -30,8 +30,10 @@ class LastLayers:
 
   def __call__(self, params: Any) -> Any:
     """Which parameters are trained."""
-    frozen_layers = classifier.count_layers(params) - self.count
-    return classifier.trainable(params, frozen_layers)
+    first = classifier.count_layers(params) - self.count
+    return jax.tree_util.tree_map_with_path(
+      lambda path, _: classifier.layer_number(path[0].key) >= first, params
+    )
 
 
 def cross_entropy(

@@ -6,7 +6,7 @@ import dataclasses
 import fractions
 
 from personalization_jax import checks, schedules
-from personalization_jax.grouping.spec import Group
+from personalization_jax.grouping.groups import Group
 from personalization_jax.methods import specs
 from personalization_jax.methods.answers import (
   LastLayers,
@@ -146,16 +146,9 @@ class Method:
 
 
 def parse_methods(text: str) -> tuple[Method, ...]:
-  """Parses a comma list of specs, or the name of a set of them.
+  """Parses a comma list of specs or names of sets: "shaping,tl:300:last=2".
 
-  Args:
-    text: for instance "shaping" or "baseline,es:40,tl:300:last=2".
-
-  Returns:
-    The methods in the order given.
-
-  Raises:
-    ValueError: if a spec is unknown, malformed or given twice.
+  Raises a ValueError if a spec is unknown, malformed or given twice.
   """
   methods: list[Method] = []
   for item in (item.strip() for item in text.split(",")):

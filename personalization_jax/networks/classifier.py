@@ -152,19 +152,13 @@ def check_samples(sample_shape: tuple[int, ...]) -> None:
   check_image_size(height)
 
 
-def trainable(variables: Any, frozen_layers: int) -> Any:
-  """A tree of bools: which leaves a step with frozen layers may change."""
-  return jax.tree_util.tree_map_with_path(
-    lambda path, _: _layer(path[0].key) >= frozen_layers, variables
-  )
-
-
 def count_layers(params: Any) -> int:
   """Number of layers of a network, by the numbers in their names."""
-  return max(map(_layer, params)) + 1
+  return max(map(layer_number, params)) + 1
 
 
-def _layer(name: str) -> int:
+def layer_number(name: str) -> int:
+  """A layer's place in the network, from 0, by its parameters' name."""
   number = name.rsplit("_", 1)[-1]
   if not number.isdecimal():
     raise ValueError(

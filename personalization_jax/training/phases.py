@@ -10,10 +10,12 @@ import numpy as np
 from personalization_jax.checkpoints.chunks import Chunk
 from personalization_jax.checkpoints.keeper import History, Task
 from personalization_jax.methods.answers import Trainable
+from personalization_jax.randomness import SHARED
 from personalization_jax.training.evaluation import Record, Validation
 from personalization_jax.training.population import (
   Block,
   PopulationTrainer,
+  individual_key,
   without_fillers,
 )
 from personalization_jax.training.step import TrainState
@@ -86,7 +88,7 @@ def run_one(
   task: Task,
   chunk: Chunk,
   rows: np.ndarray,
-  key: jax.Array,
+  seed: int,
   *,
   validation: Validation | None = None,
   on_steps: Callable[[int], None] = lambda steps: None,
@@ -97,6 +99,7 @@ def run_one(
   `distributed.gather` gives them. The rows are int32 [T, B], the chunk is the
   only one of `task.plan(1, 1)`. `on_steps` isn't told of a finished model.
   """
+  key = individual_key(jax.random.key(seed), SHARED)
   states, record = run(
     trainer,
     task,

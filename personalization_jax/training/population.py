@@ -127,15 +127,10 @@ class PopulationTrainer:
     """Whether its devices are a CPU's, and their memory the host's."""
     return bool(self.mesh.devices.flat[0].platform == "cpu")
 
-  @functools.cached_property
-  def one_per_device(self) -> PopulationTrainer:
-    """A trainer for a single model: more on a device would be fillers."""
-    if self.individuals_per_device == 1:
-      return self
-    return self.with_individuals_per_device(1)
-
   def with_individuals_per_device(self, count: int) -> PopulationTrainer:
     """The same training of so many models on a device at once."""
+    if self.individuals_per_device == count:
+      return self
     return dataclasses.replace(
       self,
       individuals_per_device=count,

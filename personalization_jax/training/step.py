@@ -241,7 +241,7 @@ def _frozen_layers(learner: Learner, trainable: Any) -> int:
   if trainable is None or not interface.takes_frozen_layers(learner.model):
     return 0
   layers = [
-    classifier.count_layers([name]) - 1
+    classifier.layer_number(name)
     for name, trained in trainable.items()
     if any(jax.tree.leaves(trained))
   ]

@@ -210,9 +210,7 @@ def test_data_grouping_trains_one_auto_encoder_for_the_run(
     "autoencoder_epochs": 2,
   }
   monkeypatch.setattr(
-    table1.latent_space.autoencoder,
-    "make_learner",
-    lambda **_: TINY_AUTOENCODER,
+    table1.latent_space, "make_learner", lambda **_: TINY_AUTOENCODER
   )
   run(tmp_path / "run", **grouping)
   rows = read(tmp_path / "run" / "table1.csv")

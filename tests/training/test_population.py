@@ -179,7 +179,8 @@ def test_the_phase_on_d_g_is_traced_once_for_all_seeds(people):
   counts = []
   for seed in range(3):
     settings = dataclasses.replace(SETTINGS, epochs=1, seed=seed)
-    study = make_study(people, settings=settings).with_trainer(trainer)
+    study = make_study(people, settings=settings)
+    study = dataclasses.replace(study, trainer=trainer)
     before = len(traced)  # a study looks at its model, too
     study.personalize("tl:1")
     counts.append(len(traced) - before)
@@ -208,7 +209,7 @@ def test_copies_of_one_model_start_alike_and_drop_out_differently(
 ):
   trainer = new_trainer(devices=2, individuals_per_device=2)
   keys = jax.random.split(jax.random.key(0), 3)
-  one = trainer.one_per_device
+  one = trainer.with_individuals_per_device(1)
   shared, _ = one.train(one.create(keys[:1]), schedule[0][:1])
   states = trainer.share(shared, keys)
   for leaf in jax.tree.leaves(states.params):

@@ -9,7 +9,6 @@ many individuals as wanted and nothing to download.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from typing import Any, NamedTuple
@@ -57,9 +56,7 @@ _SKELETONS = strokes.skeletons(48)
 NUM_DIGITS, NUM_ALLOGRAPHS = _SKELETONS[0].shape[:2]
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
-class WriterFactors:
+class WriterFactors(NamedTuple):
   """What makes M writers write as they do: float32 [M] but for the last two."""
 
   slant: Any  # lean of uprights to the right, in radians
