@@ -97,12 +97,13 @@ def reconstruction_error(
 
 
 def lower_evaluation(
-  model: nn.Module, variables: Any, images: Any
+  model: nn.Module, variables: Any, images: Any, device: Any
 ) -> list[jax.stages.Lowered]:
   """The very programs of `encode` and `reconstruction_error`, by shapes."""
   rows = np.zeros(_EVALUATION_BATCH, np.int32)
+  there = jax.sharding.SingleDeviceSharding(device)
   variables, images = jax.tree.map(
-    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_here()),
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=there),
     (variables, images),
   )
   return [
@@ -118,14 +119,11 @@ def _evaluate(
   rows = np.asarray(rows)
   checks.in_range("rows", rows, len(images))
   # What isn't bound to a device would have a program compiled of its own.
-  placed = jax.device_put((variables, images), _here())
+  here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  placed = jax.device_put((variables, images), here)
   evaluate = functools.partial(_evaluate_batch, what, model, *placed)
   found = in_batches(evaluate, rows.astype(np.int32), _EVALUATION_BATCH)
   return np.asarray(found)
-
-
-def _here() -> jax.sharding.Sharding:
-  return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
 
 @functools.partial(jax.jit, static_argnames=("what", "model"))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from flax import linen as nn
+from jax.sharding import Mesh
 
 from personalization_jax import checks, distributed, schedules
 from personalization_jax.checkpoints import files
@@ -98,16 +99,24 @@ def num_steps(split: Split, settings: LatentSettings) -> int:
 
 
 def lower(
-  population: Population, settings: LatentSettings
+  population: Population, settings: LatentSettings, mesh: Mesh | None = None
 ) -> list[jax.stages.Lowered]:
-  """The very programs of `fit`, on one device each; none without a network."""
+  """The very programs of `fit`, on one device each; none without a network.
+
+  The first one trains. A mesh of one device, which may not be here, stands for
+  this process's first one.
+  """
   if not population.holds_images:
     return []
-  trainer = _trainer(population, settings)
+  images = population.images
+  shapes = jax.ShapeDtypeStruct(images.shape, images.dtype)
+  trainer = _trainer(shapes, settings, mesh)
   model, variables = trainer.learner.model, trainer.shapes_of_one.variables
   return [
     trainer.lower_train(settings.batch_size),
-    *autoencoder.lower_evaluation(model, variables, trainer.images),
+    *autoencoder.lower_evaluation(
+      model, variables, shapes, trainer.mesh.devices.flat[0]
+    ),
   ]
 
 
@@ -146,7 +155,7 @@ def fit(
   )
   if chunk.step == len(rows):
     on_steps(chunk.step)
-  trainer = _trainer(population, settings)
+  trainer = _trainer(population.images, settings)
   key = individual_key(jax.random.key(settings.seed), SHARED)
   states, _ = phases.run_one(trainer, task, chunk, rows, key, on_steps=on_steps)
   model, images = trainer.learner.model, population.images
@@ -159,11 +168,11 @@ def fit(
 
 
 def _trainer(
-  population: Population, settings: LatentSettings
+  images: Any, settings: LatentSettings, mesh: Mesh | None = None
 ) -> PopulationTrainer:
   """Of one model, on this process's first device."""
   learner = autoencoder.make_learner(
     width=settings.width, learning_rate=settings.learning_rate
   )
-  mesh = distributed.make_mesh(jax.local_devices()[:1])
-  return PopulationTrainer(learner, population.images, None, mesh)
+  mesh = mesh or distributed.make_mesh(jax.local_devices()[:1])
+  return PopulationTrainer(learner, images, None, mesh)
