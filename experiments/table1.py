@@ -56,15 +56,15 @@ flags.adopt_module_key_flags(study_flags)
 # It may grow from one call to the next; what is finished stays.
 _METHODS = flags.DEFINE_string("methods", "shaping",
     f"Methods and sets of them, separated by commas: {HELP}.")
-_WORKDIR = flags.DEFINE_string("workdir", "runs/table1", "The run directory.")
+WORKDIR = flags.DEFINE_string("workdir", "runs/table1", "The run directory.")
 _INDIVIDUALS_PER_DEVICE = flags.DEFINE_integer("individuals_per_device", 0,
     "Models on a device at once, which bounds memory; 0 takes 1 on a CPU and"
     " 8 elsewhere.", lower_bound=0)
-_MEMORY_GIB = flags.DEFINE_float("memory_gib", 0.0,
+MEMORY_GIB = flags.DEFINE_float("memory_gib", 0.0,
     "GiB of each device's memory that training may take; 0 for all of it."
     " Unless --individuals_per_device is set, as many models are trained at"
     " once as fit.", lower_bound=0.0)
-_STORE = flags.DEFINE_enum("store", "device", ["device", "host"],
+STORE = flags.DEFINE_enum("store", "device", ["device", "host"],
     "Where the images are: on every device, or on the host, which sends"
     " each block of steps the rows that it needs.")
 _CHECKPOINT_MINUTES = flags.DEFINE_float("checkpoint_minutes", 10.0,
@@ -86,7 +86,7 @@ _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None,
     "How many processes the run has.", lower_bound=1)
 _PROCESS_ID = flags.DEFINE_integer("process_id", None,
     "This process's number, from 0.", lower_bound=0)
-_CPU_DEVICES = flags.DEFINE_integer("cpu_devices", 0,
+CPU_DEVICES = flags.DEFINE_integer("cpu_devices", 0,
     "Virtual devices on a CPU; 0 takes one for each core.",
     lower_bound=0, upper_bound=1024)
 # fmt: on
@@ -100,12 +100,12 @@ def main(
   argv[0] is the program's name; should_stop is asked now and then whether to
   save and exit.
   """
-  workdir = pathlib.Path(_WORKDIR.value)
+  workdir = pathlib.Path(WORKDIR.value)
   with contextlib.ExitStack() as stack:
     with guards.told(workdir, ValueError, OSError, ImportError):
       console.begin(argv)
       methods, seeds = check_flags()
-      processes.use_cpu_cores(_CPU_DEVICES.value)
+      processes.use_cpu_cores(CPU_DEVICES.value)
       processes.join(
         _COORDINATOR_ADDRESS.value,
         _NUM_PROCESSES.value,
@@ -143,7 +143,7 @@ def check_flags() -> tuple[tuple[Method, ...], tuple[int, ...]]:
   """The methods and seeds; rejects what is wrong by the flags alone."""
   with console.of("--methods"):
     methods = parse_methods(_METHODS.value)
-  for flag in (_CHECKPOINT_MINUTES, _MEMORY_GIB):
+  for flag in (_CHECKPOINT_MINUTES, MEMORY_GIB):
     if not math.isfinite(flag.value):
       raise ValueError(
         f"--{flag.name}={flag.value} must be a number of 0 or more."
@@ -187,7 +187,7 @@ def prepare(
       **determining,
       "methods": [method.spec for method in methods],
       "seeds": seeds,
-      **values.of(_INDIVIDUALS_PER_DEVICE, _MEMORY_GIB, _STORE),
+      **values.of(_INDIVIDUALS_PER_DEVICE, MEMORY_GIB, STORE),
       guards.FINGERPRINT: population.fingerprint(),
     }
   )
@@ -195,7 +195,7 @@ def prepare(
     population,
     study_flags.training_settings(seeds[0]),
     model=study_flags.model(population),
-    **values.of(_INDIVIDUALS_PER_DEVICE, _STORE),
+    **values.of(_INDIVIDUALS_PER_DEVICE, STORE),
   )
 
   def make(seed: int, trainer: PopulationTrainer) -> Study:
@@ -274,7 +274,7 @@ def fit(
     first,
     methods,
     latents=study_flags.latent_settings(first.settings.seed),
-    memory_gib=_MEMORY_GIB.value,
+    memory_gib=MEMORY_GIB.value,
     fewer=not _INDIVIDUALS_PER_DEVICE.value,
   )
   if trainer is not first.trainer:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
+from jax.sharding import Mesh
 
 from personalization_jax import checks, distributed, schedules
 from personalization_jax.checkpoints import files
@@ -114,17 +115,25 @@ def num_steps(split: Split, settings: LatentSettings) -> int:
 
 
 def lower(
-  population: Population, settings: LatentSettings
+  population: Population, settings: LatentSettings, mesh: Mesh | None = None
 ) -> list[jax.stages.Lowered]:
-  """The very programs of `fit`, on one device each; none without a network."""
+  """The very programs of `fit`, on one device each; none without a network.
+
+  The first one trains. A mesh of one device, which may not be here, stands for
+  this process's first one.
+  """
   if not population.holds_images:
     return []
-  trainer = _trainer(population, settings)
-  rows = np.zeros(_EVALUATION_BATCH, np.int32)
-  placed = jax.tree.map(
-    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_here()),
-    (trainer.shapes_of_one.variables, trainer.images),
+  shapes = jax.ShapeDtypeStruct(
+    population.images.shape, population.images.dtype
   )
+  trainer = _trainer(shapes, settings, mesh)
+  there = jax.sharding.SingleDeviceSharding(trainer.mesh.devices.flat[0])
+  placed = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=there),
+    (trainer.shapes_of_one.variables, shapes),
+  )
+  rows = np.zeros(_EVALUATION_BATCH, np.int32)
   return [
     trainer.lower_train(settings.batch_size),
     *(
@@ -168,7 +177,7 @@ def fit(
   )
   if chunk.step == len(rows):
     on_steps(chunk.step)
-  trainer = _trainer(population, settings)
+  trainer = _trainer(population.images, settings)
   states, _ = phases.run_one(
     trainer, task, chunk, rows, settings.seed, on_steps=on_steps
   )
@@ -204,14 +213,14 @@ def squared_error(
 
 
 def _trainer(
-  population: Population, settings: LatentSettings
+  images: Any, settings: LatentSettings, mesh: Mesh | None = None
 ) -> PopulationTrainer:
   """Of one model, on this process's first device."""
   learner = make_learner(
     width=settings.width, learning_rate=settings.learning_rate
   )
-  mesh = distributed.make_mesh(jax.local_devices()[:1])
-  return PopulationTrainer(learner, population.images, None, mesh)
+  mesh = mesh or distributed.make_mesh(jax.local_devices()[:1])
+  return PopulationTrainer(learner, images, None, mesh)
 
 
 def reconstruction_errors(
@@ -252,14 +261,11 @@ def evaluate(
   rows = np.asarray(rows)
   checks.in_range("rows", rows, len(images))
   # What isn't bound to a device would have a program compiled of its own.
-  placed = jax.device_put((variables, images), _here())
+  here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  placed = jax.device_put((variables, images), here)
   of_batch = functools.partial(_evaluate_batch, what, model, *placed)
   found = in_batches(of_batch, rows.astype(np.int32), _EVALUATION_BATCH)
   return np.asarray(found)
-
-
-def _here() -> jax.sharding.Sharding:
-  return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
 
 @functools.partial(jax.jit, static_argnames=("what", "model"))

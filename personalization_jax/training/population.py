@@ -201,7 +201,7 @@ class PopulationTrainer:
         rows[:, done : done + steps], self.block_steps
       )
       states, block_losses = self._train(trainable)(
-        states, block, self._to_all(steps), *store
+        states, block, self._to_all(np.int32(steps)), *store
       )
       self._pace.started()
       losses.append((block_losses, steps))
@@ -249,9 +249,8 @@ class PopulationTrainer:
   ) -> jax.stages.Lowered:
     """The very program that `train` calls, before it is compiled."""
     rows, *store = self._block_like(self.block_steps, batch_size)
-    return self._train(trainable).lower(
-      self.shapes, rows, self._to_all(0), *store
-    )
+    num_steps = self._to_all(jax.ShapeDtypeStruct((), np.int32))
+    return self._train(trainable).lower(self.shapes, rows, num_steps, *store)
 
   def lower_predict(
     self, num_rows: int, batch_size: int = _PREDICTED
@@ -336,9 +335,8 @@ class PopulationTrainer:
   def _put(self, array: Any) -> Any:
     return distributed.put(array, array, self._by_individual)
 
-  def _to_all(self, number: int) -> jax.Array:
-    scalar = np.int32(number)
-    return distributed.put(scalar, scalar, NamedSharding(self.mesh, P()))
+  def _to_all(self, array: Any) -> Any:
+    return distributed.put(array, array, NamedSharding(self.mesh, P()))
 
   @property
   def _by_individual(self) -> NamedSharding:
@@ -395,13 +393,17 @@ def _finite(learner: Learner, *trees: Any) -> jax.Array:
   return jnp.stack(leaves).all()
 
 
-def planned_bytes(program: jax.stages.Lowered, *, on_cpu: bool) -> int | None:
+def planned_bytes(
+  program: jax.stages.Lowered | jax.stages.Compiled, *, on_cpu: bool
+) -> int | None:
   """Bytes that a program takes at most of each device; None if XLA won't tell.
 
   It is compiled for that, and is there when it is called. What goes in, what
   comes out and all that is made on the way counts.
   """
-  plan = program.compile().memory_analysis()
+  if isinstance(program, jax.stages.Lowered):
+    program = program.compile()
+  plan = program.memory_analysis()
   if not plan:
     return None
   return (
