@@ -25,7 +25,7 @@ from absl import flags
 from experiments.flags import people_flags
 from personalization_jax.checkpoints import files
 from personalization_jax.settings import Settings
-from personalization_jax.training import adaptation
+from personalization_jax.training import evaluation
 from personalization_jax.training.learner import make_learner
 
 FLAGS = flags.FlagValues()
@@ -59,7 +59,7 @@ def predict() -> None:
   learner = make_learner(
     Settings(), description.num_classes, description.network()
   )
-  classes, probabilities = adaptation.classify(
+  classes, probabilities = evaluation.classify(
     learner, variables, population.images
   )
   table = pd.DataFrame({"predicted": classes, "probability": probabilities})

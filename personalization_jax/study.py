@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -72,9 +72,8 @@ def make_trainer(
     mesh: where; by default on all devices.
     individuals_per_device: models on a device at once; by default what
       `distributed.default_individuals_per_device` says.
-    side_by_side: how many of them one operation computes; see
-      `PopulationTrainer`.
-    store: see `PopulationTrainer`, "device" or "host".
+    side_by_side: see `PopulationTrainer`.
+    store: likewise; "device" or "host".
 
   Returns:
     The trainer, with the store in its place; nothing is compiled yet.
@@ -113,6 +112,9 @@ class Study:
       keeps none.
     eval_every: steps between two evaluations on validation data, for the
       curves of a `Result`; 0 evaluates at the end alone.
+    base: `params` and `batch_stats` of a model that was trained elsewhere, for
+      people without a D_G: TL's first phase, which others go on from with a
+      fresh optimiser. By default D_G's own model is trained.
     latents: float32 [N, D], a latent space of one's own for SG and IG; by
       default what `find_groups` finds.
     among_individuals: whether IG chooses among the other individuals; see
@@ -121,8 +123,8 @@ class Study:
 
   Raises:
     ValueError: if split or trainer aren't of this population, the trainer isn't
-      of these settings, the samples don't suit the network, or the keeper has a
-      folder and couldn't tell the network from another one.
+      of these settings, samples or base don't suit the network, or the keeper
+      has a folder and couldn't tell the network from another one.
   """
 
   population: Population
@@ -134,6 +136,7 @@ class Study:
   keeper: Keeper = dataclasses.field(default_factory=Keeper)
   models_dir: pathlib.Path | None = None
   eval_every: int = 0
+  base: Mapping[str, Any] | None = None
   latents: np.ndarray | None = None
   among_individuals: bool = False
   groups: Groups = dataclasses.field(init=False)
@@ -159,6 +162,12 @@ class Study:
     if self.keeper.folder is not None:  # or what nothing can be kept of
       identities.of_learner(self.trainer.learner, population.sample_shape)
     self._global_phase: tuple[TrainState, Record] | None = None
+    if self.base is not None:
+      if len(split.global_train):
+        raise ValueError("base has D_G's place, but split has data of D_G too.")
+      self._global_phase = phases.begun(
+        self.trainer, self.base, len(split.individuals)
+      )
 
   @property
   def batches(self) -> Batches:
@@ -430,13 +439,16 @@ class Study:
   @functools.cached_property
   def _identity(self) -> str:
     """What decides this study's numbers, as a digest."""
-    return identities.of_study(
+    found = identities.of_study(
       self.population,
       self.split,
       self.settings,
       self.trainer.learner,
       self.eval_every,
     )
+    if self.base is None:
+      return found
+    return files.digest([found, *map(np.asarray, jax.tree.leaves(self.base))])
 
 
 def _joined(parts: Sequence[Any]) -> Any:

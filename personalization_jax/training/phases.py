@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from personalization_jax.checkpoints.chunks import Chunk
 from personalization_jax.checkpoints.keeper import History, Task
 from personalization_jax.methods.answers import Trainable
+from personalization_jax.networks import interface
 from personalization_jax.randomness import SHARED
 from personalization_jax.training.evaluation import Record, Validation
 from personalization_jax.training.population import (
@@ -81,6 +84,27 @@ def run(
     states, rows, start=done, phases=phases, points=points, on_block=on_block
   )
   return states, record.after(losses=losses)
+
+
+def begun(
+  trainer: PopulationTrainer, variables: Mapping[str, Any], people: int
+) -> tuple[TrainState, Record]:
+  """A model that was trained elsewhere, as `run_one` would have given it.
+
+  Its optimiser is fresh; k people go on with it.
+  """
+  expected = trainer.shapes_of_one.variables
+  if fault := interface.mismatch(dict(variables), expected):
+    raise ValueError(f"the base model doesn't suit the network: {fault}.")
+  one = TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=variables["params"],
+    batch_stats=variables["batch_stats"],
+    opt_state=trainer.learner.optimizer.init(variables["params"]),
+    key=jax.random.key(0),  # `share` gives everybody one
+  )
+  one = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], one)
+  return one, Record.restored({}, 1, people)
 
 
 def run_one(

@@ -33,7 +33,7 @@ from personalization_jax.training.stores import DeviceStore, HostStore
 
 # Steps in one compiled loop.
 BLOCK_STEPS = 50
-# Images classified at once.
+# Images classified at once; the last ones are filled up with padding.
 _PREDICTED = 256
 # What kernels take of a CPU device beside XLA's plan: 8 to 20 MiB, measured
 # from width 0.125 and batches of 32 to width 1 and batches of 128.
@@ -223,19 +223,16 @@ class PopulationTrainer:
     found = self._program(_finite, 2)(states.params, states.batch_stats)
     return np.asarray(distributed.gather(found))
 
-  def predict(
-    self, states: TrainState, rows: np.ndarray, *, batch_size: int = _PREDICTED
-  ) -> np.ndarray:
+  def predict(self, states: TrainState, rows: np.ndarray) -> np.ndarray:
     """Classes int32 [n, R] of each individual's rows by their own model.
 
-    -1 where a row was padding (-1) or the model gave no finite numbers. So many
-    images are classified at once; the last batch is padded.
+    -1 where a row was padding (-1) or the model gave no finite numbers.
     """
     count, num_rows = rows.shape
-    batches = math.ceil(num_rows / batch_size)
-    missing = batches * batch_size - num_rows
+    batches = math.ceil(num_rows / _PREDICTED)
+    missing = batches * _PREDICTED - num_rows
     padded = np.pad(rows, ((0, 0), (0, missing)), constant_values=PADDING)
-    padded = padded.reshape(count, batches, batch_size)
+    padded = padded.reshape(count, batches, _PREDICTED)
     together = self._batches_together(batches)
     found = [np.empty((count, 0), np.int32)]
     for start in range(0, batches, max(1, together)):
@@ -252,12 +249,10 @@ class PopulationTrainer:
     num_steps = self._to_all(jax.ShapeDtypeStruct((), np.int32))
     return self._train(trainable).lower(self.shapes, rows, num_steps, *store)
 
-  def lower_predict(
-    self, num_rows: int, batch_size: int = _PREDICTED
-  ) -> jax.stages.Lowered:
+  def lower_predict(self, num_rows: int) -> jax.stages.Lowered:
     """The very program that `predict` calls for so many rows of each."""
-    batches = self._batches_together(math.ceil(num_rows / batch_size))
-    block = self._block_like(batches, batch_size)
+    batches = self._batches_together(math.ceil(num_rows / _PREDICTED))
+    block = self._block_like(batches, _PREDICTED)
     return self._predict().lower(self.shapes, *block)
 
   @functools.cached_property

@@ -25,6 +25,12 @@ STEPS, BATCH = 9, 6
 PEOPLE = 6
 
 
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch):
+  """Several of them in each prediction, the last one ragged."""
+  monkeypatch.setattr(population, "_PREDICTED", 8)
+
+
 @pytest.fixture(scope="module")
 def schedule(people):
   """Rows [P, T, B] with ragged batches, and test rows [P, R]."""
@@ -62,7 +68,7 @@ def run(trainer, schedule, which=None):
     keys = individual_keys(root, ids)
     states, loss = trainer.train(trainer.create(keys), rows[ids])
     losses.append(loss)
-    predictions.append(trainer.predict(states, test[ids], batch_size=8))
+    predictions.append(trainer.predict(states, test[ids]))
   return np.concatenate(losses), np.concatenate(predictions)
 
 
@@ -160,7 +166,7 @@ def test_one_compilation_for_each_shape(new_trainer, schedule):
     states, _ = trainer.train(
       trainer.create(keys[:count]), rows[:count, :steps]
     )
-    trainer.predict(states, test[:count], batch_size=8)
+    trainer.predict(states, test[:count])
 
   once(STEPS, 2)
   first = len(traced)
