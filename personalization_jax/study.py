@@ -292,6 +292,9 @@ class Study:
       )
     shared = self.batches.num_shared_steps if method.shares_global_phase else 0
     length = self.batches.length(method)
+    validation = self._validation(
+      [length, shared], self.split.validation[:, None]
+    )
     models: list[Any] = []
     for chunk in chunks:
       indices = list(chunk.indices)
@@ -307,9 +310,7 @@ class Study:
         rows,
         functools.partial(self._begin, trainer, method, chunk, on_steps),
         phases=method.phases(length),
-        validation=self._validation(
-          [length, shared], self.split.validation[indices][:, None]
-        ),
+        validation=validation._replace(own=validation.own[indices]),
         reported=shared,
         on_steps=on_steps,
       )
@@ -334,7 +335,7 @@ class Study:
       method=method.spec,
       seed=self.settings.seed,
       individuals=self.split.individuals,
-      curve_steps=np.asarray(self._points([length, shared]), np.int32),
+      curve_steps=np.asarray(validation.steps, np.int32),
       one_model=method.one_model,
       **joined,
     )
@@ -391,16 +392,13 @@ class Study:
       return self.trainer
     return dataclasses.replace(self.trainer, learner=learner)
 
-  def _points(self, ends: Sequence[int]) -> list[int]:
-    """After which steps models are evaluated: these and every so many."""
-    every = self.eval_every
-    if not every:
-      return []
-    return sorted({*range(every, max(ends), every), *ends} - {0})
-
   def _validation(self, ends: Sequence[int], own: np.ndarray) -> Validation:
+    """After these steps and every so many, if at all."""
     labels, general = self.population.labels, self.split.global_validation
-    return Validation(self._points(ends), labels, own, general)
+    points: set[int] = set()
+    if every := self.eval_every:
+      points = {*range(every, max(ends), every), *ends} - {0}
+    return Validation(sorted(points), labels, own, general)
 
   def _save_models(
     self, method: Method, indices: list[int], states: TrainState

@@ -10,13 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from personalization_jax import checks
 from personalization_jax.analysis import metrics
 from personalization_jax.datasets.splits import PADDING, Split
 from personalization_jax.networks import interface
 from personalization_jax.training.learner import Learner
 from personalization_jax.training.population import PopulationTrainer
 from personalization_jax.training.step import TrainState, as_input, in_batches
+
+# Samples classified at once.
+_CLASSIFIED = 256
 
 
 class Record(NamedTuple):
@@ -143,26 +145,16 @@ def final(
 
 
 def classify(
-  learner: Learner,
-  variables: Mapping[str, Any],
-  images: np.ndarray,
-  *,
-  batch_size: int = 256,
+  learner: Learner, variables: Mapping[str, Any], images: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
   """The most probable class of each sample, and how probable it is.
 
   Classes are int32 [N], -1 where the model gives no finite numbers, and
-  probabilities float32 [N]. A learner's program is compiled once; so many
-  samples are classified at once, and the last batch is padded.
+  probabilities float32 [N]. A learner's program is compiled once.
   """
-  checks.whole_number("batch_size", batch_size, 1)
-  if not len(images):
-    raise ValueError("images holds no samples: there is nothing to classify.")
-  classes, probabilities = in_batches(
-    functools.partial(_classify_batch, learner, dict(variables)),
-    images,
-    min(batch_size, len(images)),
-  )
+  of_batch = functools.partial(_classify_batch, learner, dict(variables))
+  size = min(_CLASSIFIED, len(images))
+  classes, probabilities = in_batches(of_batch, images, size)
   return classes, probabilities
 
 

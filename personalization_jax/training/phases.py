@@ -21,7 +21,7 @@ from personalization_jax.training.population import (
   individual_key,
   without_fillers,
 )
-from personalization_jax.training.step import TrainState
+from personalization_jax.training.step import TrainState, state_of
 
 
 def run(
@@ -96,14 +96,9 @@ def begun(
   expected = trainer.shapes_of_one.variables
   if fault := interface.mismatch(dict(variables), expected):
     raise ValueError(f"the base model doesn't suit the network: {fault}.")
-  one = TrainState(
-    step=jnp.zeros((), jnp.int32),
-    params=variables["params"],
-    batch_stats=variables["batch_stats"],
-    opt_state=trainer.learner.optimizer.init(variables["params"]),
-    key=jax.random.key(0),  # `share` gives everybody one
-  )
-  one = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], one)
+  # `share` gives everybody a key.
+  state = state_of(trainer.learner, variables, jax.random.key(0))
+  one = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], state)
   return one, Record.restored({}, 1, people)
 
 
