@@ -85,18 +85,16 @@ class Classifier(nn.Module):
     if mask is not None:
       weights = mask / jnp.maximum(mask.sum(), 1).astype(jnp.float32)
     for index, layer in enumerate(FIG_4):
-      x, bias = Convolution(
-        int(layer.channels * self.width),
-        layer.size,
-        self.dtype,
-        name=f"layer_{index}",
-      )(x)
-      window = 1
+      channels, window = int(layer.channels * self.width), 1
       if layer.pool:
         window = 2 if index + 1 < len(FIG_4) else x.shape[1]
-      x = ReluBatchNorm(
-        self.momentum, window, self.dtype, name=f"norm_{index}"
-      )(
+      norm = ReluBatchNorm(
+        channels, self.momentum, window, self.dtype, name=f"norm_{index}"
+      )
+      x, bias = Convolution(
+        channels, layer.size, self.dtype, name=f"layer_{index}"
+      )(x, norm.kernel_sign())
+      x = norm(
         x, bias, weights, use_running_average=not train or index < frozen_layers
       )
       if index + 1 == frozen_layers:

@@ -4,7 +4,8 @@ Training is bound by memory there. A layer's output is read once for its
 statistics and its pooling, and once in the backward pass for all sums of it:
 what flows to the convolution's bias follows from these sums, without another
 pass. Pooling comes before normalisation, which rises or falls with its input by
-the sign of its scale: the input times that sign has one maximum to look for.
+the sign of its scale. The convolution's kernel is multiplied by that sign, so
+that pooling has one maximum to look for: x is what such a kernel gives.
 
 experiments/PERFORMANCE.md has what this gives, as compiled ahead of time.
 """
@@ -51,9 +52,6 @@ def forward(
   x: Array, shift: Array, weights: Array, scale: Array, bias: Array, window: int
 ) -> tuple[tuple[Array, Array, Array], Saved]:
   """What `relu_batch_norm` gives, and what the backward pass needs."""
-  if x.dtype != jnp.float32:
-    # What is kept is what is compared: no rounding of their own in each place.
-    x = lax.optimization_barrier(x)
   return _forward(x, shift, weights, scale, bias, window, _by_reshape)
 
 
@@ -67,7 +65,6 @@ def _forward(
   pool: Callable[[Array, int], Array],
 ) -> tuple[tuple[Array, Array, Array], Saved]:
   sign = _sign(scale, window)
-  x = x * sign.astype(x.dtype)
   peaks = pool(x, window) if window > 1 else x
   active = _active(x, sign, shift)
   of_pixel = _of_pixel(weights, x)
@@ -118,8 +115,29 @@ def _backward(
   direct = pooled
   if window > 1:
     direct = to_peaks(cotangent, x, peaks, window).astype(jnp.float32)
-  to_x = jnp.where(active > 0, factor * (direct - through), 0)
+  to_x = jnp.where(active > 0, sign * factor * (direct - through), 0)
   return to_x.astype(x.dtype), to_shift, to_scale, to_bias
+
+
+def evaluate(
+  x: Array,
+  shift: Array,
+  scale: Array,
+  bias: Array,
+  mean: Array,
+  variance: Array,
+  window: int,
+) -> Array:
+  """Pooled and normalised by running statistics, float32."""
+  factor = scale * lax.rsqrt(variance + EPSILON)
+  peaks = _by_reduce_window(x, window)
+  active = _active(peaks, _sign(scale, window), shift)
+  return active * factor + (bias - mean * factor)
+
+
+def kernel_sign(scale: Array) -> Array:
+  """[C], what a kernel before a pooling is multiplied by."""
+  return _sign(scale, window=2)
 
 
 def _sign(scale: Array, window: int) -> Array:
