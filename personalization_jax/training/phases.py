@@ -11,7 +11,7 @@ import numpy as np
 
 from personalization_jax.checkpoints.chunks import Chunk
 from personalization_jax.checkpoints.keeper import History, Task
-from personalization_jax.methods.answers import Trainable
+from personalization_jax.methods.method import Trainable
 from personalization_jax.networks import interface
 from personalization_jax.randomness import SHARED
 from personalization_jax.training.evaluation import Record, Validation

@@ -25,7 +25,7 @@ from personalization_jax import distributed
 from personalization_jax.checkpoints import files
 from personalization_jax.datasets.splits import PADDING
 from personalization_jax.distributed import AXIS
-from personalization_jax.methods.answers import Trainable
+from personalization_jax.methods.method import Trainable
 from personalization_jax.training import step
 from personalization_jax.training.learner import Learner
 from personalization_jax.training.step import TrainState

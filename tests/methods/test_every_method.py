@@ -20,7 +20,7 @@ from personalization_jax.checkpoints.keeper import Keeper, Stopped
 from personalization_jax.datasets import splits
 from personalization_jax.distributed import make_mesh
 from personalization_jax.methods import Method, parse_method
-from personalization_jax.methods.answers import by_model, cross_entropy
+from personalization_jax.methods.method import by_model, cross_entropy
 from personalization_jax.methods.specs import SETS
 from personalization_jax.randomness import SHARED
 from personalization_jax.settings import Settings
