@@ -9,6 +9,7 @@ many individuals as wanted and nothing to download.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from typing import Any, NamedTuple
@@ -56,7 +57,9 @@ _SKELETONS = strokes.skeletons(48)
 NUM_DIGITS, NUM_ALLOGRAPHS = _SKELETONS[0].shape[:2]
 
 
-class WriterFactors(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class WriterFactors:
   """What makes M writers write as they do: float32 [M] but for the last two."""
 
   slant: Any  # lean of uprights to the right, in radians
