@@ -150,7 +150,8 @@ def test_a_width_is_offered_where_the_model_has_one(
   monkeypatch.setattr(resources, "planned_bytes", lambda *_, **__: 2**40)
   remedies = ["--individuals_per_device", "--batch_size"]
   remedies += ["--width"] * (learner is FIG_4)
-  study = types.SimpleNamespace(**{**vars(study), "trainer": trainer})
+  kept = {**vars(study), "batches": study.batches, "trainer": trainer}
+  study = types.SimpleNamespace(**kept)
   with pytest.raises(
     ValueError, match=f"lower {' or '.join(remedies)}, or take --store=host"
   ):
