@@ -133,7 +133,7 @@ class Study:
   _: dataclasses.KW_ONLY
   model: dataclasses.InitVar[nn.Module | None] = None
   trainer: PopulationTrainer = None  # type: ignore[assignment]
-  keeper: Keeper = dataclasses.field(default_factory=Keeper)
+  keeper: Keeper = None  # type: ignore[assignment]
   models_dir: pathlib.Path | None = None
   eval_every: int = 0
   base: Mapping[str, Any] | None = None
@@ -159,6 +159,7 @@ class Study:
     self.trainer = self.trainer or make_trainer(
       population, settings, model=model
     )
+    self.keeper = self.keeper or Keeper()
     if self.keeper.folder is not None:  # or what nothing can be kept of
       identities.of_learner(self.trainer.learner, population.sample_shape)
     self._global_phase: tuple[TrainState, Record] | None = None

@@ -131,7 +131,7 @@ def new_study(people, new_trainer):
       SETTINGS,
       trainer=new_trainer(**about),
       latents=latents,
-      keeper=keeper or Keeper(),
+      keeper=keeper,
     )
 
   return make
