@@ -4,23 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from experiments.outputs.report.runs import Run, one_model
 from personalization_jax.analysis import metrics
-
-
-class Common(NamedTuple):
-  """What another run has in common with the first."""
-
-  name: str  # of the other run
-  people: Sequence[str]  # if empty, tests are unpaired
-  seeds: Sequence[str]  # if empty, means over each run's own seeds are paired
-  here: int  # individuals of the first run
-  there: int  # and of the other
-  all_seeds: bool  # whether neither run has other seeds
 
 
 def facts(run: Run) -> dict[str, Any]:
@@ -73,18 +62,14 @@ def differing(of_runs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
   return found
 
 
-def common(first: Run, other: Run) -> Common:
+def common(first: Run, other: Run) -> tuple[list[str], list[str]]:
   """Individuals and seeds that two runs share; none if their data differ."""
   data, its = (run.about.get("dataset_fingerprint") for run in (first, other))
-  here, there = (sorted({*run.results["individual"]}) for run in (first, other))
-  same = data is not None and data == its
-  return Common(
-    other.name,
-    [person for person in here if same and person in there],
-    [seed for seed in first.seeds if same and seed in other.seeds],
-    len(here),
-    len(there),
-    {*first.seeds} == {*other.seeds},
+  if data is None or data != its:
+    return [], []
+  return (
+    [person for person in first.people if person in other.people],
+    [seed for seed in first.seeds if seed in other.seeds],
   )
 
 
@@ -110,7 +95,7 @@ def accuracies(
 
 
 def compare(
-  first: Run, other: Run, both: Common, methods: Sequence[str], of: str
+  first: Run, other: Run, methods: Sequence[str], of: str
 ) -> dict[str, metrics.Significance]:
   """Tests methods of a run against the first run's, with Holm's correction.
 
@@ -118,12 +103,13 @@ def compare(
   Welch's t-test over all, with 0 pairs.
   """
   tests = {}
+  people, seeds = common(first, other)
   for method in [m for m in methods if m in other.seeds_of]:
     before, after = (
-      accuracies(run, method, of, both.people, both.people and both.seeds)
+      accuracies(run, method, of, people, people and seeds)
       for run in (first, other)
     )
-    if both.people:
+    if people:
       test = metrics.paired_tests(after, before)
     else:
       change = metrics.spread(after).mean - metrics.spread(before).mean

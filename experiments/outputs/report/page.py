@@ -22,13 +22,11 @@ from experiments.outputs.report.runs import Pairs, Run, one_model
 from personalization_jax import figures
 from personalization_jax.analysis import markdown, metrics, tables
 from personalization_jax.analysis.columns import SYMBOLS
+from personalization_jax.analysis.markdown import Columns
 from personalization_jax.checkpoints import files
 from personalization_jax.methods import known_method
 
 _NOTHING = "–"
-
-# A table: what stands above each column's header, the header, and the cells.
-Columns = list[tuple[str, str, Iterable[str]]]
 
 
 def _typeset(text: str) -> str:
@@ -102,7 +100,7 @@ def _section(run: Run) -> dict[str, Any]:
     **_table1(run.table),
     "diverged": _diverged(run),
     "further": [
-      (heading, of.TITLE, _plain(of.columns(table)), of.NAMES, of.NOTE)
+      (heading, of.TITLE, of.columns(table), of.NAMES, of.NOTE)
       for heading, of, table in (
         ("Who is hurt", choice, run.choice),
         ("Group agreement", agreement, run.agreement),
@@ -161,14 +159,12 @@ def _settings(run: Run) -> dict[str, Columns]:
 
 def _table1(table: pd.DataFrame) -> dict[str, Any]:
   """Table I in halves, and its notes."""
-  halves: dict[str, Columns] = {}
-  for name, half in table.groupby(table["method"].map(_half), sort=False):
-    halves[name] = [("", "Method", half["method"])]
-    halves[name] += [
-      (above, header, markdown.cells(half[column], form))
-      for above, header, column, form in markdown.shown(table)
-    ]
-  return {"halves": halves, "notes": markdown.notes(table, of_run=True)}
+  by_half = table.groupby(table["method"].map(_half), sort=False)
+  shown = markdown.shown(table)
+  return {
+    "halves": {name: markdown.told(half, shown) for name, half in by_half},
+    "notes": markdown.notes(table, of_run=True),
+  }
 
 
 def _half(method: str) -> str:
@@ -213,6 +209,7 @@ def _comparison(found: Sequence[Run]) -> dict[str, Any]:
   }
   if not methods:
     return about
+  first, *others = compared
   shown = compared[: figures.MOST_RUNS]
   axes = figures.runs(
     {
@@ -223,13 +220,11 @@ def _comparison(found: Sequence[Run]) -> dict[str, Any]:
       for run in shown
     }
   )
-  common = [comparison.common(compared[0], run) for run in compared[1:]]
   return about | {
     "runs": compared,
-    "common": common,
+    "common": [(run, *comparison.common(first, run)) for run in others],
     "tables": {
-      symbol: _compared(compared, common, methods, of)
-      for of, symbol in SYMBOLS.items()
+      symbol: _compared(compared, methods, of) for of, symbol in SYMBOLS.items()
     },
     "one_model": any(map(one_model, methods)),
     "shown": shown,
@@ -238,27 +233,22 @@ def _comparison(found: Sequence[Run]) -> dict[str, Any]:
 
 
 def _compared(
-  compared: Sequence[Run],
-  common: Sequence[comparison.Common],
-  methods: Sequence[str],
-  of: str,
+  compared: Sequence[Run], methods: Sequence[str], of: str
 ) -> Columns:
   """The accuracies of each run, and the differences to the first."""
-  first, *others = compared
-
-  def means(run: Run) -> tuple[str, str, list[str]]:
-    cells = dict.fromkeys(methods, "-")
+  columns: Columns = [("", "Method", methods)]
+  for run in compared:
+    means = dict.fromkeys(methods, "-")
     for method in set(methods) & set(run.seeds_of):
       spread = metrics.spread(comparison.accuracies(run, method, of))
       sd = math.nan if of == "global" and one_model(method) else spread.sd
-      both = markdown.cells([spread.mean, sd], ".4f")
-      cells[method] = "{} ({})".format(*both)
-    return run.name, "mean (sd)", [*cells.values()]
-
-  columns: Columns = [("", "Method", methods), means(first)]
-  for run, both in zip(others, common):
-    columns.append(means(run))
-    tests = comparison.compare(first, run, both, methods, of)
+      means[method] = "{} ({})".format(
+        *markdown.cells([spread.mean, sd], ".4f")
+      )
+    columns.append((run.name, "mean (sd)", means.values()))
+    if run is compared[0]:
+      continue
+    tests = comparison.compare(compared[0], run, methods, of)
     test = pd.DataFrame(tests.values(), tests.keys()).reindex(methods)
     paired = [
       ("difference", "difference", "+z.4f"),
@@ -269,7 +259,8 @@ def _compared(
       ("wilcoxon_holm", "Holm", "p*"),
     ]
     welch = [paired[0], ("t", "Welch, p", "p"), paired[3]]
-    for name, header, form in paired if both.people else welch:
+    people, _ = comparison.common(compared[0], run)
+    for name, header, form in paired if people else welch:
       columns.append((run.name, header, markdown.cells(test[name], form)))
   return columns
 
