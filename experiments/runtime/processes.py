@@ -50,13 +50,13 @@ class Ending(NamedTuple):
 
 
 def join(
-  address: str | None,
+  coordinator_address: str | None,
   num_processes: int | None,
   process_id: int | None,
   detect: bool,
 ) -> None:
-  """Makes this process one of a run's, if asked; `address` is the first's."""
-  given = [address, num_processes, process_id]
+  """Makes this process one of a run's, if asked."""
+  given = [coordinator_address, num_processes, process_id]
   if not detect:
     if given == [None] * 3:
       return
@@ -70,13 +70,13 @@ def join(
       f"--process_id={process_id} must lie in 0..{num_processes - 1}"
       f" (--num_processes={num_processes})."
     )
-  if address is not None:
-    _check_address(address, wait=bool(process_id))
+  if coordinator_address is not None:
+    _check_address(coordinator_address, wait=bool(process_id))
   # JAX would catch SIGTERM itself; `interruption` does.
   jax.config.update("jax_enable_preemption_service", False)
   try:
     jax.distributed.initialize(
-      address,
+      coordinator_address,
       num_processes,
       process_id,
       cluster_detection_method=None if detect else "deactivate",
