@@ -19,7 +19,6 @@ from personalization_jax.analysis.markdown import Columns
 from personalization_jax.datasets.splits import Split
 from personalization_jax.datasets.synthetic import WriterFactors
 from personalization_jax.distributed import make_mesh
-from personalization_jax.grouping.groups import Groups
 from personalization_jax.methods import Method
 from personalization_jax.study import Study
 
@@ -64,21 +63,14 @@ def compare(
   count = affordable(split, pixels.shape[1])
   parts = ("individuals", "train", "validation", "test")
   first = {part: getattr(split, part)[:count] for part in parts}
-
-  def groups(judged: Split) -> Groups:
-    return Groups(
-      population,
-      judged,
-      latents=pixels,
-      among_individuals=study.groups.among_individuals,
-      # The first process alone reports; the others' devices aren't its own.
-      mesh=make_mesh(jax.local_devices()),
-    )
-
+  # The first process alone reports; the others' devices aren't its own.
+  mesh = make_mesh(jax.local_devices())
+  groups = dataclasses.replace(study.groups, seed=0, latents=pixels, mesh=mesh)
+  few = dataclasses.replace(groups, split=dataclasses.replace(split, **first))
   found: Found = {}
   for space, of_people, of_samples in (
     (AUTO_ENCODER, study.groups, study.groups),
-    (PIXELS, groups(split), groups(dataclasses.replace(split, **first))),
+    (PIXELS, groups, few),
   ):
     found[space] = []
     if people:

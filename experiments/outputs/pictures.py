@@ -49,13 +49,13 @@ def _of_results(
   accuracies = {m: (own[shown], of[shown]) for m, (own, of) in means.items()}
   # Curves are one seed's.
   firsts = {result.method: result for result in reversed(finished)}
-  sources, lengths, losses = {}, {}, {}
-  for method in methods:
-    sources[method.spec] = study.batches.sources(method)
-    # After the end of an individual's own schedule there is padding.
-    ends = [len(study.batches.sources(method, index)) for index in people]
-    lengths[method.spec] = np.array(ends)
-    losses[method.spec] = firsts[method.spec].losses[shown]
+  sources = {m.spec: study.batches.sources(m) for m in methods}
+  losses = {spec: firsts[spec].losses[shown] for spec in sources}
+  # After the end of an individual's own schedule there is padding.
+  lengths = {
+    m.spec: np.array([len(study.batches.sources(m, k)) for k in people])
+    for m in methods
+  }
   pages: dict[str, Any] = {
     "trade_off": figures.trade_off(accuracies),
     "distribution_individual": figures.distribution(accuracies),
@@ -64,13 +64,9 @@ def _of_results(
     "training_curves": figures.training_curves(losses, lengths=lengths),
   }
   curves = {
-    method: (
-      result.curve_steps,
-      result.individual_curve[shown],
-      result.global_curve[shown],
-    )
-    for method, result in reversed(firsts.items())
-    if len(result.curve_steps)
+    m: (one.curve_steps, one.individual_curve[shown], one.global_curve[shown])
+    for m, one in reversed(firsts.items())
+    if len(one.curve_steps)
   }
   for name, half in tables.halves(accuracies).items():
     baseline = tables.baseline_of(half)

@@ -113,11 +113,10 @@ def of_people(study: Study) -> str:
 def sizes(rows: np.ndarray) -> str:
   """Numbers of rows [S, R] that individuals have: least, median and most."""
   counts = (rows != PADDING).sum(axis=1)
-  low, high = counts.min(), counts.max()
-  if low == high:
-    return str(low)
-  median = f"{np.median(counts):.1f}".removesuffix(".0")
-  return f"{low} / {median} / {high}"
+  numbers = [counts.min(), np.median(counts), counts.max()]
+  if not np.ptp(counts):
+    numbers = numbers[:1]
+  return " / ".join(f"{n:.1f}".removesuffix(".0") for n in numbers)
 
 
 def write(

@@ -26,11 +26,7 @@ def facts(run: Run) -> dict[str, Any]:
     known = [value for value in values if value is not None]
     if known:
       found[name] = known[0] if len(known) == 1 else ", ".join(map(str, known))
-  return {
-    name: value
-    for name, value in found.items()
-    if value is not None or name.startswith("--")
-  }
+  return {n: x for n, x in found.items() if x is not None or n[:2] == "--"}
 
 
 def made_with(about: Mapping[str, Any]) -> dict[str, Any]:

@@ -94,10 +94,8 @@ class Run:
     there = {*zip(results["method"], results["seed"])}
     self.people = sorted({*results["individual"]})
     self.seeds: list[str] = [*results["seed"].unique()]
-    self.seeds_of: dict[str, list[str]] = {  # of each method in results.csv
-      method: [seed for seed in self.seeds if (method, seed) in there]
-      for method in results["method"].unique()
-    }
+    by_method = results.groupby("method", sort=False)["seed"]
+    self.seeds_of = {method: [*own.unique()] for method, own in by_method}
     self.table_seeds = [  # those that all of the table's methods have
       seed
       for seed in self.seeds
