@@ -46,11 +46,10 @@ def alone(workdir: pathlib.Path) -> Iterator[None]:
 
 def check_alike(given: Mapping[str, Any]) -> None:
   """Rejects processes whose flags, or FINGERPRINT, aren't the first one's."""
-  mine = json.loads(json.dumps(given))
-  firsts = json.loads(distributed.text_from_first(json.dumps(given)))
+  mine = {name: str(value) for name, value in given.items()}
+  firsts = json.loads(distributed.text_from_first(json.dumps(mine)))
   for name in {**firsts, **mine}:
-    # NaN is NaN here.
-    if json.dumps(firsts.get(name)) == json.dumps(mine.get(name)):
+    if firsts.get(name) == mine.get(name):
       continue
     if name == FINGERPRINT:
       raise ValueError("the processes of this run read different data.")
@@ -81,7 +80,7 @@ def told(workdir: pathlib.Path, *refusals: type[Exception]) -> Iterator[None]:
         " network for images, takes another --workdir."
       )
     elif processes.is_loss(error):
-      processes.end_as_told()  # if it was so that the other one could say why
+      time.sleep(processes.LAST_WORDS)  # this one ends if there are any
       code = processes.EXIT_CODE
       why = (
         f"{processes.name()} lost another one ({first_line}); what is saved is"

@@ -19,11 +19,11 @@ from experiments.outputs import agreement, choice
 from experiments.outputs.report import comparison, runs
 from experiments.outputs.report.captions import CAPTIONS
 from experiments.outputs.report.runs import Pairs, Run, one_model
+from experiments.runtime import console
 from personalization_jax import figures
 from personalization_jax.analysis import markdown, metrics, tables
 from personalization_jax.analysis.columns import SYMBOLS
 from personalization_jax.analysis.markdown import Columns
-from personalization_jax.checkpoints import files
 from personalization_jax.methods import known_method
 
 _NOTHING = "–"
@@ -61,14 +61,7 @@ def write(
 ) -> list[Run]:
   """Writes a report of run directories; ValueError says what is wrong."""
   found = runs.read_all(paths)
-  content = page(found, title)
-  try:
-    files.write_atomically(output, content.encode(errors="replace"))
-  except OSError as error:
-    raise ValueError(
-      f"--output={output} can't be written ({error.strerror}): take another"
-      " file."
-    ) from error
+  console.write_output(output, page(found, title).encode(errors="replace"))
   return found
 
 

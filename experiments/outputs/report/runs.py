@@ -55,21 +55,19 @@ class Run:
       for entry in (makers if isinstance(makers, list) else ())
       if isinstance(entry, dict) and isinstance(entry.get("results"), dict)
     ]
+    means = ("method", "individual_mean", "global_mean")
     chosen, judged = columns.CHOICE_COLUMNS, columns.AGREEMENT_COLUMNS
     # Older runs lack some columns.
     self.table = table = _table(
-      folder / "table1.csv",
-      ("method", "individual_mean", "global_mean"),
-      columns.TABLE_COLUMNS[1:],
+      folder / "table1.csv", means, columns.TABLE_COLUMNS[1:]
     )
     table["one_model"] = table["method"].map(one_model).astype(bool)
     # They have a p of one model on global data all the same.
     table.loc[table["one_model"], "p_global_holm"] = math.nan
     self.results = results = _results(folder / "results.csv")
     self.choice = _table(folder / "choice.csv", chosen, chosen[1:])
-    self.agreement = _table(
-      folder / "group_agreement.csv", judged[:8], judged[4:]
-    )
+    agreement = folder / "group_agreement.csv"
+    self.agreement = _table(agreement, judged[:8], judged[4:])
     figures = {
       path.stem: path.read_bytes()
       for path in sorted((folder / "figures").glob("*.png"))
@@ -79,19 +77,16 @@ class Run:
     self.damaged = [name for name in figures if name not in self.figures]
     saved = {(method, str(seed)) for method, seed in directory.saved(folder)}
     self.trained = [pair for pair in self.asked if pair in saved]
+    homes = {s: folder if s == first else folder / "seeds" / s for s in seeds}
     self.checkpoints: Pairs = [  # of training under way
       (path.name, seed)
-      for seed in seeds
-      for path in sorted(
-        (folder if seed == first else folder / "seeds" / seed).glob(
-          "checkpoints/*"
-        )
-      )
+      for seed, home in homes.items()
+      for path in sorted(home.glob("checkpoints/*"))
       if path.is_dir()
     ]
     # How far the tables have come.
     methods = [*table["method"]]
-    there = {*zip(results["method"], results["seed"])}
+    there = dict.fromkeys(zip(results["method"], results["seed"]))
     self.people = sorted({*results["individual"]})
     self.seeds: list[str] = [*results["seed"].unique()]
     by_method = results.groupby("method", sort=False)["seed"]
@@ -99,7 +94,7 @@ class Run:
     self.table_seeds = [  # those that all of the table's methods have
       seed
       for seed in self.seeds
-      if methods and all((method, seed) in there for method in methods)
+      if methods and {(method, seed) for method in methods} <= there.keys()
     ]
     self.unfinished = [
       (method, seed)
@@ -113,8 +108,7 @@ class Run:
     ]
     self.beside = [  # in results.csv, but not in table1.csv
       (method, seed)
-      for method, own in self.seeds_of.items()
-      for seed in own
+      for method, seed in there
       if method not in methods or seed not in self.table_seeds
     ]
     # Stopped after results.csv, where the table's results come first, and
