@@ -79,7 +79,8 @@ flags.mark_flags_as_required([_BASE, _SAMPLES, _OUTPUT], FLAGS)
 
 def personalize() -> None:
   """From the flags to everybody's folder."""
-  description, variables, population, split, folders, trainer = prepare()
+  description, variables = people_flags.load_model(_BASE)
+  population, split, folders, trainer = prepare(description, variables)
   start = time.perf_counter()
   made_with = {"settings": FLAGS.flag_values_dict(), **run_info.describe()}
   reports: list[dict[str, Any]] = []
@@ -114,21 +115,15 @@ def personalize() -> None:
   tell(folders, reports, time.perf_counter() - start)
 
 
-def prepare() -> tuple[
-  Description,
-  dict[str, Any],
-  Population,
-  Split,
-  list[pathlib.Path],
-  PopulationTrainer,
-]:
+def prepare(
+  description: Description, variables: dict[str, Any]
+) -> tuple[Population, Split, list[pathlib.Path], PopulationTrainer]:
   """Everything that a user's mistake can break, before any training.
 
-  The base model's description and variables; the people's samples, of its
-  shape, and what trains and what is held out; everybody's folder, in the
-  split's order; and what trains as many at once as there are, or have room.
+  The people's samples, of the base model's shape, and what trains and what is
+  held out; everybody's folder, in the split's order; and what trains as many at
+  once as there are, or have room.
   """
-  description, variables = people_flags.load_model(_BASE)
   settings = Settings(**values.of(_LEARNING_RATE, _SEED))
   learner = make_learner(
     settings, description.num_classes, description.network()
@@ -164,7 +159,7 @@ def prepare() -> tuple[
   trainer = PopulationTrainer(learner, *store, mesh, together)
   programs = adaptation.lower(trainer, split, **options)
   resources.check_trainer(trainer, programs, batch, steps)
-  return description, variables, population, split, folders, trainer
+  return population, split, folders, trainer
 
 
 def _hold_out(population: Population, several: bool) -> Split:

@@ -186,13 +186,11 @@ def write_further(
 
 def divergence(finished: Sequence[Result]) -> str | None:
   """A sentence about models that diverged, if any did."""
-  gone: Counter[str] = Counter()
-  for result in finished:
-    gone[result.method] += int(result.diverged.sum())
-  if not gone.total():
+  gone = Counter(r.method for r in finished for _ in np.flatnonzero(r.diverged))
+  if not gone:
     return None
   every = sum(len(result.diverged) for result in finished)
-  of = ", ".join(f"{method}: {count}" for method, count in (+gone).items())
+  of = ", ".join(f"{method}: {count}" for method, count in gone.items())
   return (
     f"{gone.total()} of {every} models diverged ({of}): their loss or"
     " parameters stopped being finite numbers, and they are left out of all"

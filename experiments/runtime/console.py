@@ -48,11 +48,9 @@ def as_flag(error: Exception, names: Container[str]) -> str:
   """The library's sentence, with dashes before arguments that are flags."""
   if isinstance(error, MemoryError):
     return f"this host's memory doesn't suffice ({checks.first_line(error)})."
-
-  def dashed(found: re.Match[str]) -> str:
-    return f"--{found[0]}" if found[0] in names else found[0]
-
-  return _ARGUMENT.sub(dashed, str(error))
+  return _ARGUMENT.sub(
+    lambda found: "--" * (found[0] in names) + found[0], str(error)
+  )
 
 
 def write_output(path: pathlib.Path, content: str | bytes) -> None:
