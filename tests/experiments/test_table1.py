@@ -100,8 +100,12 @@ def test_a_run_cut_short_goes_on_to_the_same_bytes(
     ).read_bytes()
 
 
-def answer_from(finished, monkeypatch, change=lambda result: result):
+def answer_from(
+  finished, monkeypatch, change=lambda result: result, *, figures=True
+):
   """Instead of training, what the finished run gave."""
+  if not figures:  # they take seconds
+    monkeypatch.setattr(table1.summary.pictures, "draw", lambda *_: [])
   monkeypatch.setattr(
     table1.Study,
     "personalize",
@@ -122,7 +126,7 @@ def test_damaged_predictions_are_trained_again_aloud(
     losses = archive.getinfo("losses.npy")
   content[losses.header_offset + losses.compress_size // 2 + 60] ^= 8
   path.write_bytes(content)
-  answer_from(finished, monkeypatch)
+  answer_from(finished, monkeypatch, figures=False)
   run(workdir)
   assert "sw-2.npz can't be read" in capsys.readouterr().out
   assert (workdir / "results.csv").read_bytes() == (
@@ -155,7 +159,7 @@ def test_another_version_relabels_nothing(finished, tmp_path, monkeypatch):
   workdir = tmp_path / "run"
   shutil.copytree(finished, workdir)
   (workdir / "predictions" / "tl-2.npz").unlink()
-  answer_from(finished, monkeypatch)
+  answer_from(finished, monkeypatch, figures=False)
   describe = table1.run_info.describe
   monkeypatch.setattr(
     table1.run_info, "describe", lambda: {**describe(), "python": "4.0.0"}

@@ -328,10 +328,10 @@ def _accuracies(
   """
   own = run.results[run.results["method"] == method]
   of_table = run.table_seeds if method in [*run.table["method"]] else ()
-  found = own.pivot(
-    index="seed", columns="individual", values=f"{of}_accuracy"
-  ).reindex(index=seeds or of_table or run.seeds)
-  values = found.reindex(columns=people or found.columns).to_numpy()
+  found = own.pivot(index="seed", columns="individual", values=f"{of}_accuracy")
+  values = found.reindex(
+    index=seeds or of_table or run.seeds, columns=people or found.columns
+  ).to_numpy()
   return values if seeds else metrics.mean_without_nan(values)
 
 
