@@ -29,16 +29,13 @@ import numpy as np
 import pandas as pd
 from absl import flags
 
-from experiments.flags import people_flags, values
+from experiments.flags import arguments, people_flags
 from experiments.runtime import console, resources, run_info
+from personalization_jax import distributed
 from personalization_jax.analysis import model_choice
 from personalization_jax.checkpoints import files
 from personalization_jax.datasets import Population, new_people
 from personalization_jax.datasets.splits import Split
-from personalization_jax.distributed import (
-  default_individuals_per_device,
-  make_mesh,
-)
 from personalization_jax.runs import saved_models
 from personalization_jax.runs.saved_models import Description
 from personalization_jax.settings import Settings
@@ -46,7 +43,6 @@ from personalization_jax.training import adaptation
 from personalization_jax.training.learner import make_learner
 from personalization_jax.training.population import PopulationTrainer
 
-PERSON = "person.json"
 FLAGS = flags.FlagValues()
 # fmt: off
 _BASE = flags.DEFINE_string("base", None,
@@ -89,7 +85,7 @@ def personalize() -> None:
       trainer,
       variables,
       split,
-      **values.of(_STEPS, _BATCH_SIZE, _LAST_LAYERS, _SEED),
+      **arguments(_STEPS, _BATCH_SIZE, _LAST_LAYERS, _SEED),
       on_steps=bar.update,
     ):
       before, after = some.accuracies(population.labels)
@@ -111,7 +107,7 @@ def personalize() -> None:
         if not some.diverged[place]:
           saved_models.save_one(folder, some.variables_of(place), description)
           text = json.dumps(report, indent=1) + "\n"
-          files.write_atomically(folder / PERSON, text)
+          files.write_atomically(folder / "person.json", text)
   tell(folders, reports, time.perf_counter() - start)
 
 
@@ -124,13 +120,13 @@ def prepare(
   held out; everybody's folder, in the split's order; and what trains as many at
   once as there are, or have room.
   """
-  settings = Settings(**values.of(_LEARNING_RATE, _SEED))
+  settings = Settings(**arguments(_LEARNING_RATE, _SEED))
   learner = make_learner(
     settings, description.num_classes, description.network()
   )
   # What decides which programs train everybody.
-  options = values.of(_BATCH_SIZE, _LAST_LAYERS)
-  adaptation.check(learner.model, variables, **values.of(_STEPS), **options)
+  options = arguments(_BATCH_SIZE, _LAST_LAYERS)
+  adaptation.check(learner.model, variables, **arguments(_STEPS), **options)
   population, arrays = people_flags.load_people(_SAMPLES, description)
   several = "individuals" in arrays
   if _TEST_SAMPLES.value is None:
@@ -141,9 +137,9 @@ def prepare(
       population, split = new_people.join(population, held_out)
   # Fillers would be trained for nothing: no more places than people.
   ids, steps, batch = split.individuals, _STEPS.value, _BATCH_SIZE.value
-  mesh = make_mesh(jax.devices()[: len(ids)])
+  mesh = distributed.make_mesh(jax.devices()[: len(ids)])
   most = math.ceil(len(ids) / mesh.size)
-  together = min(default_individuals_per_device(mesh), most)
+  together = min(distributed.default_individuals_per_device(mesh), most)
   resources.check_schedules(steps, batch, mesh.size * together)
   output = pathlib.Path(_OUTPUT.value or "")
   folders = [output / str(person) if several else output for person in ids]

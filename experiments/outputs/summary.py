@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.outputs import agreement, choice, pictures
-from experiments.outputs.report.captions import CAPTIONS
 from experiments.runtime import resources
 from personalization_jax import figures
 from personalization_jax.analysis import markdown
@@ -134,7 +133,7 @@ def write(
   methods = rows.parsed
   finished = [every[m, seed] for seed in rows.seeds for m in rows.methods]
   # Figures are of the tables beside them.
-  for name in CAPTIONS:
+  for name in pictures.CAPTIONS:
     (workdir / "figures" / f"{name}.png").unlink(missing_ok=True)
   for of in (choice, agreement):
     (workdir / f"{of.FILE}.csv").unlink(missing_ok=True)

@@ -17,8 +17,8 @@ import pandas as pd
 from markupsafe import Markup
 
 from experiments.outputs import agreement, choice
+from experiments.outputs.pictures import CAPTIONS
 from experiments.outputs.report import runs
-from experiments.outputs.report.captions import CAPTIONS
 from experiments.outputs.report.runs import Pairs, Run, one_model
 from experiments.runtime import console
 from personalization_jax import figures
@@ -294,10 +294,9 @@ def _differing(of_runs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
   for name in sorted(names, key=lambda name: not name.startswith("--")):
     values = [own.get(name) for own in of_runs]
     # A flag that came later is off in older runs; all else may be unknown.
+    known = [value for value in values if value is not None]
     if name.startswith("--"):
       known = [value or None for value in values]
-    else:
-      known = [value for value in values if value is not None]
     if any(value != known[0] for value in known):
       found[name] = values
   return found
