@@ -29,7 +29,7 @@ import numpy as np
 import pandas as pd
 from absl import flags
 
-from experiments.flags import arguments, people_flags
+from experiments.flags import people_flags, values
 from experiments.runtime import console, resources, run_info
 from personalization_jax import distributed
 from personalization_jax.analysis import model_choice
@@ -85,7 +85,7 @@ def personalize() -> None:
       trainer,
       variables,
       split,
-      **arguments(_STEPS, _BATCH_SIZE, _LAST_LAYERS, _SEED),
+      **values.of(_STEPS, _BATCH_SIZE, _LAST_LAYERS, _SEED),
       on_steps=bar.update,
     ):
       before, after = some.accuracies(population.labels)
@@ -120,13 +120,13 @@ def prepare(
   held out; everybody's folder, in the split's order; and what trains as many at
   once as there are, or have room.
   """
-  settings = Settings(**arguments(_LEARNING_RATE, _SEED))
+  settings = Settings(**values.of(_LEARNING_RATE, _SEED))
   learner = make_learner(
     settings, description.num_classes, description.network()
   )
   # What decides which programs train everybody.
-  options = arguments(_BATCH_SIZE, _LAST_LAYERS)
-  adaptation.check(learner.model, variables, **arguments(_STEPS), **options)
+  options = values.of(_BATCH_SIZE, _LAST_LAYERS)
+  adaptation.check(learner.model, variables, **values.of(_STEPS), **options)
   population, arrays = people_flags.load_people(_SAMPLES, description)
   several = "individuals" in arrays
   if _TEST_SAMPLES.value is None:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import app, flags
 
-from experiments.flags import arguments, study_flags
+from experiments.flags import study_flags, values
 from experiments.outputs import summary
 from experiments.outputs.summary import Finished, Rows
 from experiments.runtime import (
@@ -105,7 +105,7 @@ def main(
       console.begin(argv)
       methods, seeds = check_flags()
       processes.use_cpu_cores(_CPU_DEVICES.value)
-      address = arguments(_COORDINATOR_ADDRESS, _NUM_PROCESSES, _PROCESS_ID)
+      address = values.of(_COORDINATOR_ADDRESS, _NUM_PROCESSES, _PROCESS_ID)
       processes.join(**address, detect=_DISTRIBUTED.value)
       stack.enter_context(guards.alone(workdir))
       run = prepare(methods, seeds, workdir, should_stop)
@@ -176,14 +176,14 @@ def prepare(
   population = people[0]
   determining = {
     **study_flags.determining(population),
-    **arguments(_SAVE_MODELS, _EVAL_EVERY),
+    **values.of(_SAVE_MODELS, _EVAL_EVERY),
   }
   guards.check_alike(
     {
       **determining,
       "methods": [method.spec for method in methods],
       "seeds": seeds,
-      **arguments(_INDIVIDUALS_PER_DEVICE, _MEMORY_GIB, _STORE),
+      **values.of(_INDIVIDUALS_PER_DEVICE, _MEMORY_GIB, _STORE),
       guards.FINGERPRINT: population.fingerprint(),
     }
   )
@@ -210,7 +210,7 @@ def prepare(
     population,
     study_flags.training_settings(seeds[0]),
     model=study_flags.model(population),
-    **arguments(_INDIVIDUALS_PER_DEVICE, _STORE),
+    **values.of(_INDIVIDUALS_PER_DEVICE, _STORE),
   )
   studies = [make(seed, trainer) for seed in seeds]
   for study, method in itertools.product(studies, methods):

@@ -1,10 +1,1 @@
 """Command-line flags that several scripts share."""
-
-from typing import Any
-
-from absl import flags
-
-
-def arguments(*those: flags.FlagHolder[Any]) -> dict[str, Any]:
-  """Flag -> value; the library's arguments have the same names."""
-  return {flag.name: flag.value for flag in those}

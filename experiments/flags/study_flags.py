@@ -11,7 +11,7 @@ import numpy as np
 from absl import flags
 from flax import linen as nn
 
-from experiments.flags import arguments
+from experiments.flags import values
 from experiments.runtime import console, resources
 from personalization_jax import checks
 from personalization_jax.datasets import (
@@ -176,19 +176,19 @@ def determining(population: Population) -> dict[str, Any]:
   """Flag -> value, of all flags that determine these people's results."""
   # Later flags are left out where they change nothing: older runs go on.
   left_out = inert(population)
-  found = arguments(*(x for x in _DETERMINING if x.name not in left_out))
+  found = values.of(*(x for x in _DETERMINING if x.name not in left_out))
   found["flips"] = _wants_flips(population)
   if _model_name(population) != "fig4":
     found["model"] = _model_name(population)
   if _DATASET.value.startswith(_TFDS):
-    found |= arguments(*_OF_TFDS)
+    found |= values.of(*_OF_TFDS)
   return found
 
 
 def about() -> dict[str, Any]:
   """What config.json tells of the people beside what determines the results."""
   # Its content does; the file may move.
-  return arguments(_NPZ_PATH) if _DATASET.value == "npz" else {}
+  return values.of(_NPZ_PATH) if _DATASET.value == "npz" else {}
 
 
 def model(population: Population) -> nn.Module | None:
@@ -242,7 +242,7 @@ def home(workdir: pathlib.Path, seed: int) -> pathlib.Path:
 def training_settings(seed: int) -> Settings:
   """How every model is trained."""
   those = (_EPOCHS, _BATCH_SIZE, _LEARNING_RATE, _WIDTH, _PRECISION)
-  settings = Settings(**arguments(*those), seed=seed)
+  settings = Settings(**values.of(*those), seed=seed)
   classifier.check_width(settings.width)
   return settings
 
@@ -252,7 +252,7 @@ def latent_settings(seed: int) -> LatentSettings:
   # Its flag isn't called as the field is.
   checks.whole_number("autoencoder_epochs", _AUTOENCODER_EPOCHS.value, 1)
   own = {"epochs": _AUTOENCODER_EPOCHS.value, "seed": seed}
-  return LatentSettings(**own, **arguments(_BATCH_SIZE, _WIDTH))
+  return LatentSettings(**own, **values.of(_BATCH_SIZE, _WIDTH))
 
 
 def load_population() -> tuple[Population, WriterFactors | None]:
@@ -276,9 +276,9 @@ def load_population() -> tuple[Population, WriterFactors | None]:
       f" --synthetic_samples={each} digits",
     )
     return synthetic.make_population(
-      writers, samples_per_writer=each, **arguments(_IMAGE_SIZE, _SEED)
+      writers, samples_per_writer=each, **values.of(_IMAGE_SIZE, _SEED)
     )
-  folders = arguments(_DATA_DIR, _MANUAL_DIR)
+  folders = values.of(_DATA_DIR, _MANUAL_DIR)
   if dataset == "nist_digits":
     return nist_digits.load(_NIST_CONFIG.value, **folders), None
   if dataset == "npz":
@@ -290,7 +290,7 @@ def load_population() -> tuple[Population, WriterFactors | None]:
       f"--dataset={dataset} needs --individual_feature, the feature that says"
       " whose a sample is."
     )
-  options = {**arguments(*_OF_TFDS), **folders, "say": console.say}
+  options = {**values.of(*_OF_TFDS), **folders, "say": console.say}
   options["split"] = options.pop(_TFDS_SPLIT.name)
   try:
     return tfds_loader.load(dataset.removeprefix(_TFDS), **options), None
@@ -307,7 +307,7 @@ def vary(population: Population) -> tuple[Population, np.ndarray, np.ndarray]:
   if _wants_flips(population):
     with console.of("--flips"):
       population = variations.flips(population)
-  numbers = arguments(_NUM_INDIVIDUALS, _NUM_GLOBAL_INDIVIDUALS, _SEED)
+  numbers = values.of(_NUM_INDIVIDUALS, _NUM_GLOBAL_INDIVIDUALS, _SEED)
   people, global_people = splits.choose_people(population, **numbers)
   if (concentration := _CLASS_CONCENTRATION.value) is not None:
     # Its flag isn't called as the argument is.
@@ -329,7 +329,7 @@ def make_study(
   **how: Any,
 ) -> Study:
   """A seed's study of what `vary` gave; `how` is what else a `Study` takes."""
-  fractions = arguments(_TRAIN_FRACTION, _VALIDATION_FRACTION)
+  fractions = values.of(_TRAIN_FRACTION, _VALIDATION_FRACTION)
   split = splits.split(
     population, people, global_people, **fractions, seed=seed
   )
