@@ -68,6 +68,12 @@ def test_every_row_can_be_computed_again_from_saved_predictions(finished):
     assert float(row["global_accuracy"]) == right.sum() / len(right)
 
 
+@pytest.fixture
+def no_figures(monkeypatch):
+  """They take seconds."""
+  monkeypatch.setattr(table1.summary.pictures, "draw", lambda *_: [])
+
+
 def test_the_same_command_trains_nothing_again(finished, monkeypatch):
   def refuse(*_, **__):
     raise AssertionError("trained again")
@@ -79,7 +85,7 @@ def test_the_same_command_trains_nothing_again(finished, monkeypatch):
 
 
 def test_a_run_cut_short_goes_on_to_the_same_bytes(
-  finished, tmp_path, monkeypatch
+  finished, tmp_path, monkeypatch, no_figures
 ):
   personalize = table1.Study.personalize
 
@@ -100,12 +106,8 @@ def test_a_run_cut_short_goes_on_to_the_same_bytes(
     ).read_bytes()
 
 
-def answer_from(
-  finished, monkeypatch, change=lambda result: result, *, figures=True
-):
+def answer_from(finished, monkeypatch, change=lambda result: result):
   """Instead of training, what the finished run gave."""
-  if not figures:  # they take seconds
-    monkeypatch.setattr(table1.summary.pictures, "draw", lambda *_: [])
   monkeypatch.setattr(
     table1.Study,
     "personalize",
@@ -116,7 +118,7 @@ def answer_from(
 
 
 def test_damaged_predictions_are_trained_again_aloud(
-  finished, tmp_path, monkeypatch, capsys
+  finished, tmp_path, monkeypatch, capsys, no_figures
 ):
   workdir = tmp_path / "run"
   shutil.copytree(finished, workdir)
@@ -126,7 +128,7 @@ def test_damaged_predictions_are_trained_again_aloud(
     losses = archive.getinfo("losses.npy")
   content[losses.header_offset + losses.compress_size // 2 + 60] ^= 8
   path.write_bytes(content)
-  answer_from(finished, monkeypatch, figures=False)
+  answer_from(finished, monkeypatch)
   run(workdir)
   assert "sw-2.npz can't be read" in capsys.readouterr().out
   assert (workdir / "results.csv").read_bytes() == (
@@ -155,11 +157,13 @@ def test_a_narrower_call_keeps_tables_and_figures_whole(
   assert config["methods"] == SMALL["methods"].split(",")
 
 
-def test_another_version_relabels_nothing(finished, tmp_path, monkeypatch):
+def test_another_version_relabels_nothing(
+  finished, tmp_path, monkeypatch, no_figures
+):
   workdir = tmp_path / "run"
   shutil.copytree(finished, workdir)
   (workdir / "predictions" / "tl-2.npz").unlink()
-  answer_from(finished, monkeypatch, figures=False)
+  answer_from(finished, monkeypatch)
   describe = table1.run_info.describe
   monkeypatch.setattr(
     table1.run_info, "describe", lambda: {**describe(), "python": "4.0.0"}
@@ -294,7 +298,7 @@ def test_people_keep_the_ids_of_their_hidden_factors():
   np.testing.assert_array_equal(varied.labels % 10, digits)
 
 
-def test_npz_with_varied_class_counts(tmp_path, people):
+def test_npz_with_varied_class_counts(tmp_path, people, no_figures):
   path = tmp_path / "people.npz"
   np.savez(
     path,

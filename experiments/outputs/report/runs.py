@@ -194,11 +194,9 @@ def _table(
   with _naming(path):
     text = path.read_text("utf-8") if path.exists() else ",".join(needed)
     # pandas.read_csv fills up rows that were cut, as on a full disk.
-    lines = list(csv.reader(io.StringIO(text), strict=True))
-    header = lines.pop(0) if lines else []
-    for column in needed:
-      if column not in header:
-        raise ValueError(f"it has no column {column!r}")
+    header, *lines = [*csv.reader(io.StringIO(text), strict=True)] or [[]]
+    if missing := [column for column in needed if column not in header]:
+      raise ValueError(f"it has no column {missing[0]!r}")
     for place, line in enumerate(lines, 2):
       if len(line) != len(header):
         raise ValueError(
