@@ -22,7 +22,7 @@ import math
 import pathlib
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -31,14 +31,11 @@ from absl import flags
 
 from experiments.flags import people_flags, values
 from experiments.runtime import console, resources, run_info
+from personalization_jax import distributed
 from personalization_jax.analysis import model_choice
 from personalization_jax.checkpoints import files
 from personalization_jax.datasets import Population, new_people
 from personalization_jax.datasets.splits import Split
-from personalization_jax.distributed import (
-  default_individuals_per_device,
-  make_mesh,
-)
 from personalization_jax.runs import saved_models
 from personalization_jax.runs.saved_models import Description
 from personalization_jax.settings import Settings
@@ -46,7 +43,6 @@ from personalization_jax.training import adaptation
 from personalization_jax.training.learner import make_learner
 from personalization_jax.training.population import PopulationTrainer
 
-PERSON = "person.json"
 FLAGS = flags.FlagValues()
 # fmt: off
 _BASE = flags.DEFINE_string("base", None,
@@ -77,28 +73,53 @@ flags.mark_flags_as_required([_BASE, _SAMPLES, _OUTPUT], FLAGS)
 # fmt: on
 
 
-class Job(NamedTuple):
-  """What the flags ask for, checked."""
-
-  description: Description  # of the base model, and everybody's
-  variables: dict[str, Any]  # its `params` and `batch_stats`
-  population: Population  # the people's samples, of the model's shape
-  split: Split  # what trains and what is held out
-  folders: list[pathlib.Path]  # everybody's, in the split's order
-  trainer: PopulationTrainer  # of as many at once as there are, or have room
-
-
 def personalize() -> None:
   """From the flags to everybody's folder."""
-  job = prepare()
-  start = time.perf_counter()
-  reports = train(job)
-  tell(job.folders, reports, time.perf_counter() - start)
-
-
-def prepare() -> Job:
-  """Everything that a user's mistake can break, before any training."""
   description, variables = people_flags.load_model(_BASE)
+  population, split, folders, trainer = prepare(description, variables)
+  start = time.perf_counter()
+  made_with = {"settings": FLAGS.flag_values_dict(), **run_info.describe()}
+  reports: list[dict[str, Any]] = []
+  with console.progress(_STEPS.value * len(folders), "personalize") as bar:
+    for some in adaptation.adapt(
+      trainer,
+      variables,
+      split,
+      **values.of(_STEPS, _BATCH_SIZE, _LAST_LAYERS, _SEED),
+      on_steps=bar.update,
+    ):
+      before, after = some.accuracies(population.labels)
+      better = model_choice.choose(after, before)
+      for place, person in enumerate(some.individuals):
+        own, _, held_out = split.parts(len(reports))
+        folder = folders[len(reports)]
+        report = {
+          "individual": int(person),
+          "status": "diverged" if some.diverged[place] else "ok",
+          "accuracy_before": float(before[place]),
+          "accuracy_after": float(after[place]),
+          "better_on_held_out": "personal" if better[place] else "base",
+          "train_size": len(own),
+          "held_out_size": len(held_out),
+          **made_with,
+        }
+        reports.append(report)
+        if not some.diverged[place]:
+          saved_models.save_one(folder, some.variables_of(place), description)
+          text = json.dumps(report, indent=1) + "\n"
+          files.write_atomically(folder / "person.json", text)
+  tell(folders, reports, time.perf_counter() - start)
+
+
+def prepare(
+  description: Description, variables: dict[str, Any]
+) -> tuple[Population, Split, list[pathlib.Path], PopulationTrainer]:
+  """Everything that a user's mistake can break, before any training.
+
+  The people's samples, of the base model's shape, and what trains and what is
+  held out; everybody's folder, in the split's order; and what trains as many at
+  once as there are, or have room.
+  """
   settings = Settings(**values.of(_LEARNING_RATE, _SEED))
   learner = make_learner(
     settings, description.num_classes, description.network()
@@ -116,9 +137,9 @@ def prepare() -> Job:
       population, split = new_people.join(population, held_out)
   # Fillers would be trained for nothing: no more places than people.
   ids, steps, batch = split.individuals, _STEPS.value, _BATCH_SIZE.value
-  mesh = make_mesh(jax.devices()[: len(ids)])
+  mesh = distributed.make_mesh(jax.devices()[: len(ids)])
   most = math.ceil(len(ids) / mesh.size)
-  together = min(default_individuals_per_device(mesh), most)
+  together = min(distributed.default_individuals_per_device(mesh), most)
   resources.check_schedules(steps, batch, mesh.size * together)
   output = pathlib.Path(_OUTPUT.value or "")
   folders = [output / str(person) if several else output for person in ids]
@@ -134,7 +155,7 @@ def prepare() -> Job:
   trainer = PopulationTrainer(learner, *store, mesh, together)
   programs = adaptation.lower(trainer, split, **options)
   resources.check_trainer(trainer, programs, batch, steps)
-  return Job(description, variables, population, split, folders, trainer)
+  return population, split, folders, trainer
 
 
 def _hold_out(population: Population, several: bool) -> Split:
@@ -153,43 +174,6 @@ def _hold_out(population: Population, several: bool) -> Split:
     if str(error).startswith(_VALIDATION_FRACTION.name):
       raise
     raise ValueError(f"{given}: {error}") from error
-
-
-def train(job: Job) -> list[dict[str, Any]]:
-  """Trains and saves everybody's model; returns what person.json says."""
-  made_with = {"settings": FLAGS.flag_values_dict(), **run_info.describe()}
-  reports: list[dict[str, Any]] = []
-  steps = _STEPS.value * len(job.folders)
-  with console.progress(steps, "personalize") as bar:
-    for some in adaptation.adapt(
-      job.trainer,
-      job.variables,
-      job.split,
-      **values.of(_STEPS, _BATCH_SIZE, _LAST_LAYERS, _SEED),
-      on_steps=bar.update,
-    ):
-      before, after = some.accuracies(job.population.labels)
-      better = model_choice.choose(after, before)
-      for place, person in enumerate(some.individuals):
-        own, _, held_out = job.split.parts(len(reports))
-        folder = job.folders[len(reports)]
-        report = {
-          "individual": int(person),
-          "status": "diverged" if some.diverged[place] else "ok",
-          "accuracy_before": float(before[place]),
-          "accuracy_after": float(after[place]),
-          "better_on_held_out": "personal" if better[place] else "base",
-          "train_size": len(own),
-          "held_out_size": len(held_out),
-          **made_with,
-        }
-        reports.append(report)
-        if not some.diverged[place]:
-          model = some.variables_of(place)
-          saved_models.save_one(folder, model, job.description)
-          text = json.dumps(report, indent=1) + "\n"
-          files.write_atomically(folder / PERSON, text)
-  return reports
 
 
 def tell(
@@ -212,22 +196,20 @@ def tell(
       f" {report['held_out_size']} held out; {verdict}."
     )
   table = pd.DataFrame(reports)
-  ok = table["status"] == "ok"
-  gone = table["individual"][~ok].tolist()
-  if len(table) > 1 and ok.any():
-    before, after = (
-      table[f"accuracy_{when}"][ok] for when in ("before", "after")
-    )
-    of_all = f" of {len(table)}, whose models didn't diverge" if gone else ""
+  ok = table[table["status"] == "ok"]
+  gone = table["individual"].drop(ok.index)
+  if len(table) > 1 and len(ok):
+    before, after = ok["accuracy_before"], ok["accuracy_after"]
+    of_all = f" of {len(table)}, whose models didn't diverge"
     print(
-      f"{len(before)} people{of_all}: mean accuracy {before.mean():.4f} before,"
-      f" {after.mean():.4f} after; {model_choice.hurt(after, before):.0%} worse"
-      " than before."
+      f"{len(ok)} people{of_all if len(gone) else ''}: mean accuracy"
+      f" {before.mean():.4f} before, {after.mean():.4f} after;"
+      f" {model_choice.hurt(after, before):.0%} worse than before."
     )
   print(f"Training and saving took {seconds:.1f} s.")
-  if gone:
+  if len(gone):
     raise ValueError(
-      f"{len(gone)} of {len(reports)} models diverged (individual {gone[0]}"
+      f"{len(gone)} of {len(table)} models diverged (individual {gone.iloc[0]}"
       " first); a lower --learning_rate may help."
     )
 
