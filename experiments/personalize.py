@@ -31,15 +31,11 @@ from absl import flags
 
 from experiments.flags import people_flags, values
 from experiments.runtime import console, resources, run_info
-from personalization_jax import checks
+from personalization_jax import checks, distributed
 from personalization_jax.analysis import model_choice
 from personalization_jax.checkpoints import files
 from personalization_jax.datasets import Population, new_people
 from personalization_jax.datasets.splits import Split
-from personalization_jax.distributed import (
-  default_individuals_per_device,
-  make_mesh,
-)
 from personalization_jax.methods import Method, parse_method
 from personalization_jax.runs import saved_models
 from personalization_jax.runs.saved_models import Description
@@ -47,7 +43,6 @@ from personalization_jax.settings import Settings
 from personalization_jax.study import Study, make_trainer
 from personalization_jax.training.learner import check_last_layers
 
-PERSON = "person.json"
 FLAGS = flags.FlagValues()
 # fmt: off
 _BASE = flags.DEFINE_string("base", None,
@@ -108,7 +103,7 @@ def personalize() -> None:
           model = jax.tree.map(lambda leaf, k=place: leaf[k], found.models)
           saved_models.save_one(folder, model, description)
           text = json.dumps(report, indent=1) + "\n"
-          files.write_atomically(folder / PERSON, text)
+          files.write_atomically(folder / "person.json", text)
   tell(folders, reports, time.perf_counter() - start)
 
 
@@ -137,9 +132,9 @@ def prepare() -> tuple[Description, list[pathlib.Path], list[Study], Method]:
       population, split = new_people.join(population, held_out)
   # Fillers would be trained for nothing: no more places than people.
   ids, steps, batch = split.individuals, _STEPS.value, _BATCH_SIZE.value
-  mesh = make_mesh(jax.devices()[: len(ids)])
+  mesh = distributed.make_mesh(jax.devices()[: len(ids)])
   most = math.ceil(len(ids) / mesh.size)
-  together = min(default_individuals_per_device(mesh), most)
+  together = min(distributed.default_individuals_per_device(mesh), most)
   resources.check_schedules(steps, batch, mesh.size * together)
   output = pathlib.Path(_OUTPUT.value or "")
   folders = [output / str(person) if several else output for person in ids]

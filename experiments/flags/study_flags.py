@@ -289,11 +289,10 @@ def load_population() -> tuple[Population, WriterFactors | None]:
       f"--dataset={dataset} needs --individual_feature, the feature that says"
       " whose a sample is."
     )
-  features = values.of(_INDIVIDUAL_FEATURE, _IMAGE_FEATURE, _LABEL_FEATURE)
-  options = {**features, **folders, "split": _TFDS_SPLIT.value}
-  name = dataset.removeprefix(_TFDS)
+  options = {**values.of(*_OF_TFDS), **folders, "say": console.say}
+  options["split"] = options.pop(_TFDS_SPLIT.name)
   try:
-    return tfds_loader.load(name, **options, say=console.say), None
+    return tfds_loader.load(dataset.removeprefix(_TFDS), **options), None
   except ValueError as error:
     # Its flag isn't called as the argument is.
     text = str(error).replace(" split=", " --tfds_split=")

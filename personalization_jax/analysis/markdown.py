@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import pandas as pd
 
@@ -15,6 +15,9 @@ from personalization_jax.analysis.columns import (
   SYMBOLS,
   TABLE_COLUMNS,
 )
+
+# A table for people: above each column's header, the header, and the cells.
+Columns = list[tuple[str, str, Iterable[str]]]
 
 # Header, column and format of what not every table has something in.
 _FURTHER = (
@@ -36,18 +39,15 @@ def markdown(
   The notes point to the files of a run, or else to `Comparison.records`.
   """
   table = table.astype(dict.fromkeys(TABLE_COLUMNS[1:], float))
-  columns = shown(table)
-  headers = [above if name == "mean" else name for above, name, *_ in columns]
-  methods = list(table["method"])
   # What is ranked and corrected together stands together.
-  halves = tables.halves(methods) if baseline is None else {"": methods}
+  halves = {"": list(table["method"])}
+  if baseline is None:
+    halves = tables.halves(table["method"])
   texts = []
   for name, half in halves.items():
-    rows = table[table["method"].isin(half)]
-    numbers = [cells(rows[column], form) for *_, column, form in columns]
-    lines = [["Method", *headers], *zip(rows["method"], *numbers)]
+    rows = told(table[table["method"].isin(half)], shown(table))
     title = f"{name}\n\n" if name else ""
-    texts.append(f"{title}{aligned(lines)}\n")
+    texts.append(f"{title}{aligned(rows)}\n")
   return "\n".join([*texts, *notes(table, baseline, of_run=of_run), ""])
 
 
@@ -56,9 +56,9 @@ def shown(table: pd.DataFrame) -> list[tuple[str, str, str, str]]:
 
   The table's numbers are floats, NaN where there is none.
   """
-  told = table.dropna(axis="columns", how="all")
+  used = table.dropna(axis="columns", how="all")
   if not (table["diverged"] > 0).any():
-    told = told.drop(columns=["diverged", "individual_pairs"], errors="ignore")
+    used = used.drop(columns=["diverged", "individual_pairs"], errors="ignore")
   return [
     (symbol, header, column, form)
     for data, symbol in SYMBOLS.items()
@@ -66,7 +66,17 @@ def shown(table: pd.DataFrame) -> list[tuple[str, str, str, str]]:
       *((n, f"{data}_{n}", ".0f" if n == "rank" else ".4f") for n in SPREAD),
       ("p", f"p_{data}_holm", "p*"),
     )
-  ] + [("", *further) for further in _FURTHER if further[1] in told]
+  ] + [("", *further) for further in _FURTHER if further[1] in used]
+
+
+def told(
+  rows: pd.DataFrame, those: Iterable[tuple[str, str, str, str]]
+) -> Columns:
+  """Methods, and `those` columns as `shown` gives them."""
+  return [("", "Method", rows["method"])] + [
+    (above, header, cells(rows[column], form))
+    for above, header, column, form in those
+  ]
 
 
 def cells(values: Iterable[float], form: str) -> list[str]:
@@ -84,8 +94,11 @@ def _cell(value: float, form: str) -> str:
   return text + star if form == "p*" else text
 
 
-def aligned(lines: Sequence[Sequence[str]], names: int = 1) -> str:
-  """A Markdown table of a header and lines: names left, all else right."""
+def aligned(columns: Columns, names: int = 1) -> str:
+  """A Markdown table: the first `names` columns left, all others right."""
+  # A mean is called by what stands above it.
+  headers = [above if name == "mean" else name for above, name, _ in columns]
+  lines = [headers, *zip(*(cells for *_, cells in columns))]
   # Markdown wants dashes beside the colon of a rule, however short the cells.
   widths = [max(3, *map(len, column)) for column in zip(*lines)]
   rule = ["-" * width for width in widths[:names]]

@@ -11,6 +11,7 @@ from jax import Array
 
 from personalization_jax.networks.kernels.batch_norm import ReluBatchNorm
 from personalization_jax.networks.kernels.convolution import Convolution
+from personalization_jax.networks.kernels.dropout import Dropout
 
 
 class Layer(NamedTuple):
@@ -101,7 +102,7 @@ class Classifier(nn.Module):
         x = jax.lax.stop_gradient(x)
       if layer.dropout:
         drops = train and index + 1 >= frozen_layers
-        x = nn.Dropout(layer.dropout, deterministic=not drops)(x)
+        x = Dropout(layer.dropout)(x, drops=drops)
     logits = nn.Dense(
       self.num_classes, dtype=self.dtype, name=f"layer_{len(FIG_4)}"
     )

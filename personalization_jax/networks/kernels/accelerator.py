@@ -13,7 +13,7 @@ experiments/PERFORMANCE.md has what this gives, as compiled ahead of time.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -25,16 +25,62 @@ from personalization_jax.networks.kernels.normalised import EPSILON, Saved
 _PIXELS = (0, 1, 2)
 
 
-def convolve(images: Array, kernel: Array) -> Array:
-  """[B, H, W, out channels]."""
+def convolve(images: Array, kernel: Array, groups: int = 1) -> Array:
+  """[B, H, W, out channels], of channels that fall into groups."""
   found = lax.conv_general_dilated(
-    images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    images,
+    kernel,
+    (1, 1),
+    "SAME",
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    feature_group_count=groups,
   )
   # Or a TPU's compiler keeps this one in float32, and copies it.
   return lax.optimization_barrier(found) if images.shape[3] == 1 else found
 
 
+@jax.custom_batching.custom_vmap
 def gradients(
+  images: Array, kernel: Array, cotangent: Array
+) -> tuple[Array, Array]:
+  """Of `convolve`, by images and kernel.
+
+  Under `vmap` they are those of one convolution of all individuals' channels in
+  groups. A GPU has a kernel for these; JAX's own rule makes of the kernel's
+  gradient a convolution with windows as large as the images, whose operands are
+  transposed in memory first.
+  """
+  return gradients_for_tpu(images, kernel, cotangent)
+
+
+@gradients.def_vmap
+def _of_groups(
+  groups: int,
+  in_batched: Sequence[bool],
+  images: Array,
+  kernel: Array,
+  cotangent: Array,
+) -> tuple[tuple[Array, Array], tuple[bool, bool]]:
+  def merged(array: Array, is_batched: bool) -> Array:
+    """[groups, ..., C] as [..., groups * C]."""
+    if not is_batched:
+      array = jnp.broadcast_to(array, (groups, *array.shape))
+    array = jnp.moveaxis(array, 0, -2)
+    return array.reshape(*array.shape[:-2], -1)
+
+  def parted(array: Array) -> Array:
+    array = array.reshape(*array.shape[:-1], groups, -1)
+    return jnp.moveaxis(array, -2, 0)
+
+  images, kernel, cotangent = map(
+    merged, (images, kernel, cotangent), in_batched
+  )
+  convolve_all = functools.partial(convolve, groups=groups)
+  found = jax.vjp(convolve_all, images, kernel)[1](cotangent)
+  return (parted(found[0]), parted(found[1])), (True, True)
+
+
+def gradients_for_tpu(
   images: Array, kernel: Array, cotangent: Array
 ) -> tuple[Array, Array]:
   """Of `convolve`, by images and kernel."""
@@ -86,6 +132,9 @@ def backward_for_tpu(saved: Saved, cotangent: Array) -> tuple[Array, ...]:
 
 def backward(saved: Saved, cotangent: Array) -> tuple[Array, ...]:
   """The gradients of x, shift, scale and bias; peaks that tie share evenly."""
+  # Or comparisons move into the forward pass, and what they give is kept.
+  peaks, shift = lax.optimization_barrier((saved.peaks, saved.shift))
+  saved = saved._replace(peaks=peaks, shift=shift)
   return _backward(saved, cotangent, _compared)
 
 

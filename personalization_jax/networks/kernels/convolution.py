@@ -83,6 +83,9 @@ def _convolve(images: Array, kernel: Array) -> Array:
 _convolve.defvjp(
   lambda *arguments: (_convolve(*arguments), arguments),
   lambda arguments, cotangent: lax.platform_dependent(
-    *arguments, cotangent, cpu=cpu.gradients, default=accelerator.gradients
+    *(*arguments, cotangent),
+    cpu=cpu.gradients,
+    tpu=accelerator.gradients_for_tpu,
+    default=accelerator.gradients,
   ),
 )
