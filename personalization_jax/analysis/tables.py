@@ -90,14 +90,16 @@ def _columns_of(
     tests = metrics.significance(values, baseline, untested)
   found: dict[str, dict[str, Any]] = {}
   for rank, (method, spread) in zip(ranks, spreads.items()):
-    found[method] = {
-      f"{data}_mean": spread.mean,
-      f"{data}_rank": None if math.isnan(spread.mean) else rank,
-      f"{data}_sd": math.nan if method in single else spread.sd,
-      f"{data}_min": spread.min,
-      f"{data}_max": spread.max,
-      f"{data}_seed_sd": _seed_sd(values[method]),
-    }
+    own = {**vars(spread), "rank": rank}
+    if math.isnan(spread.mean):
+      own["rank"] = None
+    if method in single:
+      own["sd"] = math.nan
+    # Means of different people would take a difference of people for one of
+    # seeds, so those whose model diverged with a seed are left out.
+    complete = values[method][:, ~np.isnan(values[method]).any(axis=0)]
+    own["seed_sd"] = metrics.spread(metrics.mean_without_nan(complete.T)).sd
+    found[method] = {f"{data}_{name}": value for name, value in own.items()}
     if test := tests.get(method):
       found[method] |= {
         f"p_{data}": test.t,
@@ -108,14 +110,6 @@ def _columns_of(
         f"{data}_pairs": test.pairs,
       }
   return found
-
-
-def _seed_sd(values: np.ndarray) -> float:
-  """Standard deviation over seeds of the mean accuracy, of [K, S]."""
-  # Means of different people would take a difference of people for one of
-  # seeds, so those whose model diverged with a seed are left out.
-  complete = values[:, ~np.isnan(values).any(axis=0)]
-  return metrics.spread(metrics.mean_without_nan(complete.T)).sd
 
 
 def accuracies(

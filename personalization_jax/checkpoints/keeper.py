@@ -227,10 +227,7 @@ class Task:
     for chunk in done:
       where = (chunk.first, chunk.last)
       if where not in self._results:
-        path = self._path(Chunk(*where, step=-1))
-        self._results[where], about = _read(path)
-        if about != self._about(path):
-          raise ValueError(f"{path} holds something else")
+        self._results[where], _ = _read(self._path(chunk._replace(step=-1)))
     return [self._results[chunk.first, chunk.last] for chunk in done]
 
   def _intact(self) -> list[Chunk]:
@@ -246,9 +243,7 @@ class Task:
     for sentence in dict.fromkeys(filter(None, faults.values())):
       self.keeper.say(sentence)
     for chunk, fault in faults.items():
-      if fault is not None and chunk.is_finished:
-        self._path(chunk).unlink(missing_ok=True)
-      elif fault is not None:
+      if fault is not None:
         trees.remove(self._path(chunk))
     return [chunk for chunk, fault in faults.items() if fault is None]
 
@@ -275,14 +270,9 @@ class Task:
       if about.get("piece") == path.name:
         return None
       why = f"{path} is another one"
-    if chunk.is_finished:
-      return (
-        f"{why}: individuals {chunk.first} .. {chunk.last - 1} of"
-        f" {self.name!r} are trained again."
-      )
     return (
-      f"{why}: the checkpoint of {self.name!r} at step {chunk.step} can't be"
-      " used; going on from what was saved before it."
+      f"{why}: individuals {chunk.first} .. {chunk.last - 1} of {self.name!r}"
+      " are trained again from what was saved before it."
     )
 
   def _another(self) -> AnotherTrainingError:

@@ -72,8 +72,10 @@ def about(path: pathlib.Path) -> dict[str, Any]:
 
 
 def remove(path: pathlib.Path) -> None:
-  """Removes a checkpoint; it stops counting first."""
+  """Removes a checkpoint, which stops counting first, or a file."""
   _manifest(path).unlink(missing_ok=True)
+  if path.is_file():
+    path.unlink()
   shutil.rmtree(path, ignore_errors=True)
 
 

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from matplotlib import patheffects
 from matplotlib.axes import Axes
+from matplotlib.text import Text
 
 from personalization_jax import checks
 from personalization_jax.analysis import metrics
-from personalization_jax.figures import labels, styles
+from personalization_jax.figures import styles
 from personalization_jax.figures.styles import Data
 
 # For each method: its individual and its global accuracy, float [S] in 0..1.
@@ -41,18 +43,18 @@ def trade_off(accuracies: Accuracies, axes: Axes | None = None) -> Axes:
   means, errors = np.moveaxis(np.array(found), -1, 0)
   for method, (x, y), error in zip(checked, means, errors):
     style = styles.method_style(method)
+    face, edge = (style.colour, "white")[:: 1 if style.filled else -1]
     axes.errorbar(
       x,
       y,
       xerr=error[0],
       yerr=error[1],
       fmt=style.marker,
-      markersize=8,
-      color=style.colour,
+      ms=8,
+      mfc=face,
+      mec=edge,
       ecolor=(*style.colour, 0.45),
       elinewidth=1.2,
-      markerfacecolor=style.colour if style.filled else "white",
-      markeredgecolor="white" if style.filled else style.colour,
       label=styles.method_name(method),
       zorder=3,
     )
@@ -72,7 +74,7 @@ def trade_off(accuracies: Accuracies, axes: Axes | None = None) -> Axes:
   styles.accuracy_ticks(axes, "x")
   styles.accuracy_ticks(axes, "y")
   names = [styles.method_name(method) for method in checked]
-  if not labels.label_points(axes, means, errors, names):
+  if not _label_points(axes, means, errors, names):
     axes.legend(**styles.LEGEND_BESIDE | {"fontsize": None})
   return axes
 
@@ -104,12 +106,7 @@ def distribution(
       manage_ticks=False,
       boxprops={"facecolor": (*style.colour, 0.35), "edgecolor": "black"},
       medianprops={"color": "black", "linewidth": 1.5},
-      meanprops={
-        "marker": "D",
-        "markerfacecolor": "white",
-        "markeredgecolor": "black",
-        "markersize": 5,
-      },
+      meanprops={"marker": "D", "mfc": "white", "mec": "black", "ms": 5},
     )
     # Fractional parts of multiples of the golden ratio are spread evenly
     # whatever their number: jitter that is the same in every run.
@@ -132,7 +129,7 @@ def distribution(
     "Dots: individuals; box: quartiles; whiskers: extremes; diamond: mean"
     + ("; dotted: baseline's mean" if "baseline" in values else ""),
   )
-  styles.name_rows(axes, [styles.method_name(method) for method in values])
+  styles.name_rows(axes, [*map(styles.method_name, values)])
   styles.accuracy_ticks(axes, "x")
   return axes
 
@@ -204,14 +201,92 @@ def gains(
     axes,
     "Points: individuals, sorted; hollow: hurt; small: unchanged; bar: mean",
   )
-  styles.name_rows(axes, [styles.method_name(m) for m in values], shares)
+  styles.name_rows(axes, [*map(styles.method_name, values)], shares)
   return axes
+
+
+def _label_points(
+  axes: Axes, points: np.ndarray, errors: np.ndarray, names: list[str]
+) -> bool:
+  """Writes a name beside each point [P, 2]; none covers another, or a point.
+
+  Errors [P, 2] are half lengths of the points' bars; the axes have their final
+  limits. Each label in turn takes the cheapest of many places around its point,
+  three times over, so that early ones can give way to later ones. If there
+  isn't room for all, nothing is drawn, and False returned.
+  """
+  look: Any = {"ha": "center", "va": "center", "fontsize": 8.5, "zorder": 5}
+  leader = {"arrowstyle": "-", "color": "#888888", "linewidth": 0.6}
+  notes = [
+    axes.annotate(
+      name,
+      point,
+      (0, 0),
+      textcoords="offset points",
+      in_layout=False,
+      arrowprops=leader | {"shrinkA": 0, "shrinkB": 4},
+      path_effects=[patheffects.withStroke(linewidth=2, foreground="white")],
+      **look,
+    )
+    for name, point in zip(names, points.tolist())
+  ]
+  figure = styles.figure_of(axes)
+  figure.draw_without_rendering()  # settles the layout, and so the transforms
+  unit = figure.dpi / 72  # pixels a point
+  centres = axes.transData.transform(points)
+  arms = axes.transData.transform(points + np.nan_to_num(errors)) - centres
+  markers = _boxes(centres, 6 * unit)
+  bars = np.vstack([_boxes(centres, arms * way) for way in ((1, 0), (0, 1))])
+  # An annotation's own extent would include its leader.
+  halves = np.array([Text.get_window_extent(note).size for note in notes]) / 2
+  halves += 1.5 * unit
+  angles = np.arange(32) * np.pi / 16
+  turns = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+  radii = unit * np.array([8, 14, 22, 32, 44, 58, 74, 92, 112])[:, None, None]
+  low, high = np.array(axes.bbox.extents).reshape(2, 2)
+  labels = np.full_like(markers, np.inf)  # not placed yet: overlaps nothing
+  misfits = np.ones(len(notes), bool)
+  for i in [*range(len(notes))] * 3:
+    others = np.arange(len(notes)) != i
+    shifts = (turns * (radii + halves[i] * np.abs(turns))).reshape(-1, 2)
+    places = _boxes(centres[i] + shifts, halves[i])
+    # A leader is seen as eight points between its marker and its label.
+    steps = np.linspace(0.3, 1.0, 8)[:, None, None]
+    leaders = _boxes(centres[i] + steps * shifts, 0)
+    forbidden = (
+      _overlaps(places, np.concatenate([labels[others], markers])).any(axis=1)
+      | _overlaps(leaders, labels[others]).any(axis=(0, 2))
+      | np.any((places[:, :2] < low) | (places[:, 2:] > high), axis=1)
+    )
+    cost = (
+      1e4 * forbidden
+      + 60 * _overlaps(leaders, markers[others]).any(axis=0).sum(axis=1)
+      + 25 * _overlaps(places, bars).sum(axis=1)
+      + np.hypot(*shifts.T) / unit
+    )
+    best = int(np.argmin(cost))
+    labels[i], misfits[i] = places[best], forbidden[best]
+    notes[i].set_position(tuple(shifts[best] / unit))
+  for note in notes if misfits.any() else ():
+    note.remove()
+  return not misfits.any()
+
+
+def _boxes(middles: np.ndarray, halves: Any) -> np.ndarray:
+  """Lower and upper corners [..., 4] of boxes around middles [..., 2]."""
+  return np.concatenate([middles - halves, middles + halves], axis=-1)
+
+
+def _overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+  """Whether boxes [..., K, 4] and others [M, 4] overlap: [..., K, M]."""
+  a, b = boxes[..., None, :], others
+  apart = (a[..., :2] >= b[..., 2:]) | (b[..., :2] >= a[..., 2:])
+  return ~np.any(apart, axis=-1)
 
 
 def _checked(accuracies: Accuracies) -> dict[str, np.ndarray]:
   """Accuracies as method -> float [2, S]: individual, global."""
-  if not accuracies:
-    raise ValueError("accuracies holds no method; give at least one.")
+  styles.check_filled("accuracies", accuracies)
   checked = {}
   for method, pair in accuracies.items():
     named = zip(styles.DATA, pair, strict=True)

@@ -26,8 +26,7 @@ from personalization_jax.checkpoints.files import write_atomically
 from personalization_jax.datasets import Population
 from personalization_jax.methods import known_method
 
-_ROWS = ("individual_rows", "validation_rows", "global_rows")
-
+_DATA = ("individual", "validation", "global")
 _LOCK = ".lock"
 _CONFIG = "config.json"
 # What config.json tells beside what the run was made with.
@@ -50,16 +49,15 @@ def open_run(
 
   The run's data and `settings`, name -> JSON value, determine its results; an
   older run may hold `inert` settings too. `about` is what else config.json
-  tells: once a result is finished, what made it stays. What is finished and
-  what is `asked` for now, methods with a seed each, is appended to what was
-  asked for before. Returns what config.json holds.
+  tells: once a result is finished, what made it stays. What is `asked` for,
+  methods with a seed each, grows. Returns what config.json holds.
   """
   settings = json.loads(json.dumps(settings))
   first = {"settings": settings, "dataset_fingerprint": dataset_fingerprint}
   old = _same_run(workdir, settings, dataset_fingerprint, inert)
   finished = saved(workdir)
-  begun = old if finished else about
-  config = {**first, **begun, **first}  # for people, settings come first
+  # For people, settings come first.
+  config = {**first, **(old if finished else about), **first}
   pairs = [*finished, *asked]
   before = old.get("asked")
   before = before if isinstance(before, dict) else {}
@@ -110,8 +108,8 @@ def _grown(there: Any, kind: type, values: Sequence[Any]) -> list[Any]:
   """What is there, with new values appended."""
   # A hand may have changed the file: what is no name or seed isn't taken.
   there = there if isinstance(there, list) else []
-  there = [value for value in there if type(value) is kind]
-  return list(dict.fromkeys([*there, *values]))
+  known = (value for value in there if type(value) is kind)
+  return list(dict.fromkeys([*known, *values]))
 
 
 def tell_origins(workdir: pathlib.Path) -> None:
@@ -254,9 +252,9 @@ def save_result(
   """
   fields = {k: v for k, v in vars(result).items() if v is not None}
   fields.pop("models", None)
-  for name in _ROWS:
-    fields[f"store_{name}"] = rows = fields[name]
-    fields[name] = metrics.at_rows(population.file_rows, rows)
+  for data in _DATA:
+    fields[f"store_{data}_rows"] = rows = fields[f"{data}_rows"]
+    fields[f"{data}_rows"] = metrics.at_rows(population.file_rows, rows)
   if made_with is not None:
     fields["made_with"] = np.asarray(json.dumps(made_with))
   buffer = io.BytesIO()
@@ -282,10 +280,7 @@ def load_result(
   known = known_method(method)
   try:
     with np.load(path, allow_pickle=False) as arrays:
-      fields: dict[str, Any] = {
-        name: array if array.ndim else array.item()
-        for name, array in arrays.items()
-      }
+      fields = {k: v if v.ndim else v.item() for k, v in arrays.items()}
     fields.pop("made_with", None)
     # Files of older versions don't say.
     fields.setdefault("one_model", known is not None and known.one_model)
@@ -294,7 +289,8 @@ def load_result(
     if seed is not None and fields["seed"] != seed:
       raise ValueError(f"it holds seed {fields['seed']}")
     fingerprint = fields.pop("fingerprint", "")
-    in_store = {name: fields.pop(f"store_{name}", None) for name in _ROWS}
+    names = [f"{data}_rows" for data in _DATA]
+    in_store = {name: fields.pop(f"store_{name}", None) for name in names}
     result = Result(**fields)
   except Exception as error:  # zip, zlib and NumPy each raise their own
     raise ValueError(
@@ -327,11 +323,10 @@ def _of_older_version(
       f"{path} is of an older version, which kept neither true labels nor the"
       " file's rows: give the population that it was made of."
     )
+  rows = {data: getattr(result, f"{data}_rows") for data in _DATA}
   labels: dict[str, Any] = {
-    name.replace("rows", "labels"): metrics.at_rows(
-      population.labels, getattr(result, name)
-    )
-    for name in _ROWS
+    f"{data}_labels": metrics.at_rows(population.labels, own)
+    for data, own in rows.items()
   }
   return dataclasses.replace(result, **labels)
 
