@@ -6,7 +6,6 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 
-import numpy as np
 import pandas as pd
 
 from personalization_jax.analysis import tables
@@ -101,42 +100,36 @@ def notes(
   """What the columns of `shown` are, and what dashes stand for."""
   against = baseline or "the half's first row of its kind (baseline or random)"
   others_in = "table1.csv" if of_run else "the table's records()"
+  names_them = "results.csv" if of_run else "Result.diverged"
   columns = {column for *_, column, _ in shown(table)}
-  single = table["method"][table["one_model"].astype(bool)]
+  single = [*table["method"][table["one_model"].astype(bool)]]
+  diverged, pairs = (n in columns for n in ("diverged", "individual_pairs"))
   coincide = table["fairness_coincide"].max()
-  cannot_tell = [
-    table[f"p_{data}"].isna() & table[f"p_{data}_wilcoxon"].notna()
+  seeds = table["seeds"].max() > 1
+  unsure = any(
+    (table[f"p_{data}"].isna() & table[f"p_{data}_wilcoxon"].notna()).any()
     for data in DATA
-  ]
+  )
   told = {
     "acc(D_I): mean accuracy over individuals on their own test data; acc(D_G):"
     " on the test data of D_G; sd, min and max over individuals.": True,
     f"p: two-sided paired t-test against {against}, Holm-corrected (* below"
     f" 0.05). Uncorrected values and Wilcoxon's test are in {others_in}.": True,
     f"{', '.join(single)}: one model for all individuals. Its acc(D_G) is one"
-    " number: no sd over individuals, no test of it or against it.": len(
-      single
-    ),
+    " number: no sd over individuals, no test of it or against it.": single,
     "p of - with a difference: all individuals differ by the same, and a t-test"
-    " can't tell how sure that is; Wilcoxon's can.": np.any(cannot_tell),
+    " can't tell how sure that is; Wilcoxon's can.": unsure,
     "fair max, fair mean: difference in acc(D_I) of two individuals over their"
     " distance in latent space, the largest and the mean over pairs; fair rho:"
     " rank correlation of the two.": columns & {*FAIRNESS},
     "Pairs of individuals at distance 0, left out of fair max and fair mean:"
     f" {coincide:.0f}.": coincide > 0,
     "Means of several seeds, an individual's first; seed sd: of the mean over"
-    " individuals, from seed to seed, of those who diverged with none.": (
-      table["seeds"].max() > 1
-    ),
+    " individuals, from seed to seed, of those who diverged with none.": seeds,
     "diverged: models whose loss or parameters stopped being finite numbers;"
-    " all other columns are without them ("
-    f"{'results.csv' if of_run else 'Result.diverged'} names them).": (
-      "diverged" in columns
-    ),
+    f" all other columns are without them ({names_them} names them).": diverged,
     "pairs: individuals whom p compares, each by the mean over the seeds with"
     " which neither of the two methods diverged; their mean difference, which"
-    f" isn't that of the means shown, is in {others_in}.": (
-      "individual_pairs" in columns
-    ),
+    f" isn't that of the means shown, is in {others_in}.": pairs,
   }
   return [note for note, holds in told.items() if holds]

@@ -138,10 +138,8 @@ class Result:
     self, data: str, labels: np.ndarray | None
   ) -> tuple[np.ndarray, np.ndarray]:
     predictions = getattr(self, f"{data}_predictions")
-    truth = self._truth(data, labels)
-    values, sizes = metrics.accuracy(
-      predictions, np.broadcast_to(truth, predictions.shape)
-    )
+    truth = np.broadcast_to(self._truth(data, labels), predictions.shape)
+    values, sizes = metrics.accuracy(predictions, truth)
     return np.where(self.diverged, np.nan, values), sizes
 
   def _truth(self, data: str, labels: np.ndarray | None) -> np.ndarray:
