@@ -38,9 +38,8 @@ def trade_off(accuracies: Accuracies, axes: Axes | None = None) -> Axes:
   checked = _checked(accuracies)
   axes = styles.axes_or_new(axes, 7.5, 5.5)
   # Of global data, then of the individual's: [methods, 2] each.
-  pairs = [pair[::-1] for pair in checked.values()]
-  found = [[metrics.mean_and_error(own) for own in pair] for pair in pairs]
-  means, errors = np.moveaxis(np.array(found), -1, 0)
+  pairs = [[*map(metrics.mean_and_error, p[::-1])] for p in checked.values()]
+  means, errors = np.moveaxis(np.array(pairs), -1, 0)
   for method, (x, y), error in zip(checked, means, errors):
     style = styles.method_style(method)
     face, edge = (style.colour, "white")[:: 1 if style.filled else -1]
@@ -73,7 +72,7 @@ def trade_off(accuracies: Accuracies, axes: Axes | None = None) -> Axes:
   )
   styles.accuracy_ticks(axes, "x")
   styles.accuracy_ticks(axes, "y")
-  names = [styles.method_name(method) for method in checked]
+  names = [*map(styles.method_name, checked)]
   if not _label_points(axes, means, errors, names):
     axes.legend(**styles.LEGEND_BESIDE | {"fontsize": None})
   return axes
@@ -192,10 +191,9 @@ def gains(
   low, high = axes.get_xlim()
   axes.axvspan(min(low, 0), 0, color="#F2F2F2", zorder=0)
   axes.set_xlim(low, high)
-  _, symbol = styles.DATA[of]
+  symbol, name = styles.DATA[of][1], styles.method_name(baseline)
   axes.set_xlabel(
-    f"Change of acc$({symbol})$ against {styles.method_name(baseline)}"
-    " (percentage points)"
+    f"Change of acc$({symbol})$ against {name} (percentage points)"
   )
   styles.caption(
     axes,
@@ -208,12 +206,11 @@ def gains(
 def _label_points(
   axes: Axes, points: np.ndarray, errors: np.ndarray, names: list[str]
 ) -> bool:
-  """Writes a name beside each point [P, 2]; none covers another, or a point.
+  """Writes names beside points [P, 2], and returns whether there is room.
 
-  Errors [P, 2] are half lengths of the points' bars; the axes have their final
-  limits. Each label in turn takes the cheapest of many places around its point,
-  three times over, so that early ones can give way to later ones. If there
-  isn't room for all, nothing is drawn, and False returned.
+  None covers another, or a point; errors [P, 2] are half lengths of the points'
+  bars. The axes have their final limits. Each label in turn takes the cheapest
+  of many places around its point, three times over: early ones can give way.
   """
   look: Any = {"ha": "center", "va": "center", "fontsize": 8.5, "zorder": 5}
   leader = {"arrowstyle": "-", "color": "#888888", "linewidth": 0.6}
@@ -287,13 +284,11 @@ def _overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
 def _checked(accuracies: Accuracies) -> dict[str, np.ndarray]:
   """Accuracies as method -> float [2, S]: individual, global."""
   styles.check_filled("accuracies", accuracies)
-  checked = {}
   for method, pair in accuracies.items():
     named = zip(styles.DATA, pair, strict=True)
     checks.shapes(*((f"{of} of {method!r}", v, "S") for of, v in named))
-    both = checked[method] = np.array(pair, np.float64)
-    checks.fractions(f"the accuracies of {method!r}", both)
-  return checked
+    checks.fractions(f"the accuracies of {method!r}", np.array(pair))
+  return {method: np.array(pair, float) for method, pair in accuracies.items()}
 
 
 def _chosen(accuracies: Accuracies, of: Data) -> dict[str, np.ndarray]:

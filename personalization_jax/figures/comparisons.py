@@ -43,9 +43,8 @@ def choice(choices: Mapping[str, Choice], axes: Axes | None = None) -> Axes:
     style = styles.method_style(method)
     without, chosen = 100 * found.hurt, 100 * found.hurt_with_choice
     highest = float(np.nanmax([highest, without, chosen]))
-    axes.hlines(
-      row, without, chosen, color=(*style.colour, 0.5), lw=2.5, zorder=2
-    )
+    line = (*style.colour, 0.5)
+    axes.hlines(row, without, chosen, color=line, lw=2.5, zorder=2)
     # Where nothing changes, a ring around the point still shows both.
     for share, face, size in (without, "white", 10), (chosen, style.colour, 6):
       look: Any = {"marker": style.marker, "ms": size, "mfc": face}
@@ -134,16 +133,9 @@ def agreement(
     for space, own in values[measure][part].items():
       found.setdefault(space, {})[place] = metrics.mean_and_error(own)
   axes = styles.axes_or_new(axes, 7.5, 1.3 + 0.23 * len(names))
-  axes.scatter(
-    [random[measure][part] for measure, part in places],
-    list(places.values()),
-    marker="|",
-    s=190,
-    color="black",
-    linewidths=1.5,
-    label="random choice",
-    zorder=2,
-  )
+  line: Any = {"marker": "|", "s": 190, "color": "black", "linewidths": 1.5}
+  chances = [random[measure][part] for measure, part in places]
+  axes.scatter(chances, [*places.values()], label="random choice", **line)
   _beside(axes, found, "latent spaces", _MOST_SPACES, 0.4)
   axes.set_xlim(min(axes.get_xlim()[0], -0.02), 1.02)
   axes.set_xlabel(
@@ -155,8 +147,7 @@ def agreement(
     if not part:
       axes.get_yticklabels()[place].set_fontweight("bold")
       axes.axhspan(place - 0.5, place + 0.5, color="#F2F2F2", zorder=0)
-  right = {"loc": "lower right", "bbox_to_anchor": (1, 1)}
-  axes.legend(ncols=len(found) + 1, **styles.LEGEND_ABOVE | right)
+  axes.legend(ncols=len(found) + 1, **styles.LEGEND_RIGHT)
   return axes
 
 

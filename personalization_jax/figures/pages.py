@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -202,34 +203,23 @@ def latent_map(
   _, scales, directions = np.linalg.svd(centred, full_matrices=False)
   # Signs mustn't depend on LAPACK: the largest component is positive.
   largest = np.abs(directions[:2]).argmax(axis=1)
-  signs = np.sign(directions[[0, 1], largest])
-  points = centred @ (directions[:2] * signs[:, None]).T
-  variances = np.square(scales)
-  shares = variances[:2] / max(variances.sum(), np.finfo(float).tiny)
+  points = centred @ directions[:2].T * np.sign(directions[[0, 1], largest])
+  shares = scales**2 / max((scales**2).sum(), np.finfo(float).tiny)
   axes = styles.axes_or_new(axes, 6.5, 5.5)
   for chosen, label, colour, marker in (
     (~is_individual, "Writers of $D_G$", "#0072B2", "o"),
     (is_individual, "Individuals", "#D55E00", "^"),
   ):
-    axes.scatter(
-      points[chosen, 0],
-      points[chosen, 1],
-      s=36,
-      marker=marker,
-      color=colour,
-      edgecolors="white",
-      linewidths=0.6,
-      alpha=0.85,
-      label=f"{label} ({int(chosen.sum())})",
-    )
+    look: Any = {"s": 36, "marker": marker, "color": colour, "alpha": 0.85}
+    look |= {"edgecolors": "white", "linewidths": 0.6}
+    count = np.count_nonzero(chosen)
+    axes.scatter(*points[chosen].T, label=f"{label} ({count})", **look)
   axes.set_xlabel(f"First principal component ({shares[0]:.0%} of variance)")
   axes.set_ylabel(f"Second principal component ({shares[1]:.0%})")
   axes.set_aspect("equal", adjustable="datalim")
   axes.margins(0.08)
   axes.spines[["top", "right"]].set_visible(False)
-  axes.legend(
-    loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=9
-  )
+  axes.legend(ncols=2, **styles.LEGEND_RIGHT)
   return axes
 
 

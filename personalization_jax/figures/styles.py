@@ -29,6 +29,7 @@ _LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 9}
 LEGEND_ABOVE = _LEGEND | {
   "loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2
 }  # fmt: skip
+LEGEND_RIGHT = LEGEND_ABOVE | {"loc": "lower right", "bbox_to_anchor": (1, 1)}
 LEGEND_BESIDE = _LEGEND | {"loc": "upper left", "bbox_to_anchor": (1.01, 1)}
 
 # Okabe and Ito's palette, which people of every colour vision can tell apart;

@@ -36,7 +36,7 @@ def schedules(
   shade = colors.LinearSegmentedColormap.from_list(
     "sources", [_GLOBAL_COLOUR, _INDIVIDUAL_COLOUR]
   )
-  longest = max(np.size(value) for value in sources.values())
+  longest = max(map(np.size, sources.values()))
   shares, mixed = [], False
   for row, (method, value) in enumerate(sources.items()):
     value = np.asarray(value)
@@ -47,13 +47,9 @@ def schedules(
       )
     # An axis is some 700 pixels wide at 150 dpi: 1/350 of it is two pixels.
     spans = _spans(value, visible=longest / 350, block=longest / 35)
-    axes.broken_barh(
-      [(start, stop - start) for start, stop, _ in spans],
-      (row - 0.36, 0.72),
-      facecolors=[shade(share) for *_, share in spans],
-      linewidth=0,
-      antialiased=False,
-    )
+    bars = [(start, stop - start) for start, stop, _ in spans]
+    faces = [shade(share) for *_, share in spans]
+    axes.broken_barh(bars, (row - 0.36, 0.72), fc=faces, lw=0, aa=False)
     mixed |= any(0 < share < 1 for *_, share in spans)
     shares.append(f"{value.mean():.1%} $D_I$")
   axes.set_xlim(0, longest)
