@@ -51,8 +51,7 @@ class Chunk(NamedTuple):
 def plan(known: Iterable[Chunk], count: int, size: int) -> list[Chunk]:
   """Chunks of at most `size` that hold all individuals once, in order.
 
-  Each individual goes on from the latest that is known of it: known chunks may
-  overlap, and had whatever size. What is finished keeps it.
+  Each goes on from the latest known; what is finished keeps its size.
   """
   latest: dict[int, Chunk] = {}
   for chunk in sorted(known, key=lambda chunk: (chunk.is_finished, chunk.step)):

@@ -84,14 +84,9 @@ class Keeper:
     """
     if self._writing is not None and self._writing.done():
       self.wait()
-    stop = self._should_stop()
-    due = (
-      distributed.is_first()
-      and self.folder is not None
-      and self._writing is None
-      and time.monotonic() - self._saved >= self._seconds
-    )
-    demand = distributed.highest(2 * stop + due)
+    due = distributed.is_first() and self._writing is None
+    due &= time.monotonic() - self._saved >= self._seconds
+    demand = distributed.highest(2 * self._should_stop() + due)
     if demand and self.folder is not None:
       save()
     if demand >= 2:
@@ -163,23 +158,17 @@ class Task:
     first, last = chunk.source
     path = self._path(Chunk(first, last, chunk.step))
     about = trees.about(path)
-    rows = about["rows"]
-    numbers = jax.eval_shape(distributed.copy, like)
-    saved = trees.restore(
-      path,
-      (
-        jax.tree.map(
-          lambda leaf: np.zeros((rows, *leaf.shape[1:]), leaf.dtype), numbers
-        ),
-        {
-          key: np.zeros((last - first, *shape), np.float32)
-          for key, shape in about["history"].items()
-        },
-      ),
+    states = jax.tree.map(
+      lambda leaf: np.zeros((about["rows"], *leaf.shape[1:]), leaf.dtype),
+      jax.eval_shape(distributed.copy, like),
     )
+    history = {
+      key: np.zeros((last - first, *shape), np.float32)
+      for key, shape in about["history"].items()
+    }
     own = slice(chunk.first - first, chunk.last - first)
-    states, history = jax.tree.map(lambda leaf: leaf[own], saved)
-    return states, history
+    saved = trees.restore(path, (states, history))
+    return jax.tree.map(lambda leaf: leaf[own], saved)
 
   def save(
     self, chunk: Chunk, step: int, states: Any, history: History
@@ -231,12 +220,9 @@ class Task:
     return [self._results[chunk.first, chunk.last] for chunk in done]
 
   def _intact(self) -> list[Chunk]:
-    """Chunks that can be used, at a step or finished; all else is removed.
-
-    Nothing may be being written. Raises as `plan` does.
-    """
+    """Chunks that can be used, once nothing is written; removes all else."""
     faults = {chunk: self._fault(chunk) for chunk in self._saved()}
-    if self.folder is not None and self.folder.is_dir():
+    if self.folder is not None:
       files.remove_temporary(self.folder)
       for path in self.folder.glob("*.orbax-checkpoint-tmp*"):
         shutil.rmtree(path, ignore_errors=True)
@@ -248,10 +234,7 @@ class Task:
     return [chunk for chunk, fault in faults.items() if fault is None]
 
   def _fault(self, chunk: Chunk) -> str | None:
-    """Why a chunk can't be used, in a sentence; None if it can.
-
-    The sentence is empty where a process was killed while it wrote.
-    """
+    """Why a chunk can't be used; None if it can, "" if writing was killed."""
     path = self._path(chunk)
     if not (chunk.is_finished or trees.exists(path)):
       return ""
@@ -260,16 +243,13 @@ class Task:
     except Exception as error:  # zip, zlib and NumPy each raise their own
       why = f"{path} can't be read ({error})"
     else:
-      if "identity" not in about:
-        return (
-          f"{self.folder} is of a version that didn't keep what {self.name!r}"
-          " was trained with: it is trained again."
-        )
-      if about["identity"] != self.identity:
+      if about.get("identity", self.identity) != self.identity:
         raise self._another()
-      if about.get("piece") == path.name:
+      if about == {**about, **self._about(path)}:
         return None
-      why = f"{path} is another one"
+      why = (
+        f"{path} is another one, or too old to say which it is"
+      )
     return (
       f"{why}: individuals {chunk.first} .. {chunk.last - 1} of {self.name!r}"
       " are trained again from what was saved before it."

@@ -27,11 +27,10 @@ SUFFIX = ".sha256.json"
 def save_async(
   path: pathlib.Path, tree: Any, about: Mapping[str, Any]
 ) -> Callable[[], None]:
-  """Begins to write a tree, and JSON values about it, in a folder's place.
+  """Begins to write a tree, and JSON values about it; all processes must.
 
-  All processes must call it, in the same order. What it returns waits, in any
-  thread, for the writing and makes the checkpoint count; until then the arrays
-  must stay as they are (no donation).
+  What it returns waits, in any thread, and makes the checkpoint count; until
+  then the arrays must stay as they are (no donation).
   """
   path = path.absolute()
   first = distributed.is_first()

@@ -19,6 +19,12 @@ from personalization_jax.figures.styles import Data
 # For each method: its individual and its global accuracy, float [S] in 0..1.
 Accuracies = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
+_BOX: Any = {
+  "orientation": "horizontal", "widths": 0.26, "whis": (0, 100),
+  "patch_artist": True, "manage_ticks": False, "showfliers": False,
+  "medianprops": {"color": "black", "linewidth": 1.5}, "showmeans": True,
+  "meanprops": {"marker": "D", "mfc": "white", "mec": "black", "ms": 5},
+}  # fmt: skip
 # A dotted line behind all else.
 _GUIDE: Any = dict(color="#999999", linewidth=0.8, linestyle=":", zorder=0.5)
 
@@ -43,20 +49,10 @@ def trade_off(accuracies: Accuracies, axes: Axes | None = None) -> Axes:
   for method, (x, y), error in zip(checked, means, errors):
     style = styles.method_style(method)
     face, edge = (style.colour, "white")[:: 1 if style.filled else -1]
-    axes.errorbar(
-      x,
-      y,
-      xerr=error[0],
-      yerr=error[1],
-      fmt=style.marker,
-      ms=8,
-      mfc=face,
-      mec=edge,
-      ecolor=(*style.colour, 0.45),
-      elinewidth=1.2,
-      label=styles.method_name(method),
-      zorder=3,
-    )
+    look: Any = {"fmt": style.marker, "ms": 8, "mfc": face, "mec": edge}
+    look |= {"ecolor": (*style.colour, 0.45), "elinewidth": 1.2, "zorder": 3}
+    name = styles.method_name(method)
+    axes.errorbar(x, y, xerr=error[0], yerr=error[1], label=name, **look)
   if "baseline" in checked:
     x, y = means[list(checked).index("baseline")]
     axes.axvline(x, **_GUIDE)
@@ -96,29 +92,16 @@ def distribution(
     axes.boxplot(
       [value],
       positions=[row - 0.2],
-      widths=0.26,
-      orientation="horizontal",
-      whis=(0, 100),
-      showmeans=True,
-      showfliers=False,
-      patch_artist=True,
-      manage_ticks=False,
       boxprops={"facecolor": (*style.colour, 0.35), "edgecolor": "black"},
-      medianprops={"color": "black", "linewidth": 1.5},
-      meanprops={"marker": "D", "mfc": "white", "mec": "black", "ms": 5},
+      **_BOX,
     )
     # Fractional parts of multiples of the golden ratio are spread evenly
     # whatever their number: jitter that is the same in every run.
     jitter = np.arange(len(value)) * (math.sqrt(5) - 1) / 2 % 1
-    axes.scatter(
-      np.sort(value),
-      row + 0.04 + 0.3 * jitter,
-      s=18 if len(value) < 30 else 9,
-      color=style.colour,
-      alpha=0.7,
-      linewidths=0,
-      label=styles.method_name(method),
-    )
+    places, size = row + 0.04 + 0.3 * jitter, 18 if len(value) < 30 else 9
+    look: Any = {"color": style.colour, "alpha": 0.7, "linewidths": 0}
+    name = styles.method_name(method)
+    axes.scatter(np.sort(value), places, s=size, label=name, **look)
   if "baseline" in values:
     axes.axvline(values["baseline"].mean(), **_GUIDE)
   owner, symbol = styles.DATA[of]
@@ -191,10 +174,9 @@ def gains(
   low, high = axes.get_xlim()
   axes.axvspan(min(low, 0), 0, color="#F2F2F2", zorder=0)
   axes.set_xlim(low, high)
-  symbol, name = styles.DATA[of][1], styles.method_name(baseline)
-  axes.set_xlabel(
-    f"Change of acc$({symbol})$ against {name} (percentage points)"
-  )
+  symbol, against = styles.DATA[of][1], styles.method_name(baseline)
+  changed = f"Change of acc$({symbol})$ against {against}"
+  axes.set_xlabel(f"{changed} (percentage points)")
   styles.caption(
     axes,
     "Points: individuals, sorted; hollow: hurt; small: unchanged; bar: mean",

@@ -6,6 +6,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib import colors, patches, ticker
@@ -198,20 +199,11 @@ def _curve(
     axes.fill_between(steps, *band, color=style.colour, alpha=0.12, linewidth=0)
   # All of a dozen evaluations get a marker.
   every = 1 if len(steps) <= 12 else -(-len(steps) // 5)
-  axes.plot(
-    steps,
-    mean,
-    color=style.colour,
-    linewidth=1.5,
-    label=label,
-    linestyle="-" if style.filled else "--",
-    marker=style.marker,
-    markersize=6,
-    markeredgecolor="white",
-    # By index: at distances along the line a jagged one would be full of them.
-    markevery=(int(turn * every), every),
-    clip_on=False,
-  )
+  # By index: at distances along the line a jagged one would be full of them.
+  look: Any = {"markevery": (int(turn * every), every), "clip_on": False}
+  look |= {"marker": style.marker, "ms": 6, "mec": "white", "lw": 1.5}
+  dashes = "-" if style.filled else "--"
+  axes.plot(steps, mean, dashes, color=style.colour, label=label, **look)
 
 
 def _running_mean(curves: np.ndarray, window: int) -> np.ndarray:

@@ -92,8 +92,7 @@ def load(path: str | os.PathLike[str]) -> tuple[Description, Any, Any]:
       " experiments.personalize wrote."
     )
   description = _description(path)
-  if fault := _damage(path):
-    raise ValueError(f"{path} is damaged: {fault}.")
+  _check_files(path)
   try:
     with ocp.StandardCheckpointer() as checkpointer:
       restored = checkpointer.restore(path)
@@ -143,14 +142,15 @@ def _description(path: pathlib.Path) -> Description:
     raise ValueError(f"{file} describes no saved model ({error}).") from error
 
 
-def _damage(path: pathlib.Path) -> str | None:
-  """Which of the checkpoint's files isn't as it was written."""
+def _check_files(path: pathlib.Path) -> None:
+  """Rejects a checkpoint that isn't as it was written."""
   try:
     expected = dict(json.loads((path / DIGESTS).read_text()))
   except (OSError, ValueError, TypeError):
-    return f"{DIGESTS} can't be read"
+    expected = {DIGESTS: ""}
   found = files.digests(path)
   for name, digest in expected.items():
     if found.get(name) != digest:
-      return f"{name} is missing or isn't as it was written"
-  return None
+      raise ValueError(
+        f"{path} is damaged: {name} is missing or isn't as it was written."
+      )
