@@ -42,9 +42,8 @@ def true_distances(
   """Distances [S, M] between people [S] and writers [M] in hidden factors.
 
   Of style, allographs, forms and "all", for one digit or all ten. "all" adds
-  the squared distances of the three, each divided by its standard deviation
-  over the other writers: the forms, 80 of 126 numbers, would outweigh the
-  style. Only distances of one row compare.
+  squares, each divided by its standard deviation over the other writers: the
+  forms, 80 of 126 numbers, would outweigh the style.
   """
   others = writers != people[:, None]
   squares, total = {}, np.zeros(others.shape)
@@ -64,8 +63,7 @@ def true_distances(
 def recall(truth: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
   """Share of the n first candidates truly among the n nearest, and by chance.
 
-  `truth` [S, M] are true distances in the order in which a method found the
-  candidates. All as near as the nth nearest count; chance is n/M or more.
+  Of true distances [S, M], in the order found; all as near as the nth count.
   """
   if not 1 <= n <= truth.shape[1]:
     raise ValueError(
@@ -126,10 +124,9 @@ def of_samples(
 ) -> list[Agreement]:
   """Whether SG's samples are of the same class, by writers who write it alike.
 
-  For SG's n `total` and the first `count` individuals: the share of chosen
-  samples that have the class of the sample that chose them, then the mean
-  `nearness` of their writers among D_G's training samples, for each part of the
-  chosen digit's factors. The class modulo ten must be the digit, as with flips.
+  For SG's n `total` and the first `count` individuals: the share of samples of
+  the class asked for, then the mean `nearness` of their writers for each part
+  of the chosen digit's factors. The class modulo ten must be the digit.
 
   Source: Algorithm 1, lines 11-15.
   """

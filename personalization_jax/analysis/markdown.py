@@ -30,10 +30,7 @@ _FURTHER = (
 def markdown(
   table: pd.DataFrame, baseline: str | None = None, *, of_run: bool = False
 ) -> str:
-  """The table of `tables.of_results`, half by half or against a baseline.
-
-  The notes point to the files of a run, or else to `Comparison.records`.
-  """
+  """The table of `tables.of_results`, half by half or against a baseline."""
   table = table.astype(dict.fromkeys(TABLE_COLUMNS[1:], float))
   columns = shown(table)
   headers = [above if name == "mean" else name for above, name, *_ in columns]
@@ -51,10 +48,7 @@ def markdown(
 
 
 def shown(table: pd.DataFrame) -> list[tuple[str, str, str, str]]:
-  """What people see: what stands above a column, its header, name and format.
-
-  The table's numbers are floats, NaN where there is none.
-  """
+  """What people see: what stands above a column, header, name and format."""
   told = table.dropna(axis="columns", how="all")
   if not (table["diverged"] > 0).any():
     told = told.drop(columns=["diverged", "individual_pairs"], errors="ignore")

@@ -87,10 +87,8 @@ def mean_without_nan(values: np.ndarray) -> np.ndarray:
 def paired_means(
   values: np.ndarray, reference: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Means [S] of both [S] or [K, S], over the seeds in which both have a value.
-
-  Means over other seeds would take a difference of seeds for one of methods.
-  """
+  """Means [S] of both [S] or [K, S], over the seeds where both have a value."""
+  # Other seeds would take a difference of seeds for one of methods.
   sides = [np.atleast_2d(np.asarray(s, float)) for s in (values, reference)]
   both = ~np.isnan(np.subtract(*sides))
   own, others = (mean_without_nan(np.where(both, s, np.nan)) for s in sides)
@@ -123,10 +121,7 @@ def significance(
   baseline: str,
   untested: Collection[str] = (),
 ) -> dict[str, Significance]:
-  """Tests the other methods' [S] or [K, S] against the baseline's.
-
-  Source: Table I, p-values.
-  """
+  """Tests the other methods' [S] or [K, S] against the baseline's (Table I)."""
   tested = [method for method in accuracies if method != baseline]
   tests = {m: paired_tests(accuracies[m], accuracies[baseline]) for m in tested}
   return with_holm(tests, untested)
@@ -135,8 +130,7 @@ def significance(
 def paired_tests(values: np.ndarray, reference: np.ndarray) -> Significance:
   """Tests of a method's [S] or [K, S] against the baseline's, uncorrected.
 
-  They are paired over individuals, after `paired_means` over the K seeds. With
-  fewer than two pairs the p-values are NaN.
+  NaN with fewer than two pairs, which are means over seeds (`paired_means`).
   """
   both = np.stack(paired_means(values, reference))
   values, reference = both[:, ~np.isnan(both).any(axis=0)]

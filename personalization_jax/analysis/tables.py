@@ -73,10 +73,7 @@ def _columns_of(
   baseline: str | None,
   single: Collection[str],
 ) -> dict[str, dict[str, Any]]:
-  """Method -> its columns of one accuracy [K, S], among those ranked together.
-
-  Methods in `single` have one number instead of one for each individual.
-  """
+  """Method -> its columns of one accuracy [K, S], one number if in `single`."""
   means = map(metrics.mean_without_nan, values.values())
   spreads = [metrics.spread(of_people) for of_people in means]
   ranks = metrics.ranks([spread.mean for spread in spreads])

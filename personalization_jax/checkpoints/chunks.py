@@ -49,10 +49,7 @@ class Chunk(NamedTuple):
 
 
 def plan(known: Iterable[Chunk], count: int, size: int) -> list[Chunk]:
-  """Chunks of at most `size` that hold all individuals once, in order.
-
-  Each goes on from the latest known; what is finished keeps its size.
-  """
+  """Chunks of at most `size`, from the latest known; what is finished stays."""
   latest: dict[int, Chunk] = {}
   for chunk in sorted(known, key=lambda chunk: (chunk.is_finished, chunk.step)):
     latest |= dict.fromkeys(chunk.indices, chunk)

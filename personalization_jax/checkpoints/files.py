@@ -49,10 +49,7 @@ def check_writable(folder: pathlib.Path) -> None:
 
 
 def remove_temporary(folder: pathlib.Path) -> None:
-  """Removes what killed calls of `write_atomically` left, in subfolders too.
-
-  No other process may be writing there.
-  """
+  """Removes what killed `write_atomically` left below, while nobody writes."""
   for path in folder.rglob(".*.part"):
     if is_temporary(path):
       path.unlink(missing_ok=True)

@@ -61,11 +61,7 @@ class Keeper:
     self._writing: concurrent.futures.Future[None] | None = None
 
   def task(self, name: str, identity: str) -> Task:
-    """The training of one method, or of a model that several start from.
-
-    `identity` is the digest of all that decides it; see `identities`. It is
-    kept in the keeper's own folder, never outside.
-    """
+    """A training, told by the digest of all that decides it (`identities`)."""
     inside = files.safe_name(name)
     assert pathlib.PurePath(inside).name == inside not in ("", ".."), name
     return Task(self, name, identity, self.folder and self.folder / inside)
@@ -78,10 +74,7 @@ class Keeper:
       shutil.rmtree(folder, ignore_errors=True)
 
   def check(self, save: Callable[[], None] = lambda: None) -> None:
-    """Saves if it is time to; raises `Stopped`, once all is saved, if asked to.
-
-    All hosts agree. OSError if the last checkpoint couldn't be written.
-    """
+    """Saves if it is time; then raises `Stopped` if asked to. All agree."""
     if self._writing is not None and self._writing.done():
       self.wait()
     due = distributed.is_first() and self._writing is None
@@ -134,10 +127,9 @@ class Task:
   )
 
   def plan(self, count: int, size: int) -> list[Chunk]:
-    """What is finished and what is to do; see `chunks.plan`. All agree.
+    """What is finished and what is to do; see `chunks.plan`. All hosts agree.
 
-    Raises AnotherTrainingError, and leaves all as it is, if the folder keeps
-    what isn't this training's.
+    Raises AnotherTrainingError, and changes nothing, for another training's.
     """
     planned: Any = None
     if distributed.is_first():
@@ -150,11 +142,7 @@ class Task:
     return [Chunk(a, b, step, (c, d)) for a, b, step, (c, d) in planned]
 
   def restore(self, chunk: Chunk, like: Any) -> tuple[Any, History]:
-    """The models [n, ...] of a chunk that has begun, and what was recorded.
-
-    They are NumPy arrays, keys as `distributed.gather` gives them; `like` tells
-    the shapes of the states of a chunk.
-    """
+    """The models [n, ...] of a chunk that has begun, and its record (NumPy)."""
     first, last = chunk.source
     path = self._path(Chunk(first, last, chunk.step))
     about = trees.about(path)
@@ -247,9 +235,7 @@ class Task:
         raise self._another()
       if about == {**about, **self._about(path)}:
         return None
-      why = (
-        f"{path} is another one, or too old to say which it is"
-      )
+      why = f"{path} is another one, or too old to say which it is"
     return (
       f"{why}: individuals {chunk.first} .. {chunk.last - 1} of {self.name!r}"
       " are trained again from what was saved before it."

@@ -29,7 +29,7 @@ def save_async(
 ) -> Callable[[], None]:
   """Begins to write a tree, and JSON values about it; all processes must.
 
-  What it returns waits, in any thread, and makes the checkpoint count; until
+  What it returns waits, in any thread, and makes the checkpoint count. Until
   then the arrays must stay as they are (no donation).
   """
   path = path.absolute()

@@ -188,11 +188,10 @@ def gains(
 def _label_points(
   axes: Axes, points: np.ndarray, errors: np.ndarray, names: list[str]
 ) -> bool:
-  """Writes names beside points [P, 2], and returns whether there is room.
+  """Writes names beside points [P, 2] with bars [P, 2], if there is room.
 
-  None covers another, or a point; errors [P, 2] are half lengths of the points'
-  bars. The axes have their final limits. Each label in turn takes the cheapest
-  of many places around its point, three times over: early ones can give way.
+  Each in turn takes the cheapest of many places around its point that covers no
+  other and no point; three times over, so that early ones can give way.
   """
   look: Any = {"ha": "center", "va": "center", "fontsize": 8.5, "zorder": 5}
   leader = {"arrowstyle": "-", "color": "#888888", "linewidth": 0.6}

@@ -158,10 +158,7 @@ def _beside(
   most: int,
   spacing: float,
 ) -> list[Any]:
-  """Draws what is compared -> row -> a point there, and its bar to both sides.
-
-  In each row they stand side by side, lest equal ones hide each other.
-  """
+  """Points and bars of what is compared -> row, side by side in each row."""
   if len(found) > most:
     raise ValueError(
       f"there are {len(found)} {what}, but at most {most} can be told apart."

@@ -259,10 +259,7 @@ def _page(
   beside: float,
   margin: int = 0,
 ) -> tuple[Figure, Axes]:
-  """Paper with images [rows, columns, H, W, C] at these places, on a figure.
-
-  The paper is so many inches wide, with space for names beside it.
-  """
+  """Paper, so many inches wide, with images [rows, columns, H, W, C] on it."""
   height, width, channels = cells.shape[2:]
   tall, wide = tops[-1] + height + margin, lefts[-1] + width + margin
   page = np.full((tall, wide, channels), _PAPER, np.uint8)

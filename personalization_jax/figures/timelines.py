@@ -185,9 +185,7 @@ def _curve(
 ) -> None:
   """The mean at steps [E] and the band of the quartiles of values [S, E].
 
-  NaN is who has no value. Where values are many, each method has its few
-  markers at other steps, by its turn (in 0..1) among all, so that they don't
-  hide each other.
+  Its few markers stand where its turn (in 0..1) among all curves puts them.
   """
   style = styles.method_style(method)
   with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
@@ -225,9 +223,8 @@ def _spans(
   """Cuts a schedule into (start, stop, share of D_I), wide enough to see.
 
   A run is drawn as it is if it lasts a `block` of steps; or if it is `visible`
-  steps long and at an end of the schedule or between visible runs. All others
-  are mixed: drawn together, in blocks (many times `visible`) unless the share
-  is the same in all of them but for rounding.
+  steps long and at an end or between visible runs. All others are mixed: drawn
+  together, or in blocks where the share changes.
   """
   edges = np.flatnonzero(np.diff(sources.astype(int), prepend=-1, append=-1))
   lengths = np.diff(edges)

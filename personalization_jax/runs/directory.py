@@ -45,12 +45,11 @@ def open_run(
   inert: Collection[str] = (),
   asked: Sequence[tuple[str, int]] = (),
 ) -> dict[str, Any]:
-  """Makes a run directory, or checks that one holds the same run.
+  """Makes a run directory, or checks that one holds the same run; its config.
 
-  The run's data and `settings`, name -> JSON value, determine its results; an
-  older run may hold `inert` settings too. `about` is what else config.json
-  tells: once a result is finished, what made it stays. What is `asked` for,
-  methods with a seed each, grows. Returns what config.json holds.
+  The run's data and `settings` determine its results; an older run may hold
+  `inert` ones too. `about` is what else config.json tells: once a result is
+  finished, what made it stays. What is `asked` for, methods with a seed, grows.
   """
   settings = json.loads(json.dumps(settings))
   first = {"settings": settings, "dataset_fingerprint": dataset_fingerprint}
@@ -160,8 +159,7 @@ def _saved(
 def alone_in(workdir: pathlib.Path, token: str = "") -> Iterator[None]:
   """Keeps other runs out of a run directory, until this one ends or is killed.
 
-  Makes a missing directory, and removes it if it stays empty; removes files
-  that a killed run was writing. A rejected directory stays as it is.
+  Makes a missing directory, and removes it if it stays empty.
   """
   _check_place(workdir)
   made_here = not workdir.exists()
@@ -247,8 +245,7 @@ def save_result(
 ) -> None:
   """Keeps a finished method's predictions and losses.
 
-  Rows are those of the user's file and have their true classes, so that nobody
-  needs the population to read them. The run itself needs its store's rows.
+  Readers get the rows of their file and true classes; a run needs its store's.
   """
   fields = {k: v for k, v in vars(result).items() if v is not None}
   fields.pop("models", None)

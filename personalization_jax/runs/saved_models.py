@@ -43,10 +43,7 @@ def save(
   states: Any,
   description: Description | None,
 ) -> None:
-  """Writes models of `states` [n or more]; all processes must call it.
-
-  `load` can't read a model without a description.
-  """
+  """Writes models of `states` [n or more]; all processes must call it."""
   kept = distributed.gather(
     {"params": states.params, "batch_stats": states.batch_stats}
   )
