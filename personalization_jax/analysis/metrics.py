@@ -155,10 +155,9 @@ def with_holm(
   }
   t = holm([one.t for one in tests.values()])
   wilcoxon = holm([one.wilcoxon for one in tests.values()])
-  corrected = zip(tests.items(), t, wilcoxon)
   return {
-    m: dataclasses.replace(one, t_holm=p, wilcoxon_holm=of_wilcoxon)
-    for (m, one), p, of_wilcoxon in corrected
+    m: dataclasses.replace(tests[m], t_holm=of_t, wilcoxon_holm=of_wilcoxon)
+    for m, of_t, of_wilcoxon in zip(tests, t, wilcoxon)
   }
 
 

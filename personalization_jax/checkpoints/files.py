@@ -44,8 +44,8 @@ def check_writable(folder: pathlib.Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=folder).close()
   except OSError as error:
-    reason = error.strerror
-    raise OSError(f"{folder} can't be written to ({reason}).") from error
+    why = f"{folder} can't be written to ({error.strerror})."
+    raise OSError(why) from error
 
 
 def remove_temporary(folder: pathlib.Path) -> None:

@@ -184,7 +184,7 @@ class Task:
   def finish(self, chunk: Chunk, arrays: Mapping[str, np.ndarray]) -> None:
     """Keeps arrays [n, ...] that a chunk gave, and drops its checkpoints."""
     self.keeper.wait()
-    self._results[chunk.first, chunk.last] = dict(arrays)
+    self._results[chunk[:2]] = dict(arrays)
     if self.folder is None or not distributed.is_first():
       return
     path = self._path(chunk._replace(step=-1))
@@ -202,10 +202,9 @@ class Task:
     """What every chunk gave, in order; all must be finished."""
     distributed.wait_for_all("parts")
     for chunk in done:
-      where = (chunk.first, chunk.last)
-      if where not in self._results:
-        self._results[where], _ = _read(self._path(chunk._replace(step=-1)))
-    return [self._results[chunk.first, chunk.last] for chunk in done]
+      if chunk[:2] not in self._results:
+        self._results[chunk[:2]], _ = _read(self._path(chunk._replace(step=-1)))
+    return [self._results[chunk[:2]] for chunk in done]
 
   def _intact(self) -> list[Chunk]:
     """Chunks that can be used, once nothing is written; removes all else."""

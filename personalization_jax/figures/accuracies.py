@@ -75,9 +75,7 @@ def trade_off(accuracies: Accuracies, axes: Axes | None = None) -> Axes:
 
 
 def distribution(
-  accuracies: Accuracies,
-  axes: Axes | None = None,
-  of: Data = "individual",
+  accuracies: Accuracies, axes: Axes | None = None, of: Data = "individual"
 ) -> Axes:
   """Every individual's accuracy by each method, one row a method.
 
@@ -155,16 +153,9 @@ def gains(
     faces = np.where(hurt[:, None], 1.0, colour)
     size = 24 if len(change) < 30 else 9
     places = row + np.linspace(0.38, -0.38, len(change) + 2)[1:-1]
-    axes.scatter(
-      change,
-      places,
-      s=np.where(hurt | gained, size, size / 3),
-      c=faces.tolist(),
-      edgecolors=[colour],
-      linewidths=0.8,
-      zorder=3,
-      label=styles.method_name(method),
-    )
+    look: Any = {"c": faces.tolist(), "edgecolors": [colour], "linewidths": 0.8}
+    look |= {"s": np.where(hurt | gained, size, size / 3), "zorder": 3}
+    axes.scatter(change, places, label=styles.method_name(method), **look)
     axes.vlines(change.mean(), row - 0.42, row + 0.42, color="black", zorder=4)
     shares.append(
       f"{hurt.mean():.0%} hurt, {gained.mean():.0%} gain,"
@@ -193,19 +184,13 @@ def _label_points(
   Each in turn takes the cheapest of many places around its point that covers no
   other and no point; three times over, so that early ones can give way.
   """
-  look: Any = {"ha": "center", "va": "center", "fontsize": 8.5, "zorder": 5}
   leader = {"arrowstyle": "-", "color": "#888888", "linewidth": 0.6}
+  look: Any = {"ha": "center", "va": "center", "fontsize": 8.5, "zorder": 5}
+  look |= {"textcoords": "offset points", "in_layout": False}
+  look["arrowprops"] = leader | {"shrinkA": 0, "shrinkB": 4}
+  halo = patheffects.withStroke(linewidth=2, foreground="white")
   notes = [
-    axes.annotate(
-      name,
-      point,
-      (0, 0),
-      textcoords="offset points",
-      in_layout=False,
-      arrowprops=leader | {"shrinkA": 0, "shrinkB": 4},
-      path_effects=[patheffects.withStroke(linewidth=2, foreground="white")],
-      **look,
-    )
+    axes.annotate(name, point, (0, 0), path_effects=[halo], **look)
     for name, point in zip(names, points.tolist())
   ]
   figure = styles.figure_of(axes)

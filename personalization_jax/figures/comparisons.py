@@ -20,7 +20,6 @@ _LOOKS = (
   ("#000000", "v"), ("#56B4E9", "p"), ("#E69F00", "h"),
 )  # fmt: skip
 MOST_RUNS = len(_LOOKS)
-_MOST_SPACES = 3
 
 
 def choice(choices: Mapping[str, Choice], axes: Axes | None = None) -> Axes:
@@ -136,7 +135,7 @@ def agreement(
   line: Any = {"marker": "|", "s": 190, "color": "black", "linewidths": 1.5}
   chances = [random[measure][part] for measure, part in places]
   axes.scatter(chances, [*places.values()], label="random choice", **line)
-  _beside(axes, found, "latent spaces", _MOST_SPACES, 0.4)
+  _beside(axes, found, "latent spaces", 3, 0.4)
   axes.set_xlim(min(axes.get_xlim()[0], -0.02), 1.02)
   axes.set_xlabel(
     "Agreement with the hidden factors (more is better)\n"
@@ -170,16 +169,14 @@ def _beside(
     rows = np.array([*values]) + spacing * (k - (len(found) - 1) / 2)
     look: Any = {"color": colour, "ecolor": (colour, 0.5), "elinewidth": 1.3}
     look |= {"fmt": marker, "ms": 5.5, "mec": "white", "mew": 0.5, "zorder": 3}
-    drawn.append(
-      axes.errorbar(means, rows, xerr=bars, label=_plain(name), **look)
-    )
+    look["label"] = _plain(name)
+    drawn.append(axes.errorbar(means, rows, xerr=bars, **look))
   return drawn
 
 
 def _plain(name: str) -> str:
   """A name as it is: short enough, no mathematics, never left out."""
-  if len(name) > 70:
-    name = "…" + name[-69:]
+  name = name if len(name) <= 70 else "…" + name[-69:]
   name = name.replace("$", r"\$")
   # Legends leave out what begins with an underscore.
   return f" {name}" if name.startswith("_") else name

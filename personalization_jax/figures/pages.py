@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from personalization_jax import checks
 from personalization_jax.figures import styles
 
-_COLUMNS = 16  # images side by side, at most
 _PAPER, _MISSING = 255, 235
 
 
@@ -70,7 +69,6 @@ def handwriting(
     (np.arange(classes) + 0.5) * cell - 0.5, [str(c) for c in range(classes)]
   )
   axes.set_yticks(tops + height / 2, [f"Person {person}" for person in people])
-  axes.tick_params(top=False, labeltop=True, labelbottom=False)
   return figure
 
 
@@ -122,10 +120,10 @@ def reconstructions(originals: np.ndarray, reconstructed: np.ndarray) -> Figure:
   """
   given = {"originals": originals, "reconstructed": reconstructed}
   checks.shapes(*((*item, "nHWC") for item in given.items()))
-  pairs = np.stack(_dark_ink(*(_bytes(*item) for item in given.items())))
+  pairs = np.stack(_dark_ink(**given))
   _, count, *shape = pairs.shape
   height, width, _ = shape
-  columns = min(count, _COLUMNS)
+  columns = min(count, 16)
   lines = -(-count // columns)
   cells = np.full((2, lines * columns, *shape), _PAPER, np.uint8)
   cells[:, :count] = pairs
@@ -171,7 +169,6 @@ def chosen_samples(
     [width / 2, (first + lefts[-1] + width) / 2],
     ["Sample of $D_I$", "Chosen from $D_G$, in order"],
   )
-  axes.tick_params(top=False, labeltop=True, labelbottom=False)
   axes.set_yticks([])
   return figure
 
@@ -226,29 +223,27 @@ def latent_map(
 def _cells(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
   """The images in rows [k, m], with dark ink; grey where a row is -1."""
   there = rows >= 0
-  (dark,) = _dark_ink(_bytes("images", np.asarray(images)[rows[there]]))
+  (dark,) = _dark_ink(images=np.asarray(images)[rows[there]])
   cells = np.full((*rows.shape, *dark.shape[1:]), _MISSING, np.uint8)
   cells[there] = dark
   return cells
 
 
-def _bytes(name: str, images: np.ndarray) -> np.ndarray:
-  """Images as uint8; floats count 1 as 255, and are cut off above."""
-  images = np.asarray(images)
-  if images.ndim != 4 or images.shape[3] not in (1, 3):
-    raise ValueError(
-      f"{name} must be [n, H, W, 1] or [n, H, W, 3], but have shape"
-      f" {list(images.shape)}."
-    )
-  if images.dtype == np.uint8:
-    return images
-  return np.rint(255 * np.clip(images, 0, 1)).astype(np.uint8)
-
-
-def _dark_ink(first: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
-  """Images uint8 [n, H, W, C], inverted if the first are white on black."""
-  invert = first.shape[3] == 1 and np.median(first) < 128
-  return [255 - i if invert else i for i in (first, *others)]
+def _dark_ink(**given: np.ndarray) -> list[np.ndarray]:
+  """Images as uint8 (of 0..1), all inverted if the first are white on black."""
+  found = []
+  for name, images in given.items():
+    shape = np.shape(images)
+    if len(shape) != 4 or shape[3] not in (1, 3):
+      raise ValueError(
+        f"{name} must be [n, H, W, 1] or [n, H, W, 3], but have shape"
+        f" {list(shape)}."
+      )
+    if np.asarray(images).dtype != np.uint8:
+      images = np.rint(255 * np.clip(images, 0, 1)).astype(np.uint8)
+    found.append(images)
+  invert = found[0].shape[3] == 1 and np.median(found[0]) < 128
+  return [255 - images if invert else images for images in found]
 
 
 def _page(
@@ -270,6 +265,6 @@ def _page(
   shown = page if channels == 3 else page[..., 0]
   axes.imshow(shown, "gray", vmin=0, vmax=255)
   axes.set_xticks([])
-  axes.tick_params(length=0, labelsize=9)
+  axes.tick_params(length=0, labelsize=9, labeltop=True, labelbottom=False)
   axes.spines[:].set_visible(False)
   return styles.figure_of(axes), axes

@@ -16,8 +16,6 @@ from matplotlib.figure import Figure
 from personalization_jax import checks
 from personalization_jax.figures import styles
 
-_GLOBAL_COLOUR, _INDIVIDUAL_COLOUR = "#DDDDDD", "#0072B2"
-
 
 def schedules(
   sources: Mapping[str, np.ndarray], axes: Axes | None = None
@@ -34,9 +32,8 @@ def schedules(
   """
   styles.check_filled("sources", sources, "at least one schedule")
   axes = styles.axes_or_new(axes, 7.5, 1.3 + 0.36 * len(sources))
-  shade = colors.LinearSegmentedColormap.from_list(
-    "sources", [_GLOBAL_COLOUR, _INDIVIDUAL_COLOUR]
-  )
+  mix = colors.LinearSegmentedColormap.from_list
+  shade = mix("from D_G to D_I", ["#DDDDDD", "#0072B2"])
   longest = max(map(np.size, sources.values()))
   shares, mixed = [], False
   for row, (method, value) in enumerate(sources.items()):

@@ -137,9 +137,7 @@ def saved(workdir: pathlib.Path) -> list[tuple[str, int]]:
   return [(method, seed) for method, seed, _ in _saved(workdir)]
 
 
-def _saved(
-  workdir: pathlib.Path,
-) -> Iterator[tuple[str, int, dict[str, Any]]]:
+def _saved(workdir: pathlib.Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
   """Method, seed and what it was made with, if known, of finished results."""
   for pattern in ("predictions/*.npz", "seeds/*/predictions/*.npz"):
     for path in sorted(workdir.glob(pattern)):
@@ -224,13 +222,12 @@ def _check_place(workdir: pathlib.Path) -> None:
   """Rejects what can't be made a run directory, or holds something else."""
   if workdir.is_file():
     raise ValueError(f"workdir={workdir} is a file: name a folder.")
-  try:
-    inside = list(workdir.iterdir())
-  except (FileNotFoundError, NotADirectoryError):
-    return  # nothing is there; another start may just have removed it
-  if (workdir / _CONFIG).exists():
-    return
-  if any(p.name != _LOCK and not files.is_temporary(p) for p in inside):
+  inside: list[pathlib.Path] = []
+  # Nothing may be there; another start may just have removed it.
+  with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+    inside = [*workdir.iterdir()]
+  foreign = [p for p in inside if p.name != _LOCK and not files.is_temporary(p)]
+  if foreign and not (workdir / _CONFIG).exists():
     raise ValueError(
       f"workdir={workdir} is not empty and holds no run (no config.json):"
       " take another directory."

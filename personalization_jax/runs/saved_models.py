@@ -104,9 +104,8 @@ def load(path: str | os.PathLike[str]) -> tuple[Description, Any, Any]:
       f"{path} isn't the model that {DESCRIPTION} describes: {fault}."
     )
   if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables)):
-    raise ValueError(
-      f"{path} holds numbers that aren't finite: its training diverged."
-    )
+    why = "holds numbers that aren't finite: its training diverged"
+    raise ValueError(f"{path} {why}.")
   return description, variables["params"], variables["batch_stats"]
 
 
@@ -126,9 +125,9 @@ def _write(path: pathlib.Path, variables: dict[str, Any]) -> None:
 
 def _description(path: pathlib.Path) -> Description:
   """The model's own description, or else its run's."""
-  places = [folder / DESCRIPTION for folder in (path, path.parent.parent)]
-  file = next((place for place in places if place.is_file()), None)
-  if file is None:
+  own, of_run = (place / DESCRIPTION for place in (path, path.parent.parent))
+  file = own if own.is_file() else of_run
+  if not file.is_file():
     raise ValueError(
       f"nothing says what the model in {path} is: {DESCRIPTION} is missing"
       " there and two folders above it."
