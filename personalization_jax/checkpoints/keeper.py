@@ -62,7 +62,7 @@ class Keeper:
 
   def task(self, name: str, identity: str) -> Task:
     """A training, told by the digest of all that decides it (`identities`)."""
-    inside = files.safe_name(name)
+    inside = files.safe_name(name)  # and never outside the keeper's folder
     assert pathlib.PurePath(inside).name == inside not in ("", ".."), name
     return Task(self, name, identity, self.folder and self.folder / inside)
 

@@ -48,7 +48,8 @@ def trade_off(accuracies: Accuracies, axes: Axes | None = None) -> Axes:
   means, errors = np.moveaxis(np.array(pairs), -1, 0)
   for method, (x, y), error in zip(checked, means, errors):
     style = styles.method_style(method)
-    face, edge = (style.colour, "white")[:: 1 if style.filled else -1]
+    paint = style.colour, "white"
+    face, edge = paint if style.filled else paint[::-1]
     look: Any = {"fmt": style.marker, "ms": 8, "mfc": face, "mec": edge}
     look |= {"ecolor": (*style.colour, 0.45), "elinewidth": 1.2, "zorder": 3}
     name = styles.method_name(method)
