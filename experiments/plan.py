@@ -86,6 +86,7 @@ class Row(NamedTuple):
   host: int  # all in all; 0 where devices have their own memory
   fits: bool
   moved: int  # bytes read and written
+  cycles: int  # by a TPU's compiler; 0 elsewhere
   operations: float  # of floating-point numbers
   seconds: dict[str, float]  # by what tells them, the best last
 
@@ -148,7 +149,7 @@ def main(argv: Sequence[str]) -> None:
       f"\nRecommended: --individuals_per_device={chosen.individuals}. Steps of"
       " a device, and hours of training:"
     )
-    say(spent.to_string(float_format="{:.3g}".format))
+    say(spent.to_string(float_format="{:.4f}".format))
     plan |= {
       "recommended": chosen.individuals,
       "hours": json.loads(spent.to_json(orient="index")),
@@ -251,6 +252,7 @@ def plan_row(
     host,
     _fits(target, device, host),
     moved,
+    turns * cost.cycles,
     operations,
     seconds,
   )
