@@ -46,6 +46,7 @@ from experiments.runtime import (
 from experiments.runtime.console import say
 from experiments.runtime.costs import Cost
 from personalization_jax import distributed
+from personalization_jax.checkpoints import files
 from personalization_jax.methods import Method
 from personalization_jax.study import Study
 from personalization_jax.training import latent_space, step
@@ -114,6 +115,10 @@ def main(argv: Sequence[str]) -> None:
       study.check(method)
     latents = study_flags.latent_settings(seeds[0])
     resources.check_host(study, methods, latents)
+    if _JSON.value:
+      files.check_writable(pathlib.Path(_JSON.value).parent)
+    if _DUMP.value:
+      files.check_writable(pathlib.Path(_DUMP.value))
   except (ValueError, OSError) as error:
     sys.exit(f"error: {console.as_flag(error, list(flags.FLAGS))}")
   devices = mesh.size if target == "cpu" else _NUM_DEVICES.value
@@ -126,8 +131,13 @@ def main(argv: Sequence[str]) -> None:
   rows = []
   for count in tqdm.tqdm(counts, f"compiling for {target}"):
     trainer = _trainer(study, mesh, count)
-    rows.append(plan_row(study, methods, trainer, target, of_space))
-  say("\n" + table(rows).to_string(index=False))
+    try:
+      rows.append(plan_row(study, methods, trainer, target, of_space))
+    except jax.errors.JaxRuntimeError as error:
+      say(f"\n{count} on a device take {resources.no_room(error)}.")
+      break  # and so do more
+  if rows:
+    say("\n" + table(rows).to_string(index=False))
   plan = {
     "target": target,
     "num_devices": devices,
@@ -205,7 +215,7 @@ def _trainer(study: Study, mesh: Mesh, count: int) -> PopulationTrainer:
     labels=labels,
     mesh=mesh,
     individuals_per_device=count,
-    side_by_side=None,
+    side_by_side=min(table1.SIDE_BY_SIDE.value, count),
     store=store,
   )
 
@@ -308,7 +318,6 @@ def _dump(
   folder: pathlib.Path, name: str, compiled: jax.stages.Compiled, cost: Cost
 ) -> None:
   """Writes a program's text and the list of its costliest instructions."""
-  folder.mkdir(parents=True, exist_ok=True)
   (folder / f"{name}.txt").write_text(compiled.as_text() or "")
   unit = "cycles" if cost.cycles else "bytes moved"
   lines = [f"{amount:>15,} {text}" for amount, text in cost.costliest[:100]]

@@ -60,6 +60,10 @@ WORKDIR = flags.DEFINE_string("workdir", "runs/table1", "The run directory.")
 _INDIVIDUALS_PER_DEVICE = flags.DEFINE_integer("individuals_per_device", 0,
     "Models on a device at once, which bounds memory; 0 takes 1 on a CPU and"
     " 8 elsewhere.", lower_bound=0)
+SIDE_BY_SIDE = flags.DEFINE_integer("side_by_side", 0,
+    "How many of them one operation computes; the others follow one after"
+    " another. 0 takes 1 on a CPU and all of them elsewhere;"
+    " experiments.plan tells what else would take.", lower_bound=0)
 MEMORY_GIB = flags.DEFINE_float("memory_gib", 0.0,
     "GiB of each device's memory that training may take; 0 for all of it."
     " Unless --individuals_per_device is set, as many models are trained at"
@@ -184,7 +188,7 @@ def prepare(
       **determining,
       "methods": [method.spec for method in methods],
       "seeds": seeds,
-      **values.of(_INDIVIDUALS_PER_DEVICE, MEMORY_GIB, STORE),
+      **values.of(_INDIVIDUALS_PER_DEVICE, SIDE_BY_SIDE, MEMORY_GIB, STORE),
       guards.FINGERPRINT: population.fingerprint(),
     }
   )
@@ -211,7 +215,7 @@ def prepare(
     population,
     study_flags.training_settings(seeds[0]),
     model=study_flags.model(population),
-    **values.of(_INDIVIDUALS_PER_DEVICE, STORE),
+    **values.of(_INDIVIDUALS_PER_DEVICE, SIDE_BY_SIDE, STORE),
   )
   studies = [make(seed, trainer) for seed in seeds]
   for study, method in itertools.product(studies, methods):

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from experiments.runtime import host_memory
-from personalization_jax import distributed, grouping
+from personalization_jax import checks, distributed, grouping
 from personalization_jax.checkpoints import files
 from personalization_jax.datasets.splits import PADDING
 from personalization_jax.methods import Method
@@ -167,8 +167,11 @@ def fitting_trainer(
   of_space = latent_space.lower(study.population, latents) if grouped else []
   while True:
     programs = lower(study, trainer)
-    plan = memory_plan(study, methods, trainer, programs, of_space)
-    fault = plan and _lack(trainer, plan, memory_gib)
+    try:
+      plan = memory_plan(study, methods, trainer, programs, of_space)
+      fault = plan and _lack(trainer, plan, memory_gib)
+    except jax.errors.JaxRuntimeError as error:
+      fault = no_room(error)
     if not fault:
       return trainer, plan
     count = trainer.individuals_per_device
@@ -194,6 +197,13 @@ def lower(
     "training": trainer.lower_train(study.settings.batch_size),
     "evaluation": trainer.lower_predict(_tested(study)),
   }
+
+
+def no_room(error: jax.errors.JaxRuntimeError) -> str:
+  """What a compiler says of a program that no device holds; or its error."""
+  if "RESOURCE_EXHAUSTED" not in str(error):
+    raise error
+  return f"more than a device has ({checks.first_line(error)[:200]})"
 
 
 def memory_plan(

@@ -77,7 +77,7 @@ class PopulationTrainer:
   mesh: Mesh  # where individuals go
   individuals_per_device: int = 1  # how many models are on a device at once
   # How many of them one operation computes (`vmap`); the others of a device
-  # follow one after another. By default all of them, but one on a CPU: there
+  # follow one after another. By default (None, 0) all, but one on a CPU: there
   # `vmap` turns convolutions into grouped ones, which are many times slower,
   # and one at a time gives each individual the same bits whoever else is
   # trained.
@@ -99,7 +99,7 @@ class PopulationTrainer:
         f"individuals_per_device={self.individuals_per_device} must be at"
         " least 1."
       )
-    if self.side_by_side is None:
+    if not self.side_by_side:
       self.side_by_side = 1 if self.on_cpu else self.individuals_per_device
     self._source: DeviceStore | HostStore
     if self.store == "device":

@@ -198,6 +198,32 @@ def test_without_a_chip_s_compiler_a_sentence_says_what_to_install(
     plan.main(["plan"])
 
 
+def test_what_the_compiler_has_no_room_for_ends_the_table(monkeypatch, capsys):
+  monkeypatch.setattr(plan, "_COUNTS", types.SimpleNamespace(value=["1", "2"]))
+  planned = plan.plan_row
+
+  def refuse(study, methods, trainer, *others):
+    if trainer.individuals_per_device > 1:
+      raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of hbm.")
+    return planned(study, methods, trainer, *others)
+
+  monkeypatch.setattr(plan, "plan_row", refuse)
+  with flagsaver.flagsaver(**{**SMALL, "methods": "sw:2"}):
+    plan.main(["plan"])
+  told = capsys.readouterr().out
+  assert "2 on a device take more than a device has (RESOURCE" in told
+  assert "Recommended: --individuals_per_device=1" in told
+
+
+@pytest.mark.parametrize("flag", ["json", "dump"])
+def test_where_nothing_can_be_written_nothing_is_compiled(flag):
+  with (
+    flagsaver.flagsaver(**SMALL, **{flag: "/dev/null/plan"}),
+    pytest.raises(SystemExit, match=r"/dev/null(/plan)? can't be written"),
+  ):
+    plan.main(["plan"])
+
+
 def test_numbers_on_a_device_are_whole(monkeypatch):
   monkeypatch.setattr(plan, "_COUNTS", types.SimpleNamespace(value=["8", "x"]))
   with (

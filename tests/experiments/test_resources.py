@@ -139,6 +139,33 @@ def test_as_many_models_go_at_once_as_memory_holds(study):
     fit(needs[4] - 1, fewer=False)
 
 
+def test_a_program_that_the_compiler_has_no_room_for_is_made_smaller(
+  study, monkeypatch
+):
+  """A TPU's compiler rejects it instead of telling its size."""
+  planned = resources.memory_plan
+
+  def refuse(study, methods, trainer, *programs):
+    if trainer.individuals_per_device == 4:
+      raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of hbm.")
+    return planned(study, methods, trainer, *programs)
+
+  monkeypatch.setattr(resources, "memory_plan", refuse)
+  found, _ = fitting(study)
+  assert found.individuals_per_device == 2
+  with pytest.raises(
+    ValueError, match=r"=4 would take more .* \(RESOURCE.*hbm"
+  ):
+    fitting(study, fewer=False)
+
+  def fail(*_):
+    raise jax.errors.JaxRuntimeError("INTERNAL: a bug.")
+
+  monkeypatch.setattr(resources, "memory_plan", fail)
+  with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
+    fitting(study)
+
+
 @pytest.mark.parametrize("learner", [TINY, FIG_4], ids=["tiny", "fig. 4"])
 def test_a_width_is_offered_where_the_model_has_one(
   study, monkeypatch, learner

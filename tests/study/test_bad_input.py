@@ -43,6 +43,7 @@ NUMERIC = [
   "num_individuals", "num_global_individuals", "synthetic_samples",
   "image_size", "train_fraction", "epochs", "batch_size", "learning_rate",
   "width", "seed", "class_concentration", "individuals_per_device",
+  "side_by_side",
   "cpu_devices", "autoencoder_epochs", "checkpoint_minutes", "num_processes",
   "process_id", "memory_gib", "eval_every", "seeds",
 ]  # fmt: skip
