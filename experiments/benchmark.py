@@ -4,7 +4,7 @@ r"""Measures this project, beside the best alternatives, on this machine.
 
 Suites: training (a population of networks, against PyTorch and plain `vmap`),
 scaling (up to 4,000 individuals, on one to four virtual devices), grouping
-(against faiss), or all. Prints a table and writes it, with versions and the
+(against faiss), or all. Prints each row and writes it, with versions and the
 command, as JSON. Peers are optional dependencies: `pip install
 personalization_jax[bench]`. Each number is a median of rounds in which ours and
 the peers take turns; our first call, which compiles, is given beside it.
@@ -12,15 +12,12 @@ the peers take turns; our first call, which compiles, is given beside it.
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import json
 import os
 import pathlib
-import shlex
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from absl import app, flags
 
@@ -33,9 +30,12 @@ _VARIABLES = (
   "XLA_", "JAX_", "CUDA_VISIBLE_DEVICES", "PYTORCH_",
 )  # fmt: skip
 
+# The module of each suite, and the package of its peer.
+SUITES = {"training": "torch", "scaling": None, "grouping": "faiss-cpu"}
+
 # Suites read those without a name here.
 # fmt: off
-_SUITE = flags.DEFINE_multi_enum("suite", None, [*measuring.SUITES, "all"],
+_SUITE = flags.DEFINE_multi_enum("suite", None, [*SUITES, "all"],
     "What to measure", required=True)
 flags.DEFINE_integer("repeats", 5, "Rounds of measurement.", lower_bound=1)
 _OUTPUT = flags.DEFINE_string("output", None,
@@ -57,66 +57,48 @@ flags.DEFINE_integer("steps", 0,
     lower_bound=0)
 flags.DEFINE_string("only", "",
     "Rows of training whose name holds this, as 'width 1, batch'.")
-_SIDE_BY_SIDE = flags.DEFINE_list(
+flags.DEFINE_list(
     "side_by_side", ["1", "8", "25", "50", "100"],
     "On an accelerator: how many individuals one operation computes; each is"
     " tried, the best meets the peers.")
+flags.register_validator("side_by_side",
+    lambda counts: all(n.isdigit() and int(n) for n in counts),
+    "must be whole numbers of 1 or more, separated by commas.")
 flags.DEFINE_float("peak_tflops", None,
     "The device's peak in TFLOP/s, if the benchmark doesn't know it.")
 # fmt: on
-
-
-def environment() -> dict[str, Any]:
-  """What the numbers depend on beside the code."""
-  about = run_info.describe()
-  for _, package in measuring.PEERS.values():
-    about["versions"][package] = run_info.version(package)
-  given = sorted(os.environ.items())
-  variables = {name: v for name, v in given if name.startswith(_VARIABLES)}
-  return {**about, "cores": len(processes.cores()), "variables": variables}
-
-
-def prepare() -> list[str]:
-  """Everything that a user's mistake can break; the suites that can run."""
-  if not all(n.isdigit() and int(n) for n in _SIDE_BY_SIDE.value):
-    raise ValueError(
-      f"--side_by_side={','.join(_SIDE_BY_SIDE.value)} must be whole numbers"
-      " of 1 or more, separated by commas."
-    )
-  wanted = measuring.SUITES if "all" in _SUITE.value else _SUITE.value
-  suites = measuring.runnable(wanted, _PEERS.value)
-  # As experiments.table1 has it: results don't depend on the devices.
-  processes.use_cpu_cores(_CPU_DEVICES.value)
-  # PyTorch and plain vmap share an accelerator's memory with us.
-  os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.45")
-  return suites
 
 
 def main(argv: Sequence[str]) -> None:
   """Runs the suites that the flags name."""
   try:
     console.begin(argv)
-    suites = prepare()
   except ValueError as error:
     sys.exit(f"error: {error}")
+  # As experiments.table1 has it: results don't depend on the devices.
+  processes.use_cpu_cores(_CPU_DEVICES.value)
+  # PyTorch and plain vmap share an accelerator's memory with us.
+  os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.45")
+  variables = {k: v for k, v in os.environ.items() if k.startswith(_VARIABLES)}
+  about = run_info.describe()
+  about |= {"cores": len(processes.cores()), "variables": variables}
+  rows: list[measuring.Row] = []
   default = f"benchmark_{'_'.join(_SUITE.value)}.json"
   path = pathlib.Path(_OUTPUT.value or default)
-  command = ["python", "-m", "experiments.benchmark", *sys.argv[1:]]
-  record: dict[str, Any] = {
-    "command": shlex.join(command),
-    "environment": environment(),
-  }
-  measurements: list[measuring.Measurement] = []
+  suites = SUITES if "all" in _SUITE.value else _SUITE.value
+  for peer in filter(None, {SUITES[suite] for suite in suites}):
+    about["versions"][peer] = run_info.version(peer)
+    if _PEERS.value and not about["versions"][peer]:
+      print(f"Left out: {peer}; pip install 'personalization_jax[bench]'.")
   for suite in suites:
     module = importlib.import_module(f"experiments.benchmarks.{suite}")
-    for measurement in module.run(flags.FLAGS):
-      print(measuring.table([measurement]).splitlines()[1], flush=True)
-      measurements.append(measurement)
+    for row in module.run(flags.FLAGS):
+      print(measuring.line(row), flush=True)
+      rows.append(row)
       # Written anew each time: what was measured stays if a later row fails.
-      record["measurements"] = [dataclasses.asdict(m) for m in measurements]
-      path.write_text(json.dumps(record, indent=2) + "\n")
-  print("\n" + measuring.table(measurements))
-  print(f"\nWritten to {path}.")
+      record = {"environment": about, "measurements": rows}
+      path.write_text(json.dumps(record, indent=2, default=float) + "\n")
+  print(f"Written to {path}.")
 
 
 if __name__ == "__main__":

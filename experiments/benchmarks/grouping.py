@@ -3,14 +3,13 @@
 The peer is faiss's exact flat index and a greedy pass in NumPy: it asks for a
 list of nearest rows for every sample, takes the free ones in order, and asks
 for longer lists for the samples that run out. How much longer the first lists
-are than what a sample takes is the peer's only setting; it is tuned for each
-line before the rounds, in the peer's favour.
+are than what a sample takes is the peer's only setting: each is measured.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -19,43 +18,50 @@ import numpy as np
 from absl.flags import FlagValues
 
 from experiments.benchmarks import measuring
-from experiments.benchmarks.measuring import Measurement
+from experiments.benchmarks.measuring import Row
 from personalization_jax.grouping import single_sample_groups
 
-_INDIVIDUALS = 100
-_SAMPLES = 210
+_INDIVIDUALS, _SAMPLES, _CLASSES = 100, 210, 30
 _WIDTH = 16
-_CLASSES = 30
-_SLACKS = (12.0, 8.0, 5.0, 3.0, 2.0, 1.5)
-_SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000)
+_SLACKS = (8.0, 5.0, 3.0, 2.0)
+# Rows of D_G: where faiss is measured too, and where growth is.
+_COMPARED, _SIZES = 30_000, (10_000, 100_000, 300_000, 1_000_000)
 
 
-def run(options: FlagValues) -> Iterator[Measurement]:
-  """Yields the suite's measurements, in seconds; it needs faiss."""
+def run(options: FlagValues) -> Iterator[Row]:
+  """Yields the suite's measurements, in seconds."""
   people = 4 if options.quick else _INDIVIDUALS
-  for kind in ("normal", "classes"):
-    for total in (1500, 6500):
-      yield _against_faiss(kind, people, total, options.repeats)
-  for size in _SIZES[:2] if options.quick else _SIZES:
-    samples, rows = latents("normal", people, size)
-    # Large ones aren't repeated as often: their times are steady.
-    rounds = options.repeats if size <= 100_000 else min(options.repeats, 2)
-    name, goal = _name(people, size, 1500), "grows no faster than D_G"
-    ours = functools.partial(_ours, samples, rows, 1500)
-    yield from measuring.compare(name, ours, {}, rounds, goal=goal)
+  sizes = _SIZES[:1] if options.quick else _SIZES
+  for kind, total, size in [
+    *itertools.product(("normal", "classes"), (1500, 6500), [_COMPARED]),
+    *itertools.product(["normal"], [1500], sizes),
+  ]:
+    samples, rows = latents(kind, people, size)
+    counts = np.full(people, _SAMPLES)
+    ours = functools.partial(single_sample_groups, samples, counts, rows, total)
+    calls = {"ours": ours}
+    if size == _COMPARED and options.peers:
+      calls |= _peers(samples, rows, total)
+    row = {
+      "name": f"SG, {people} x {_SAMPLES} samples, D_G {size:,} x {_WIDTH},"
+      f" total {total}, {kind}",
+      "first_call": measuring.seconds(ours),
+    }
+    times, expected = measuring.rounds(calls, options.repeats), ours()
+    for peer in [*calls][1:] or ["ours"]:
+      # Not all, where float32 can't tell which of two rows is nearer.
+      same = (expected == calls[peer]()).mean()
+      yield row | measuring.compare(times, peer) | {"same_rows": same}
 
 
-def _name(people: int, size: int, total: int) -> str:
-  of = f"{people} x {_SAMPLES} samples, D_G {size:,} x {_WIDTH}"
-  return f"SG, {of}, total {total}"
-
-
-def _against_faiss(
-  kind: str, people: int, total: int, repeats: int
-) -> Measurement:
-  import faiss  # the extra `bench`
-
-  samples, rows = latents(kind, people, 30_000)
+def _peers(
+  samples: np.ndarray, rows: np.ndarray, total: int
+) -> dict[str, functools.partial[np.ndarray]]:
+  """By their names; none if faiss isn't installed."""
+  try:
+    import faiss  # the extra `bench`
+  except ImportError:
+    return {}
 
   def peer(slack: float) -> np.ndarray:
     # The index is built inside, as ours arranges D_G inside.
@@ -63,23 +69,11 @@ def _against_faiss(
     index.add(rows)
     return greedy_faiss(index, samples, total, slack)
 
-  times: dict[float, float] = {}
-  for slack in _SLACKS:
-    # The least of three times, lest one that was disturbed decides.
-    once = functools.partial(peer, slack)
-    times[slack] = min(measuring.seconds(once) for _ in range(3))
-    if times[slack] > 1.5 * min(times.values()):
-      break  # shorter lists cost ever more further searches
-  best = min(times, key=times.__getitem__)
-  name = f"{_name(people, len(rows), total)}, {kind}"
-  peer_name = f"faiss {faiss.__version__} IndexFlatL2 + greedy, slack {best}"
-  ours = functools.partial(_ours, samples, rows, total)
-  peers = {peer_name: functools.partial(peer, best)}
-  goal = "ratio of 3 or more on a CPU"
-  (measured,) = measuring.compare(name, ours, peers, repeats, goal=goal)
-  # Not all, where float32 can't tell which of two rows is nearer.
-  same = (ours() == peer(best)).mean()
-  return dataclasses.replace(measured, name=f"{name} (same rows: {same:.2%})")
+  name = f"faiss {faiss.__version__} IndexFlatL2 + greedy"
+  return {
+    f"{name}, slack {slack:g}": functools.partial(peer, slack)
+    for slack in _SLACKS
+  }
 
 
 def latents(
@@ -101,11 +95,6 @@ def latents(
     points = 0.5 * points + (centers + styles)[:, labels]
   points = points.astype(np.float32)
   return points[:people], points[people:].reshape(-1, _WIDTH)[:num_rows]
-
-
-def _ours(samples: np.ndarray, rows: np.ndarray, total: int) -> np.ndarray:
-  counts = np.full(len(samples), samples.shape[1])
-  return single_sample_groups(samples, counts, rows, total)
 
 
 def greedy_faiss(
