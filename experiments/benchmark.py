@@ -4,18 +4,20 @@ r"""Measures this project, beside the best alternatives, on this machine.
 
 Suites: training (a population of networks, against PyTorch and plain `vmap`),
 scaling (up to 4,000 individuals, on one to four virtual devices), grouping
-(against faiss), or all. Prints each row and writes it, with versions and the
-command, as JSON. Peers are optional dependencies: `pip install
-personalization_jax[bench]`. Each number is a median of rounds in which ours and
-the peers take turns; our first call, which compiles, is given beside it.
+(against faiss), or all; and those of `experiments/device_check.sh`. Prints each
+row and writes it, with versions and the command, as JSON. Peers are optional
+dependencies: `pip install personalization_jax[bench]`. Each number is a median
+of rounds in which ours and the peers take turns; our first call, which
+compiles, is given beside it.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import pathlib
+import pkgutil
+import re
 import sys
 from collections.abc import Sequence
 
@@ -23,6 +25,7 @@ from absl import app, flags
 
 from experiments.benchmarks import measuring
 from experiments.runtime import console, processes, run_info
+from personalization_jax.checkpoints import files
 
 # What changes times and is no flag: recorded, and the same for all processes.
 _VARIABLES = (
@@ -30,8 +33,17 @@ _VARIABLES = (
   "XLA_", "JAX_", "CUDA_VISIBLE_DEVICES", "PYTORCH_",
 )  # fmt: skip
 
-# The module of each suite, and the package of its peer.
-SUITES = {"training": "torch", "scaling": None, "grouping": "faiss-cpu"}
+# The function of each suite, and the package of its peer.
+SUITES = {
+  "training": ("training:run", "torch"),
+  "scaling": ("scaling:run", None),
+  "grouping": ("grouping:run", "faiss-cpu"),
+  # Those of experiments/device_check.sh aren't among "all".
+  "correctness": ("device_check:correctness", None),
+  "steps": ("device_check:steps", None),
+  "paper": ("device_check:paper", None),
+}
+ALL = ("training", "scaling", "grouping")
 
 # Suites read those without a name here.
 # fmt: off
@@ -39,7 +51,10 @@ _SUITE = flags.DEFINE_multi_enum("suite", None, [*SUITES, "all"],
     "What to measure", required=True)
 flags.DEFINE_integer("repeats", 5, "Rounds of measurement.", lower_bound=1)
 _OUTPUT = flags.DEFINE_string("output", None,
-    "The JSON file; by default benchmark_<suites>.json, here.")
+    "The JSON file; by default benchmark_<suites>.json, here. In a folder it is"
+    " device_check-<device>.json.")
+_APPEND = flags.DEFINE_bool("append", False,
+    "Add to what the JSON file holds already.")
 _CPU_DEVICES = flags.DEFINE_integer("cpu_devices", 0,
     "Virtual CPU devices; 0 takes one for each core.",
     lower_bound=0, upper_bound=1024)
@@ -66,6 +81,18 @@ flags.register_validator("side_by_side",
     "must be whole numbers of 1 or more, separated by commas.")
 flags.DEFINE_float("peak_tflops", None,
     "The device's peak in TFLOP/s, if the benchmark doesn't know it.")
+flags.DEFINE_string("data", None,
+    "An npz file of people for steps, paper and correctness, as table1 takes"
+    " it; by default they are made up.")
+flags.DEFINE_list("widths", ["1", "0.25"], "Of steps; paper takes the first.")
+flags.DEFINE_list("precisions", ["bfloat16", "float32"],
+    "Of steps and paper: float32, bfloat16.")
+flags.DEFINE_list("models", ["8", "32", "1", "64"],
+    "How many models a device has in steps.")
+flags.DEFINE_list("formulations", ["rule"],
+    "Of the convolutions in steps: rule (what the library picks), xla, patches,"
+    " blocked, cpu.")
+flags.DEFINE_float("seconds", 60.0, "How long paper trains.", lower_bound=0.0)
 # fmt: on
 
 
@@ -82,22 +109,30 @@ def main(argv: Sequence[str]) -> None:
   variables = {k: v for k, v in os.environ.items() if k.startswith(_VARIABLES)}
   about = run_info.describe()
   about |= {"cores": len(processes.cores()), "variables": variables}
+  path = pathlib.Path(
+    _OUTPUT.value or f"benchmark_{'_'.join(_SUITE.value)}.json"
+  )
+  if path.is_dir():
+    device = re.sub(r"\W+", "-", about["device"]).lower()
+    path /= f"device_check-{device}.json"
   rows: list[measuring.Row] = []
-  default = f"benchmark_{'_'.join(_SUITE.value)}.json"
-  path = pathlib.Path(_OUTPUT.value or default)
-  suites = SUITES if "all" in _SUITE.value else _SUITE.value
-  for peer in filter(None, {SUITES[suite] for suite in suites}):
+  if _APPEND.value and path.exists():
+    rows = json.loads(path.read_text())["measurements"]
+  suites = ALL if "all" in _SUITE.value else _SUITE.value
+  for peer in filter(None, {SUITES[suite][1] for suite in suites}):
     about["versions"][peer] = run_info.version(peer)
     if _PEERS.value and not about["versions"][peer]:
       print(f"Left out: {peer}; pip install 'personalization_jax[bench]'.")
   for suite in suites:
-    module = importlib.import_module(f"experiments.benchmarks.{suite}")
-    for row in module.run(flags.FLAGS):
+    run = pkgutil.resolve_name(f"experiments.benchmarks.{SUITES[suite][0]}")
+    for row in run(flags.FLAGS):
       print(measuring.line(row), flush=True)
-      rows.append(row)
-      # Written anew each time: what was measured stays if a later row fails.
+      rows.append({"suite": suite, **row})
+      # Written anew each time: what was measured stays if a later row fails, or
+      # the process is killed.
       record = {"environment": about, "measurements": rows}
-      path.write_text(json.dumps(record, indent=2, default=float) + "\n")
+      text = json.dumps(record, indent=2, default=float)
+      files.write_atomically(path, text + "\n")
   print(f"Written to {path}.")
 
 

@@ -60,10 +60,12 @@ class Work:
     return Settings(width=self.width, precision=self.precision)
 
 
-def population(image_size: int, individuals: int) -> Population:
-  """The store: synthetic handwriting of 30 classes, of at most 32 writers."""
+def population(
+  image_size: int, individuals: int, most: int = _WRITERS
+) -> Population:
+  """The store: synthetic handwriting of 30 classes, of few writers at most."""
   people, _ = synthetic.make_population(
-    min(individuals, _WRITERS),
+    min(individuals, most),
     samples_per_writer=_DRAWINGS,
     image_size=image_size,
     seed=_SEED,
@@ -73,12 +75,12 @@ def population(image_size: int, individuals: int) -> Population:
 
 def rows(work: Work, store: Population) -> np.ndarray:
   """The store's rows that individuals are trained on, int32 [n, T, B]."""
-  writers = store.individuals.max() + 1
-  own = [np.flatnonzero(store.individuals == each) for each in range(writers)]
+  writers = np.unique(store.individuals)
+  own = [np.flatnonzero(store.individuals == each) for each in writers]
   size = (work.batch_size, work.steps)
   batches = (
     schedules.individual_batches(
-      own[each % writers], *size, seed=_SEED, individual=each
+      own[each % len(own)], *size, seed=_SEED, individual=each
     )
     for each in range(work.individuals)
   )

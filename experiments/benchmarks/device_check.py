@@ -1,0 +1,222 @@
+"""What experiments/device_check.sh asks a card: right results, steps, Table I.
+
+`correctness` trains a small study there and on the CPU, `steps` times training
+steps of every formulation, and `paper` trains the paper's study for a while.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import sys
+import time
+import types
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.flags import FlagValues
+from jax import Array
+
+import personalization_jax as pj
+from experiments.benchmarks import grouping, training
+from experiments.benchmarks.measuring import Row
+from experiments.benchmarks.work import Ours, Work, population
+from experiments.runtime import host_memory
+from personalization_jax.datasets import Population, npz
+from personalization_jax.distributed import make_mesh
+from personalization_jax.grouping import single_sample_groups
+from personalization_jax.networks.kernels import accelerator, convolution, cpu
+from personalization_jax.networks.kernels.cpu import blocked, patches
+from personalization_jax.study import make_trainer
+from personalization_jax.training.population import planned_bytes
+
+# Of float32 with products of full precision: the first step's loss, which
+# rounding alone changes; then Adam's steps, which have the size of the learning
+# rate whatever the gradient's, carry it on.
+_TOLERANCES = {"first loss": 1e-4, "mean loss": 0.05, "accuracy": 0.05}
+# Training samples of all of Table I's models.
+_TABLE_1 = 668e6
+
+
+def _by_blocks(
+  images: Array, kernel: Array, cotangent: Array
+) -> tuple[Array, Array]:
+  turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+  to_kernel = blocked.weight_gradient(images, kernel, cotangent)
+  return blocked.convolve(cotangent, turned), to_kernel
+
+
+def _of_patches(images: Array, kernel: Array, cotangent: Array) -> Any:
+  return jax.vjp(patches.convolve, images, kernel)[1](cotangent)
+
+
+# What convolves, and its gradients, on whatever device; "rule" is what the
+# library takes on this one.
+FORMULATIONS: dict[str, Any] = {
+  "rule": None,
+  "xla": accelerator,
+  "patches": types.SimpleNamespace(
+    convolve=patches.convolve, gradients=_of_patches
+  ),
+  "blocked": types.SimpleNamespace(
+    convolve=blocked.convolve, gradients=_by_blocks
+  ),
+  "cpu": cpu,  # Winograd, superpixels or blocks
+}
+
+
+@contextlib.contextmanager
+def formulation(name: str) -> Iterator[None]:
+  """Convolutions of models made inside are of this formulation."""
+  if name == "rule":
+    yield
+    return
+  chosen = FORMULATIONS[name]
+  with mock.patch.multiple(convolution, cpu=chosen, accelerator=chosen):
+    jax.clear_caches()
+    yield
+  jax.clear_caches()
+
+
+def correctness(options: FlagValues) -> Iterator[Row]:
+  """Yields a small study's losses and accuracies, and SG's rows."""
+  people = population(16, 6) if not options.data else npz.load(options.data)
+  split = pj.split(people, num_individuals=3, num_global_individuals=3)
+  width = 1 / 16 if options.quick else 1 / 4
+  settings = pj.Settings(epochs=1 if options.quick else 3, width=width)
+  meshes = {"device": jax.devices()[-1], "CPU": jax.devices("cpu")[0]}
+  found: dict[str, dict[str, Any]] = {}
+  samples, rows = grouping.latents("classes", 4, 3000)
+  for name, device in meshes.items():
+    mesh = make_mesh([device])
+    trainer = make_trainer(
+      people, settings, mesh=mesh, individuals_per_device=3
+    )
+    study = pj.Study(people, split, settings, trainer=trainer)
+    # A rehearsal has no other device, but its formulation.
+    other = "xla" if name == "device" else "rule"
+    with formulation(other), jax.default_matmul_precision("highest"):
+      result = study.personalize("sw:2")
+    counts = np.full(4, samples.shape[1])
+    found[name] = {
+      "first loss": result.losses[:, 0].mean(),
+      "mean loss": result.losses.mean(),
+      "accuracy": result.individual_accuracy()[0].mean(),
+      "SG": single_sample_groups(samples, counts, rows, 1500, mesh=mesh),
+    }
+  about = f"width {width:g}, float32, {result.losses.shape[1]} steps"
+  for what, tolerance in _TOLERANCES.items():
+    ours, peer = (float(found[name][what]) for name in meshes)
+    yield {
+      "name": f"{what} of three individuals, {about}",
+      "ours": ours,
+      "peer": peer,
+      "peer_name": "the CPU",
+      "tolerance": tolerance,
+      "within": bool(abs(ours - peer) <= tolerance),
+    }
+  same = np.array_equal(found["device"]["SG"], found["CPU"]["SG"])
+  yield {"name": "SG's rows, all as on the CPU", "within": same}
+
+
+def steps(options: FlagValues) -> Iterator[Row]:
+  """Yields rates of training steps, the first of each flag's values first."""
+  models = [int(count) for count in options.models]
+  store = _people(options, max(models))
+  size = store.images.shape[1]
+  batch = 8 if options.quick else 128
+  for shape, precision, width, count, together in itertools.product(
+    options.formulations,
+    options.precisions,
+    map(float, options.widths),
+    models,
+    options.side_by_side,
+  ):
+    length = options.steps or min(400, max(50, 1600 // count))
+    work = Work(width, batch, count, length, size, precision)
+    how = {
+      "individuals_per_device": count,
+      "side_by_side": min(int(together), count),
+      "mesh": make_mesh(jax.devices()[:1]),
+    }
+    name = f"{work}, {how['side_by_side']} side by side, {shape}"
+    try:
+      with formulation(shape):
+        ours = Ours(work, store, **how)
+        row = training.alone(ours, options)
+        program = ours.trainer.lower_train(batch)
+        planned = planned_bytes(program, on_cpu=ours.trainer.on_cpu)
+    except (RuntimeError, TypeError, ValueError) as error:
+      print(f"{name} failed:\n{error}", file=sys.stderr, flush=True)
+      why = f"{type(error).__name__}: {str(error).strip()[:200]}"
+      yield {"name": name, "failed": why}
+      continue
+    about = {
+      "formulation": shape,
+      "steps_per_second": row["ours"] / (batch * count),
+      "planned_MiB": planned and planned / 2**20,
+      "peak_MiB_so_far": _peak(),
+    }
+    yield row | {"name": name} | about
+
+
+def paper(options: FlagValues) -> Iterator[Row]:
+  """Yields a rate of the paper's study, and how long Table I takes by it."""
+  count = options.individuals or 100
+  people = _people(options, 2 * count)
+  split = pj.split(people, num_individuals=count, num_global_individuals=count)
+  for precision in options.precisions:
+    settings = pj.Settings(width=float(options.widths[0]), precision=precision)
+    per_device = options.individuals_per_device or count
+    trainer = make_trainer(people, settings, individuals_per_device=per_device)
+    study = pj.Study(people, split, settings, trainer=trainer)
+    clock = _Clock(options.seconds / len(options.precisions))
+    with contextlib.suppress(TimeoutError):
+      study.personalize("sw:2", on_steps=clock)
+    rate = clock.steps * settings.batch_size / clock.seconds
+    yield {
+      "name": f"the paper's study, {count} individuals, {per_device} on a"
+      f" device, width {settings.width:g}, {people.sample_shape[0]} px,"
+      f" {precision}",
+      "unit": "samples/s",
+      "ours": rate,
+      "steps_per_second": clock.steps / clock.seconds,
+      "measured_seconds": clock.seconds,
+      "table1_minutes": _TABLE_1 / rate / 60,
+      "peak_MiB_so_far": _peak(),
+    }
+
+
+class _Clock:
+  """Counts steps from the first report on, which compiled; ends by an error."""
+
+  def __init__(self, seconds: float):
+    self._limit = seconds
+    self._begin: float | None = None
+    self.steps, self.seconds = 0, 0.0
+
+  def __call__(self, steps: int) -> None:
+    if self._begin is None:
+      self._begin = time.monotonic()
+      return
+    self.steps += steps
+    self.seconds = time.monotonic() - self._begin
+    if self.seconds > self._limit:
+      raise TimeoutError
+
+
+def _people(options: FlagValues, count: int) -> Population:
+  """The data that were brought along, or made-up ones."""
+  if options.data:
+    return npz.load(options.data)
+  return population(16 if options.quick else 32, count, most=count)
+
+
+def _peak() -> float:
+  """MiB that this process took of the device at most; on a CPU of the host."""
+  stats = jax.devices()[0].memory_stats() or {}
+  return (stats.get("peak_bytes_in_use") or host_memory.peak()) / 2**20
