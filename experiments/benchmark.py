@@ -13,7 +13,6 @@ compiles, is given beside it.
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 import pkgutil
@@ -25,7 +24,6 @@ from absl import app, flags
 
 from experiments.benchmarks import measuring
 from experiments.runtime import console, processes, run_info
-from personalization_jax.checkpoints import files
 
 # What changes times and is no flag: recorded, and the same for all processes.
 _VARIABLES = (
@@ -115,9 +113,8 @@ def main(argv: Sequence[str]) -> None:
   if path.is_dir():
     device = re.sub(r"\W+", "-", about["device"]).lower()
     path /= f"device_check-{device}.json"
-  rows: list[measuring.Row] = []
-  if _APPEND.value and path.exists():
-    rows = json.loads(path.read_text())["measurements"]
+  if not _APPEND.value:
+    path.unlink(missing_ok=True)
   suites = ALL if "all" in _SUITE.value else _SUITE.value
   for peer in filter(None, {SUITES[suite][1] for suite in suites}):
     about["versions"][peer] = run_info.version(peer)
@@ -127,12 +124,7 @@ def main(argv: Sequence[str]) -> None:
     run = pkgutil.resolve_name(f"experiments.benchmarks.{SUITES[suite][0]}")
     for row in run(flags.FLAGS):
       print(measuring.line(row), flush=True)
-      rows.append({"suite": suite, **row})
-      # Written anew each time: what was measured stays if a later row fails, or
-      # the process is killed.
-      record = {"environment": about, "measurements": rows}
-      text = json.dumps(record, indent=2, default=float)
-      files.write_atomically(path, text + "\n")
+      measuring.add({"suite": suite, **row}, path, about)
   print(f"Written to {path}.")
 
 

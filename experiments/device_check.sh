@@ -12,8 +12,9 @@
 # individuals; see GUIDE.md) or are made up; the network isn't needed, and what
 # isn't installed (PyTorch, faiss) is left out with a sentence.
 #
-# --rehearsal tries everything in two minutes on a CPU, with tiny sizes, and
-# writes to a temporary folder if $OUT isn't set. PYTHON names another Python.
+# --rehearsal tries everything on a CPU with tiny sizes (two idle cores take two
+# minutes), and writes to a temporary folder if $OUT isn't set. PYTHON names
+# another Python.
 
 set -u
 cd "$(dirname "$0")/.." || exit
@@ -21,7 +22,7 @@ data=() limit=475 rehearsal=
 for flag in "$@"; do
   case $flag in
     --data=*) data=("$flag") ;;
-    --rehearsal) rehearsal=1 limit=115 ;;
+    --rehearsal) rehearsal=1 ;;
     *) echo "unknown flag $flag; there are --data=FILE and --rehearsal" >&2
        exit 1 ;;
   esac
@@ -35,7 +36,7 @@ fi
 mkdir -p "$out"
 # Parts are processes of their own: what one compiled, the next one has.
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$(mktemp -d)}
-export PYTHONUNBUFFERED=1
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.3 PYTHONUNBUFFERED=1
 add=--noappend  # the first part begins the file anew
 
 # part SECONDS FLAGS: a part that has so many seconds, and not more than are left.
@@ -54,27 +55,28 @@ part() {
   add=--append
 }
 
-tiny="--quick --repeats=1 --steps=4 --side_by_side=1"
 if [ $rehearsal ]; then
-  part 40 --suite=correctness --quick
-  part 30 --suite=steps $tiny --widths=0.03125 --models=2 \
-    --formulations=rule,patches
-  part 40 --suite=training $tiny --individuals=2
-  part 30 --suite=paper --quick --widths=0.03125 --precisions=float32 \
-    --individuals=2 --seconds=2
-  part 30 --suite=grouping $tiny
+  part 235 --suite=correctness --quick --cpu_devices=1
+  part 240 --suite=steps --suite=paper --suite=training --suite=grouping \
+    --quick --repeats=1 --steps=4 --individuals=2 --models=2 --widths=0.03125 \
+    --precisions=float32 --side_by_side=1 --seconds=1 --cpu_devices=1
 else
   all=1000  # side by side: all models of a device
-  part 60 --suite=correctness
+  part 80 --suite=correctness
   part 75 --suite=steps --repeats=2 --side_by_side=$all --widths=1 \
     --precisions=bfloat16
   part 110 --suite=training --repeats=2 --side_by_side=8,32 --individuals=32 \
     --only=bfloat16
-  part 75 --suite=paper --precisions=bfloat16 --individuals=64 --seconds=30
-  part 40 --suite=grouping --quick --repeats=2
+  part 75 --suite=paper --precisions=bfloat16 --individuals_per_device=50 \
+    --seconds=30
+  part 50 --suite=grouping --repeats=2
   part 60 --suite=steps --repeats=2 --side_by_side=1,$all --widths=1,0.25 \
     --precisions=bfloat16 --models=8 --formulations=rule,patches,blocked,cpu
-  part 475 --suite=steps --repeats=2 --side_by_side=$all \
-    --precisions=float32,bfloat16 --widths=0.25,1 --models=8,32,64,1
+  part 475 --suite=steps --repeats=2 --side_by_side=$all --widths=0.25,1 \
+    --precisions=float32,bfloat16 --models=8,32,64,1
 fi
 echo "Results: $(ls "$out"/device_check-*.json)"
+if grep --quiet '"within": false' "$out"/device_check-*.json; then
+  echo "WRONG RESULTS: see \"within\": false there." >&2
+  exit 1
+fi

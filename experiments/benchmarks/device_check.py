@@ -34,12 +34,13 @@ from personalization_jax.networks.kernels.cpu import blocked, patches
 from personalization_jax.study import make_trainer
 from personalization_jax.training.population import planned_bytes
 
-# Of float32 with products of full precision: the first step's loss, which
-# rounding alone changes; then Adam's steps, which have the size of the learning
-# rate whatever the gradient's, carry it on.
-_TOLERANCES = {"first loss": 1e-4, "mean loss": 0.05, "accuracy": 0.05}
+# Of float32 with products of full precision. Adam's steps have the size of the
+# learning rate whatever the gradient's, so rounding grows: on a CPU between two
+# formulations from 1e-5 nats in 8 steps to 0.1 in 20; 0.02 and 0.03 at the end.
+_EARLY = 5  # steps
+_TOLERANCES = {"early losses": 1e-3, "mean loss": 0.1, "mean accuracy": 0.1}
 # Training samples of all of Table I's models.
-_TABLE_1 = 668e6
+TABLE_1 = 668e6
 
 
 def _by_blocks(
@@ -69,55 +70,58 @@ FORMULATIONS: dict[str, Any] = {
 }
 
 
-@contextlib.contextmanager
-def formulation(name: str) -> Iterator[None]:
+def formulation(name: str) -> contextlib.AbstractContextManager[Any]:
   """Convolutions of models made inside are of this formulation."""
   if name == "rule":
-    yield
-    return
+    return contextlib.nullcontext()
   chosen = FORMULATIONS[name]
-  with mock.patch.multiple(convolution, cpu=chosen, accelerator=chosen):
-    jax.clear_caches()
-    yield
-  jax.clear_caches()
+  return mock.patch.multiple(convolution, cpu=chosen, accelerator=chosen)
 
 
 def correctness(options: FlagValues) -> Iterator[Row]:
   """Yields a small study's losses and accuracies, and SG's rows."""
   people = population(16, 6) if not options.data else npz.load(options.data)
-  split = pj.split(people, num_individuals=3, num_global_individuals=3)
+  count = min(3, len(np.unique(people.individuals)) // 2)
+  split = pj.split(people, num_individuals=count, num_global_individuals=count)
   width = 1 / 16 if options.quick else 1 / 4
-  settings = pj.Settings(epochs=1 if options.quick else 3, width=width)
+  epochs = 1 if options.quick else 10
+  settings = pj.Settings(epochs=epochs, batch_size=32, width=width)
   meshes = {"device": jax.devices()[-1], "CPU": jax.devices("cpu")[0]}
   found: dict[str, dict[str, Any]] = {}
-  samples, rows = grouping.latents("classes", 4, 3000)
+  samples, rows = grouping.latents(
+    "classes", 4, 600 if options.quick else 30_000
+  )
+  total = 100 if options.quick else 1500
   for name, device in meshes.items():
     mesh = make_mesh([device])
     trainer = make_trainer(
-      people, settings, mesh=mesh, individuals_per_device=3
+      people, settings, mesh=mesh, individuals_per_device=count
     )
     study = pj.Study(people, split, settings, trainer=trainer)
-    # A rehearsal has no other device, but its formulation.
-    other = "xla" if name == "device" else "rule"
-    with formulation(other), jax.default_matmul_precision("highest"):
+    # A rehearsal has no other device, but another formulation.
+    rehearsal = name == "device" and device.platform == "cpu"
+    shape = formulation("xla" if rehearsal else "rule")
+    with shape, jax.default_matmul_precision("highest"):
       result = study.personalize("sw:2")
     counts = np.full(4, samples.shape[1])
     found[name] = {
-      "first loss": result.losses[:, 0].mean(),
+      "early losses": result.losses[:, :_EARLY],
       "mean loss": result.losses.mean(),
-      "accuracy": result.individual_accuracy()[0].mean(),
-      "SG": single_sample_groups(samples, counts, rows, 1500, mesh=mesh),
+      "mean accuracy": result.individual_accuracy()[0].mean(),
+      "SG": single_sample_groups(samples, counts, rows, total, mesh=mesh),
     }
-  about = f"width {width:g}, float32, {result.losses.shape[1]} steps"
   for what, tolerance in _TOLERANCES.items():
-    ours, peer = (float(found[name][what]) for name in meshes)
+    ours, peer = (found[name][what] for name in meshes)
+    difference = float(np.abs(ours - peer).max())
     yield {
-      "name": f"{what} of three individuals, {about}",
-      "ours": ours,
-      "peer": peer,
+      "name": f"{what} of {count} individuals, width {width:g}, float32,"
+      f" {result.losses.shape[1]} steps",
+      "ours": float(ours.mean()),
+      "peer": float(peer.mean()),
       "peer_name": "the CPU",
+      "difference": difference,  # at most
       "tolerance": tolerance,
-      "within": bool(abs(ours - peer) <= tolerance),
+      "within": difference <= tolerance,
     }
   same = np.array_equal(found["device"]["SG"], found["CPU"]["SG"])
   yield {"name": "SG's rows, all as on the CPU", "within": same}
@@ -186,7 +190,7 @@ def paper(options: FlagValues) -> Iterator[Row]:
       "ours": rate,
       "steps_per_second": clock.steps / clock.seconds,
       "measured_seconds": clock.seconds,
-      "table1_minutes": _TABLE_1 / rate / 60,
+      "table1_minutes": TABLE_1 / rate / 60,
       "peak_MiB_so_far": _peak(),
     }
 

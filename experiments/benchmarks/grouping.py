@@ -25,28 +25,27 @@ from experiments.benchmarks import measuring
 from experiments.benchmarks.measuring import Row
 from personalization_jax.grouping import single_sample_groups
 
-_INDIVIDUALS, _SAMPLES, _CLASSES = 100, 210, 30
-_WIDTH = 16
+_SAMPLES, _WIDTH, _CLASSES = 210, 16, 30
 _SLACKS = (8.0, 5.0, 3.0, 2.0)
 # Of queries [Q, D] the nearest rows of D_G [Q, length], nearest first.
 Search = Callable[[np.ndarray, int], np.ndarray]
-# Rows of D_G: where faiss is measured too, and where growth is.
-_COMPARED, _SIZES = 30_000, (10_000, 100_000, 300_000, 1_000_000)
+# People, rows of D_G where peers are measured too, and where growth is.
+_FULL = (100, 30_000, [10_000, 100_000, 300_000, 1_000_000])
+_QUICK = (4, 7000, [10_000])
 
 
 def run(options: FlagValues) -> Iterator[Row]:
   """Yields the suite's measurements, in seconds."""
-  people = 4 if options.quick else _INDIVIDUALS
-  sizes = _SIZES[:1] if options.quick else _SIZES
+  people, compared, sizes = _QUICK if options.quick else _FULL
   for kind, total, size in [
-    *itertools.product(("normal", "classes"), (1500, 6500), [_COMPARED]),
+    *itertools.product(("normal", "classes"), (1500, 6500), [compared]),
     *itertools.product(["normal"], [1500], sizes),
   ]:
     samples, rows = latents(kind, people, size)
     counts = np.full(people, _SAMPLES)
     ours = functools.partial(single_sample_groups, samples, counts, rows, total)
     calls = {"ours": ours}
-    if size == _COMPARED and options.peers:
+    if size == compared and options.peers:
       # On a CPU that takes minutes.
       plain = options.quick or jax.devices()[0].platform != "cpu"
       calls |= _peers(samples, rows, total, plain=plain)

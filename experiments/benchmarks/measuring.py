@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import multiprocessing
 import os
+import pathlib
 import pkgutil
 import signal
 import time
@@ -14,6 +16,8 @@ from concurrent import futures
 from typing import Any
 
 import pandas as pd
+
+from personalization_jax.checkpoints import files
 
 # A call that takes more seconds than that isn't repeated more than twice.
 _LONG = 30.0
@@ -67,6 +71,14 @@ def line(row: Row) -> str:
     if key != "name"
   )
   return f"{row['name']}: {', '.join(shown)}"
+
+
+def add(row: Row, path: pathlib.Path, about: Mapping[str, Any]) -> None:
+  """Adds a row to a JSON file; what is in it stays, whatever happens."""
+  rows = json.loads(path.read_text())["measurements"] if path.exists() else []
+  record = {"environment": about, "measurements": [*rows, row]}
+  text = json.dumps(record, indent=2, default=float)
+  files.write_atomically(path, text + "\n")
 
 
 @contextlib.contextmanager

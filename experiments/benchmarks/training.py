@@ -45,7 +45,7 @@ _WORK, _QUICK_WORK = Work(1.0, 128, 100, 20), Work(0.25, 128, 16, 4)
 _VMAP_INDIVIDUALS = 25
 _VMAP_STEPS = 2
 # PyTorch's variants one by one, and how many individuals `torch.func` stacks.
-_LOOPS = ("eager", "compiled", "graph", "compiled graph")
+_LOOPS = ("eager", "graph", "compiled graph", "compiled")
 _STACKS = (8, 25, 50, 100)
 # Seconds that a peer has to compile, and then to do the work.
 _LIMIT = 120.0
@@ -159,7 +159,7 @@ def peers(ours: Ours, vmapped: int) -> dict[str, list[tuple[Any, ...]]]:
       for n in stacks
     }
   named = {f"PyTorch {version} {key}": each for key, each in variants.items()}
-  return named | found
+  return found | named
 
 
 def against(

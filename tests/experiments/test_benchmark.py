@@ -4,7 +4,10 @@ import ast
 import contextlib
 import dataclasses
 import graphlib
+import json
 import pathlib
+import re
+import subprocess
 import time
 import types
 
@@ -16,7 +19,13 @@ import pandas as pd
 import pytest
 from helpers.tiny import Tiny
 
-from experiments.benchmarks import linen_peer, measuring, training, work
+from experiments.benchmarks import (
+  device_check,
+  linen_peer,
+  measuring,
+  training,
+  work,
+)
 from experiments.benchmarks.work import Task, Work, rows
 from personalization_jax import study
 from personalization_jax.datasets import Population
@@ -25,6 +34,7 @@ from personalization_jax.settings import Settings
 from personalization_jax.training.learner import Learner, make_learner
 from personalization_jax.training.step import TrainState, loss_fn
 
+ROOT = pathlib.Path(__file__).parents[2]
 CLASSES = 30
 OPTIMIZER = optax.adam(1e-3)
 DIVISION = "helpers.division:prepare"
@@ -103,7 +113,7 @@ def batch(store):
   return chosen, store.images[chosen].astype(np.float32) / 255
 
 
-def options_of(quick=False, only="", peers=False):
+def options_of(quick=False, only="", peers=False, **options):
   """What `training` reads of the script's flags; the others mean nothing."""
   return types.SimpleNamespace(
     quick=quick,
@@ -114,6 +124,7 @@ def options_of(quick=False, only="", peers=False):
     steps=0,
     individuals_per_device=0,
     peak_tflops=None,
+    **options,
   )
 
 
@@ -425,7 +436,7 @@ def test_the_best_way_that_works_meets_the_peers(
   monkeypatch.setattr(training.run_info, "version", lambda package: "2")
   monkeypatch.setattr(training.measuring, "workers", workers)
   options = options_of(quick=True, peers=True)
-  one, three, *torch, linen = training.run(options)
+  one, three, linen, *torch = training.run(options)
   assert one["name"] == f"{WORK}, 3 side by side" and three["ours"] == 1
   assert all(row["peer_name"].endswith("failed, No GPU") for row in torch)
   assert linen["name"] == one["name"] and linen["ratio"] > 0
@@ -439,8 +450,8 @@ def test_a_gpu_s_peers(store, variables, monkeypatch):
     task=lambda: make_task(store, variables),
     trainer=types.SimpleNamespace(mesh=mesh),
   )
-  *torch, linen = training.peers(ours, 2).items()
-  names = ["eager", "compiled", "graph", "compiled graph"]
+  linen, *torch = training.peers(ours, 2).items()
+  names = ["eager", "graph", "compiled graph", "compiled"]
   names += ["torch.func, 3 stacked"]
   assert [name for name, _ in torch] == [f"PyTorch 2 {name}" for name in names]
   assert linen[1][0][1].rows.shape == (2, 2, WORK.batch_size)
@@ -458,3 +469,87 @@ def test_no_device_trains_more_fillers_than_it_must(
   assert training.without_fillers(individuals, devices) == together
   calls = -(-individuals // (devices * together))
   assert calls * together == -(-individuals // devices)
+
+
+# The check of a card
+
+
+@pytest.fixture
+def card(store, quick_network, monkeypatch):
+  """The flags of a check with these people and small models."""
+  monkeypatch.setattr(device_check.npz, "load", lambda path: store)
+  return options_of(
+    quick=True,
+    data="people.npz",
+    widths=["1"],
+    precisions=["float32"],
+    models=["2"],
+    formulations=["rule", "xla"],
+    side_by_side=["1", "9"],
+    seconds=0.0,
+  )
+
+
+def test_a_card_s_results_are_compared_with_the_cpu_s(card):
+  *rows, groups = device_check.correctness(card)
+  compared = [row["name"].split(" of ")[0] for row in rows]
+  assert compared == [*device_check._TOLERANCES]
+  assert all(row["within"] for row in [*rows, groups])
+
+
+def test_a_card_s_steps_are_timed_in_every_way_that_works(card, monkeypatch):
+  def broken(images, kernel):
+    raise TypeError("not on this card")
+
+  shape = types.SimpleNamespace(convolve=broken)
+  monkeypatch.setitem(device_check.FORMULATIONS, "xla", shape)
+  one, two, *failed = device_check.steps(card)
+  assert one["name"].endswith("1 side by side, rule")
+  assert two["name"].endswith("2 side by side, rule")
+  assert two["steps_per_second"] == pytest.approx(two["ours"] / 16)
+  assert two["planned_MiB"] > 1 and two["peak_MiB_so_far"] > 1
+  assert [row["failed"] for row in failed] == 2 * [
+    "TypeError: not on this card"
+  ]
+
+
+@pytest.mark.parametrize("name", ["xla", "patches", "blocked", "cpu"])
+def test_a_formulation_convolves_and_has_gradients(name):
+  rng = np.random.default_rng(0)
+  images = rng.normal(size=(4, 8, 8, 8)).astype(np.float32)
+  kernel = rng.normal(size=(3, 3, 8, 8)).astype(np.float32)
+
+  def loss(images, kernel):
+    return (device_check.convolution.convolve(images, kernel) ** 2).sum()
+
+  expected = jax.grad(loss, (0, 1))(images, kernel)
+  with device_check.formulation(name):
+    found = jax.grad(loss, (0, 1))(images, kernel)
+  for one, other in zip(found, expected):
+    np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-2)
+
+
+def test_the_paper_s_study_gives_table_1_s_time(card):
+  card.individuals = 1
+  (row,) = device_check.paper(card)
+  hours = device_check.TABLE_1 / row["ours"] / 3600
+  assert row["table1_minutes"] == pytest.approx(60 * hours)
+
+
+def test_a_check_s_rows_are_kept_one_by_one(tmp_path):
+  path = tmp_path / "device_check-cpu.json"
+  for suite in ("steps", "paper"):
+    measuring.add({"suite": suite, "ours": np.float32(1)}, path, {"cores": 2})
+  kept = json.loads(path.read_text())
+  assert [row["suite"] for row in kept["measurements"]] == ["steps", "paper"]
+  assert kept["environment"] == {"cores": 2}
+
+
+def test_the_check_s_script_gives_flags_that_there_are():
+  script = ROOT / "experiments" / "device_check.sh"
+  subprocess.run(["bash", "-n", script], check=True)
+  defined = re.findall(
+    r'DEFINE_\w+\(\s*"(\w+)"', (ROOT / "experiments/benchmark.py").read_text()
+  )
+  given = set(re.findall(r"--(?:no)?([a-z]\w*)", script.read_text()))
+  assert given - {"rehearsal", "kill"} <= {*defined}
