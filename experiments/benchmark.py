@@ -89,7 +89,7 @@ flags.DEFINE_list("models", ["8", "32", "1", "64"],
     "How many models a device has in steps.")
 flags.DEFINE_list("formulations", ["rule"],
     "Of the convolutions in steps: rule (what the library picks), xla, patches,"
-    " blocked, cpu.")
+    " cpu.")
 flags.DEFINE_float("seconds", 60.0, "How long paper trains.", lower_bound=0.0)
 # fmt: on
 
@@ -102,8 +102,9 @@ def main(argv: Sequence[str]) -> None:
     sys.exit(f"error: {error}")
   # As experiments.table1 has it: results don't depend on the devices.
   processes.use_cpu_cores(_CPU_DEVICES.value)
-  # PyTorch and plain vmap share an accelerator's memory with us.
-  os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.45")
+  suites = ALL if "all" in _SUITE.value else _SUITE.value
+  if "training" in suites:  # its peers share an accelerator's memory with us
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.45")
   variables = {k: v for k, v in os.environ.items() if k.startswith(_VARIABLES)}
   about = run_info.describe()
   about |= {"cores": len(processes.cores()), "variables": variables}
@@ -115,7 +116,6 @@ def main(argv: Sequence[str]) -> None:
     path /= f"device_check-{device}.json"
   if not _APPEND.value:
     path.unlink(missing_ok=True)
-  suites = ALL if "all" in _SUITE.value else _SUITE.value
   for peer in filter(None, {SUITES[suite][1] for suite in suites}):
     about["versions"][peer] = run_info.version(peer)
     if _PEERS.value and not about["versions"][peer]:

@@ -17,23 +17,24 @@
 # another Python.
 
 set -u
-cd "$(dirname "$0")/.." || exit
 data=() limit=475 rehearsal=
 for flag in "$@"; do
   case $flag in
-    --data=*) data=("$flag") ;;
+    --data=*) data=("--data=$(realpath "${flag#*=}")") || exit ;;
     --rehearsal) rehearsal=1 ;;
     *) echo "unknown flag $flag; there are --data=FILE and --rehearsal" >&2
        exit 1 ;;
   esac
 done
+root=$(realpath "$(dirname "$0")/..")
+out=$root/experiments/results
 if [ $rehearsal ]; then
-  out=${OUT:-$(mktemp -d)}
+  out=$(mktemp -d)
   export JAX_PLATFORMS=cpu
-else
-  out=${OUT:-experiments/results}
 fi
+out=$(realpath -m "${OUT:-$out}")
 mkdir -p "$out"
+cd "$root" || exit
 # Parts are processes of their own: what one compiled, the next one has.
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$(mktemp -d)}
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.3 PYTHONUNBUFFERED=1
@@ -71,7 +72,7 @@ else
     --seconds=30
   part 50 --suite=grouping --repeats=2
   part 60 --suite=steps --repeats=2 --side_by_side=1,$all --widths=1,0.25 \
-    --precisions=bfloat16 --models=8 --formulations=rule,patches,blocked,cpu
+    --precisions=bfloat16 --models=8 --formulations=rule,patches,cpu
   part 475 --suite=steps --repeats=2 --side_by_side=$all --widths=0.25,1 \
     --precisions=float32,bfloat16 --models=8,32,64,1
 fi
