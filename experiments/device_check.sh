@@ -36,7 +36,9 @@ out=$(realpath -m "${OUT:-$out}")
 mkdir -p "$out"
 cd "$root" || exit
 # Parts are processes of their own: what one compiled, the next one has.
-export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$(mktemp -d)}
+cache=$(mktemp -d)
+trap 'rm -rf "$cache"' EXIT
+export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$cache}
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.3 PYTHONUNBUFFERED=1
 add=--noappend  # the first part begins the file anew
 

@@ -158,8 +158,9 @@ def steps(options: FlagValues) -> Iterator[Row]:
 
 def paper(options: FlagValues) -> Iterator[Row]:
   """Yields a rate of the paper's study, and how long Table I takes by it."""
-  count = options.individuals or 100
-  people = _people(options, 2 * count)
+  people = _people(options, 2 * (options.individuals or 100))
+  most = len(np.unique(people.individuals)) // 2
+  count = min(options.individuals or 100, most)
   split = pj.split(people, num_individuals=count, num_global_individuals=count)
   for precision in options.precisions:
     settings = pj.Settings(width=float(options.widths[0]), precision=precision)

@@ -103,7 +103,7 @@ class _Peer:
   ) -> torch.Tensor:
     images = self.images[rows].float() / 255.0
     with self._cast:
-      logits = forward(images.contiguous(memory_format=torch.channels_last))
+      logits = forward(images)
     return F.cross_entropy(logits.float(), self.labels[rows])
 
 
@@ -136,7 +136,12 @@ class OneByOne(_Peer):
 
   def step(self, rows: torch.Tensor) -> torch.Tensor:
     """The loss of rows [B], by which the network has become better."""
-    loss = self._loss(self._forward, rows)
+    loss = self._loss(
+      lambda images: self._forward(
+        images.to(memory_format=torch.channels_last)
+      ),
+      rows,
+    )
     self._optimizer.zero_grad(set_to_none=True)
     loss.backward()
     self._optimizer.step()
