@@ -142,7 +142,7 @@ def steps(options: FlagValues) -> Iterator[Row]:
         row = training.alone(ours, options)
         program = ours.trainer.lower_train(batch)
         planned = planned_bytes(program, on_cpu=ours.trainer.on_cpu)
-    except (RuntimeError, TypeError, ValueError) as error:
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
       print(f"{name} failed:\n{error}", file=sys.stderr, flush=True)
       why = f"{type(error).__name__}: {str(error).strip()[:200]}"
       yield {"name": name, "failed": why}

@@ -117,9 +117,11 @@ class OneByOne(_Peer):
   def __init__(self, task: Task, device: torch.device, variant: str = "eager"):
     super().__init__(task, device)
     self._initial = copy.deepcopy(self.network.state_dict())
-    self._forward: Callable[[torch.Tensor], torch.Tensor] = self.network
-    if "compiled" in variant:
-      self._forward = torch.compile(self.network)
+    compiled = "compiled" in variant
+    network = torch.compile(self.network) if compiled else self.network
+    self._forward = lambda images: network(
+      images.to(memory_format=torch.channels_last)
+    )
     graph = "graph" in variant
     self._optimizer = self._adam(self.network.parameters(), capturable=graph)
     self._run = self._capture() if graph else self.step
@@ -136,12 +138,7 @@ class OneByOne(_Peer):
 
   def step(self, rows: torch.Tensor) -> torch.Tensor:
     """The loss of rows [B], by which the network has become better."""
-    loss = self._loss(
-      lambda images: self._forward(
-        images.to(memory_format=torch.channels_last)
-      ),
-      rows,
-    )
+    loss = self._loss(self._forward, rows)
     self._optimizer.zero_grad(set_to_none=True)
     loss.backward()
     self._optimizer.step()
