@@ -74,7 +74,7 @@ else
     --seconds=30
   part 50 --suite=grouping --repeats=2
   part 60 --suite=steps --repeats=2 --side_by_side=1,$all --widths=1,0.25 \
-    --precisions=bfloat16 --models=8 --formulations=rule,patches,cpu
+    --precisions=bfloat16 --models=8 --formulations=rule,xla,patches,cpu
   part 475 --suite=steps --repeats=2 --side_by_side=$all --widths=0.25,1 \
     --precisions=float32,bfloat16 --models=8,32,64,1
 fi

@@ -22,7 +22,7 @@ import math
 import pathlib
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -31,22 +31,18 @@ from absl import flags
 
 from experiments.flags import people_flags, values
 from experiments.runtime import console, resources, run_info
+from personalization_jax import checks, distributed
 from personalization_jax.analysis import model_choice
 from personalization_jax.checkpoints import files
 from personalization_jax.datasets import Population, new_people
 from personalization_jax.datasets.splits import Split
-from personalization_jax.distributed import (
-  default_individuals_per_device,
-  make_mesh,
-)
+from personalization_jax.methods import Method, parse_method
 from personalization_jax.runs import saved_models
 from personalization_jax.runs.saved_models import Description
 from personalization_jax.settings import Settings
-from personalization_jax.training import adaptation
-from personalization_jax.training.learner import make_learner
-from personalization_jax.training.population import PopulationTrainer
+from personalization_jax.study import Study, make_trainer
+from personalization_jax.training.learner import check_last_layers
 
-PERSON = "person.json"
 FLAGS = flags.FlagValues()
 # fmt: off
 _BASE = flags.DEFINE_string("base", None,
@@ -77,35 +73,55 @@ flags.mark_flags_as_required([_BASE, _SAMPLES, _OUTPUT], FLAGS)
 # fmt: on
 
 
-class Job(NamedTuple):
-  """What the flags ask for, checked."""
-
-  description: Description  # of the base model, and everybody's
-  variables: dict[str, Any]  # its `params` and `batch_stats`
-  population: Population  # the people's samples, of the model's shape
-  split: Split  # what trains and what is held out
-  folders: list[pathlib.Path]  # everybody's, in the split's order
-  trainer: PopulationTrainer  # of as many at once as there are, or have room
-
-
 def personalize() -> None:
   """From the flags to everybody's folder."""
-  job = prepare()
+  description, folders, studies, method = prepare()
   start = time.perf_counter()
-  reports = train(job)
-  tell(job.folders, reports, time.perf_counter() - start)
+  made_with = {"settings": FLAGS.flag_values_dict(), **run_info.describe()}
+  reports: list[dict[str, Any]] = []
+  with console.progress(_STEPS.value * len(folders), "personalize") as bar:
+    for study in studies:
+      before, _ = study.personalize("global").individual_accuracy()
+      found = study.personalize(method, keep_models=True, on_steps=bar.update)
+      after, _ = found.individual_accuracy()
+      better = model_choice.choose(after, before)
+      for place, person in enumerate(study.split.individuals):
+        own, _, held_out = study.split.parts(place)
+        folder = folders[len(reports)]
+        report = {
+          "individual": int(person),
+          "status": "diverged" if found.diverged[place] else "ok",
+          "accuracy_before": float(before[place]),
+          "accuracy_after": float(after[place]),
+          "better_on_held_out": "personal" if better[place] else "base",
+          "train_size": len(own),
+          "held_out_size": len(held_out),
+          **made_with,
+        }
+        reports.append(report)
+        if not found.diverged[place]:
+          model = jax.tree.map(lambda leaf, k=place: leaf[k], found.models)
+          saved_models.save_one(folder, model, description)
+          text = json.dumps(report, indent=1) + "\n"
+          files.write_atomically(folder / "person.json", text)
+  tell(folders, reports, time.perf_counter() - start)
 
 
-def prepare() -> Job:
-  """Everything that a user's mistake can break, before any training."""
+def prepare() -> tuple[Description, list[pathlib.Path], list[Study], Method]:
+  """Everything that a user's mistake can break, before any training.
+
+  The base model's description; everybody's folder; studies of as many people at
+  once as there are, or have room, in this order; and what each trains by.
+  """
   description, variables = people_flags.load_model(_BASE)
-  settings = Settings(**values.of(_LEARNING_RATE, _SEED))
-  learner = make_learner(
-    settings, description.num_classes, description.network()
-  )
-  # What decides which programs train everybody.
-  options = values.of(_BATCH_SIZE, _LAST_LAYERS)
-  adaptation.check(learner.model, variables, **values.of(_STEPS), **options)
+  settings = Settings(**values.of(_LEARNING_RATE, _SEED, _BATCH_SIZE))
+  network = description.network()
+  spec = f"tl:{_STEPS.value}"
+  checks.whole_number("steps", _STEPS.value, 1)
+  if (last_layers := _LAST_LAYERS.value) is not None:
+    check_last_layers(network, last_layers, variables["params"])
+    spec += f":last={last_layers}"
+  method = parse_method(spec)
   population, arrays = people_flags.load_people(_SAMPLES, description)
   several = "individuals" in arrays
   if _TEST_SAMPLES.value is None:
@@ -116,9 +132,9 @@ def prepare() -> Job:
       population, split = new_people.join(population, held_out)
   # Fillers would be trained for nothing: no more places than people.
   ids, steps, batch = split.individuals, _STEPS.value, _BATCH_SIZE.value
-  mesh = make_mesh(jax.devices()[: len(ids)])
+  mesh = distributed.make_mesh(jax.devices()[: len(ids)])
   most = math.ceil(len(ids) / mesh.size)
-  together = min(default_individuals_per_device(mesh), most)
+  together = min(distributed.default_individuals_per_device(mesh), most)
   resources.check_schedules(steps, batch, mesh.size * together)
   output = pathlib.Path(_OUTPUT.value or "")
   folders = [output / str(person) if several else output for person in ids]
@@ -130,11 +146,25 @@ def prepare() -> Job:
           f"{folder} is there already; choose another or remove it."
         )
     files.check_writable(output)
-  store = (population.images, population.labels)
-  trainer = PopulationTrainer(learner, *store, mesh, together)
-  programs = adaptation.lower(trainer, split, **options)
+  trainer = make_trainer(
+    population,
+    settings,
+    model=network,
+    mesh=mesh,
+    individuals_per_device=together,
+  )
+  _, trainable = method.phases(steps)[-1]
+  programs = {
+    "training": trainer.lower_train(batch, trainable),
+    "evaluation": trainer.lower_predict(split.test.shape[1]),
+  }
   resources.check_trainer(trainer, programs, batch, steps)
-  return Job(description, variables, population, split, folders, trainer)
+  about: dict[str, Any] = {"trainer": trainer, "base": variables}
+  studies = [
+    Study(population, split.take(some), settings, model=network, **about)
+    for some in trainer.chunks(len(ids))
+  ]
+  return description, folders, studies, method
 
 
 def _hold_out(population: Population, several: bool) -> Split:
@@ -153,43 +183,6 @@ def _hold_out(population: Population, several: bool) -> Split:
     if str(error).startswith(_VALIDATION_FRACTION.name):
       raise
     raise ValueError(f"{given}: {error}") from error
-
-
-def train(job: Job) -> list[dict[str, Any]]:
-  """Trains and saves everybody's model; returns what person.json says."""
-  made_with = {"settings": FLAGS.flag_values_dict(), **run_info.describe()}
-  reports: list[dict[str, Any]] = []
-  steps = _STEPS.value * len(job.folders)
-  with console.progress(steps, "personalize") as bar:
-    for some in adaptation.adapt(
-      job.trainer,
-      job.variables,
-      job.split,
-      **values.of(_STEPS, _BATCH_SIZE, _LAST_LAYERS, _SEED),
-      on_steps=bar.update,
-    ):
-      before, after = some.accuracies(job.population.labels)
-      better = model_choice.choose(after, before)
-      for place, person in enumerate(some.individuals):
-        own, _, held_out = job.split.parts(len(reports))
-        folder = job.folders[len(reports)]
-        report = {
-          "individual": int(person),
-          "status": "diverged" if some.diverged[place] else "ok",
-          "accuracy_before": float(before[place]),
-          "accuracy_after": float(after[place]),
-          "better_on_held_out": "personal" if better[place] else "base",
-          "train_size": len(own),
-          "held_out_size": len(held_out),
-          **made_with,
-        }
-        reports.append(report)
-        if not some.diverged[place]:
-          model = some.variables_of(place)
-          saved_models.save_one(folder, model, job.description)
-          text = json.dumps(report, indent=1) + "\n"
-          files.write_atomically(folder / PERSON, text)
-  return reports
 
 
 def tell(
@@ -212,22 +205,20 @@ def tell(
       f" {report['held_out_size']} held out; {verdict}."
     )
   table = pd.DataFrame(reports)
-  ok = table["status"] == "ok"
-  gone = table["individual"][~ok].tolist()
-  if len(table) > 1 and ok.any():
-    before, after = (
-      table[f"accuracy_{when}"][ok] for when in ("before", "after")
-    )
-    of_all = f" of {len(table)}, whose models didn't diverge" if gone else ""
+  ok = table[table["status"] == "ok"]
+  gone = table["individual"].drop(ok.index)
+  if len(table) > 1 and len(ok):
+    before, after = ok["accuracy_before"], ok["accuracy_after"]
+    of_all = f" of {len(table)}, whose models didn't diverge"
     print(
-      f"{len(before)} people{of_all}: mean accuracy {before.mean():.4f} before,"
-      f" {after.mean():.4f} after; {model_choice.hurt(after, before):.0%} worse"
-      " than before."
+      f"{len(ok)} people{of_all if len(gone) else ''}: mean accuracy"
+      f" {before.mean():.4f} before, {after.mean():.4f} after;"
+      f" {model_choice.hurt(after, before):.0%} worse than before."
     )
   print(f"Training and saving took {seconds:.1f} s.")
-  if gone:
+  if len(gone):
     raise ValueError(
-      f"{len(gone)} of {len(reports)} models diverged (individual {gone[0]}"
+      f"{len(gone)} of {len(table)} models diverged (individual {gone.iloc[0]}"
       " first); a lower --learning_rate may help."
     )
 

@@ -23,9 +23,9 @@ import pandas as pd
 from absl import flags
 
 from experiments.flags import people_flags
-from personalization_jax.checkpoints import files
+from experiments.runtime import console
 from personalization_jax.settings import Settings
-from personalization_jax.training import adaptation
+from personalization_jax.training import evaluation
 from personalization_jax.training.learner import make_learner
 
 FLAGS = flags.FlagValues()
@@ -59,7 +59,7 @@ def predict() -> None:
   learner = make_learner(
     Settings(), description.num_classes, description.network()
   )
-  classes, probabilities = adaptation.classify(
+  classes, probabilities = evaluation.classify(
     learner, variables, population.images
   )
   table = pd.DataFrame({"predicted": classes, "probability": probabilities})
@@ -71,12 +71,7 @@ def predict() -> None:
   if "labels" in arrays:
     table["label"], table["correct"] = population.labels, correct.astype(int)
   text = table.to_csv(index_label="row", lineterminator="\n")
-  try:
-    files.write_atomically(output, text)
-  except OSError as error:
-    raise ValueError(
-      f"--output={output} can't be written ({error.strerror})."
-    ) from error
+  console.write_output(output, text)
   print(f"{len(population)} predictions: {output}")
   if "labels" in arrays:
     print(f"Accuracy: {correct.mean():.4f}")

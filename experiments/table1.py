@@ -10,6 +10,8 @@ however it was stopped; SIGTERM and Ctrl-C save first and exit with code 75.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import itertools
 import json
 import math
 import pathlib
@@ -21,9 +23,8 @@ import numpy as np
 from absl import app, flags
 
 from experiments.flags import study_flags, values
-from experiments.outputs import rows as table1_rows
 from experiments.outputs import summary
-from experiments.outputs.rows import Finished, Rows
+from experiments.outputs.summary import Finished, Rows
 from experiments.runtime import (
   console,
   guards,
@@ -55,15 +56,15 @@ flags.adopt_module_key_flags(study_flags)
 # It may grow from one call to the next; what is finished stays.
 _METHODS = flags.DEFINE_string("methods", "shaping",
     f"Methods and sets of them, separated by commas: {HELP}.")
-_WORKDIR = flags.DEFINE_string("workdir", "runs/table1", "The run directory.")
+WORKDIR = flags.DEFINE_string("workdir", "runs/table1", "The run directory.")
 _INDIVIDUALS_PER_DEVICE = flags.DEFINE_integer("individuals_per_device", 0,
     "Models on a device at once, which bounds memory; 0 takes 1 on a CPU and"
     " 8 elsewhere.", lower_bound=0)
-_MEMORY_GIB = flags.DEFINE_float("memory_gib", 0.0,
+MEMORY_GIB = flags.DEFINE_float("memory_gib", 0.0,
     "GiB of each device's memory that training may take; 0 for all of it."
     " Unless --individuals_per_device is set, as many models are trained at"
     " once as fit.", lower_bound=0.0)
-_STORE = flags.DEFINE_enum("store", "device", ["device", "host"],
+STORE = flags.DEFINE_enum("store", "device", ["device", "host"],
     "Where the images are: on every device, or on the host, which sends"
     " each block of steps the rows that it needs.")
 _CHECKPOINT_MINUTES = flags.DEFINE_float("checkpoint_minutes", 10.0,
@@ -85,7 +86,7 @@ _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None,
     "How many processes the run has.", lower_bound=1)
 _PROCESS_ID = flags.DEFINE_integer("process_id", None,
     "This process's number, from 0.", lower_bound=0)
-_CPU_DEVICES = flags.DEFINE_integer("cpu_devices", 0,
+CPU_DEVICES = flags.DEFINE_integer("cpu_devices", 0,
     "Virtual devices on a CPU; 0 takes one for each core.",
     lower_bound=0, upper_bound=1024)
 # fmt: on
@@ -99,24 +100,20 @@ def main(
   argv[0] is the program's name; should_stop is asked now and then whether to
   save and exit.
   """
-  workdir = pathlib.Path(_WORKDIR.value)
+  workdir = pathlib.Path(WORKDIR.value)
   with contextlib.ExitStack() as stack:
     with guards.told(workdir, ValueError, OSError, ImportError):
       console.begin(argv)
       methods, seeds = check_flags()
-      processes.use_cpu_cores(_CPU_DEVICES.value)
-      processes.join(
-        _COORDINATOR_ADDRESS.value,
-        _NUM_PROCESSES.value,
-        _PROCESS_ID.value,
-        _DISTRIBUTED.value,
-      )
+      processes.use_cpu_cores(CPU_DEVICES.value)
+      address = values.of(_COORDINATOR_ADDRESS, _NUM_PROCESSES, _PROCESS_ID)
+      processes.join(**address, detect=_DISTRIBUTED.value)
       stack.enter_context(guards.alone(workdir))
       run = prepare(methods, seeds, workdir, should_stop)
     with guards.told(workdir, OSError, AnotherTrainingError):
       say(summary.of_people(run.studies[0]))
+      results = run.results
       spaces: dict[Study, LatentSpace | None] = {}
-      finished: list[Result] = []
       for study in dict.fromkeys([*run.studies, run.drawn]):
         asked = methods if study in run.studies else ()
         shown = run.rows.parsed if study is run.drawn else ()
@@ -124,17 +121,18 @@ def main(
           say(f"Seed {study.settings.seed}.")
         spaces[study] = find_groups(study, [*asked, *shown])
         if asked:
-          finished += train_all(study, asked, workdir, run.made_with)
+          results |= train_all(study, asked, workdir, run)
         study.keeper.wait()
       if distributed.is_first():
-        every = {(one.method, one.seed): one for one in finished} | run.earlier
         space = spaces[run.drawn]
-        summary.write(run.drawn, run.factors, run.rows, every, space, workdir)
+        summary.write(run.drawn, run.factors, run.rows, results, space, workdir)
         if _TENSORBOARD.value:
-          tensorboard.write(workdir / "tensorboard", [*every.values()])
+          tensorboard.write(workdir / "tensorboard", results.values())
       distributed.wait_for_all("reported")
-      gone = all(result.diverged.all() for result in finished)
-      if distributed.from_first(np.array(gone)):
+      now = itertools.product((method.spec for method in methods), seeds)
+      # The others have what they trained alone.
+      gone = [results[one].diverged.all() for one in now if one in results]
+      if distributed.from_first(np.array(all(gone))):
         sys.exit(1)  # the report says so, and what to do
 
 
@@ -142,7 +140,7 @@ def check_flags() -> tuple[tuple[Method, ...], tuple[int, ...]]:
   """The methods and seeds; rejects what is wrong by the flags alone."""
   with console.of("--methods"):
     methods = parse_methods(_METHODS.value)
-  for flag in (_CHECKPOINT_MINUTES, _MEMORY_GIB):
+  for flag in (_CHECKPOINT_MINUTES, MEMORY_GIB):
     if not math.isfinite(flag.value):
       raise ValueError(
         f"--{flag.name}={flag.value} must be a number of 0 or more."
@@ -163,8 +161,8 @@ class Run(NamedTuple):
   drawn: Study  # of the tables' first seed, which may be none of these
   factors: WriterFactors | None  # how synthetic people write
   rows: Rows  # what the tables are to be of
-  # What isn't asked for now; the first process alone reads it.
-  earlier: dict[Finished, Result]
+  # What is finished; the first process alone reads it.
+  results: dict[Finished, Result]
   made_with: Mapping[str, Any]  # versions, device, command and so on
 
 
@@ -186,15 +184,9 @@ def prepare(
       **determining,
       "methods": [method.spec for method in methods],
       "seeds": seeds,
-      **values.of(_INDIVIDUALS_PER_DEVICE, _MEMORY_GIB, _STORE),
+      **values.of(_INDIVIDUALS_PER_DEVICE, MEMORY_GIB, STORE),
       guards.FINGERPRINT: population.fingerprint(),
     }
-  )
-  trainer = make_trainer(
-    population,
-    study_flags.training_settings(seeds[0]),
-    model=study_flags.model(population),
-    **values.of(_INDIVIDUALS_PER_DEVICE, _STORE),
   )
 
   def make(seed: int, trainer: PopulationTrainer) -> Study:
@@ -215,17 +207,35 @@ def prepare(
       eval_every=_EVAL_EVERY.value,
     )
 
-  studies, memory = fit([make(seed, trainer) for seed in seeds], methods)
-  first = studies[0]
+  trainer = make_trainer(
+    population,
+    study_flags.training_settings(seeds[0]),
+    model=study_flags.model(population),
+    **values.of(_INDIVIDUALS_PER_DEVICE, STORE),
+  )
+  studies = [make(seed, trainer) for seed in seeds]
+  for study, method in itertools.product(studies, methods):
+    study.check(method)
+  if any(method.needs_latents for method in methods):
+    latent_space.check(population)
+  trainer, memory = resources.fitting_trainer(
+    studies[0],
+    methods,
+    latents=study_flags.latent_settings(seeds[0]),
+    memory_gib=MEMORY_GIB.value,
+    fewer=not _INDIVIDUALS_PER_DEVICE.value,
+  )
+  if trainer is not studies[0].trainer:
+    studies = [dataclasses.replace(study, trainer=trainer) for study in studies]
   disk = resources.disk_need(
-    first, methods, save_models=_SAVE_MODELS.value, seeds=len(seeds)
+    studies[0], methods, save_models=_SAVE_MODELS.value, seeds=len(seeds)
   )
   made_with = {**study_flags.about(), **run_info.describe()}
   rows = Rows([], [], [], [])
-  earlier: dict[Finished, Result] = {}
+  results: dict[Finished, Result] = {}
   if distributed.is_first():
     resources.check_disk(workdir, disk)
-    rows, earlier = open_directory(
+    rows, results = open_directory(
       workdir, methods, seeds, population, determining, made_with
     )
   rows = Rows(*json.loads(distributed.text_from_first(json.dumps(rows))))
@@ -233,16 +243,15 @@ def prepare(
     for name in ("checkpoints", "predictions", "figures"):
       files.check_writable(study_flags.home(workdir, seed) / name)
   shown = rows.seeds[0]
-  there = dict(zip(seeds, studies))
-  drawn = there.get(shown) or make(shown, first.trainer)
+  drawn = dict(zip(seeds, studies)).get(shown) or make(shown, trainer)
   distributed.wait_for_all("prepared")
   if memory is not None:
     say(
       f"Memory: {memory} (individuals at once on a device:"
-      f" {first.trainer.individuals_per_device})."
+      f" {trainer.individuals_per_device})."
     )
   say(f"Disk: at most {resources.megabytes(disk)} in {workdir}.")
-  return Run(studies, drawn, factors, rows, earlier, made_with)
+  return Run(studies, drawn, factors, rows, results, made_with)
 
 
 def load_people(
@@ -259,28 +268,6 @@ def load_people(
   return study_flags.vary(population), factors
 
 
-def fit(
-  studies: list[Study], methods: Sequence[Method]
-) -> tuple[list[Study], resources.MemoryPlan | None]:
-  """As many individuals at once as fit; rejects what can't be trained."""
-  for study in studies:
-    for method in methods:
-      study.check(method)
-  first = studies[0]
-  if any(method.needs_latents for method in methods):
-    latent_space.check(first.population)
-  trainer, memory = resources.fitting_trainer(
-    first,
-    methods,
-    latents=study_flags.latent_settings(first.settings.seed),
-    memory_gib=_MEMORY_GIB.value,
-    fewer=not _INDIVIDUALS_PER_DEVICE.value,
-  )
-  if trainer is not first.trainer:
-    studies = [study.with_trainer(trainer) for study in studies]
-  return studies, memory
-
-
 def open_directory(
   workdir: pathlib.Path,
   methods: Sequence[Method],
@@ -289,9 +276,9 @@ def open_directory(
   determining: Mapping[str, Any],
   made_with: Mapping[str, Any],
 ) -> tuple[Rows, dict[Finished, Result]]:
-  """Writes config.json; the tables' rows, and results of earlier starts."""
-  finished = directory.saved(workdir)
+  """Writes config.json; the tables' rows, and what is finished."""
   now = [(method.spec, seed) for method in methods for seed in seeds]
+  finished = directory.saved(workdir)
   names = population.label_names
   config = directory.open_run(
     workdir,
@@ -301,40 +288,25 @@ def open_directory(
     inert=study_flags.inert(population),
     asked=now,
   )
-  earlier = {
-    (spec, seed): result
-    for spec, seed in finished
-    if (spec, seed) not in now
-    and (result := load(workdir, spec, seed, population, train_again=False))
-  }
-  rows = table1_rows.choose(
+  results: dict[Finished, Result] = {}
+  for spec, seed in dict.fromkeys([*finished, *now]):
+    home = study_flags.home(workdir, seed)
+    try:
+      if result := directory.load_result(home, spec, population, seed):
+        results[spec, seed] = result
+    except ValueError as error:
+      if (spec, seed) in now:
+        say(f"{error} It is trained again.")
+        directory.set_aside(home, spec)
+      else:
+        say(f"{error} It is left out of all tables.")
+  rows = summary.choose(
     {spec: config["asked"].get(spec, ()) for spec in config["methods"]},
     config["seeds"],
-    {*now, *earlier},
+    {*now, *results},
     [method.spec for method in methods],
   )
-  return rows, earlier
-
-
-def load(
-  workdir: pathlib.Path,
-  spec: str,
-  seed: int,
-  population: Population,
-  *,
-  train_again: bool,
-) -> Result | None:
-  """A finished result; None where there is none, or it is damaged (it says)."""
-  home = study_flags.home(workdir, seed)
-  try:
-    return directory.load_result(home, spec, population, seed)
-  except ValueError as error:
-    if train_again:
-      say(f"{error} It is trained again.")
-      directory.set_aside(home, spec)
-    else:
-      say(f"{error} It is left out of all tables.")
-    return None
+  return rows, results
 
 
 def find_groups(study: Study, methods: Sequence[Method]) -> LatentSpace | None:
@@ -346,11 +318,10 @@ def find_groups(study: Study, methods: Sequence[Method]) -> LatentSpace | None:
   steps = latent_space.num_steps(study.split, settings) if images else 0
   with console.progress(steps, "latent space") as bar:
     space = study.find_groups(settings, on_steps=bar.update)
-  if space.autoencoder:
-    error = space.autoencoder.error
+  if trained := space.autoencoder:
     say(
-      f"Auto-encoder: squared error {error.model:.4f} a pixel on the test data"
-      f" of D_G ({error.mean_image:.4f} by the mean image)."
+      f"Auto-encoder: squared error {trained.error:.4f} a pixel on the test"
+      f" data of D_G ({trained.error_of_mean:.4f} by the mean image)."
     )
   else:
     say(
@@ -360,39 +331,30 @@ def find_groups(study: Study, methods: Sequence[Method]) -> LatentSpace | None:
 
 
 def train_all(
-  study: Study,
-  methods: Sequence[Method],
-  workdir: pathlib.Path,
-  made_with: Mapping[str, Any],
-) -> list[Result]:
-  """Trains and keeps what isn't finished; all results, on the first process."""
+  study: Study, methods: Sequence[Method], workdir: pathlib.Path, run: Run
+) -> dict[Finished, Result]:
+  """Trains and keeps what isn't finished, and forgets its checkpoints."""
   seed = study.settings.seed
-  home = study_flags.home(workdir, seed)
-  finished: dict[str, Result] = {}
-  # The others are told: they might find another state of the directory.
-  for method in methods if distributed.is_first() else ():
-    spec = method.spec
-    if result := load(workdir, spec, seed, study.population, train_again=True):
-      finished[spec] = result
+  # The others are told: the first process alone has read what is finished.
   there = distributed.from_first(
-    np.array([method.spec in finished for method in methods], bool)
+    np.array([(method.spec, seed) in run.results for method in methods], bool)
   )
-  waiting = []
-  for method, is_there in zip(methods, there):
-    if is_there:
+  waiting = [method for method, is_there in zip(methods, there) if not is_there]
+  for method in methods:
+    if method not in waiting:
       study.forget(method)
-    else:
-      waiting.append(method)
+  trained: dict[Finished, Result] = {}
   with console.progress(study.num_steps(waiting), "training") as bar:
     for method in waiting:
       bar.set_description(method.spec)
       result = study.personalize(method, on_steps=bar.update)
-      finished[method.spec] = result
+      trained[method.spec, seed] = result
       if distributed.is_first():
-        directory.save_result(home, result, study.population, made_with)
+        home = study_flags.home(workdir, seed)
+        directory.save_result(home, result, study.population, run.made_with)
         directory.tell_origins(workdir)
       study.forget(method)
-  return [finished[m.spec] for m in methods if m.spec in finished]
+  return trained
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import numbers
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -90,6 +92,15 @@ def plain_numbers(fields: Any) -> None:
     kind, value = kinds.get(str(field.type)), getattr(fields, field.name)
     if kind is not None and value is not None:
       object.__setattr__(fields, field.name, kind(value))
+
+
+@contextlib.contextmanager
+def naming(what: str) -> Iterator[None]:
+  """Puts what an error is about before its sentence: an argument, a file."""
+  try:
+    yield
+  except (ValueError, OSError) as error:
+    raise ValueError(f"{what}: {error}") from error
 
 
 def first_line(error: BaseException) -> str:

@@ -74,9 +74,14 @@ def own_copy(array: Any) -> np.ndarray:
 
 
 def put(tree: Any, like: Any, sharding: Sharding) -> Any:
-  """Puts arrays, equal on all processes, onto all devices; keys as `like`."""
+  """Puts arrays, equal on all processes, onto all devices; keys as `like`.
 
-  def one(leaf: Any, like: Any) -> jax.Array:
+  Shapes alone, of a plan for devices that may not be here, stay shapes.
+  """
+
+  def one(leaf: Any, like: Any) -> Any:
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+      return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
     if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
       return leaf
     numbers = _numbers(leaf)

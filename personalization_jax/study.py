@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -29,7 +29,6 @@ from personalization_jax.grouping.groups import Groups
 from personalization_jax.methods import Method, parse_method
 from personalization_jax.methods.batches import Batches
 from personalization_jax.networks import classifier, interface
-from personalization_jax.randomness import SHARED
 from personalization_jax.runs import saved_models
 from personalization_jax.settings import Settings
 from personalization_jax.training import (
@@ -46,7 +45,6 @@ from personalization_jax.training.latent_space import (
 from personalization_jax.training.learner import check_last_layers, make_learner
 from personalization_jax.training.population import (
   PopulationTrainer,
-  individual_key,
   individual_keys,
   without_fillers,
 )
@@ -74,9 +72,8 @@ def make_trainer(
     mesh: where; by default on all devices.
     individuals_per_device: models on a device at once; by default what
       `distributed.default_individuals_per_device` says.
-    side_by_side: how many of them one operation computes; see
-      `PopulationTrainer`.
-    store: see `PopulationTrainer`, "device" or "host".
+    side_by_side: see `PopulationTrainer`.
+    store: likewise; "device" or "host".
 
   Returns:
     The trainer, with the store in its place; nothing is compiled yet.
@@ -93,92 +90,95 @@ def make_trainer(
   )
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class Study:
   """One split of one population, and models trained on it.
 
   The phase on D_G that transfer learning shares is trained when first needed
   and kept. Nothing of a study is to be assigned: make another one.
+
+  Attributes:
+    population: the store.
+    split: what each of its samples is for.
+    settings: how to train; by default the paper's.
+    model: see `make_trainer`.
+    trainer: from `make_trainer`, by default with all its defaults. Another
+      study's of the same population and settings but for the seed serves this
+      one too, with its compiled programs. One whose learner has an optimiser of
+      one's own trains by that, whatever learning rate is set.
+    keeper: saves what is under way, and the model of D_G alone, for later
+      processes; by default they are in memory only.
+    models_dir: where `saved_models` keeps everybody's final parameters; None
+      keeps none.
+    eval_every: steps between two evaluations on validation data, for the
+      curves of a `Result`; 0 evaluates at the end alone.
+    base: `params` and `batch_stats` of a model that was trained elsewhere, for
+      people without a D_G: TL's first phase, which others go on from with a
+      fresh optimiser. By default D_G's own model is trained.
+    latents: float32 [N, D], a latent space of one's own for SG and IG; by
+      default what `find_groups` finds.
+    among_individuals: whether IG chooses among the other individuals; see
+      `Groups`.
+    groups: what data grouping enlarges D_I with.
+
+  Raises:
+    ValueError: if split or trainer aren't of this population, the trainer isn't
+      of these settings, samples or base don't suit the network, or the keeper
+      has a folder and couldn't tell the network from another one.
   """
 
-  def __init__(
-    self,
-    population: Population,
-    split: Split,
-    settings: Settings,
-    *,
-    model: nn.Module | None = None,
-    trainer: PopulationTrainer | None = None,
-    keeper: Keeper | None = None,
-    models_dir: pathlib.Path | None = None,
-    eval_every: int = 0,
-    groups: Groups | None = None,
-  ):
-    """Checks what it is given; nothing is trained yet.
+  population: Population
+  split: Split
+  settings: Settings = dataclasses.field(default_factory=Settings)
+  _: dataclasses.KW_ONLY
+  model: dataclasses.InitVar[nn.Module | None] = None
+  trainer: PopulationTrainer = None  # type: ignore[assignment]
+  keeper: Keeper = None  # type: ignore[assignment]
+  models_dir: pathlib.Path | None = None
+  eval_every: int = 0
+  base: Mapping[str, Any] | None = None
+  latents: np.ndarray | None = None
+  among_individuals: bool = False
+  groups: Groups = dataclasses.field(init=False)
 
-    Args:
-      population: the store.
-      split: what each of its samples is for.
-      settings: how to train.
-      model: see `make_trainer`.
-      trainer: from `make_trainer`, by default with all its defaults. Another
-        study's of the same population and settings but for the seed serves
-        this one too, with its compiled programs. One whose learner has an
-        optimiser of one's own trains by that, whatever learning rate is set.
-      keeper: saves what is under way, and the model of D_G alone, for later
-        processes; by default they are in memory only.
-      models_dir: where `saved_models` keeps everybody's final parameters; None
-        keeps none.
-      eval_every: steps between two evaluations on validation data, for the
-        curves of a `Result`; 0 evaluates at the end alone.
-      groups: what data grouping enlarges D_I with; by default random groups
-        alone, since SG and IG need a latent space.
-
-    Raises:
-      ValueError: if split, groups or trainer aren't of this population, the
-        trainer isn't of these settings, the samples don't suit the network, or
-        the keeper has a folder and couldn't tell the network from another one.
-    """
-    if trainer is not None:
-      identities.check_trainer(trainer, population, settings, model)
-      model = trainer.learner.model
-    _check_data(population, split, model, eval_every)
-    groups = groups or Groups(population, split, seed=settings.seed)
-    groups.check_split(population, split)
-    self.population = population
-    self.split = split
-    self.settings = settings
-    self.trainer = trainer or make_trainer(population, settings, model=model)
-    self.batches = Batches(split, settings, groups)
-    self.eval_every = int(eval_every)
-    self.keeper = keeper or Keeper()
-    self.models_dir = models_dir
+  def __post_init__(self, model: nn.Module | None) -> None:
+    """Checks what it is given; nothing is trained yet."""
+    population, split, settings = self.population, self.split, self.settings
+    if self.trainer is not None:
+      identities.check_trainer(self.trainer, population, settings, model)
+      model = self.trainer.learner.model
+    _check_data(population, split, model, self.eval_every)
+    self.eval_every = int(self.eval_every)
+    self.groups = Groups(
+      population,
+      split,
+      seed=settings.seed,
+      latents=self.latents,
+      among_individuals=self.among_individuals,
+    )
+    self.trainer = self.trainer or make_trainer(
+      population, settings, model=model
+    )
+    self.keeper = self.keeper or Keeper()
     if self.keeper.folder is not None:  # or what nothing can be kept of
       identities.of_learner(self.trainer.learner, population.sample_shape)
     self._global_phase: tuple[TrainState, Record] | None = None
+    if self.base is not None:
+      if len(split.global_train):
+        raise ValueError("base has D_G's place, but split has data of D_G too.")
+      self._global_phase = phases.begun(
+        self.trainer, self.base, len(split.individuals)
+      )
 
   @property
-  def groups(self) -> Groups:
-    """What data grouping enlarges D_I with."""
-    return self.batches.groups
-
-  def with_trainer(self, trainer: PopulationTrainer) -> Study:
-    """The same study with another trainer, before anything is trained."""
-    return Study(
-      self.population,
-      self.split,
-      self.settings,
-      trainer=trainer,
-      keeper=self.keeper,
-      models_dir=self.models_dir,
-      eval_every=self.eval_every,
-      groups=self.groups,
-    )
+  def batches(self) -> Batches:
+    """The rows of everybody's batches."""
+    return Batches(self.split, self.settings, self.groups)
 
   def find_groups(
     self,
     settings: LatentSettings | None = None,
     *,
-    among_individuals: bool | None = None,
     on_steps: Callable[[int], None] = lambda steps: None,
   ) -> LatentSpace:
     """Finds the latent space that SG and IG measure similarity in.
@@ -187,8 +187,6 @@ class Study:
       settings: of the auto-encoder; by default epochs, batch size, width and
         seed of the classifier. Samples that are no images need none: their
         standardised features are the space.
-      among_individuals: whether IG chooses among the other individuals; by
-        default what `groups` says. Their seed and mesh stay as well.
       on_steps: called with the training steps done since the last call.
 
     Returns:
@@ -211,16 +209,8 @@ class Study:
       keeper=self.keeper,
       on_steps=on_steps,
     )
-    before = self.groups
-    if among_individuals is None:
-      among_individuals = before.among_individuals
-    groups = dataclasses.replace(
-      before,
-      latents=space.latents,
-      among_individuals=among_individuals,
-      mesh=before.mesh or distributed.make_mesh(jax.local_devices()),
-    )
-    self.batches = Batches(self.split, self.settings, groups)
+    self.latents = space.latents
+    self.groups = dataclasses.replace(self.groups, latents=space.latents)
     return space
 
   def check(self, method: Method) -> None:
@@ -232,8 +222,7 @@ class Study:
       )
     if method.group is not None:
       self.groups.check(method.group)
-    differs = False
-    try:
+    with checks.naming(f"method {method.spec!r}"):
       if method.last_layers:
         check_last_layers(
           self.trainer.learner.model,
@@ -242,14 +231,11 @@ class Study:
         )
       if method.schedule is not None:
         once, again = (self.batches.sources(method) for _ in range(2))
-        differs = not np.array_equal(once, again)
-    except ValueError as error:
-      raise ValueError(f"method {method.spec!r}: {error}") from error
-    if differs:
-      raise ValueError(
-        f"method {method.spec!r} has a schedule that differs from call to call:"
-        " draw its random numbers from a generator with a seed of its own."
-      )
+        if not np.array_equal(once, again):
+          raise ValueError(
+            "its schedule differs from call to call: draw its random numbers"
+            " from a generator with a seed of its own."
+          )
 
   def num_steps(self, methods: Sequence[Method]) -> int:
     """Training steps that these methods take, summed over individuals."""
@@ -307,6 +293,9 @@ class Study:
       )
     shared = self.batches.num_shared_steps if method.shares_global_phase else 0
     length = self.batches.length(method)
+    validation = self._validation(
+      [length, shared], self.split.validation[:, None]
+    )
     models: list[Any] = []
     for chunk in chunks:
       indices = list(chunk.indices)
@@ -322,9 +311,7 @@ class Study:
         rows,
         functools.partial(self._begin, trainer, method, chunk, on_steps),
         phases=method.phases(length),
-        validation=self._validation(
-          [length, shared], self.split.validation[indices][:, None]
-        ),
+        validation=validation._replace(own=validation.own[indices]),
         reported=shared,
         on_steps=on_steps,
       )
@@ -349,7 +336,7 @@ class Study:
       method=method.spec,
       seed=self.settings.seed,
       individuals=self.split.individuals,
-      curve_steps=np.asarray(self._points([length, shared]), np.int32),
+      curve_steps=np.asarray(validation.steps, np.int32),
       one_model=method.one_model,
       **joined,
     )
@@ -371,10 +358,10 @@ class Study:
     """
     if self._global_phase is None:
       self._global_phase = phases.run_one(
-        self.trainer.one_per_device,
+        self.trainer.with_individuals_per_device(1),
         *self._global_task,
         self.batches.shared_rows(),
-        individual_key(jax.random.key(self.settings.seed), SHARED),
+        self.settings.seed,
         validation=self._validation(
           [self.batches.num_shared_steps], self.split.validation[None]
         ),
@@ -406,16 +393,13 @@ class Study:
       return self.trainer
     return dataclasses.replace(self.trainer, learner=learner)
 
-  def _points(self, ends: Sequence[int]) -> list[int]:
-    """After which steps models are evaluated: these and every so many."""
-    every = self.eval_every
-    if not every:
-      return []
-    return sorted({*range(every, max(ends), every), *ends} - {0})
-
   def _validation(self, ends: Sequence[int], own: np.ndarray) -> Validation:
+    """After these steps and every so many, if at all."""
     labels, general = self.population.labels, self.split.global_validation
-    return Validation(self._points(ends), labels, own, general)
+    points: set[int] = set()
+    if every := self.eval_every:
+      points = {*range(every, max(ends), every), *ends} - {0}
+    return Validation(sorted(points), labels, own, general)
 
   def _save_models(
     self, method: Method, indices: list[int], states: TrainState
@@ -434,66 +418,36 @@ class Study:
 
   def _task(self, method: Method) -> Task:
     """What keeps a method's training, told from all others."""
-    identity = ""
-    if self.keeper.folder is not None:
-      identity = identities.of_method(
+    return self.keeper.task(
+      method.spec,
+      lambda: identities.of_method(
         self._identity, method, self.batches, self.trainer.learner
-      )
-    return self.keeper.task(method.spec, identity)
+      ),
+    )
 
   @functools.cached_property
   def _global_task(self) -> tuple[Task, Chunk]:
     """What keeps the phase on D_G, and how far an earlier process came."""
-    identity = ""
-    if self.keeper.folder is not None:
-      identity = files.digest([self._identity, self.batches.num_shared_steps])
-    task = self.keeper.task("global_phase", identity)
+    steps = self.batches.num_shared_steps
+    task = self.keeper.task(
+      "global_phase", lambda: files.digest([self._identity, steps])
+    )
     (chunk,) = task.plan(1, 1)
     return task, chunk
 
   @functools.cached_property
   def _identity(self) -> str:
     """What decides this study's numbers, as a digest."""
-    return identities.of_study(
+    found = identities.of_study(
       self.population,
       self.split,
       self.settings,
       self.trainer.learner,
       self.eval_every,
     )
-
-
-def personalize(
-  population: Population,
-  split: Split,
-  method: Method | str,
-  settings: Settings | None = None,
-  *,
-  keep_models: bool = False,
-  **about: Any,
-) -> Result:
-  """Trains one model for every individual by one method, and tests it.
-
-  For several methods on one split make one `Study`, which trains what they
-  share once and compiles once.
-
-  Args:
-    population: the store.
-    split: what each sample is for.
-    method: or its spec, as on the command line: "tl:300", "es:40+sw:12".
-    settings: how to train; by default the paper's.
-    keep_models: whether the result holds everybody's parameters.
-    **about: of `Study`: `model` for a network of one's own, `trainer`,
-      `eval_every` and others.
-
-  Returns:
-    Predictions, losses and, if asked for, curves and parameters.
-
-  Raises:
-    ValueError: if method, data and model don't fit.
-  """
-  study = Study(population, split, settings or Settings(), **about)
-  return study.personalize(method, keep_models=keep_models)
+    if self.base is None:
+      return found
+    return files.digest([found, *map(np.asarray, jax.tree.leaves(self.base))])
 
 
 def _joined(parts: Sequence[Any]) -> Any:

@@ -42,19 +42,25 @@ _TOLERANCES = {"early losses": 1e-3, "mean loss": 0.1, "mean accuracy": 0.1}
 TABLE_1 = 668e6
 
 
-def _of_patches(images: Array, kernel: Array, cotangent: Array) -> Any:
-  return jax.vjp(patches.convolve, images, kernel)[1](cotangent)
+def _formulation(convolve: Any, gradients: Any = None) -> types.SimpleNamespace:
+  """In place of the modules that `convolution` picks from."""
+
+  def by_jax(images: Array, kernel: Array, cotangent: Array) -> Any:
+    return jax.vjp(convolve, images, kernel)[1](cotangent)
+
+  of = gradients or by_jax
+  return types.SimpleNamespace(
+    convolve=convolve, gradients=of, gradients_for_tpu=of
+  )
 
 
-# What convolves, and its gradients, on whatever device; "rule" is what the
-# library takes on this one.
-FORMULATIONS: dict[str, Any] = {
+# What convolves, on whatever device; "rule" is what the library takes there.
+FORMULATIONS = {
   "rule": None,
-  "xla": accelerator,
-  "patches": types.SimpleNamespace(
-    convolve=patches.convolve, gradients=_of_patches
-  ),
-  "cpu": cpu,  # Winograd, superpixels or blocks
+  "xla": _formulation(accelerator.convolve),  # and XLA's own gradients
+  "patches": _formulation(patches.convolve),
+  # Winograd, superpixels or blocks.
+  "cpu": _formulation(cpu.convolve, cpu.gradients),
 }
 
 

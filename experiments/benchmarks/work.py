@@ -109,7 +109,7 @@ class Ours:
     self.work, self.store, self.rows = work, store, rows(work, store)
     self.trainer = make_trainer(store, work.settings(), **how)
     self._root = jax.random.key(_SEED)
-    self._shared = self.trainer.one_per_device.create(
+    self._shared = self.trainer.with_individuals_per_device(1).create(
       individual_keys(self._root, [SHARED])
     )
 

@@ -24,7 +24,6 @@ from personalization_jax.datasets import (
   variations,
 )
 from personalization_jax.datasets.synthetic import WriterFactors
-from personalization_jax.grouping.groups import Groups
 from personalization_jax.networks import MLP, classifier
 from personalization_jax.settings import Settings
 from personalization_jax.study import Study
@@ -290,11 +289,10 @@ def load_population() -> tuple[Population, WriterFactors | None]:
       f"--dataset={dataset} needs --individual_feature, the feature that says"
       " whose a sample is."
     )
-  features = values.of(_INDIVIDUAL_FEATURE, _IMAGE_FEATURE, _LABEL_FEATURE)
-  options = {**features, **folders, "split": _TFDS_SPLIT.value}
-  name = dataset.removeprefix(_TFDS)
+  options = {**values.of(*_OF_TFDS), **folders, "say": console.say}
+  options["split"] = options.pop(_TFDS_SPLIT.name)
   try:
-    return tfds_loader.load(name, **options, say=console.say), None
+    return tfds_loader.load(dataset.removeprefix(_TFDS), **options), None
   except ValueError as error:
     # Its flag isn't called as the argument is.
     text = str(error).replace(" split=", " --tfds_split=")
@@ -334,7 +332,5 @@ def make_study(
   split = splits.split(
     population, people, global_people, **fractions, seed=seed
   )
-  among = _GROUP_CANDIDATES.value == "individuals"
-  groups = Groups(population, split, seed=seed, among_individuals=among)
-  settings = training_settings(seed)
-  return Study(population, split, settings, groups=groups, **how)
+  how["among_individuals"] = _GROUP_CANDIDATES.value == "individuals"
+  return Study(population, split, training_settings(seed), **how)

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-import jax
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 
 from personalization_jax import figures
 from personalization_jax.analysis import group_agreement, markdown, metrics
 from personalization_jax.analysis.columns import AGREEMENT_COLUMNS
 from personalization_jax.analysis.group_agreement import Agreement
-from personalization_jax.checkpoints.files import write_atomically
+from personalization_jax.analysis.markdown import Columns
 from personalization_jax.datasets.splits import Split
 from personalization_jax.datasets.synthetic import WriterFactors
-from personalization_jax.distributed import make_mesh
-from personalization_jax.grouping.groups import Groups
 from personalization_jax.methods import Method
 from personalization_jax.study import Study
 
+FILE, MISSING = "group_agreement", ""
 NAMES = 3  # columns of text
 AUTO_ENCODER, PIXELS = "auto-encoder", "raw pixels"
 # Among pixels SG takes about a second for 5e9 of them on two CPU cores.
@@ -63,21 +61,12 @@ def compare(
   count = affordable(split, pixels.shape[1])
   parts = ("individuals", "train", "validation", "test")
   first = {part: getattr(split, part)[:count] for part in parts}
-
-  def groups(judged: Split) -> Groups:
-    return Groups(
-      population,
-      judged,
-      latents=pixels,
-      among_individuals=study.groups.among_individuals,
-      # The first process alone reports; the others' devices aren't its own.
-      mesh=make_mesh(jax.local_devices()),
-    )
-
+  groups = dataclasses.replace(study.groups, seed=0, latents=pixels)
+  few = dataclasses.replace(groups, split=dataclasses.replace(split, **first))
   found: Found = {}
   for space, of_people, of_samples in (
     (AUTO_ENCODER, study.groups, study.groups),
-    (PIXELS, groups(split), groups(dataclasses.replace(split, **first))),
+    (PIXELS, groups, few),
   ):
     found[space] = []
     if people:
@@ -94,38 +83,34 @@ def affordable(split: Split, dimensions: int) -> int:
   return min(max(int(_MULTIPLICATIONS / each), 1), people)
 
 
-def write(found: Found, workdir: pathlib.Path) -> tuple[str, pathlib.Path]:
-  """Writes the CSV file and its figure; the table for people, the figure."""
+def judged(found: Found) -> tuple[pd.DataFrame, Axes]:
+  """group_agreement.csv and its figure."""
   lines = []
   values: dict[str, dict[str, dict[str, np.ndarray]]] = {}
   random: dict[str, dict[str, float]] = {}
   for space, agreements in found.items():
     for one, pixels in zip(agreements, found[PIXELS]):
-      by_chance = float(one.random.mean())
       spread = metrics.spread(one.values)
-      count = int((~np.isnan(one.values)).sum())
-      key = (one.group, one.measure, one.part, space)
-      numbers = (spread.mean, spread.sd, by_chance, count)
-      # Paired over the individuals that both have.
-      p_random = metrics.paired_tests(one.values, one.random).t
-      p_pixels = metrics.paired_tests(one.values, pixels.values).t
-      p_pixels = math.nan if space == PIXELS else p_pixels
-      lines.append((*key, *numbers, p_random, p_pixels))
+      # Paired over the individuals that both have; pixels with nothing.
+      other = np.array(math.nan) if space == PIXELS else pixels.values
+      lines.append(
+        (
+          *(one.group, one.measure, one.part, space),
+          *(spread.mean, spread.sd, float(one.random.mean())),
+          int((~np.isnan(one.values)).sum()),
+          metrics.paired_tests(one.values, one.random).t,
+          metrics.paired_tests(one.values, other).t,
+        )
+      )
       name = f"{figures.method_name(one.group)}: {one.measure}"
       values.setdefault(name, {}).setdefault(one.part, {})[space] = one.values
-      random.setdefault(name, {})[one.part] = by_chance
+      random.setdefault(name, {})[one.part] = float(one.random.mean())
   table = pd.DataFrame(lines, columns=list(AGREEMENT_COLUMNS))
-  text = table.to_csv(index=False, lineterminator="\n")
-  write_atomically(workdir / "group_agreement.csv", text)
-  path = workdir / "figures" / "group_agreement.png"
-  drawn = figures.save(figures.agreement(values, random), path)
-  shown = columns(table)
-  told = markdown.aligned([[*shown], *zip(*shown.values())], NAMES)
-  return f"{TITLE}\n\n{told}\n\n{NOTE}", drawn
+  return table, figures.agreement(values, random)
 
 
-def columns(table: pd.DataFrame) -> dict[str, Iterable[str]]:
-  """What people see of group_agreement.csv: header -> cells."""
+def columns(table: pd.DataFrame) -> Columns:
+  """What people see of group_agreement.csv."""
   key = ["group", "measure", "part"]
   numbers = ("mean", "sd", "random", "p_raw_pixels")
   told = table.assign(
@@ -138,10 +123,13 @@ def columns(table: pd.DataFrame) -> dict[str, Iterable[str]]:
     "mean", key, "latent_space", aggfunc="last", sort=False, fill_value="-"
   )
   rows = told.groupby(key, sort=False)
-  return {
-    **dict(zip(("Group", "agreement", "in"), zip(*spaces.index))),
-    **spaces,
-    "random choice": rows["random"].first(),
-    "p of spaces": rows["p_raw_pixels"].first(),
-    "individuals": rows["individuals"].unique().map(", ".join),
-  }
+  return [
+    ("", header, cells)
+    for header, cells in (
+      *zip(("Group", "agreement", "in"), zip(*spaces.index)),
+      *spaces.items(),
+      ("random choice", rows["random"].first()),
+      ("p of spaces", rows["p_raw_pixels"].first()),
+      ("individuals", rows["individuals"].unique().map(", ".join)),
+    )
+  ]

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 
 from personalization_jax import figures
 from personalization_jax.analysis import markdown, model_choice, tables
 from personalization_jax.analysis.columns import CHOICE_COLUMNS
+from personalization_jax.analysis.markdown import Columns
 from personalization_jax.analysis.model_choice import Choice
 from personalization_jax.analysis.result import Result
-from personalization_jax.checkpoints.files import write_atomically
 
 GLOBAL = "global"
+FILE, MISSING = "choice", "nan"
 NAMES = 1  # columns of text
 TITLE = "Against the model of D_G alone (global)"
 NOTE = """\
@@ -25,11 +26,13 @@ hurt: share of individuals whose own model is worse on their test data than the\
  several seeds the choice is made for each, and an individual's means over them\
  are compared.
 """
-# Headers and formats of the numbers that people see.
+# What people see, as `markdown.shown` gives it.
 _SHOWN = (
-  ("hurt", ".0%"), ("hurt, chosen", ".0%"),
-  ("gain", "+z.4f"), ("gain, chosen", "+z.4f"),
-)  # fmt: skip
+  ("", "hurt", "hurt", ".0%"),
+  ("", "hurt, chosen", "hurt_with_choice", ".0%"),
+  ("", "gain", "gain", "+z.4f"),
+  ("", "gain, chosen", "gain_with_choice", "+z.4f"),
+)
 
 
 def compare(
@@ -48,25 +51,12 @@ def compare(
   return model_choice.judge_all(validated, tested, GLOBAL)
 
 
-def columns(table: pd.DataFrame) -> dict[str, Iterable[str]]:
-  """What people see of choice.csv: header -> cells."""
-  return {"Method": table["method"]} | {
-    header: markdown.cells(table[column], form)
-    for column, (header, form) in zip(CHOICE_COLUMNS[1:], _SHOWN)
-  }
+def columns(table: pd.DataFrame) -> Columns:
+  """What people see of choice.csv."""
+  return markdown.told(table, _SHOWN)
 
 
-def write(
-  found: dict[str, Choice], workdir: pathlib.Path
-) -> tuple[str, pathlib.Path]:
-  """Writes choice.csv and its figure; the table for people, and the figure."""
+def judged(found: dict[str, Choice]) -> tuple[pd.DataFrame, Axes]:
+  """choice.csv and its figure."""
   table = pd.DataFrame([{"method": m} | vars(one) for m, one in found.items()])
-  text = table[[*CHOICE_COLUMNS]].to_csv(
-    index=False, na_rep="nan", lineterminator="\n"
-  )
-  write_atomically(workdir / "choice.csv", text)
-  shown = columns(table)
-  told = markdown.aligned([[*shown], *zip(*shown.values())])
-  path = workdir / "figures" / "choice.png"
-  drawn = figures.save(figures.choice(found), path)
-  return f"{TITLE}\n\n{told}\n\n{NOTE}", drawn
+  return table[[*CHOICE_COLUMNS]], figures.choice(found)

@@ -14,8 +14,62 @@ from personalization_jax.analysis.result import Result
 from personalization_jax.datasets import Population
 from personalization_jax.methods import Method
 from personalization_jax.study import Study
-from personalization_jax.training import autoencoder
+from personalization_jax.training import latent_space
 from personalization_jax.training.latent_space import LatentSpace
+
+# File -> title and what it shows, in the order of the report.
+# fmt: off
+CAPTIONS = {
+  "trade_off": ("Individuals and the public",
+    "What each method gives individuals, mean acc(D_I), against what it costs"
+    " the public, mean acc(D_G); bars: one standard error of the mean."),
+  "distribution_individual": ("Accuracy on the individuals' own data",
+    "Every individual's acc(D_I) by each method: a dot for each, a box of"
+    " quartiles with whiskers to the extremes, a diamond at the mean."),
+  "distribution_global": ("Accuracy on global data",
+    "Every individual's model on D_G's test data, acc(D_G), by each method: a"
+    " dot for each, a box of quartiles, a diamond at the mean."),
+  "gains": ("Who gains by shaping",
+    "Each individual's change of acc(D_I) against the baseline, in percentage"
+    " points, from the largest loss to the largest gain; hollow points are"
+    " hurt."),
+  "gains_grouping": ("Who gains by data grouping",
+    "Each individual's change of acc(D_I) against the random group, in"
+    " percentage points, from the largest loss to the largest gain; hollow"
+    " points are hurt."),
+  "choice": ("Who is hurt, and whom a choice spares",
+    "The share of individuals whose own model is worse on test data than the"
+    " model of D_G alone (global): hollow if everyone gets the method's model,"
+    " filled if everyone gets the better of the two on validation data."),
+  "schedules": ("Schedules",
+    "Which steps of training take their batch from D_G and which from D_I, by"
+    " each method."),
+  "training_curves": ("Training",
+    "The training loss by step, over individuals, of each method."),
+  "validation_curves": ("Accuracy on the way",
+    "Accuracy on validation data of D_I and of D_G by step, means over"
+    " individuals with their quartiles, of each method, and below them its"
+    " schedule."),
+  "handwriting": ("The individuals' data",
+    "Samples of the first individuals, a row for each, by class."),
+  "reconstructions": ("The auto-encoder",
+    "Samples of D_G's test data above, and below them what the auto-encoder"
+    " makes of them."),
+  "latent_map": ("People in latent space",
+    "Individuals and the people of D_G at their mean in latent space (the"
+    " auto-encoder's for images, standardised features for all else), on its"
+    " first two principal components."),
+  "neighbours": ("The nearest and the farthest",
+    "An individual's samples, and those of the writers whose class means are"
+    " nearest and farthest in latent space, among whom IG chooses."),
+  "chosen_samples": ("Samples chosen by SG",
+    "Samples of an individual, and beside each the samples of D_G that it chose"
+    " as the most similar ones."),
+  "group_agreement": ("Groups and the hidden factors",
+    "How well the groups agree with the writers' hidden factors, by the"
+    " auto-encoder's latent space, by raw pixels, and by random choice."),
+}
+# fmt: on
 
 
 def draw(
@@ -49,13 +103,13 @@ def _of_results(
   accuracies = {m: (own[shown], of[shown]) for m, (own, of) in means.items()}
   # Curves are one seed's.
   firsts = {result.method: result for result in reversed(finished)}
-  sources, lengths, losses = {}, {}, {}
-  for method in methods:
-    sources[method.spec] = study.batches.sources(method)
-    # After the end of an individual's own schedule there is padding.
-    ends = [len(study.batches.sources(method, index)) for index in people]
-    lengths[method.spec] = np.array(ends)
-    losses[method.spec] = firsts[method.spec].losses[shown]
+  sources = {m.spec: study.batches.sources(m) for m in methods}
+  losses = {spec: firsts[spec].losses[shown] for spec in sources}
+  # After the end of an individual's own schedule there is padding.
+  lengths = {
+    m.spec: np.array([len(study.batches.sources(m, k)) for k in people])
+    for m in methods
+  }
   pages: dict[str, Any] = {
     "trade_off": figures.trade_off(accuracies),
     "distribution_individual": figures.distribution(accuracies),
@@ -64,13 +118,9 @@ def _of_results(
     "training_curves": figures.training_curves(losses, lengths=lengths),
   }
   curves = {
-    method: (
-      result.curve_steps,
-      result.individual_curve[shown],
-      result.global_curve[shown],
-    )
-    for method, result in reversed(firsts.items())
-    if len(result.curve_steps)
+    m: (one.curve_steps, one.individual_curve[shown], one.global_curve[shown])
+    for m, one in reversed(firsts.items())
+    if len(one.curve_steps)
   }
   for name, half in tables.halves(accuracies).items():
     baseline = tables.baseline_of(half)
@@ -111,10 +161,10 @@ def _of_people(
     return pages
   if trained := space.autoencoder:
     shown, images = split.global_test[:32], population.images
-    pages["reconstructions"] = figures.reconstructions(
-      images[shown],
-      autoencoder.reconstruct(trained.model, trained.variables, images, shown),
+    drawn = latent_space.evaluate(
+      "images", trained.model, trained.variables, images, shown
     )
+    pages["reconstructions"] = figures.reconstructions(images[shown], drawn)
   people = np.concatenate([split.individuals, split.global_people])
   means, present = groups.class_means(people)
   # The mean over the classes that a person has.

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
+import pathlib
 import re
 import sys
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Sequence
 
 import tqdm
 from absl import flags, logging
 
 from personalization_jax import checks, distributed
+from personalization_jax.checkpoints import files
 
 # Words joined by underscores, and single ones that a value or a rule follows;
 # none that is in a path or has dashes already.
 _ARGUMENT = re.compile(
   r"(?<![\w./-])([a-z]+(_[a-z]+)+(?![\w/])|[a-z]+(?==)|^[a-z]+(?= must ))"
 )
+
+
+of = checks.naming  # for a flag, or its file
 
 
 def begin(argv: Sequence[str]) -> None:
@@ -33,24 +37,23 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-@contextlib.contextmanager
-def of(given: str) -> Iterator[None]:
-  """Puts what an error is about before its sentence: a flag, a file."""
-  try:
-    yield
-  except (ValueError, OSError) as error:
-    raise ValueError(f"{given}: {error}") from error
-
-
 def as_flag(error: Exception, names: Container[str]) -> str:
   """The library's sentence, with dashes before arguments that are flags."""
   if isinstance(error, MemoryError):
     return f"this host's memory doesn't suffice ({checks.first_line(error)})."
+  return _ARGUMENT.sub(
+    lambda found: "--" * (found[0] in names) + found[0], str(error)
+  )
 
-  def dashed(found: re.Match[str]) -> str:
-    return f"--{found[0]}" if found[0] in names else found[0]
 
-  return _ARGUMENT.sub(dashed, str(error))
+def write_output(path: pathlib.Path, content: str | bytes) -> None:
+  """Writes the file of --output."""
+  try:
+    files.write_atomically(path, content)
+  except OSError as error:
+    raise ValueError(
+      f"--output={path} can't be written ({error.strerror}): take another file."
+    ) from error
 
 
 def progress(total: int, description: str) -> tqdm.tqdm:

@@ -28,13 +28,13 @@ _SHARED_WITHIN = 20.0
 @contextlib.contextmanager
 def alone(workdir: pathlib.Path) -> Iterator[None]:
   """Holds the run directory for this run alone; all processes must share it."""
-  with contextlib.ExitStack() as stack:
-    token = secrets.token_hex(8)
-    if distributed.is_first():
-      stack.enter_context(directory.alone_in(workdir, token))
+  token, first = secrets.token_hex(8), distributed.is_first()
+  with (
+    directory.alone_in(workdir, token) if first else contextlib.nullcontext()
+  ):
     token = distributed.text_from_first(token)
     end = time.monotonic() + _SHARED_WITHIN
-    while not (distributed.is_first() or directory.holds_token(workdir, token)):
+    while not (first or directory.holds_token(workdir, token)):
       if time.monotonic() > end:
         raise ValueError(
           f"--workdir={workdir} isn't the same directory for all processes: it"
@@ -46,11 +46,10 @@ def alone(workdir: pathlib.Path) -> Iterator[None]:
 
 def check_alike(given: Mapping[str, Any]) -> None:
   """Rejects processes whose flags, or FINGERPRINT, aren't the first one's."""
-  mine = json.loads(json.dumps(given))
-  firsts = json.loads(distributed.text_from_first(json.dumps(given)))
+  mine = {name: str(value) for name, value in given.items()}
+  firsts = json.loads(distributed.text_from_first(json.dumps(mine)))
   for name in {**firsts, **mine}:
-    # NaN is NaN here.
-    if json.dumps(firsts.get(name)) == json.dumps(mine.get(name)):
+    if firsts.get(name) == mine.get(name):
       continue
     if name == FINGERPRINT:
       raise ValueError("the processes of this run read different data.")
@@ -73,34 +72,32 @@ def told(workdir: pathlib.Path, *refusals: type[Exception]) -> Iterator[None]:
     print(f"Stopped as asked to: {again}.", file=sys.stderr, flush=True)
     sys.exit(interruption.EXIT_CODE)
   except Exception as error:
-    first_line = checks.first_line(error)[:200]
+    first_line, code = checks.first_line(error)[:200], 1
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-      processes.end(
-        f"error: out of memory ({first_line}): with a lower"
-        f" --individuals_per_device or --store=host {again}; a lower"
-        " --batch_size, or --width of a network for images, takes another"
-        " --workdir."
+      why = (
+        f"out of memory ({first_line}): with a lower --individuals_per_device"
+        f" or --store=host {again}; a lower --batch_size, or --width of a"
+        " network for images, takes another --workdir."
       )
-    if processes.is_loss(error):
-      processes.end_as_told()  # if it was so that the other one could say why
-      processes.end(
-        f"error: {processes.name()} lost another one ({first_line}); what is"
-        f" saved is safe, and {again}.",
-        processes.EXIT_CODE,
+    elif processes.is_loss(error):
+      time.sleep(processes.LAST_WORDS)  # this one ends if there are any
+      code = processes.EXIT_CODE
+      why = (
+        f"{processes.name()} lost another one ({first_line}); what is saved is"
+        f" safe, and {again}."
       )
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-      processes.end(
-        f"error: --workdir={workdir} is on a full disk; what is finished is"
-        " safe, and with more space the same command goes on."
+    elif getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+      why = (
+        f"--workdir={workdir} is on a full disk; what is finished is safe, and"
+        " with more space the same command goes on."
       )
-    if isinstance(error, OSError) and error.filename and error.strerror:
-      processes.end(f"error: {error.filename}: {error.strerror}.")
-    if isinstance(error, refusals):
-      processes.end(f"error: {console.as_flag(error, list(flags.FLAGS))}")
-    if processes.several():
+    elif isinstance(error, OSError) and error.filename and error.strerror:
+      why = f"{error.filename}: {error.strerror}."
+    elif isinstance(error, refusals):
+      why = console.as_flag(error, list(flags.FLAGS))
+    elif processes.several():
       traceback.print_exception(error)
-      processes.end(
-        f"error: {processes.name()} failed ({type(error).__name__}:"
-        f" {first_line})."
-      )
-    raise
+      why = f"{processes.name()} failed ({type(error).__name__}: {first_line})."
+    else:
+      raise
+    processes.end(f"error: {why}", code)

@@ -26,9 +26,10 @@ PATIENCE = 300
 # Another process was lost; all can be started again.
 EXIT_CODE = 76
 # Under this name a process tells the others why the run ends; every so many
-# seconds they look, and after so many all have looked.
+# seconds they look, and after so many all have looked. One that lost another
+# waits so many for what that one may say.
 _KEY = "personalization_jax/ending"
-_LISTEN_EVERY, _LISTENED = 0.5, 2.0
+_LISTEN_EVERY, _LISTENED, LAST_WORDS = 0.5, 2.0, 4.0
 _leaving = threading.Lock()
 _LOSS_STATUSES = (
   "ABORTED", "CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE",
@@ -50,13 +51,13 @@ class Ending(NamedTuple):
 
 
 def join(
-  address: str | None,
+  coordinator_address: str | None,
   num_processes: int | None,
   process_id: int | None,
   detect: bool,
 ) -> None:
-  """Makes this process one of a run's, if asked; `address` is the first's."""
-  given = [address, num_processes, process_id]
+  """Makes this process one of a run's, if asked."""
+  given = [coordinator_address, num_processes, process_id]
   if not detect:
     if given == [None] * 3:
       return
@@ -70,13 +71,13 @@ def join(
       f"--process_id={process_id} must lie in 0..{num_processes - 1}"
       f" (--num_processes={num_processes})."
     )
-  if address is not None:
-    _check_address(address, wait=bool(process_id))
+  if coordinator_address is not None:
+    _check_address(coordinator_address, wait=bool(process_id))
   # JAX would catch SIGTERM itself; `interruption` does.
   jax.config.update("jax_enable_preemption_service", False)
   try:
     jax.distributed.initialize(
-      address,
+      coordinator_address,
       num_processes,
       process_id,
       cluster_detection_method=None if detect else "deactivate",
@@ -134,17 +135,6 @@ def tell(sentence: str, code: int) -> Ending:
   if mine.process == 0:
     time.sleep(_LISTENED)  # what the others ask ends with this process
   return _told() or mine
-
-
-def end_as_told(seconds: float = 4.0) -> None:
-  """Ends this process if another one says why the run ends, within seconds."""
-  last = time.monotonic() + seconds
-  while several():
-    if told := _told():
-      _leave(told)
-    if time.monotonic() > last:
-      return
-    time.sleep(_LISTEN_EVERY)
 
 
 def several() -> bool:

@@ -20,7 +20,7 @@ from personalization_jax.networks import classifier
 from personalization_jax.networks.autoencoder import NUM_LATENTS
 from personalization_jax.runs import saved_models
 from personalization_jax.study import Study
-from personalization_jax.training import autoencoder, latent_space
+from personalization_jax.training import latent_space
 from personalization_jax.training.latent_space import LatentSettings
 from personalization_jax.training.population import (
   BLOCK_STEPS,
@@ -61,7 +61,7 @@ def disk_need(
   kept = min(chunk, people) + study.trainer.mesh.size + 1
   checkpoints = kept * (state + 4 * steps)
   if _grouped(methods) and study.population.holds_images:
-    learner = autoencoder.make_learner(width=study.settings.width)
+    learner = latent_space.make_learner(width=study.settings.width)
     shape = study.population.sample_shape
     create = functools.partial(create_state, learner, image_shape=shape)
     own = bytes_of(jax.eval_shape(create, jax.random.key(0)))
@@ -93,7 +93,7 @@ def _grouped(methods: Sequence[Method]) -> bool:
   return any(method.needs_latents for method in methods)
 
 
-def _check_host(
+def check_host(
   study: Study, methods: Sequence[Method], latents: LatentSettings
 ) -> None:
   """Rejects schedules that this host can't hold."""
@@ -162,17 +162,12 @@ def fitting_trainer(
   With `fewer`, it gets half as many individuals on a device until they fit into
   `memory_gib` of each, 0 for all that there is.
   """
-  _check_host(study, methods, latents)
-  trainer, batch = study.trainer, study.settings.batch_size
-  steps, grouped = _longest(study, methods), _grouped(methods)
+  check_host(study, methods, latents)
+  trainer, grouped = study.trainer, _grouped(methods)
   of_space = latent_space.lower(study.population, latents) if grouped else []
-  search = _search_bytes(study, methods) if grouped else 0
   while True:
-    programs = {
-      "training": trainer.lower_train(batch),
-      "evaluation": trainer.lower_predict(_tested(study)),
-    }
-    plan = _plan(trainer, programs, batch, steps, of_space, search)
+    programs = lower(study, trainer)
+    plan = memory_plan(study, methods, trainer, programs, of_space)
     fault = plan and _lack(trainer, plan, memory_gib)
     if not fault:
       return trainer, plan
@@ -180,15 +175,43 @@ def fitting_trainer(
     if not fewer or count == 1:
       break
     trainer = trainer.with_individuals_per_device(count // 2)
-  lower = ["--individuals_per_device"] * (count > 1) + ["--batch_size"]
+  remedies = ["--individuals_per_device"] * (count > 1) + ["--batch_size"]
   is_fig_4 = isinstance(trainer.learner.model, classifier.Classifier)
   if is_fig_4 or (grouped and study.population.holds_images):
-    lower.append("--width")
+    remedies.append("--width")
   raise ValueError(
     f"--individuals_per_device={count} would take {fault}: lower"
-    f" {' or '.join(lower)}, or take --store=host (and see --memory_gib and"
+    f" {' or '.join(remedies)}, or take --store=host (and see --memory_gib and"
     " --cpu_devices)."
   )
+
+
+def lower(
+  study: Study, trainer: PopulationTrainer
+) -> dict[str, jax.stages.Lowered]:
+  """The very programs that a trainer runs for a study, by phase."""
+  return {
+    "training": trainer.lower_train(study.settings.batch_size),
+    "evaluation": trainer.lower_predict(_tested(study)),
+  }
+
+
+def memory_plan(
+  study: Study,
+  methods: Sequence[Method],
+  trainer: PopulationTrainer,
+  programs: Mapping[str, jax.stages.Lowered | jax.stages.Compiled],
+  of_space: Sequence[jax.stages.Lowered | jax.stages.Compiled],
+) -> MemoryPlan | None:
+  """What a study takes by a trainer, which may be of devices that aren't here.
+
+  Programs are those of `lower` and of `latent_space.lower`. None if XLA tells
+  nothing.
+  """
+  batch, steps = study.settings.batch_size, _longest(study, methods)
+  devices = len(trainer.mesh.local_devices)
+  search = _search_bytes(study, methods, devices) if _grouped(methods) else 0
+  return _plan(trainer, programs, batch, steps, of_space, search)
 
 
 def check_trainer(
@@ -205,10 +228,10 @@ def check_trainer(
 
 def _plan(
   trainer: PopulationTrainer,
-  programs: Mapping[str, jax.stages.Lowered],
+  programs: Mapping[str, jax.stages.Lowered | jax.stages.Compiled],
   batch_size: int,
   steps: int,
-  of_space: Sequence[jax.stages.Lowered] = (),
+  of_space: Sequence[jax.stages.Lowered | jax.stages.Compiled] = (),
   search: int = 0,
 ) -> MemoryPlan | None:
   """What each phase takes, as XLA plans its programs; None if it doesn't."""
@@ -266,18 +289,21 @@ def _lack(
   )
 
 
-def _check_compiling(programs: Iterable[jax.stages.Lowered]) -> None:
+def _check_compiling(
+  programs: Iterable[jax.stages.Lowered | jax.stages.Compiled],
+) -> None:
   """Rejects what a CPU's compiler has no memory for; it would be killed."""
-  lines = max(len(program.as_text().splitlines()) for program in programs)
+  texts = (program.as_text() or "" for program in programs)
+  lines = max(len(text.splitlines()) for text in texts)
   need = host_memory.taken() + lines * _COMPILED_LINE
   check_fits(need, "compiling", ": give it more, or take a smaller model")
 
 
-def _search_bytes(study: Study, methods: Sequence[Method]) -> int:
+def _search_bytes(study: Study, methods: Sequence[Method], devices: int) -> int:
   """Of a device, for the search of SG and IG; an upper bound by shapes."""
   split = study.split
   people, most = split.train.shape
-  here = math.ceil(people / len(study.trainer.mesh.local_devices))
+  here = math.ceil(people / devices)
   least = int((split.train != PADDING).sum(axis=1).min())
   images, shape = study.population.holds_images, study.population.sample_shape
   width = NUM_LATENTS if images else math.prod(shape)

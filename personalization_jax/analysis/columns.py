@@ -6,6 +6,10 @@ from __future__ import annotations
 SYMBOLS = {"individual": "acc(D_I)", "global": "acc(D_G)"}
 DATA = tuple(SYMBOLS)
 SPREAD = ("mean", "rank", "sd", "min", "max")
+FURTHER_TESTS = ("holm", "wilcoxon", "wilcoxon_holm")
+FAIRNESS = (
+  "fairness_max_ratio", "fairness_mean_ratio", "fairness_rank_correlation",
+)  # fmt: skip
 
 RESULT_COLUMNS = (
   "method", "individual", "seed", "individual_accuracy", "global_accuracy",
@@ -15,14 +19,8 @@ TABLE_COLUMNS = (
   "method",
   *(f"{data}_{column}" for data in DATA for column in SPREAD),
   *(f"p_{data}" for data in DATA),
-  *(
-    f"p_{data}_{correction}"
-    for data in DATA
-    for correction in ("holm", "wilcoxon", "wilcoxon_holm")
-  ),
-  "fairness_max_ratio",
-  "fairness_mean_ratio",
-  "fairness_rank_correlation",
+  *(f"p_{data}_{test}" for data in DATA for test in FURTHER_TESTS),
+  *FAIRNESS,
   "fairness_coincide",
   "diverged",
   "seeds",

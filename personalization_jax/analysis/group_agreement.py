@@ -6,7 +6,6 @@ Synthetic writers have known factors: a writer's are in the row of its id.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -43,37 +42,28 @@ def true_distances(
   """Distances [S, M] between people [S] and writers [M] in hidden factors.
 
   Of style, allographs, forms and "all", for one digit or all ten. "all" adds
-  the squared distances of the three, each divided by its standard deviation
-  over the other writers: the forms, 80 of 126 numbers, would outweigh the
-  style. Only distances of one row compare.
+  squares, each divided by its standard deviation over the other writers: the
+  forms, 80 of 126 numbers, would outweigh the style.
   """
-  parts = {k: v.astype(np.float64) for k, v in factors.parts().items()}
-  for part in ("allographs", "forms") if digit is not None else ():
-    parts[part] = parts[part][:, digit]
-  known = len(parts["style"])
-  for ids in (people, writers):
-    checks.in_range("ids of writers with known factors", ids, known)
-  squares = {}
-  for part, each in parts.items():
-    values = each.reshape(known, -1)
-    squares[part] = np.stack(
+  others = writers != people[:, None]
+  squares, total = {}, np.zeros(others.shape)
+  for part, each in factors.parts().items():
+    for ids in (people, writers):
+      checks.in_range("ids of writers with known factors", ids, len(each))
+    own = each if digit is None or part == "style" else each[:, digit]
+    values = own.reshape(len(own), -1).astype(np.float64)
+    squares[part] = square = np.stack(
       [((values[writers] - values[person]) ** 2).sum(1) for person in people]
     )
-  others = writers != people[:, None]
-  total = np.zeros(others.shape)
-  for square in squares.values():
     spread = np.std(square, axis=1, where=others, keepdims=True)
-    total += np.divide(
-      square, spread, out=np.zeros_like(total), where=spread > 0
-    )
+    total += square / np.where(spread > 0, spread, np.inf)
   return {part: np.sqrt(s) for part, s in {**squares, "all": total}.items()}
 
 
 def recall(truth: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
   """Share of the n first candidates truly among the n nearest, and by chance.
 
-  `truth` [S, M] are true distances in the order in which a method found the
-  candidates. All as near as the nth nearest count; chance is n/M or more.
+  Of true distances [S, M], in the order found; all as near as the nth count.
   """
   if not 1 <= n <= truth.shape[1]:
     raise ValueError(
@@ -86,12 +76,8 @@ def recall(truth: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
 def rank_correlation(truth: np.ndarray) -> np.ndarray:
   """Spearman's [S] of the order with `truth`; NaN where all are as far."""
   order = np.arange(truth.shape[1])
-  return np.array(
-    [
-      stats.spearmanr(order, row).statistic if np.ptp(row) else math.nan
-      for row in truth
-    ]
-  )
+  varied = [row if np.ptp(row) else np.full(len(row), np.nan) for row in truth]
+  return np.array([stats.spearmanr(order, row).statistic for row in varied])
 
 
 def nearness(distances: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -120,11 +106,8 @@ def of_individuals(
   """
   people = groups.split.individuals
   found = groups.nearest(groups.num_candidates)
-  distances = true_distances(factors, people, groups.candidates)
-  truth = {
-    part: np.take_along_axis(each, found, axis=1)
-    for part, each in distances.items()
-  }
+  truth = true_distances(factors, people, groups.candidates)
+  truth = {k: np.take_along_axis(v, found, axis=1) for k, v in truth.items()}
   nothing = np.zeros(len(people))
   return [
     Agreement("ig", "rank correlation", part, rank_correlation(rows), nothing)
@@ -141,10 +124,9 @@ def of_samples(
 ) -> list[Agreement]:
   """Whether SG's samples are of the same class, by writers who write it alike.
 
-  For SG's n `total` and the first `count` individuals: the share of chosen
-  samples that have the class of the sample that chose them, then the mean
-  `nearness` of their writers among D_G's training samples, for each part of the
-  chosen digit's factors. The class modulo ten must be the digit, as with flips.
+  For SG's n `total` and the first `count` individuals: the share of samples of
+  the class asked for, then the mean `nearness` of their writers for each part
+  of the chosen digit's factors. The class modulo ten must be the digit.
 
   Source: Algorithm 1, lines 11-15.
   """

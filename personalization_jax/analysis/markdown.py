@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import pandas as pd
 
 from personalization_jax.analysis import tables
 from personalization_jax.analysis.columns import (
   DATA,
+  FAIRNESS,
   SPREAD,
   SYMBOLS,
   TABLE_COLUMNS,
 )
 
+# A table for people: above each column's header, the header, and the cells.
+Columns = list[tuple[str, str, Iterable[str]]]
+
 # Header, column and format of what not every table has something in.
 _FURTHER = (
-  ("fair max", "fairness_max_ratio", ".4f"),
-  ("fair mean", "fairness_mean_ratio", ".4f"),
-  ("fair rho", "fairness_rank_correlation", ".4f"),
+  *zip(("fair max", "fair mean", "fair rho"), FAIRNESS, (".4f",) * 3),
   ("seed sd(D_I)", "individual_seed_sd", ".4f"),
   ("seed sd(D_G)", "global_seed_sd", ".4f"),
   ("diverged", "diverged", ".0f"),
@@ -31,34 +33,25 @@ _FURTHER = (
 def markdown(
   table: pd.DataFrame, baseline: str | None = None, *, of_run: bool = False
 ) -> str:
-  """The table of `tables.of_results`, half by half or against a baseline.
-
-  The notes point to the files of a run, or else to `Comparison.records`.
-  """
+  """The table of `tables.of_results`, half by half or against a baseline."""
   table = table.astype(dict.fromkeys(TABLE_COLUMNS[1:], float))
-  columns = shown(table)
-  headers = [above if name == "mean" else name for above, name, *_ in columns]
-  methods = list(table["method"])
   # What is ranked and corrected together stands together.
-  halves = tables.halves(methods) if baseline is None else {"": methods}
+  halves = {"": list(table["method"])}
+  if baseline is None:
+    halves = tables.halves(table["method"])
   texts = []
   for name, half in halves.items():
-    rows = table[table["method"].isin(half)]
-    numbers = [cells(rows[column], form) for *_, column, form in columns]
-    lines = [["Method", *headers], *zip(rows["method"], *numbers)]
+    rows = told(table[table["method"].isin(half)], shown(table))
     title = f"{name}\n\n" if name else ""
-    texts.append(f"{title}{aligned(lines)}\n")
+    texts.append(f"{title}{aligned(rows)}\n")
   return "\n".join([*texts, *notes(table, baseline, of_run=of_run), ""])
 
 
 def shown(table: pd.DataFrame) -> list[tuple[str, str, str, str]]:
-  """What people see: what stands above a column, its header, name and format.
-
-  The table's numbers are floats, NaN where there is none.
-  """
-  told = table.dropna(axis="columns", how="all")
+  """What people see: what stands above a column, header, name and format."""
+  used = table.dropna(axis="columns", how="all")
   if not (table["diverged"] > 0).any():
-    told = told.drop(columns=["diverged", "individual_pairs"], errors="ignore")
+    used = used.drop(columns=["diverged", "individual_pairs"], errors="ignore")
   return [
     (symbol, header, column, form)
     for data, symbol in SYMBOLS.items()
@@ -66,26 +59,37 @@ def shown(table: pd.DataFrame) -> list[tuple[str, str, str, str]]:
       *((n, f"{data}_{n}", ".0f" if n == "rank" else ".4f") for n in SPREAD),
       ("p", f"p_{data}_holm", "p*"),
     )
-  ] + [("", *further) for further in _FURTHER if further[1] in told]
+  ] + [("", *further) for further in _FURTHER if further[1] in used]
+
+
+def told(
+  rows: pd.DataFrame, those: Iterable[tuple[str, str, str, str]]
+) -> Columns:
+  """Methods, and `those` columns as `shown` gives them."""
+  return [("", "Method", rows["method"])] + [
+    (above, header, cells(rows[column], form))
+    for above, header, column, form in those
+  ]
 
 
 def cells(values: Iterable[float], form: str) -> list[str]:
-  """Numbers, "-" for NaN; "p*" marks p-values below 0.05."""
-  return [_cell(value, form) for value in values]
+  """Numbers, "-" for NaN; "p" is of p-values, "p*" marks those below 0.05."""
+  texts = []
+  for value in values:
+    if form.startswith("p"):
+      text = "<0.0001" if value < 1e-4 else f"{value:.4f}"
+      text += ("*" if value < 0.05 else " ") * (form == "p*")
+    else:
+      text = format(value, form)
+    texts.append("-" if math.isnan(value) else text)
+  return texts
 
 
-def _cell(value: float, form: str) -> str:
-  if math.isnan(value):
-    return "-"
-  if not form.startswith("p"):
-    return format(value, form)
-  text = "<0.0001" if value < 1e-4 else f"{value:.4f}"
-  star = "*" if value < 0.05 else " "
-  return text + star if form == "p*" else text
-
-
-def aligned(lines: Sequence[Sequence[str]], names: int = 1) -> str:
-  """A Markdown table of a header and lines: names left, all else right."""
+def aligned(columns: Columns, names: int = 1) -> str:
+  """A Markdown table: the first `names` columns left, all others right."""
+  # A mean is called by what stands above it.
+  headers = [above if name == "mean" else name for above, name, _ in columns]
+  lines = [headers, *zip(*(cells for *_, cells in columns))]
   # Markdown wants dashes beside the colon of a rule, however short the cells.
   widths = [max(3, *map(len, column)) for column in zip(*lines)]
   rule = ["-" * width for width in widths[:names]]
@@ -103,52 +107,36 @@ def notes(
   """What the columns of `shown` are, and what dashes stand for."""
   against = baseline or "the half's first row of its kind (baseline or random)"
   others_in = "table1.csv" if of_run else "the table's records()"
-  columns = [column for *_, column, _ in shown(table)]
-  found = [
-    "acc(D_I): mean accuracy over individuals on their own test data; acc(D_G):"
-    " on the test data of D_G; sd, min and max over individuals.",
-    f"p: two-sided paired t-test against {against}, Holm-corrected (* below"
-    f" 0.05). Uncorrected values and Wilcoxon's test are in {others_in}.",
-  ]
-  if single := list(table["method"][table["one_model"].astype(bool)]):
-    found.append(
-      f"{', '.join(single)}: one model for all individuals. Its acc(D_G) is one"
-      " number: no sd over individuals, no test of it or against it."
-    )
-  if any(
+  names_them = "results.csv" if of_run else "Result.diverged"
+  columns = {column for *_, column, _ in shown(table)}
+  single = [*table["method"][table["one_model"].astype(bool)]]
+  diverged, pairs = (n in columns for n in ("diverged", "individual_pairs"))
+  coincide = table["fairness_coincide"].max()
+  seeds = table["seeds"].max() > 1
+  unsure = any(
     (table[f"p_{data}"].isna() & table[f"p_{data}_wilcoxon"].notna()).any()
     for data in DATA
-  ):
-    found.append(
-      "p of - with a difference: all individuals differ by the same, and a"
-      " t-test can't tell how sure that is; Wilcoxon's can."
-    )
-  if any(column.startswith("fairness") for column in columns):
-    found.append(
-      "fair max, fair mean: difference in acc(D_I) of two individuals over"
-      " their distance in latent space, the largest and the mean over pairs;"
-      " fair rho: rank correlation of the two."
-    )
-  if (most := table["fairness_coincide"].max()) > 0:
-    found.append(
-      "Pairs of individuals at distance 0, left out of fair max and fair mean:"
-      f" {most:.0f}."
-    )
-  if (table["seeds"] > 1).any():
-    found.append(
-      "Means of several seeds, an individual's first; seed sd: of the mean over"
-      " individuals, from seed to seed, of those who diverged with none."
-    )
-  if "diverged" in columns:
-    found.append(
-      "diverged: models whose loss or parameters stopped being finite numbers;"
-      " all other columns are without them ("
-      f"{'results.csv' if of_run else 'Result.diverged'} names them)."
-    )
-  if "individual_pairs" in columns:
-    found.append(
-      "pairs: individuals whom p compares, each by the mean over the seeds with"
-      " which neither of the two methods diverged; their mean difference, which"
-      f" isn't that of the means shown, is in {others_in}."
-    )
-  return found
+  )
+  told = {
+    "acc(D_I): mean accuracy over individuals on their own test data; acc(D_G):"
+    " on the test data of D_G; sd, min and max over individuals.": True,
+    f"p: two-sided paired t-test against {against}, Holm-corrected (* below"
+    f" 0.05). Uncorrected values and Wilcoxon's test are in {others_in}.": True,
+    f"{', '.join(single)}: one model for all individuals. Its acc(D_G) is one"
+    " number: no sd over individuals, no test of it or against it.": single,
+    "p of - with a difference: all individuals differ by the same, and a t-test"
+    " can't tell how sure that is; Wilcoxon's can.": unsure,
+    "fair max, fair mean: difference in acc(D_I) of two individuals over their"
+    " distance in latent space, the largest and the mean over pairs; fair rho:"
+    " rank correlation of the two.": columns & {*FAIRNESS},
+    "Pairs of individuals at distance 0, left out of fair max and fair mean:"
+    f" {coincide:.0f}.": coincide > 0,
+    "Means of several seeds, an individual's first; seed sd: of the mean over"
+    " individuals, from seed to seed, of those who diverged with none.": seeds,
+    "diverged: models whose loss or parameters stopped being finite numbers;"
+    f" all other columns are without them ({names_them} names them).": diverged,
+    "pairs: individuals whom p compares, each by the mean over the seeds with"
+    " which neither of the two methods diverged; their mean difference, which"
+    f" isn't that of the means shown, is in {others_in}.": pairs,
+  }
+  return [note for note, holds in told.items() if holds]

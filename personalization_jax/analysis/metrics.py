@@ -26,11 +26,10 @@ def at_rows(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
 def accuracy(
   predictions: np.ndarray, truth: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Accuracy of each individual [S] and the number of rows it stands on [S].
+  """acc(D_I) or acc(D_G) of each individual [S], and the rows it's over [S].
 
   Of predictions [S, R] and the true classes [S, R] or [1, R], -1 for padding.
-
-  Source: section II-A, acc(D_I) and acc(D_G).
+  Source: section II-A.
   """
   scored = truth != PADDING
   correct = scored & (predictions == truth)
@@ -41,10 +40,7 @@ def accuracy(
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-  """acc(D_S), and fairness: sd (ddof 1), worst and best individual's accuracy.
-
-  Source: section II-A.
-  """
+  """acc(D_S), and fairness: sd (ddof 1), worst and best (section II-A)."""
 
   mean: float
   sd: float
@@ -65,8 +61,7 @@ def mean_and_error(values: np.ndarray) -> tuple[float, float]:
   """Mean of [S] without NaN, and its standard error; NaN if all are alike."""
   known = _known(values)
   alike = not len(known) or _constant(known)  # as a single one is
-  of_all = spread(known)
-  return of_all.mean, math.nan if alike else of_all.sd / math.sqrt(len(known))
+  return spread(known).mean, math.nan if alike else float(stats.sem(known))
 
 
 def _known(values: np.ndarray) -> np.ndarray:
@@ -76,11 +71,8 @@ def _known(values: np.ndarray) -> np.ndarray:
 
 
 def changes(values: Any, reference: Any) -> np.ndarray:
-  """Differences of accuracies, float64 [...], with 0 for a tie.
-
-  Means of the same counts can differ in the last bit by order of summation, so
-  every comparison of two accuracies calls this.
-  """
+  """Differences of accuracies, float64 [...], with 0 for a tie."""
+  # Means of the same counts can differ in the last bit by order of summation.
   # Adding 0 turns -0 into 0.
   return np.round(np.subtract(values, reference, dtype=np.float64), 12) + 0.0
 
@@ -95,10 +87,8 @@ def mean_without_nan(values: np.ndarray) -> np.ndarray:
 def paired_means(
   values: np.ndarray, reference: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Means [S] of both [S] or [K, S], over the seeds in which both have a value.
-
-  Means over other seeds would take a difference of seeds for one of methods.
-  """
+  """Means [S] of both [S] or [K, S], over the seeds where both have a value."""
+  # Other seeds would take a difference of seeds for one of methods.
   sides = [np.atleast_2d(np.asarray(s, float)) for s in (values, reference)]
   both = ~np.isnan(np.subtract(*sides))
   own, others = (mean_without_nan(np.where(both, s, np.nan)) for s in sides)
@@ -113,16 +103,14 @@ def ranks(means: Sequence[float]) -> list[int]:
 
 @dataclasses.dataclass(frozen=True)
 class Significance:
-  """Two-sided paired tests of a method against its baseline.
+  """Two-sided paired tests of a method against its baseline."""
 
-  Where models diverged the difference isn't that of the two methods' means. A
-  t-test's p is NaN, not 0, if all individuals differ by the same: without
-  variance it can't tell.
-  """
-
-  difference: float  # the method minus the baseline, mean over pairs
+  # The method minus the baseline, mean over pairs: not the difference of the
+  # two means where models diverged.
+  difference: float
   pairs: int  # number of individuals compared
-  t: float = math.nan  # p of the paired t-test
+  # p of the paired t-test: NaN, not 0, if all individuals differ by the same.
+  t: float = math.nan
   wilcoxon: float = math.nan  # p of Wilcoxon's signed-rank test
   t_holm: float = math.nan  # Holm-corrected over the methods compared
   wilcoxon_holm: float = math.nan
@@ -133,30 +121,21 @@ def significance(
   baseline: str,
   untested: Collection[str] = (),
 ) -> dict[str, Significance]:
-  """Tests the other methods' [S] or [K, S] against the baseline's.
-
-  Source: Table I, p-values.
-  """
-  tests = {
-    method: paired_tests(values, accuracies[baseline])
-    for method, values in accuracies.items()
-    if method != baseline
-  }
+  """Tests the other methods' [S] or [K, S] against the baseline's (Table I)."""
+  tested = [method for method in accuracies if method != baseline]
+  tests = {m: paired_tests(accuracies[m], accuracies[baseline]) for m in tested}
   return with_holm(tests, untested)
 
 
 def paired_tests(values: np.ndarray, reference: np.ndarray) -> Significance:
   """Tests of a method's [S] or [K, S] against the baseline's, uncorrected.
 
-  They are paired over individuals, after `paired_means` over the K seeds. With
-  fewer than two pairs the p-values are NaN.
+  NaN with fewer than two pairs, which are means over seeds (`paired_means`).
   """
-  values, reference = paired_means(values, reference)
-  paired = ~np.isnan(values - reference)
-  values, reference = values[paired], reference[paired]
-  change = changes(values, reference)
+  both = np.stack(paired_means(values, reference))
+  values, reference = both[:, ~np.isnan(both).any(axis=0)]
+  change, t, wilcoxon = changes(values, reference), math.nan, math.nan
   count = len(change)
-  t = wilcoxon = math.nan
   if count > 1 and not change.any():
     t = wilcoxon = 1.0
   elif count > 1:
@@ -171,16 +150,14 @@ def with_holm(
 ) -> dict[str, Significance]:
   """The tests with Holm's correction; those untested lose their p-values."""
   tests = {
-    method: Significance(test.difference, test.pairs)
-    if method in untested
-    else test
-    for method, test in tests.items()
+    m: Significance(one.difference, one.pairs) if m in untested else one
+    for m, one in tests.items()
   }
-  t = holm([test.t for test in tests.values()])
-  wilcoxon = holm([test.wilcoxon for test in tests.values()])
+  t = holm([one.t for one in tests.values()])
+  wilcoxon = holm([one.wilcoxon for one in tests.values()])
   return {
-    method: dataclasses.replace(test, t_holm=of_t, wilcoxon_holm=of_wilcoxon)
-    for (method, test), of_t, of_wilcoxon in zip(tests.items(), t, wilcoxon)
+    m: dataclasses.replace(tests[m], t_holm=of_t, wilcoxon_holm=of_wilcoxon)
+    for m, of_t, of_wilcoxon in zip(tests, t, wilcoxon)
   }
 
 
@@ -201,8 +178,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def welch(values: np.ndarray, reference: np.ndarray) -> float:
   """Welch's two-sided p-value, for accuracies of different people.
 
-  NaN with fewer than two people on a side, or if the sides differ but neither
-  varies: without variance the test can't tell.
+  NaN without two people on a side, or if the sides differ but neither varies.
 
   Source: B. L. Welch, "The generalization of Student's problem when several
   different population variances are involved", Biometrika, 1947.
@@ -218,17 +194,13 @@ def welch(values: np.ndarray, reference: np.ndarray) -> float:
 
 
 def _constant(values: np.ndarray) -> bool:
-  """Whether the values are equal but for rounding."""
+  """Whether values are equal but for rounding."""
   return not changes(values, values[0]).any()
 
 
 @dataclasses.dataclass(frozen=True)
 class IndividualFairness:
-  """How differently a method treats similar individuals (section II-A).
-
-  Over all pairs of individuals; the distance is that of their class means in
-  latent space. NaN stands for what can't be computed.
-  """
+  """How differently a method treats similar individuals; NaN if unknown."""
 
   max_ratio: float  # the largest difference in accuracy over distance
   mean_ratio: float  # the mean of that ratio; smaller ratios are fairer
@@ -241,16 +213,14 @@ class IndividualFairness:
 def individual_fairness(
   accuracies: np.ndarray, distances: np.ndarray
 ) -> IndividualFairness:
-  """Compares differences of accuracies [S] with distances [S, S].
+  """Compares differences of accuracies [S] with distances [S, S], in pairs.
 
-  NaN is left out, and so are pairs at an infinite distance, such as two
-  individuals without a common class.
+  NaN and infinite distances, as without a common class, are left out.
 
   Source: section II-A (3), similarity by the L2 norm in latent space; C. Dwork
   et al., "Fairness through awareness", 2012, for the ratio.
   """
-  both = ("accuracies", accuracies, "S"), ("distances", distances, "SS")
-  checks.shapes(*both)
+  checks.shapes(("accuracies", accuracies, "S"), ("distances", distances, "SS"))
   first, second = np.triu_indices(len(accuracies), k=1)
   distance = np.asarray(distances, np.float64)[first, second]
   difference = np.abs(changes(accuracies[first], accuracies[second]))

@@ -98,12 +98,10 @@ def judge_all(
     own, others = tested[method], tested[general]
     chosen = np.where(personal, own, others)
     choices[method] = Choice(
-      personal=personal,
-      accuracy=metrics.mean_without_nan(np.atleast_2d(chosen)),
-      hurt=hurt(own, others),
-      hurt_with_choice=hurt(chosen, others),
-      gain=metrics.spread(_gains(own, others)).mean,
-      gain_with_choice=metrics.spread(_gains(chosen, others)).mean,
+      personal,
+      metrics.mean_without_nan(np.atleast_2d(chosen)),
+      *(hurt(each, others) for each in (own, chosen)),
+      *(metrics.spread(_gains(each, others)).mean for each in (own, chosen)),
     )
   return choices
 

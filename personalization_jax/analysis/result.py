@@ -15,6 +15,9 @@ from personalization_jax.analysis import metrics
 
 _KINDS = {"i": "integers", "f": "floats", "b": "booleans"}
 _NOTHING = np.empty(0)
+# The store's labels, and accuracies with the samples that they are over.
+Labels = np.ndarray | None
+Accuracies = tuple[np.ndarray, np.ndarray]
 
 
 def _array(axes: str, dtype: str = "i4", **default: Any) -> Any:
@@ -104,9 +107,7 @@ class Result:
       object.__setattr__(self, name, array)
     checks.shapes(*arrays, empty=True)
 
-  def individual_accuracy(
-    self, labels: np.ndarray | None = None
-  ) -> tuple[np.ndarray, np.ndarray]:
+  def individual_accuracy(self, labels: Labels = None) -> Accuracies:
     """acc(D_I), on everyone's own test data.
 
     Args:
@@ -122,29 +123,21 @@ class Result:
     """
     return self._accuracy("individual", labels)
 
-  def validation_accuracy(
-    self, labels: np.ndarray | None = None
-  ) -> tuple[np.ndarray, np.ndarray]:
+  def validation_accuracy(self, labels: Labels = None) -> Accuracies:
     """Like `individual_accuracy`, on validation data; NaN without any."""
     return self._accuracy("validation", labels)
 
-  def global_accuracy(
-    self, labels: np.ndarray | None = None
-  ) -> tuple[np.ndarray, np.ndarray]:
+  def global_accuracy(self, labels: Labels = None) -> Accuracies:
     """acc(D_G), like `individual_accuracy`, on the test data of D_G."""
     return self._accuracy("global", labels)
 
-  def _accuracy(
-    self, data: str, labels: np.ndarray | None
-  ) -> tuple[np.ndarray, np.ndarray]:
+  def _accuracy(self, data: str, labels: Labels) -> Accuracies:
     predictions = getattr(self, f"{data}_predictions")
-    truth = self._truth(data, labels)
-    values, sizes = metrics.accuracy(
-      predictions, np.broadcast_to(truth, predictions.shape)
-    )
+    truth = np.broadcast_to(self._truth(data, labels), predictions.shape)
+    values, sizes = metrics.accuracy(predictions, truth)
     return np.where(self.diverged, np.nan, values), sizes
 
-  def _truth(self, data: str, labels: np.ndarray | None) -> np.ndarray:
+  def _truth(self, data: str, labels: Labels) -> np.ndarray:
     """The true classes: the result's own, or else the store's at its rows."""
     rows, own = getattr(self, f"{data}_rows"), getattr(self, f"{data}_labels")
     what = f"method {self.method!r} with seed {self.seed}"

@@ -26,11 +26,10 @@ def of_results(
   """The paper's Table I of finished methods, as `compare` describes it.
 
   An individual's accuracy is the mean over the seeds whose model didn't
-  diverge. Tests against the baseline leave out the seeds of an individual in
-  which one of the two methods diverged, in both (see `metrics.significance`).
-  Rows are of `TABLE_COLUMNS` and `one_model`. A cell is NaN where a number
-  can't be computed, None where there is none: tests of the baseline, rank
-  without a mean, fairness without distances.
+  diverge; for tests, over those where neither of the two methods' did. Rows are
+  of `TABLE_COLUMNS` and `one_model`. A cell is NaN where a number can't be
+  computed, None where there is none: tests of the baseline, rank without a
+  mean, fairness without distances.
 
   Source: section IV, Table I.
   """
@@ -74,30 +73,25 @@ def _columns_of(
   baseline: str | None,
   single: Collection[str],
 ) -> dict[str, dict[str, Any]]:
-  """Method -> its columns of one accuracy [K, S], among those ranked together.
-
-  Methods in `single` have one number instead of one for each individual.
-  """
-  spreads = {
-    method: metrics.spread(metrics.mean_without_nan(each))
-    for method, each in values.items()
-  }
-  ranks = metrics.ranks([spread.mean for spread in spreads.values()])
+  """Method -> its columns of one accuracy [K, S], one number if in `single`."""
+  means = map(metrics.mean_without_nan, values.values())
+  spreads = [metrics.spread(of_people) for of_people in means]
+  ranks = metrics.ranks([spread.mean for spread in spreads])
   tests: dict[str, metrics.Significance] = {}
   if baseline is not None:
     # Untested methods don't count in the others' correction.
     untested = values if baseline in single else single
     tests = metrics.significance(values, baseline, untested)
   found: dict[str, dict[str, Any]] = {}
-  for rank, (method, spread) in zip(ranks, spreads.items()):
-    found[method] = {
-      f"{data}_mean": spread.mean,
-      f"{data}_rank": None if math.isnan(spread.mean) else rank,
-      f"{data}_sd": math.nan if method in single else spread.sd,
-      f"{data}_min": spread.min,
-      f"{data}_max": spread.max,
-      f"{data}_seed_sd": _seed_sd(values[method]),
-    }
+  for method, rank, spread in zip(values, ranks, spreads):
+    own = {**vars(spread), "rank": None if math.isnan(spread.mean) else rank}
+    if method in single:
+      own["sd"] = math.nan
+    # Means of different people would take a difference of people for one of
+    # seeds, so those whose model diverged with a seed are left out.
+    complete = values[method][:, ~np.isnan(values[method]).any(axis=0)]
+    own["seed_sd"] = metrics.spread(metrics.mean_without_nan(complete.T)).sd
+    found[method] = {f"{data}_{name}": value for name, value in own.items()}
     if test := tests.get(method):
       found[method] |= {
         f"p_{data}": test.t,
@@ -108,14 +102,6 @@ def _columns_of(
         f"{data}_pairs": test.pairs,
       }
   return found
-
-
-def _seed_sd(values: np.ndarray) -> float:
-  """Standard deviation over seeds of the mean accuracy, of [K, S]."""
-  # Means of different people would take a difference of people for one of
-  # seeds, so those whose model diverged with a seed are left out.
-  complete = values[:, ~np.isnan(values).any(axis=0)]
-  return metrics.spread(metrics.mean_without_nan(complete.T)).sd
 
 
 def accuracies(
@@ -171,9 +157,8 @@ def by_seed(results: Iterable[Result]) -> dict[str, list[Result]]:
   first = next(iter(reference.values()))
   for method, seeds in found.items():
     if seeds.keys() != reference.keys():
-      there, wanted = (
-        ", ".join(map(str, sorted(each))) for each in (seeds, reference)
-      )
+      both = (seeds, reference)
+      there, wanted = (", ".join(map(str, sorted(each))) for each in both)
       raise ValueError(
         f"method {method!r} has seeds {there}, but {name!r} has {wanted}: give"
         " every method with the same seeds."
@@ -214,8 +199,7 @@ def baseline_of(half: Iterable[str]) -> str | None:
   """The first baseline or random group of a half, if any."""
   for spec in half:
     method = known_method(spec)
-    if method and (
-      method.baseline or (method.group and method.group.kind == "random")
-    ):
+    group = method and method.group
+    if method and (method.baseline or (group and group.kind == "random")):
       return spec
   return None

@@ -19,8 +19,6 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 _NAME = re.compile(r"(\d{5,})-(\d{5,})(?:\.npz|-step-(\d{7,}))")
-# The newest may be damaged.
-_KEPT = 2
 
 
 class Chunk(NamedTuple):
@@ -49,11 +47,7 @@ class Chunk(NamedTuple):
 
 
 def plan(known: Iterable[Chunk], count: int, size: int) -> list[Chunk]:
-  """Chunks of at most `size` that hold all individuals once, in order.
-
-  Each individual goes on from the latest that is known of it: known chunks may
-  overlap, and had whatever size. What is finished keeps it.
-  """
+  """Chunks of at most `size`, from the latest known; what is finished stays."""
   latest: dict[int, Chunk] = {}
   for chunk in sorted(known, key=lambda chunk: (chunk.is_finished, chunk.step)):
     latest |= dict.fromkeys(chunk.indices, chunk)
@@ -77,7 +71,7 @@ def named(name: str) -> Chunk | None:
 
 
 def older_states(path: pathlib.Path) -> list[pathlib.Path]:
-  """The folders of the same chunk that are no longer needed."""
+  """The same chunk's folders but the last two: the newest may be damaged."""
   chunk = path.name.partition("-step-")[0]
   same = sorted(path.parent.glob(f"{chunk}-step-*"))
-  return [folder for folder in same if named(folder.name)][:-_KEPT]
+  return [folder for folder in same if named(folder.name)][:-2]

@@ -44,15 +44,12 @@ def check_writable(folder: pathlib.Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=folder).close()
   except OSError as error:
-    reason = error.strerror
-    raise OSError(f"{folder} can't be written to ({reason}).") from error
+    why = f"{folder} can't be written to ({error.strerror})."
+    raise OSError(why) from error
 
 
 def remove_temporary(folder: pathlib.Path) -> None:
-  """Removes what killed calls of `write_atomically` left, in subfolders too.
-
-  No other process may be writing there.
-  """
+  """Removes what killed `write_atomically` left below, while nobody writes."""
   for path in folder.rglob(".*.part"):
     if is_temporary(path):
       path.unlink(missing_ok=True)

@@ -60,13 +60,14 @@ class Keeper:
     self._writer = concurrent.futures.ThreadPoolExecutor(max_workers=1)
     self._writing: concurrent.futures.Future[None] | None = None
 
-  def task(self, name: str, identity: str) -> Task:
-    """The training of one method, or of a model that several start from.
+  def task(self, name: str, identity: str | Callable[[], str]) -> Task:
+    """A training, told by the digest of all that decides it (`identities`).
 
-    `identity` is the digest of all that decides it; see `identities`. It is
-    kept in the keeper's own folder, never outside.
+    What gives that digest is asked for it only if there is a folder.
     """
-    inside = files.safe_name(name)
+    if callable(identity):
+      identity = "" if self.folder is None else identity()
+    inside = files.safe_name(name)  # and never outside the keeper's folder
     assert pathlib.PurePath(inside).name == inside not in ("", ".."), name
     return Task(self, name, identity, self.folder and self.folder / inside)
 
@@ -78,20 +79,12 @@ class Keeper:
       shutil.rmtree(folder, ignore_errors=True)
 
   def check(self, save: Callable[[], None] = lambda: None) -> None:
-    """Saves if it is time to; raises `Stopped`, once all is saved, if asked to.
-
-    All hosts agree. OSError if the last checkpoint couldn't be written.
-    """
+    """Saves if it is time; then raises `Stopped` if asked to. All agree."""
     if self._writing is not None and self._writing.done():
       self.wait()
-    stop = self._should_stop()
-    due = (
-      distributed.is_first()
-      and self.folder is not None
-      and self._writing is None
-      and time.monotonic() - self._saved >= self._seconds
-    )
-    demand = distributed.highest(2 * stop + due)
+    due = distributed.is_first() and self._writing is None
+    due &= time.monotonic() - self._saved >= self._seconds
+    demand = distributed.highest(2 * self._should_stop() + due)
     if demand and self.folder is not None:
       save()
     if demand >= 2:
@@ -139,10 +132,9 @@ class Task:
   )
 
   def plan(self, count: int, size: int) -> list[Chunk]:
-    """What is finished and what is to do; see `chunks.plan`. All agree.
+    """What is finished and what is to do; see `chunks.plan`. All hosts agree.
 
-    Raises AnotherTrainingError, and leaves all as it is, if the folder keeps
-    what isn't this training's.
+    Raises AnotherTrainingError, and changes nothing, for another training's.
     """
     planned: Any = None
     if distributed.is_first():
@@ -155,31 +147,21 @@ class Task:
     return [Chunk(a, b, step, (c, d)) for a, b, step, (c, d) in planned]
 
   def restore(self, chunk: Chunk, like: Any) -> tuple[Any, History]:
-    """The models [n, ...] of a chunk that has begun, and what was recorded.
-
-    They are NumPy arrays, keys as `distributed.gather` gives them; `like` tells
-    the shapes of the states of a chunk.
-    """
+    """The models [n, ...] of a chunk that has begun, and its record (NumPy)."""
     first, last = chunk.source
     path = self._path(Chunk(first, last, chunk.step))
     about = trees.about(path)
-    rows = about["rows"]
-    numbers = jax.eval_shape(distributed.copy, like)
-    saved = trees.restore(
-      path,
-      (
-        jax.tree.map(
-          lambda leaf: np.zeros((rows, *leaf.shape[1:]), leaf.dtype), numbers
-        ),
-        {
-          key: np.zeros((last - first, *shape), np.float32)
-          for key, shape in about["history"].items()
-        },
-      ),
+    states = jax.tree.map(
+      lambda leaf: np.zeros((about["rows"], *leaf.shape[1:]), leaf.dtype),
+      jax.eval_shape(distributed.copy, like),
     )
+    history = {
+      key: np.zeros((last - first, *shape), np.float32)
+      for key, shape in about["history"].items()
+    }
     own = slice(chunk.first - first, chunk.last - first)
-    states, history = jax.tree.map(lambda leaf: leaf[own], saved)
-    return states, history
+    saved = trees.restore(path, (states, history))
+    return jax.tree.map(lambda leaf: leaf[own], saved)
 
   def save(
     self, chunk: Chunk, step: int, states: Any, history: History
@@ -207,7 +189,7 @@ class Task:
   def finish(self, chunk: Chunk, arrays: Mapping[str, np.ndarray]) -> None:
     """Keeps arrays [n, ...] that a chunk gave, and drops its checkpoints."""
     self.keeper.wait()
-    self._results[chunk.first, chunk.last] = dict(arrays)
+    self._results[chunk[:2]] = dict(arrays)
     if self.folder is None or not distributed.is_first():
       return
     path = self._path(chunk._replace(step=-1))
@@ -225,38 +207,26 @@ class Task:
     """What every chunk gave, in order; all must be finished."""
     distributed.wait_for_all("parts")
     for chunk in done:
-      where = (chunk.first, chunk.last)
-      if where not in self._results:
-        path = self._path(Chunk(*where, step=-1))
-        self._results[where], about = _read(path)
-        if about != self._about(path):
-          raise ValueError(f"{path} holds something else")
-    return [self._results[chunk.first, chunk.last] for chunk in done]
+      if chunk[:2] not in self._results:
+        self._results[chunk[:2]], _ = _read(self._path(chunk._replace(step=-1)))
+    return [self._results[chunk[:2]] for chunk in done]
 
   def _intact(self) -> list[Chunk]:
-    """Chunks that can be used, at a step or finished; all else is removed.
-
-    Nothing may be being written. Raises as `plan` does.
-    """
+    """Chunks that can be used, once nothing is written; removes all else."""
     faults = {chunk: self._fault(chunk) for chunk in self._saved()}
-    if self.folder is not None and self.folder.is_dir():
+    if self.folder is not None:
       files.remove_temporary(self.folder)
       for path in self.folder.glob("*.orbax-checkpoint-tmp*"):
         shutil.rmtree(path, ignore_errors=True)
     for sentence in dict.fromkeys(filter(None, faults.values())):
       self.keeper.say(sentence)
     for chunk, fault in faults.items():
-      if fault is not None and chunk.is_finished:
-        self._path(chunk).unlink(missing_ok=True)
-      elif fault is not None:
+      if fault is not None:
         trees.remove(self._path(chunk))
     return [chunk for chunk, fault in faults.items() if fault is None]
 
   def _fault(self, chunk: Chunk) -> str | None:
-    """Why a chunk can't be used, in a sentence; None if it can.
-
-    The sentence is empty where a process was killed while it wrote.
-    """
+    """Why a chunk can't be used; None if it can, "" if writing was killed."""
     path = self._path(chunk)
     if not (chunk.is_finished or trees.exists(path)):
       return ""
@@ -265,24 +235,14 @@ class Task:
     except Exception as error:  # zip, zlib and NumPy each raise their own
       why = f"{path} can't be read ({error})"
     else:
-      if "identity" not in about:
-        return (
-          f"{self.folder} is of a version that didn't keep what {self.name!r}"
-          " was trained with: it is trained again."
-        )
-      if about["identity"] != self.identity:
+      if about.get("identity", self.identity) != self.identity:
         raise self._another()
-      if about.get("piece") == path.name:
+      if about == {**about, **self._about(path)}:
         return None
-      why = f"{path} is another one"
-    if chunk.is_finished:
-      return (
-        f"{why}: individuals {chunk.first} .. {chunk.last - 1} of"
-        f" {self.name!r} are trained again."
-      )
+      why = f"{path} is another one, or too old to say which it is"
     return (
-      f"{why}: the checkpoint of {self.name!r} at step {chunk.step} can't be"
-      " used; going on from what was saved before it."
+      f"{why}: individuals {chunk.first} .. {chunk.last - 1} of {self.name!r}"
+      " are trained again from what was saved before it."
     )
 
   def _another(self) -> AnotherTrainingError:

@@ -27,11 +27,10 @@ SUFFIX = ".sha256.json"
 def save_async(
   path: pathlib.Path, tree: Any, about: Mapping[str, Any]
 ) -> Callable[[], None]:
-  """Begins to write a tree, and JSON values about it, in a folder's place.
+  """Begins to write a tree, and JSON values about it; all processes must.
 
-  All processes must call it, in the same order. What it returns waits, in any
-  thread, for the writing and makes the checkpoint count; until then the arrays
-  must stay as they are (no donation).
+  What it returns waits, in any thread, and makes the checkpoint count. Until
+  then the arrays must stay as they are (no donation).
   """
   path = path.absolute()
   first = distributed.is_first()
@@ -72,8 +71,10 @@ def about(path: pathlib.Path) -> dict[str, Any]:
 
 
 def remove(path: pathlib.Path) -> None:
-  """Removes a checkpoint; it stops counting first."""
+  """Removes a checkpoint, which stops counting first, or a file."""
   _manifest(path).unlink(missing_ok=True)
+  if path.is_file():
+    path.unlink()
   shutil.rmtree(path, ignore_errors=True)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from personalization_jax import checks
 from personalization_jax.datasets.population import Population
 
 
@@ -29,10 +30,8 @@ def load(path: str | os.PathLike[str]) -> Population:
   """
   required = ("images", "labels", "individuals")
   arrays: Any = load_arrays(path, required, ("originals",))
-  try:
+  with checks.naming(f"npz_path={path}"):
     return Population.from_arrays(**arrays)
-  except ValueError as error:
-    raise ValueError(f"npz_path={path}: {error}") from error
 
 
 def load_arrays(

@@ -40,14 +40,15 @@ class Split:
 
   def parts(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Train, validation and test rows of individual `index`, unpadded."""
-    padded = (self.train, self.validation, self.test)
-    train, validation, test = (without_padding(rows[index]) for rows in padded)
+    padded = self.train[index], self.validation[index], self.test[index]
+    train, validation, test = (rows[rows != PADDING] for rows in padded)
     return train, validation, test
 
-
-def without_padding(rows: np.ndarray) -> np.ndarray:
-  """The rows of a padded vector that are rows."""
-  return rows[rows != PADDING]
+  def take(self, places: slice) -> Split:
+    """The split of these individuals alone, with D_G as it is."""
+    padded = ("individuals", "train", "validation", "test")
+    own = {name: getattr(self, name)[places] for name in padded}
+    return dataclasses.replace(self, **own)
 
 
 def pad(ragged: Sequence[np.ndarray]) -> np.ndarray:

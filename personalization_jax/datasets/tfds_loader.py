@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from personalization_jax import checks
 from personalization_jax.checks import first_line
 from personalization_jax.datasets.population import (
   Population,
@@ -90,7 +91,7 @@ def load(
   def tell(text: str) -> None:
     say(f"tfds:{name}: {text}")
 
-  try:
+  with checks.naming(f"tfds:{name}"):
     _check_shapes(image_feature, images)
     ids = _column(individual_feature, people)
     classes = _column(label_feature, labels)
@@ -103,8 +104,6 @@ def load(
     population = Population.from_arrays(
       np.stack([images[row] for row in rows]), numbers, ids
     )
-  except ValueError as error:
-    raise ValueError(f"tfds:{name}: {error}") from error
   feature = builder.info.features[label_feature]
   # A feature without names of classes gives their numbers as names.
   count = getattr(feature, "num_classes", None) or 0

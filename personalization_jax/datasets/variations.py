@@ -116,16 +116,11 @@ def vary_class_counts(
 ) -> Population:
   """Gives each of these people class preferences of their own.
 
-  A person's class proportions are drawn from a symmetric Dirichlet
-  distribution, and half of the rows are removed at random so that, as nearly as
-  the person's samples allow, the classes are in those proportions.
-
-  Args:
-    population: everybody's samples; nobody else's are touched.
-    people: integers [S], ids of those who vary.
-    concentration: the Dirichlet parameter; 0.1 gives one or two classes nearly
-      everything, 1 any proportions, 100 nearly even ones.
-    seed: the run's seed.
+  Of the people with ids [S], nobody else. A person's class proportions are
+  drawn from a symmetric Dirichlet distribution, whose concentration of 0.1
+  gives one or two classes nearly everything, 1 any proportions, and 100 nearly
+  even ones. Half of the rows are removed at random so that, as nearly as the
+  person's samples allow, the classes are in those proportions.
 
   Source: section II, variant 1 (class counts variation).
   """

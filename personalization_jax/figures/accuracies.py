@@ -7,16 +7,24 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from matplotlib import patheffects
 from matplotlib.axes import Axes
+from matplotlib.text import Text
 
 from personalization_jax import checks
 from personalization_jax.analysis import metrics
-from personalization_jax.figures import labels, styles
+from personalization_jax.figures import styles
 from personalization_jax.figures.styles import Data
 
 # For each method: its individual and its global accuracy, float [S] in 0..1.
 Accuracies = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
+_BOX: Any = {
+  "orientation": "horizontal", "widths": 0.26, "whis": (0, 100),
+  "patch_artist": True, "manage_ticks": False, "showfliers": False,
+  "medianprops": {"color": "black", "linewidth": 1.5}, "showmeans": True,
+  "meanprops": {"marker": "D", "mfc": "white", "mec": "black", "ms": 5},
+}  # fmt: skip
 # A dotted line behind all else.
 _GUIDE: Any = dict(color="#999999", linewidth=0.8, linestyle=":", zorder=0.5)
 
@@ -36,26 +44,16 @@ def trade_off(accuracies: Accuracies, axes: Axes | None = None) -> Axes:
   checked = _checked(accuracies)
   axes = styles.axes_or_new(axes, 7.5, 5.5)
   # Of global data, then of the individual's: [methods, 2] each.
-  pairs = [pair[::-1] for pair in checked.values()]
-  found = [[metrics.mean_and_error(own) for own in pair] for pair in pairs]
-  means, errors = np.moveaxis(np.array(found), -1, 0)
+  pairs = [[*map(metrics.mean_and_error, p[::-1])] for p in checked.values()]
+  means, errors = np.moveaxis(np.array(pairs), -1, 0)
   for method, (x, y), error in zip(checked, means, errors):
     style = styles.method_style(method)
-    axes.errorbar(
-      x,
-      y,
-      xerr=error[0],
-      yerr=error[1],
-      fmt=style.marker,
-      markersize=8,
-      color=style.colour,
-      ecolor=(*style.colour, 0.45),
-      elinewidth=1.2,
-      markerfacecolor=style.colour if style.filled else "white",
-      markeredgecolor="white" if style.filled else style.colour,
-      label=styles.method_name(method),
-      zorder=3,
-    )
+    paint = style.colour, "white"
+    face, edge = paint if style.filled else paint[::-1]
+    look: Any = {"fmt": style.marker, "ms": 8, "mfc": face, "mec": edge}
+    look |= {"ecolor": (*style.colour, 0.45), "elinewidth": 1.2, "zorder": 3}
+    name = styles.method_name(method)
+    axes.errorbar(x, y, xerr=error[0], yerr=error[1], label=name, **look)
   if "baseline" in checked:
     x, y = means[list(checked).index("baseline")]
     axes.axvline(x, **_GUIDE)
@@ -71,16 +69,14 @@ def trade_off(accuracies: Accuracies, axes: Axes | None = None) -> Axes:
   )
   styles.accuracy_ticks(axes, "x")
   styles.accuracy_ticks(axes, "y")
-  names = [styles.method_name(method) for method in checked]
-  if not labels.label_points(axes, means, errors, names):
+  names = [*map(styles.method_name, checked)]
+  if not _label_points(axes, means, errors, names):
     axes.legend(**styles.LEGEND_BESIDE | {"fontsize": None})
   return axes
 
 
 def distribution(
-  accuracies: Accuracies,
-  axes: Axes | None = None,
-  of: Data = "individual",
+  accuracies: Accuracies, axes: Axes | None = None, of: Data = "individual"
 ) -> Axes:
   """Every individual's accuracy by each method, one row a method.
 
@@ -95,34 +91,16 @@ def distribution(
     axes.boxplot(
       [value],
       positions=[row - 0.2],
-      widths=0.26,
-      orientation="horizontal",
-      whis=(0, 100),
-      showmeans=True,
-      showfliers=False,
-      patch_artist=True,
-      manage_ticks=False,
       boxprops={"facecolor": (*style.colour, 0.35), "edgecolor": "black"},
-      medianprops={"color": "black", "linewidth": 1.5},
-      meanprops={
-        "marker": "D",
-        "markerfacecolor": "white",
-        "markeredgecolor": "black",
-        "markersize": 5,
-      },
+      **_BOX,
     )
     # Fractional parts of multiples of the golden ratio are spread evenly
     # whatever their number: jitter that is the same in every run.
     jitter = np.arange(len(value)) * (math.sqrt(5) - 1) / 2 % 1
-    axes.scatter(
-      np.sort(value),
-      row + 0.04 + 0.3 * jitter,
-      s=18 if len(value) < 30 else 9,
-      color=style.colour,
-      alpha=0.7,
-      linewidths=0,
-      label=styles.method_name(method),
-    )
+    places, size = row + 0.04 + 0.3 * jitter, 18 if len(value) < 30 else 9
+    look: Any = {"color": style.colour, "alpha": 0.7, "linewidths": 0}
+    name = styles.method_name(method)
+    axes.scatter(np.sort(value), places, s=size, label=name, **look)
   if "baseline" in values:
     axes.axvline(values["baseline"].mean(), **_GUIDE)
   owner, symbol = styles.DATA[of]
@@ -132,7 +110,7 @@ def distribution(
     "Dots: individuals; box: quartiles; whiskers: extremes; diamond: mean"
     + ("; dotted: baseline's mean" if "baseline" in values else ""),
   )
-  styles.name_rows(axes, [styles.method_name(method) for method in values])
+  styles.name_rows(axes, [*map(styles.method_name, values)])
   styles.accuracy_ticks(axes, "x")
   return axes
 
@@ -176,16 +154,9 @@ def gains(
     faces = np.where(hurt[:, None], 1.0, colour)
     size = 24 if len(change) < 30 else 9
     places = row + np.linspace(0.38, -0.38, len(change) + 2)[1:-1]
-    axes.scatter(
-      change,
-      places,
-      s=np.where(hurt | gained, size, size / 3),
-      c=faces.tolist(),
-      edgecolors=[colour],
-      linewidths=0.8,
-      zorder=3,
-      label=styles.method_name(method),
-    )
+    look: Any = {"c": faces.tolist(), "edgecolors": [colour], "linewidths": 0.8}
+    look |= {"s": np.where(hurt | gained, size, size / 3), "zorder": 3}
+    axes.scatter(change, places, label=styles.method_name(method), **look)
     axes.vlines(change.mean(), row - 0.42, row + 0.42, color="black", zorder=4)
     shares.append(
       f"{hurt.mean():.0%} hurt, {gained.mean():.0%} gain,"
@@ -195,30 +166,96 @@ def gains(
   low, high = axes.get_xlim()
   axes.axvspan(min(low, 0), 0, color="#F2F2F2", zorder=0)
   axes.set_xlim(low, high)
-  _, symbol = styles.DATA[of]
-  axes.set_xlabel(
-    f"Change of acc$({symbol})$ against {styles.method_name(baseline)}"
-    " (percentage points)"
-  )
+  symbol, against = styles.DATA[of][1], styles.method_name(baseline)
+  changed = f"Change of acc$({symbol})$ against {against}"
+  axes.set_xlabel(f"{changed} (percentage points)")
   styles.caption(
     axes,
     "Points: individuals, sorted; hollow: hurt; small: unchanged; bar: mean",
   )
-  styles.name_rows(axes, [styles.method_name(m) for m in values], shares)
+  styles.name_rows(axes, [*map(styles.method_name, values)], shares)
   return axes
+
+
+def _label_points(
+  axes: Axes, points: np.ndarray, errors: np.ndarray, names: list[str]
+) -> bool:
+  """Writes names beside points [P, 2] with bars [P, 2], if there is room.
+
+  Each in turn takes the cheapest of many places around its point that covers no
+  other and no point; three times over, so that early ones can give way.
+  """
+  leader = {"arrowstyle": "-", "color": "#888888", "linewidth": 0.6}
+  look: Any = {"ha": "center", "va": "center", "fontsize": 8.5, "zorder": 5}
+  look |= {"textcoords": "offset points", "in_layout": False}
+  look["arrowprops"] = leader | {"shrinkA": 0, "shrinkB": 4}
+  halo = patheffects.withStroke(linewidth=2, foreground="white")
+  notes = [
+    axes.annotate(name, point, (0, 0), path_effects=[halo], **look)
+    for name, point in zip(names, points.tolist())
+  ]
+  figure = styles.figure_of(axes)
+  figure.draw_without_rendering()  # settles the layout, and so the transforms
+  unit = figure.dpi / 72  # pixels a point
+  centres = axes.transData.transform(points)
+  arms = axes.transData.transform(points + np.nan_to_num(errors)) - centres
+  markers = _boxes(centres, 6 * unit)
+  bars = np.vstack([_boxes(centres, arms * way) for way in ((1, 0), (0, 1))])
+  # An annotation's own extent would include its leader.
+  halves = np.array([Text.get_window_extent(note).size for note in notes]) / 2
+  halves += 1.5 * unit
+  angles = np.arange(32) * np.pi / 16
+  turns = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+  radii = unit * np.array([8, 14, 22, 32, 44, 58, 74, 92, 112])[:, None, None]
+  low, high = np.array(axes.bbox.extents).reshape(2, 2)
+  labels = np.full_like(markers, np.inf)  # not placed yet: overlaps nothing
+  misfits = np.ones(len(notes), bool)
+  for i in [*range(len(notes))] * 3:
+    others = np.arange(len(notes)) != i
+    shifts = (turns * (radii + halves[i] * np.abs(turns))).reshape(-1, 2)
+    places = _boxes(centres[i] + shifts, halves[i])
+    # A leader is seen as eight points between its marker and its label.
+    steps = np.linspace(0.3, 1.0, 8)[:, None, None]
+    leaders = _boxes(centres[i] + steps * shifts, 0)
+    forbidden = (
+      _overlaps(places, np.concatenate([labels[others], markers])).any(axis=1)
+      | _overlaps(leaders, labels[others]).any(axis=(0, 2))
+      | np.any((places[:, :2] < low) | (places[:, 2:] > high), axis=1)
+    )
+    cost = (
+      1e4 * forbidden
+      + 60 * _overlaps(leaders, markers[others]).any(axis=0).sum(axis=1)
+      + 25 * _overlaps(places, bars).sum(axis=1)
+      + np.hypot(*shifts.T) / unit
+    )
+    best = int(np.argmin(cost))
+    labels[i], misfits[i] = places[best], forbidden[best]
+    notes[i].set_position(tuple(shifts[best] / unit))
+  for note in notes if misfits.any() else ():
+    note.remove()
+  return not misfits.any()
+
+
+def _boxes(middles: np.ndarray, halves: Any) -> np.ndarray:
+  """Lower and upper corners [..., 4] of boxes around middles [..., 2]."""
+  return np.concatenate([middles - halves, middles + halves], axis=-1)
+
+
+def _overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+  """Whether boxes [..., K, 4] and others [M, 4] overlap: [..., K, M]."""
+  a, b = boxes[..., None, :], others
+  apart = (a[..., :2] >= b[..., 2:]) | (b[..., :2] >= a[..., 2:])
+  return ~np.any(apart, axis=-1)
 
 
 def _checked(accuracies: Accuracies) -> dict[str, np.ndarray]:
   """Accuracies as method -> float [2, S]: individual, global."""
-  if not accuracies:
-    raise ValueError("accuracies holds no method; give at least one.")
-  checked = {}
+  styles.check_filled("accuracies", accuracies)
   for method, pair in accuracies.items():
     named = zip(styles.DATA, pair, strict=True)
     checks.shapes(*((f"{of} of {method!r}", v, "S") for of, v in named))
-    both = checked[method] = np.array(pair, np.float64)
-    checks.fractions(f"the accuracies of {method!r}", both)
-  return checked
+    checks.fractions(f"the accuracies of {method!r}", np.array(pair))
+  return {method: np.array(pair, float) for method, pair in accuracies.items()}
 
 
 def _chosen(accuracies: Accuracies, of: Data) -> dict[str, np.ndarray]:

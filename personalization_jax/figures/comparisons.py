@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from matplotlib import colors, ticker
+from matplotlib import ticker
 from matplotlib.axes import Axes
-from matplotlib.container import ErrorbarContainer
 
 from personalization_jax.analysis import metrics
 from personalization_jax.analysis.model_choice import Choice
@@ -21,7 +20,6 @@ _LOOKS = (
   ("#000000", "v"), ("#56B4E9", "p"), ("#E69F00", "h"),
 )  # fmt: skip
 MOST_RUNS = len(_LOOKS)
-_MOST_SPACES = 3
 
 
 def choice(choices: Mapping[str, Choice], axes: Axes | None = None) -> Axes:
@@ -36,35 +34,20 @@ def choice(choices: Mapping[str, Choice], axes: Axes | None = None) -> Axes:
     choices: what `analysis.model_choice.judge_all` found.
     axes: where to draw; by default a new figure.
   """
-  if not choices:
-    raise ValueError("choices holds no method; give at least one.")
+  styles.check_filled("choices", choices)
   axes = styles.axes_or_new(axes, 8.0, 1.3 + 0.38 * len(choices))
   gains = []
   highest = 10.0
   for row, (method, found) in enumerate(choices.items()):
     style = styles.method_style(method)
-    shares = [100 * found.hurt, 100 * found.hurt_with_choice]
-    highest = float(np.nanmax([highest, *shares]))
-    axes.plot(
-      shares,
-      [row, row],
-      color=(*style.colour, 0.5),
-      linewidth=2.5,
-      solid_capstyle="butt",
-      zorder=2,
-    )
+    without, chosen = 100 * found.hurt, 100 * found.hurt_with_choice
+    highest = float(np.nanmax([highest, without, chosen]))
+    line = (*style.colour, 0.5)
+    axes.hlines(row, without, chosen, color=line, lw=2.5, zorder=2)
     # Where nothing changes, a ring around the point still shows both.
-    for share, face, size in zip(shares, ("white", style.colour), (10, 6)):
-      axes.plot(
-        share,
-        row,
-        marker=style.marker,
-        markersize=size,
-        markerfacecolor=face,
-        markeredgecolor=style.colour,
-        linestyle="none",
-        zorder=3,
-      )
+    for share, face, size in (without, "white", 10), (chosen, style.colour, 6):
+      look: Any = {"marker": style.marker, "ms": size, "mfc": face}
+      axes.plot(share, row, **look, mec=style.colour, ls="none", zorder=3)
     both = (found.gain, found.gain_with_choice)
     gains.append(" → ".join(styles.signed(100 * gain) for gain in both))
   axes.set_xlim(-0.03 * highest, 1.06 * highest)
@@ -76,7 +59,7 @@ def choice(choices: Mapping[str, Choice], axes: Axes | None = None) -> Axes:
     " better on validation data. Right: mean gain, without → with the choice"
     " (percentage points)",
   )
-  names = [styles.method_name(method) for method in choices]
+  names = [*map(styles.method_name, choices)]
   styles.name_rows(axes, names, gains, grid=True)
   return axes
 
@@ -99,18 +82,16 @@ def runs(
   if not methods:
     raise ValueError("accuracies holds nothing to draw; give at least one run.")
   count = len(accuracies)
-  _check_count("accuracies", "runs", count, MOST_RUNS)
   height = len(methods) * (0.16 + 0.13 * count) + 0.2 * count
   axes = styles.axes_or_new(axes, 7.5, 1.1 + height)
-  drawn = []
+  found: dict[str, dict[int, tuple[float, float]]] = {}
+  for run, values in accuracies.items():
+    spreads = [(methods.index(m), metrics.spread(v)) for m, v in values.items()]
+    shown = [(row, (each.mean, each.sd)) for row, each in spreads]
+    found[run] = {row: both for row, both in shown if not np.isnan(both[0])}
+  drawn = _beside(axes, found, "runs", MOST_RUNS, 0.72 / count)
   for row in range(0, len(methods), 2):
     axes.axhspan(row - 0.5, row + 0.5, color="#F4F4F4", zorder=0)
-  for k, values in enumerate(accuracies.values()):
-    spreads = [(methods.index(m), metrics.spread(v)) for m, v in values.items()]
-    shown = [(r, s.mean, s.sd) for r, s in spreads if not np.isnan(s.mean)]
-    rows, means, sds = np.array(shown).reshape(-1, 3).T
-    rows = rows + 0.72 * (k - (count - 1) / 2) / count
-    drawn.append(_points_with_bars(axes, means, rows, sds, k, elinewidth=1.3))
   axes.set_xlabel(
     "Accuracy on the individual's data, acc$(D_I)$\nmean ± 1 standard deviation"
     " over individuals"
@@ -118,7 +99,7 @@ def runs(
   names = [_plain(styles.method_name(method)) for method in methods]
   styles.name_rows(axes, names, grid=True)
   styles.accuracy_ticks(axes, "x")
-  axes.legend(drawn, [*map(_plain, accuracies)], **styles.LEGEND_ABOVE)
+  axes.legend(handles=drawn, **styles.LEGEND_ABOVE)
   return axes
 
 
@@ -146,27 +127,15 @@ def agreement(
   places = {line: place for place, line in enumerate(lines) if line[1]}
   if not places:
     raise ValueError("values holds nothing to draw; give at least one measure.")
-  spaces = list(dict.fromkeys(s for m, p in places for s in values[m][p]))
-  _check_count("values", "latent spaces", len(spaces), _MOST_SPACES)
+  found: dict[str, dict[int, tuple[float, float]]] = {}
+  for (measure, part), place in places.items():
+    for space, own in values[measure][part].items():
+      found.setdefault(space, {})[place] = metrics.mean_and_error(own)
   axes = styles.axes_or_new(axes, 7.5, 1.3 + 0.23 * len(names))
-  axes.scatter(
-    [random[measure][part] for measure, part in places],
-    list(places.values()),
-    marker="|",
-    s=190,
-    color="black",
-    linewidths=1.5,
-    label="random choice",
-    zorder=2,
-  )
-  for k, space in enumerate(spaces):
-    shown = {r: y for r, y in places.items() if space in values[r[0]][r[1]]}
-    means, errors = np.transpose(
-      [metrics.mean_and_error(values[m][p][space]) for m, p in shown]
-    )
-    # Side by side, lest equal means hide each other.
-    rows = np.array(list(shown.values())) + 0.4 * (k - (len(spaces) - 1) / 2)
-    _points_with_bars(axes, means, rows, errors, k, elinewidth=1.2, label=space)
+  line: Any = {"marker": "|", "s": 190, "color": "black", "linewidths": 1.5}
+  chances = [random[measure][part] for measure, part in places]
+  axes.scatter(chances, [*places.values()], label="random choice", **line)
+  _beside(axes, found, "latent spaces", 3, 0.4)
   axes.set_xlim(min(axes.get_xlim()[0], -0.02), 1.02)
   axes.set_xlabel(
     "Agreement with the hidden factors (more is better)\n"
@@ -177,47 +146,37 @@ def agreement(
     if not part:
       axes.get_yticklabels()[place].set_fontweight("bold")
       axes.axhspan(place - 0.5, place + 0.5, color="#F2F2F2", zorder=0)
-  right = {"loc": "lower right", "bbox_to_anchor": (1, 1)}
-  axes.legend(ncols=len(spaces) + 1, **styles.LEGEND_ABOVE | right)
+  axes.legend(ncols=len(found) + 1, **styles.LEGEND_RIGHT)
   return axes
 
 
-def _check_count(name: str, what: str, count: int, most: int) -> None:
-  if count > most:
-    raise ValueError(
-      f"{name} holds {count} {what}, but at most {most} can be told apart."
-    )
-
-
-def _points_with_bars(
+def _beside(
   axes: Axes,
-  values: np.ndarray,
-  rows: np.ndarray,
-  bars: np.ndarray,
-  place: int,
-  **style: Any,
-) -> ErrorbarContainer:
-  """Points [P] on rows [P] in the look of a place, bars [P] to both sides."""
-  colour, marker = _LOOKS[place]
-  return axes.errorbar(
-    values,
-    rows,
-    xerr=bars,
-    fmt=marker,
-    markersize=5.5,
-    color=colour,
-    ecolor=(*colors.to_rgb(colour), 0.5),
-    markeredgecolor="white",
-    markeredgewidth=0.5,
-    zorder=3,
-    **style,
-  )
+  found: Mapping[str, Mapping[int, tuple[float, float]]],
+  what: str,
+  most: int,
+  spacing: float,
+) -> list[Any]:
+  """Points and bars of what is compared -> row, side by side in each row."""
+  if len(found) > most:
+    raise ValueError(
+      f"there are {len(found)} {what}, but at most {most} can be told apart."
+    )
+  drawn: list[Any] = []
+  for k, (name, values) in enumerate(found.items()):
+    colour, marker = _LOOKS[k]
+    means, bars = np.reshape([*values.values()], (-1, 2)).T
+    rows = np.array([*values]) + spacing * (k - (len(found) - 1) / 2)
+    look: Any = {"color": colour, "ecolor": (colour, 0.5), "elinewidth": 1.3}
+    look |= {"fmt": marker, "ms": 5.5, "mec": "white", "mew": 0.5, "zorder": 3}
+    look["label"] = _plain(name)
+    drawn.append(axes.errorbar(means, rows, xerr=bars, **look))
+  return drawn
 
 
 def _plain(name: str) -> str:
   """A name as it is: short enough, no mathematics, never left out."""
-  if len(name) > 70:
-    name = "…" + name[-69:]
+  name = name if len(name) <= 70 else "…" + name[-69:]
   name = name.replace("$", r"\$")
   # Legends leave out what begins with an underscore.
   return f" {name}" if name.startswith("_") else name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,7 +12,6 @@ from matplotlib.figure import Figure
 from personalization_jax import checks
 from personalization_jax.figures import styles
 
-_COLUMNS = 16  # images side by side, at most
 _PAPER, _MISSING = 255, 235
 
 
@@ -69,7 +69,6 @@ def handwriting(
     (np.arange(classes) + 0.5) * cell - 0.5, [str(c) for c in range(classes)]
   )
   axes.set_yticks(tops + height / 2, [f"Person {person}" for person in people])
-  axes.tick_params(top=False, labeltop=True, labelbottom=False)
   return figure
 
 
@@ -121,10 +120,10 @@ def reconstructions(originals: np.ndarray, reconstructed: np.ndarray) -> Figure:
   """
   given = {"originals": originals, "reconstructed": reconstructed}
   checks.shapes(*((*item, "nHWC") for item in given.items()))
-  pairs = np.stack(_dark_ink(*(_bytes(*item) for item in given.items())))
+  pairs = np.stack(_dark_ink(**given))
   _, count, *shape = pairs.shape
   height, width, _ = shape
-  columns = min(count, _COLUMNS)
+  columns = min(count, 16)
   lines = -(-count // columns)
   cells = np.full((2, lines * columns, *shape), _PAPER, np.uint8)
   cells[:, :count] = pairs
@@ -170,7 +169,6 @@ def chosen_samples(
     [width / 2, (first + lefts[-1] + width) / 2],
     ["Sample of $D_I$", "Chosen from $D_G$, in order"],
   )
-  axes.tick_params(top=False, labeltop=True, labelbottom=False)
   axes.set_yticks([])
   return figure
 
@@ -202,63 +200,50 @@ def latent_map(
   _, scales, directions = np.linalg.svd(centred, full_matrices=False)
   # Signs mustn't depend on LAPACK: the largest component is positive.
   largest = np.abs(directions[:2]).argmax(axis=1)
-  signs = np.sign(directions[[0, 1], largest])
-  points = centred @ (directions[:2] * signs[:, None]).T
-  variances = np.square(scales)
-  shares = variances[:2] / max(variances.sum(), np.finfo(float).tiny)
+  points = centred @ directions[:2].T * np.sign(directions[[0, 1], largest])
+  shares = scales**2 / max((scales**2).sum(), np.finfo(float).tiny)
   axes = styles.axes_or_new(axes, 6.5, 5.5)
   for chosen, label, colour, marker in (
     (~is_individual, "Writers of $D_G$", "#0072B2", "o"),
     (is_individual, "Individuals", "#D55E00", "^"),
   ):
-    axes.scatter(
-      points[chosen, 0],
-      points[chosen, 1],
-      s=36,
-      marker=marker,
-      color=colour,
-      edgecolors="white",
-      linewidths=0.6,
-      alpha=0.85,
-      label=f"{label} ({int(chosen.sum())})",
-    )
+    look: Any = {"s": 36, "marker": marker, "color": colour, "alpha": 0.85}
+    look |= {"edgecolors": "white", "linewidths": 0.6}
+    count = np.count_nonzero(chosen)
+    axes.scatter(*points[chosen].T, label=f"{label} ({count})", **look)
   axes.set_xlabel(f"First principal component ({shares[0]:.0%} of variance)")
   axes.set_ylabel(f"Second principal component ({shares[1]:.0%})")
   axes.set_aspect("equal", adjustable="datalim")
   axes.margins(0.08)
   axes.spines[["top", "right"]].set_visible(False)
-  axes.legend(
-    loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=9
-  )
+  axes.legend(ncols=2, **styles.LEGEND_RIGHT)
   return axes
 
 
 def _cells(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
   """The images in rows [k, m], with dark ink; grey where a row is -1."""
   there = rows >= 0
-  (dark,) = _dark_ink(_bytes("images", np.asarray(images)[rows[there]]))
+  (dark,) = _dark_ink(images=np.asarray(images)[rows[there]])
   cells = np.full((*rows.shape, *dark.shape[1:]), _MISSING, np.uint8)
   cells[there] = dark
   return cells
 
 
-def _bytes(name: str, images: np.ndarray) -> np.ndarray:
-  """Images as uint8; floats count 1 as 255, and are cut off above."""
-  images = np.asarray(images)
-  if images.ndim != 4 or images.shape[3] not in (1, 3):
-    raise ValueError(
-      f"{name} must be [n, H, W, 1] or [n, H, W, 3], but have shape"
-      f" {list(images.shape)}."
-    )
-  if images.dtype == np.uint8:
-    return images
-  return np.rint(255 * np.clip(images, 0, 1)).astype(np.uint8)
-
-
-def _dark_ink(first: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
-  """Images uint8 [n, H, W, C], inverted if the first are white on black."""
-  invert = first.shape[3] == 1 and np.median(first) < 128
-  return [255 - i if invert else i for i in (first, *others)]
+def _dark_ink(**given: np.ndarray) -> list[np.ndarray]:
+  """Images as uint8 (of 0..1), all inverted if the first are white on black."""
+  found = []
+  for name, images in given.items():
+    shape = np.shape(images)
+    if len(shape) != 4 or shape[3] not in (1, 3):
+      raise ValueError(
+        f"{name} must be [n, H, W, 1] or [n, H, W, 3], but have shape"
+        f" {list(shape)}."
+      )
+    if np.asarray(images).dtype != np.uint8:
+      images = np.rint(255 * np.clip(images, 0, 1)).astype(np.uint8)
+    found.append(images)
+  invert = found[0].shape[3] == 1 and np.median(found[0]) < 128
+  return [255 - images if invert else images for images in found]
 
 
 def _page(
@@ -269,10 +254,7 @@ def _page(
   beside: float,
   margin: int = 0,
 ) -> tuple[Figure, Axes]:
-  """Paper with images [rows, columns, H, W, C] at these places, on a figure.
-
-  The paper is so many inches wide, with space for names beside it.
-  """
+  """Paper, so many inches wide, with images [rows, columns, H, W, C] on it."""
   height, width, channels = cells.shape[2:]
   tall, wide = tops[-1] + height + margin, lefts[-1] + width + margin
   page = np.full((tall, wide, channels), _PAPER, np.uint8)
@@ -283,6 +265,6 @@ def _page(
   shown = page if channels == 3 else page[..., 0]
   axes.imshow(shown, "gray", vmin=0, vmax=255)
   axes.set_xticks([])
-  axes.tick_params(length=0, labelsize=9)
+  axes.tick_params(length=0, labelsize=9, labeltop=True, labelbottom=False)
   axes.spines[:].set_visible(False)
   return styles.figure_of(axes), axes

@@ -29,6 +29,7 @@ _LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 9}
 LEGEND_ABOVE = _LEGEND | {
   "loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2
 }  # fmt: skip
+LEGEND_RIGHT = LEGEND_ABOVE | {"loc": "lower right", "bbox_to_anchor": (1, 1)}
 LEGEND_BESIDE = _LEGEND | {"loc": "upper left", "bbox_to_anchor": (1.01, 1)}
 
 # Okabe and Ito's palette, which people of every colour vision can tell apart;
@@ -45,7 +46,7 @@ _FAMILIES = {
   "ig": ("IG", "#56B4E9", "v", 10.2),
   "sg": ("SG", "#CC79A7", "p", 3122.0),
 }
-_UNKNOWN = "#777777"
+_UNKNOWN = ("", "#777777", "d", 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,26 +62,27 @@ class Style:
 
 def method_name(method: str) -> str:
   """The name people read: `es:40+tl:10` is "ES n=40 + TL n=10"."""
-  names = []
-  for part in method.split("+"):
-    family, *options = part.split(":")
-    if family not in _FAMILIES:
-      names.append(part)
-      continue
-    name = _FAMILIES[family][0]
-    if options and _number(options[0]) is not None:
-      name += f" n={options.pop(0)}"
-    names.append(", ".join([name, *map(_option_name, options)]))
-  return " + ".join(names)
+  return " + ".join(map(_part_name, method.split("+")))
+
+
+def _part_name(part: str) -> str:
+  family, *options = part.split(":")
+  if family not in _FAMILIES:
+    return part
+  name = _FAMILIES[family][0]
+  if options and _number(options[0]) is not None:
+    name += f" n={options.pop(0)}"
+  known = {"only": "group only", "last=1": "last layer"}
+  further = [known.get(option, option) for option in options]
+  return re.sub(r"last=(\w*)", r"last \1 layers", ", ".join([name, *further]))
 
 
 def method_style(method: str) -> Style:
   """The style of a method, which depends on nothing but its own text."""
   parts = [part.split(":") for part in method.split("+")]
   colour = np.mean([_shade(*part[:2]) for part in parts], axis=0)
-  marker = "P" if len(parts) == 2 else "X"
-  if len(parts) == 1:
-    marker = _FAMILIES.get(parts[0][0], ("", "", "d", 0))[2]
+  of_one = _FAMILIES.get(parts[0][0], _UNKNOWN)[2]
+  marker = {1: of_one, 2: "P"}.get(len(parts), "X")
   filled = not any(_number(o) is None for part in parts for o in part[1:])
   return Style((colour[0], colour[1], colour[2]), marker, filled)
 
@@ -99,6 +101,12 @@ def png(figure: Figure | Axes) -> bytes:
   content, metadata = io.BytesIO(), {"Software": None}
   figure_of(figure).savefig(content, format="png", dpi=DPI, metadata=metadata)
   return content.getvalue()
+
+
+def check_filled(name: str, given: Any, wanted: str = "at least one") -> None:
+  """Rejects arrays by method if there are none."""
+  if not given:
+    raise ValueError(f"{name} holds no method; give {wanted}.")
 
 
 def axes_or_new(axes: Axes | None, width: float, height: float) -> Axes:
@@ -170,14 +178,9 @@ def _number(text: str) -> float | None:
     return None
 
 
-def _option_name(option: str) -> str:
-  names = {"only": "group only", "last=1": "last layer"}
-  return names.get(option) or re.sub("^last=(.*)", r"last \1 layers", option)
-
-
 def _shade(family: str, n: str = "") -> np.ndarray:
   """The family's hue: lighter for an n below its usual one, darker above."""
-  _, hue, _, middle = _FAMILIES.get(family, ("", _UNKNOWN, "", 1.0))
+  _, hue, _, middle = _FAMILIES.get(family, _UNKNOWN)
   colour = np.array(colors.to_rgb(hue))
   number = _number(n)
   if number is None or number <= 0:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib import colors, patches, ticker
@@ -14,8 +15,6 @@ from matplotlib.figure import Figure
 
 from personalization_jax import checks
 from personalization_jax.figures import styles
-
-_GLOBAL_COLOUR, _INDIVIDUAL_COLOUR = "#DDDDDD", "#0072B2"
 
 
 def schedules(
@@ -31,13 +30,11 @@ def schedules(
     sources: method -> integers [steps], 0 for a batch from D_G, 1 from D_I.
     axes: where to draw; by default a new figure.
   """
-  if not sources:
-    raise ValueError("sources holds no method; give at least one schedule.")
+  styles.check_filled("sources", sources, "at least one schedule")
   axes = styles.axes_or_new(axes, 7.5, 1.3 + 0.36 * len(sources))
-  shade = colors.LinearSegmentedColormap.from_list(
-    "sources", [_GLOBAL_COLOUR, _INDIVIDUAL_COLOUR]
-  )
-  longest = max(np.size(value) for value in sources.values())
+  mix = colors.LinearSegmentedColormap.from_list
+  shade = mix("from D_G to D_I", ["#DDDDDD", "#0072B2"])
+  longest = max(map(np.size, sources.values()))
   shares, mixed = [], False
   for row, (method, value) in enumerate(sources.items()):
     value = np.asarray(value)
@@ -48,13 +45,9 @@ def schedules(
       )
     # An axis is some 700 pixels wide at 150 dpi: 1/350 of it is two pixels.
     spans = _spans(value, visible=longest / 350, block=longest / 35)
-    axes.broken_barh(
-      [(start, stop - start) for start, stop, _ in spans],
-      (row - 0.36, 0.72),
-      facecolors=[shade(share) for *_, share in spans],
-      linewidth=0,
-      antialiased=False,
-    )
+    bars = [(start, stop - start) for start, stop, _ in spans]
+    faces = [shade(share) for *_, share in spans]
+    axes.broken_barh(bars, (row - 0.36, 0.72), fc=faces, lw=0, aa=False)
     mixed |= any(0 < share < 1 for *_, share in spans)
     shares.append(f"{value.mean():.1%} $D_I$")
   axes.set_xlim(0, longest)
@@ -66,7 +59,7 @@ def schedules(
     legend.insert(1, (0.5, "mixed, half from $D_I$"))
   handles = [patches.Patch(color=shade(s), label=text) for s, text in legend]
   axes.legend(handles=handles, ncols=3, **styles.LEGEND_ABOVE)
-  styles.name_rows(axes, [styles.method_name(m) for m in sources], shares)
+  styles.name_rows(axes, [*map(styles.method_name, sources)], shares)
   return axes
 
 
@@ -91,8 +84,7 @@ def training_curves(
       to the end.
     axes: where to draw; by default a new figure.
   """
-  if not losses:
-    raise ValueError("losses holds no method; give at least one curve.")
+  styles.check_filled("losses", losses, "at least one curve")
   values = {name: np.asarray(v, np.float64) for name, v in losses.items()}
   for method, value in values.items():
     checks.shapes((f"losses of {method!r}", value, "ST"))
@@ -108,19 +100,15 @@ def training_curves(
   checks.whole_number("window", window, 1)
   axes = styles.axes_or_new(axes, 8.0, 4.5)
   for i, (method, value) in enumerate(values.items()):
-    ends = np.full(len(value), value.shape[1])
-    if lengths is not None:
-      ends = np.minimum(lengths[method], ends)
-    behind = np.arange(value.shape[1]) >= ends[:, None]
-    finite = (np.isfinite(value) | behind).all(axis=1)
-    name = styles.method_name(method)
-    if not finite.all():
-      name += f" ({np.sum(~finite)} of {len(value)} not finite)"
-    ends = ends[finite]
-    steps = np.arange(max(ends, default=0))
-    mean, *quartiles = _over_individuals(value[finite], ends, window)
-    band = quartiles if len(ends) > 1 else []
-    _curve(axes, method, steps, mean, band, name, i / len(values))
+    steps = np.arange(value.shape[1])
+    ends = np.inf if lengths is None else lengths[method][:, None]
+    trained = np.where(steps < ends, value, np.nan)
+    finite = (np.isfinite(value) | (steps >= ends)).all(axis=1)
+    lost = f" ({np.sum(~finite)} of {len(value)} not finite)"
+    smooth = _running_mean(trained[finite], window)
+    steps = steps[~np.isnan(smooth).all(axis=0)]
+    name = styles.method_name(method) + ("" if finite.all() else lost)
+    _curve(axes, method, steps, smooth[:, steps], name, i / len(values))
   axes.set_yscale("log")
   axes.set_xlabel("Training step (batches)")
   axes.set_ylabel("Training loss (nats)")
@@ -152,8 +140,7 @@ def validation_curves(
     sources: method -> integers [steps], 0 for a batch from D_G, 1 from D_I, of
       the same methods.
   """
-  if not curves:
-    raise ValueError("curves holds no method; give at least one.")
+  styles.check_filled("curves", curves)
   names = ("steps", "accuracy on D_I", "accuracy on D_G")
   for method, values in curves.items():
     given = [f"{name} of {method!r}" for name in names]
@@ -167,13 +154,8 @@ def validation_curves(
   panels = figure.subplots(3, 1, sharex=True, height_ratios=[3.0, 3.0, rows])
   for panel, index, data in zip(panels, (1, 2), ("$D_I$", "$D_G$")):
     for i, (method, values) in enumerate(curves.items()):
-      with warnings.catch_warnings():
-        # Individuals without validation data have NaN everywhere.
-        warnings.simplefilter("ignore", RuntimeWarning)
-        mean = np.nanmean(values[index], axis=0)
-        quartiles = np.nanquantile(values[index], (0.25, 0.75), axis=0)
-      name = styles.method_name(method)
-      _curve(panel, method, values[0], mean, quartiles, name, i / len(curves))
+      name, turn = styles.method_name(method), i / len(curves)
+      _curve(panel, method, values[0], values[index], name, turn)
     panel.set_ylabel(f"Accuracy on validation\ndata of {data}")
     panel.yaxis.set_major_formatter(ticker.PercentFormatter(1.0, decimals=0))
     panel.grid(axis="y", color="#EEEEEE", linewidth=0.8)
@@ -194,62 +176,42 @@ def _curve(
   axes: Axes,
   method: str,
   steps: np.ndarray,
-  mean: np.ndarray,
-  quartiles: Sequence[np.ndarray] | np.ndarray,
+  values: np.ndarray,
   label: str,
   turn: float,
 ) -> None:
-  """A method's mean [E] at steps [E] and the band of its quartiles, if any.
+  """The mean at steps [E] and the band of the quartiles of values [S, E].
 
-  Where values are many, each method has its few markers at other steps, by its
-  turn (in 0..1) among all, so that they don't hide each other.
+  Its few markers stand where its turn (in 0..1) among all curves puts them.
   """
   style = styles.method_style(method)
-  colour = style.colour
-  if len(quartiles):
-    axes.fill_between(steps, *quartiles, color=colour, alpha=0.12, linewidth=0)
+  with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
+    mean = np.nanmean(values, axis=0)  # NaN where nobody has a value
+    # NumPy takes ten times as long if it has to look for NaN.
+    quantile = np.nanquantile if np.isnan(values).any() else np.quantile
+    band = quantile(values, (0.25, 0.75), axis=0) if len(values) > 1 else ()
+  if len(band):
+    axes.fill_between(steps, *band, color=style.colour, alpha=0.12, linewidth=0)
   # All of a dozen evaluations get a marker.
   every = 1 if len(steps) <= 12 else -(-len(steps) // 5)
-  axes.plot(
-    steps,
-    mean,
-    color=colour,
-    linewidth=1.5,
-    label=label,
-    linestyle="-" if style.filled else "--",
-    marker=style.marker,
-    markersize=6,
-    markeredgecolor="white",
-    # By index: at distances along the line a jagged one would be full of them.
-    markevery=(int(turn * every), every),
-    clip_on=False,
-  )
-
-
-def _over_individuals(
-  curves: np.ndarray, ends: np.ndarray, window: int
-) -> np.ndarray:
-  """Mean and quartiles of smoothed curves [S, steps], each up to its end."""
-  bounds = [0, *np.unique(ends)]
-  smooth = np.zeros(curves.shape)
-  found = [np.zeros((3, 0))]
-  for end in bounds[1:]:
-    own = ends == end
-    smooth[own, :end] = _running_mean(curves[own, :end], window)
-  for start, stop in itertools.pairwise(bounds):
-    training = smooth[ends >= stop, start:stop]
-    quartiles = np.quantile(training, (0.25, 0.75), axis=0)
-    found.append(np.stack([training.mean(axis=0), *quartiles]))
-  return np.concatenate(found, axis=1)
+  # By index: at distances along the line a jagged one would be full of them.
+  look: Any = {"markevery": (int(turn * every), every), "clip_on": False}
+  look |= {"marker": style.marker, "ms": 6, "mec": "white", "lw": 1.5}
+  dashes = "-" if style.filled else "--"
+  axes.plot(steps, mean, dashes, color=style.colour, label=label, **look)
 
 
 def _running_mean(curves: np.ndarray, window: int) -> np.ndarray:
-  """The mean of [S, steps] over the window's steps around each step."""
-  steps = np.arange(curves.shape[1])
+  """The mean of [S, steps] over the window's steps around each; NaN stays."""
+  steps, known = np.arange(curves.shape[1]), ~np.isnan(curves)
   start = np.maximum(steps - (window - 1) // 2, 0)
   stop = np.minimum(steps + window // 2 + 1, len(steps))
-  sums = np.pad(curves.cumsum(axis=1), ((0, 0), (1, 0)))
-  return (sums[:, stop] - sums[:, start]) / (stop - start)
+  sums, counts = (
+    np.pad(each.cumsum(axis=1), ((0, 0), (1, 0)))
+    for each in (np.where(known, curves, 0.0), known)
+  )
+  counted = np.where(known, counts[:, stop] - counts[:, start], np.nan)
+  return (sums[:, stop] - sums[:, start]) / counted
 
 
 def _spans(
@@ -258,9 +220,8 @@ def _spans(
   """Cuts a schedule into (start, stop, share of D_I), wide enough to see.
 
   A run is drawn as it is if it lasts a `block` of steps; or if it is `visible`
-  steps long and at an end of the schedule or between visible runs. All others
-  are mixed: drawn together in blocks (many times `visible`), which are joined
-  where their shares are equal but for rounding.
+  steps long and at an end or between visible runs. All others are mixed: drawn
+  together, or in blocks where the share changes.
   """
   edges = np.flatnonzero(np.diff(sources.astype(int), prepend=-1, append=-1))
   lengths = np.diff(edges)
@@ -269,22 +230,16 @@ def _spans(
   exact = (lengths >= block) | (seen[1:-1] & (ends | seen[:-2] & seen[2:]))
   # Every edge of an exact run is a cut; each mixed stretch between is divided.
   bounds = np.flatnonzero(np.diff(exact, prepend=True, append=True))
-  cuts = set(edges[:-1][exact]) | set(edges[1:][exact])
+  cuts = {0, len(sources), *edges[:-1][exact], *edges[1:][exact]}
   for start, stop in zip(edges[bounds[::2]], edges[bounds[1::2]]):
     if stop - start < visible:  # one odd batch: its share of what can be seen
       cuts -= {start, stop}
       start = max(0, start - math.ceil(visible / 2))
       stop = min(len(sources), stop + math.ceil(visible / 2))
     count = max(1, round((stop - start) / block))
-    cuts |= set(np.linspace(start, stop, count + 1).round().astype(int))
-  spans: list[tuple[int, int, float]] = []
-  places = sorted(int(cut) for cut in cuts | {0, len(sources)})
-  for start, stop in itertools.pairwise(places):
-    share = float(sources[start:stop].mean())
-    if spans and 0 < share < 1 and 0 < spans[-1][2] < 1:
-      first, middle, before = spans[-1]
-      if abs(share - before) * min(stop - start, middle - first) < 1.5:
-        spans.pop()
-        start, share = first, float(sources[first:stop].mean())
-    spans.append((start, stop, share))
-  return spans
+    inner = np.linspace(start, stop, count + 1).round().astype(int)
+    shares = [sources[a:b].mean() for a, b in itertools.pairwise(inner)]
+    alike = np.ptp(shares) * (stop - start) / count < 1.5
+    cuts |= {start, stop} if alike else {*inner}
+  places = itertools.pairwise(sorted(map(int, cuts)))
+  return [(a, b, float(sources[a:b].mean())) for a, b in places]

@@ -5,14 +5,43 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from jax.sharding import Mesh
 
 from personalization_jax import checks
 from personalization_jax.datasets import Population
 from personalization_jax.datasets.splits import PADDING, Split, pad
 from personalization_jax.grouping import individuals, single_sample
-from personalization_jax.grouping.spec import Group
 from personalization_jax.randomness import Stream, generator
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+  """What D_I is enlarged with (section III, data grouping).
+
+  Attributes:
+    kind: "sg" for similar samples, "ig" for similar individuals, "random" for
+      the baseline's random samples.
+    n: samples in all, or individuals for "ig".
+    only: the group takes D_I's place instead of enlarging it.
+  """
+
+  kind: str
+  n: int
+  only: bool = False
+
+  def __post_init__(self) -> None:
+    """Rejects what is no number of samples or individuals."""
+    checks.whole_number("n", self.n, 1)
+    checks.plain_numbers(self)
+
+  @property
+  def spec(self) -> str:
+    """Its name in a method's spec."""
+    return f"{self.kind}:{self.n}" + (":only" if self.only else "")
+
+  @property
+  def needs_latents(self) -> bool:
+    """Whether similarity in a latent space chooses it."""
+    return self.kind != "random"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -27,7 +56,6 @@ class Groups:
       IG measure similarity; None leaves random groups alone.
     among_individuals: IG chooses among the other individuals instead of the
       writers of D_G, where privacy permits it.
-    mesh: where SG is computed; None for all devices.
   """
 
   population: Population
@@ -36,7 +64,6 @@ class Groups:
   seed: int = 0
   latents: np.ndarray | None = None
   among_individuals: bool = False
-  mesh: Mesh | None = None
   _found: dict[tuple[str, int], list[np.ndarray]] = dataclasses.field(
     default_factory=dict, init=False, repr=False
   )
@@ -58,20 +85,6 @@ class Groups:
   def num_candidates(self) -> int:
     """Number of people that IG can choose from, the individual left out."""
     return len(self.candidates) - int(self.among_individuals)
-
-  def check_split(self, population: Population, split: Split) -> None:
-    """Rejects groups of another split: their rows would be other people's."""
-    of_split = [field.name for field in dataclasses.fields(split)]
-    for what, other, names in (
-      ("population", population, ["labels", "individuals", "originals"]),
-      ("split", split, of_split),
-    ):
-      own = getattr(self, what)
-      if own is not other and not all(
-        np.array_equal(getattr(own, name), getattr(other, name))
-        for name in names
-      ):
-        raise ValueError(f"groups are of another {what} than the study's.")
 
   def check(self, group: Group) -> None:
     """Rejects a group that is larger than what it is chosen from."""
@@ -98,8 +111,7 @@ class Groups:
   def nearest(self, n: int) -> np.ndarray:
     """Each individual's n nearest people, by class means in latent space.
 
-    Returns:
-      int32 [S, n], places in `candidates`, nearest first.
+    They are int32 [S, n], places in `candidates`, nearest first.
 
     Source: Algorithm 1, lines 16-20.
     """
@@ -113,8 +125,7 @@ class Groups:
   def class_means(self, people: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Class means of people's training data in latent space.
 
-    Returns:
-      Means float32 [M, C, D], and which classes people have, bool [M, C].
+    Means are float32 [M, C, D]; bool [M, C] says which classes people have.
 
     Source: Algorithm 1, lines 17-18.
     """
@@ -165,7 +176,7 @@ class Groups:
     if self.latents is None:
       raise ValueError(
         "SG and IG measure similarity in a latent space: give"
-        " Groups(latents=...), for instance those of autoencoder.encode."
+        " Groups(latents=...), for instance those of latent_space.fit."
       )
     return self.latents[rows]
 
@@ -197,7 +208,6 @@ class Groups:
       (own != PADDING).sum(axis=1),
       self._latents_of(rows),
       total,
-      mesh=self.mesh,
     )
     return list(rows[chosen])
 

@@ -120,32 +120,24 @@ def take(
     (NamedSharding(mesh, P(None, None, axis)), NamedSharding(mesh, P(axis))),
   )
   with jax.enable_x64(True):
-    rows, proven = _groups_of_all(
-      *placed, np.int32(total), data, nearest, mesh, exactly
-    )
-  return np.asarray(rows), np.asarray(proven)
+    found = _program(mesh, nearest, exactly)(*placed, np.int32(total), data)
+  rows, proven = map(np.asarray, found)
+  return rows, proven
 
 
-@functools.partial(jax.jit, static_argnums=(4, 5, 6))
-def _groups_of_all(
-  samples: Array,
-  num_samples: Array,
-  total: Array,
-  data: GlobalLatents,
-  nearest: int,
-  mesh: Mesh,
-  exactly: bool,
-) -> tuple[Array, Array]:
-  """`take` on all devices."""
+@functools.lru_cache
+def _program(mesh: Mesh, nearest: int, exactly: bool) -> jax.stages.Wrapped:
+  """`_groups` on all devices."""
   (axis,) = mesh.axis_names
-  return jax.shard_map(
+  groups = jax.shard_map(
     functools.partial(_groups, nearest=nearest, exactly=exactly),
     mesh=mesh,
     in_specs=(P(None, None, axis), P(axis), P(), P()),
     out_specs=P(axis),
     # A loop's carry starts out equal on all devices and ends up different.
     check_vma=False,
-  )(samples, num_samples, total, data)
+  )
+  return jax.jit(groups)
 
 
 def _groups(

@@ -66,8 +66,8 @@ def single_sample_groups(
 
   Of `individual_latents` [P, S, D] the first `num_samples` [P] are samples, at
   least one, the others padding of any finite value. Individuals go over a mesh
-  of one axis, by default all devices. A group doesn't depend on who else is
-  asked for, or on the devices.
+  of one axis, by default this process's devices. A group doesn't depend on who
+  else is asked for, or on the devices.
   """
   individual_latents = _finite("individual_latents", individual_latents)
   global_latents = _finite("global_latents", global_latents)
@@ -84,7 +84,7 @@ def single_sample_groups(
   groups = np.empty((people, total), np.int32)
   if total == 0:
     return groups
-  mesh = mesh or make_mesh()
+  mesh = mesh or make_mesh(jax.local_devices())
   nearest = math.ceil(total / int(num_samples.min()))
   data = GlobalLatents.put(global_latents, nearest, mesh)
   together = _individuals_at_once(len(global_latents), width, nearest)

@@ -4,16 +4,53 @@ from __future__ import annotations
 
 import dataclasses
 import fractions
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from flax import linen as nn
 
 from personalization_jax import checks, schedules
-from personalization_jax.grouping.spec import Group
+from personalization_jax.grouping.groups import Group
 from personalization_jax.methods import specs
-from personalization_jax.methods.answers import (
-  LastLayers,
-  Loss,
-  Predict,
-  Trainable,
-)
+from personalization_jax.networks import classifier, interface
+
+# What is trained: from parameters to a tree of bools.
+Trainable = Callable[[Any], Any]
+# Against what: from logits [B, C], labels [B], parameters and the reference
+# (see `Method.reference`) to each sample's loss [B] in nats.
+Loss = Callable[[jax.Array, jax.Array, Any, Any], jax.Array]
+# How it answers: from the model, its `TrainState` and samples [B, ...] to
+# scores [B, C], of which the highest is the answer.
+Predict = Callable[[nn.Module, Any, jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class LastLayers:
+  """Trains so many last layers alone (III-C, "fewer layers adjusted")."""
+
+  count: int
+
+  def __call__(self, params: Any) -> Any:
+    """Which parameters are trained."""
+    first = classifier.count_layers(params) - self.count
+    return jax.tree_util.tree_map_with_path(
+      lambda path, _: classifier.layer_number(path[0].key) >= first, params
+    )
+
+
+def cross_entropy(
+  logits: jax.Array, labels: jax.Array, params: Any, reference: Any
+) -> jax.Array:
+  """Softmax cross-entropy, float [B] in nats."""
+  del params, reference
+  return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def by_model(model: nn.Module, state: Any, samples: jax.Array) -> jax.Array:
+  """The model's own logits, float [B, C]."""
+  return interface.apply(model, state.variables, samples, state.key)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,16 +183,9 @@ class Method:
 
 
 def parse_methods(text: str) -> tuple[Method, ...]:
-  """Parses a comma list of specs, or the name of a set of them.
+  """Parses a comma list of specs or names of sets: "shaping,tl:300:last=2".
 
-  Args:
-    text: for instance "shaping" or "baseline,es:40,tl:300:last=2".
-
-  Returns:
-    The methods in the order given.
-
-  Raises:
-    ValueError: if a spec is unknown, malformed or given twice.
+  Raises a ValueError if a spec is unknown, malformed or given twice.
   """
   methods: list[Method] = []
   for item in (item.strip() for item in text.split(",")):

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from personalization_jax import schedules
-from personalization_jax.grouping.spec import Group
+from personalization_jax.grouping.groups import Group
 
 SHAPING = ("baseline", "es:40", "es:400", "sw:12", "sw:2", "tl:10", "tl:300")
 GROUPING = ("random:1500", "random:6500", "ig:5", "ig:21", "sg:1500", "sg:6500")

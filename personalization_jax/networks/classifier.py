@@ -11,6 +11,7 @@ from jax import Array
 
 from personalization_jax.networks.kernels.batch_norm import ReluBatchNorm
 from personalization_jax.networks.kernels.convolution import Convolution
+from personalization_jax.networks.kernels.dropout import Dropout
 
 
 class Layer(NamedTuple):
@@ -85,25 +86,23 @@ class Classifier(nn.Module):
     if mask is not None:
       weights = mask / jnp.maximum(mask.sum(), 1).astype(jnp.float32)
     for index, layer in enumerate(FIG_4):
-      x, bias = Convolution(
-        int(layer.channels * self.width),
-        layer.size,
-        self.dtype,
-        name=f"layer_{index}",
-      )(x)
-      window = 1
+      channels, window = int(layer.channels * self.width), 1
       if layer.pool:
         window = 2 if index + 1 < len(FIG_4) else x.shape[1]
-      x = ReluBatchNorm(
-        self.momentum, window, self.dtype, name=f"norm_{index}"
-      )(
+      norm = ReluBatchNorm(
+        channels, self.momentum, window, self.dtype, name=f"norm_{index}"
+      )
+      x, bias = Convolution(
+        channels, layer.size, self.dtype, name=f"layer_{index}"
+      )(x, norm.kernel_sign())
+      x = norm(
         x, bias, weights, use_running_average=not train or index < frozen_layers
       )
       if index + 1 == frozen_layers:
         x = jax.lax.stop_gradient(x)
       if layer.dropout:
         drops = train and index + 1 >= frozen_layers
-        x = nn.Dropout(layer.dropout, deterministic=not drops)(x)
+        x = Dropout(layer.dropout)(x, drops=drops)
     logits = nn.Dense(
       self.num_classes, dtype=self.dtype, name=f"layer_{len(FIG_4)}"
     )
@@ -152,19 +151,13 @@ def check_samples(sample_shape: tuple[int, ...]) -> None:
   check_image_size(height)
 
 
-def trainable(variables: Any, frozen_layers: int) -> Any:
-  """A tree of bools: which leaves a step with frozen layers may change."""
-  return jax.tree_util.tree_map_with_path(
-    lambda path, _: _layer(path[0].key) >= frozen_layers, variables
-  )
-
-
 def count_layers(params: Any) -> int:
   """Number of layers of a network, by the numbers in their names."""
-  return max(map(_layer, params)) + 1
+  return max(map(layer_number, params)) + 1
 
 
-def _layer(name: str) -> int:
+def layer_number(name: str) -> int:
+  """A layer's place in the network, from 0, by its parameters' name."""
   number = name.rsplit("_", 1)[-1]
   if not number.isdecimal():
     raise ValueError(

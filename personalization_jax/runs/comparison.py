@@ -86,9 +86,7 @@ def compare(
   )
 
 
-def _renamed(
-  results: Mapping[str, Result | Sequence[Result]],
-) -> list[Result]:
+def _renamed(results: Mapping[str, Result | Sequence[Result]]) -> list[Result]:
   """The results, each with the name of its row as its method."""
   renamed = []
   for name, own in results.items():

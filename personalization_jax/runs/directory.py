@@ -26,8 +26,7 @@ from personalization_jax.checkpoints.files import write_atomically
 from personalization_jax.datasets import Population
 from personalization_jax.methods import known_method
 
-_ROWS = ("individual_rows", "validation_rows", "global_rows")
-
+_DATA = ("individual", "validation", "global")
 _LOCK = ".lock"
 _CONFIG = "config.json"
 # What config.json tells beside what the run was made with.
@@ -46,20 +45,18 @@ def open_run(
   inert: Collection[str] = (),
   asked: Sequence[tuple[str, int]] = (),
 ) -> dict[str, Any]:
-  """Makes a run directory, or checks that one holds the same run.
+  """Makes a run directory, or checks that one holds the same run; its config.
 
-  The run's data and `settings`, name -> JSON value, determine its results; an
-  older run may hold `inert` settings too. `about` is what else config.json
-  tells: once a result is finished, what made it stays. What is finished and
-  what is `asked` for now, methods with a seed each, is appended to what was
-  asked for before. Returns what config.json holds.
+  The run's data and `settings` determine its results; an older run may hold
+  `inert` ones too. `about` is what else config.json tells: once a result is
+  finished, what made it stays. What is `asked` for, methods with a seed, grows.
   """
   settings = json.loads(json.dumps(settings))
   first = {"settings": settings, "dataset_fingerprint": dataset_fingerprint}
   old = _same_run(workdir, settings, dataset_fingerprint, inert)
   finished = saved(workdir)
-  begun = old if finished else about
-  config = {**first, **begun, **first}  # for people, settings come first
+  # For people, settings come first.
+  config = {**first, **(old if finished else about), **first}
   pairs = [*finished, *asked]
   before = old.get("asked")
   before = before if isinstance(before, dict) else {}
@@ -110,8 +107,8 @@ def _grown(there: Any, kind: type, values: Sequence[Any]) -> list[Any]:
   """What is there, with new values appended."""
   # A hand may have changed the file: what is no name or seed isn't taken.
   there = there if isinstance(there, list) else []
-  there = [value for value in there if type(value) is kind]
-  return list(dict.fromkeys([*there, *values]))
+  known = (value for value in there if type(value) is kind)
+  return list(dict.fromkeys([*known, *values]))
 
 
 def tell_origins(workdir: pathlib.Path) -> None:
@@ -140,9 +137,7 @@ def saved(workdir: pathlib.Path) -> list[tuple[str, int]]:
   return [(method, seed) for method, seed, _ in _saved(workdir)]
 
 
-def _saved(
-  workdir: pathlib.Path,
-) -> Iterator[tuple[str, int, dict[str, Any]]]:
+def _saved(workdir: pathlib.Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
   """Method, seed and what it was made with, if known, of finished results."""
   for pattern in ("predictions/*.npz", "seeds/*/predictions/*.npz"):
     for path in sorted(workdir.glob(pattern)):
@@ -162,8 +157,7 @@ def _saved(
 def alone_in(workdir: pathlib.Path, token: str = "") -> Iterator[None]:
   """Keeps other runs out of a run directory, until this one ends or is killed.
 
-  Makes a missing directory, and removes it if it stays empty; removes files
-  that a killed run was writing. A rejected directory stays as it is.
+  Makes a missing directory, and removes it if it stays empty.
   """
   _check_place(workdir)
   made_here = not workdir.exists()
@@ -228,13 +222,12 @@ def _check_place(workdir: pathlib.Path) -> None:
   """Rejects what can't be made a run directory, or holds something else."""
   if workdir.is_file():
     raise ValueError(f"workdir={workdir} is a file: name a folder.")
-  try:
-    inside = list(workdir.iterdir())
-  except (FileNotFoundError, NotADirectoryError):
-    return  # nothing is there; another start may just have removed it
-  if (workdir / _CONFIG).exists():
-    return
-  if any(p.name != _LOCK and not files.is_temporary(p) for p in inside):
+  inside: list[pathlib.Path] = []
+  # Nothing may be there; another start may just have removed it.
+  with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+    inside = [*workdir.iterdir()]
+  foreign = [p for p in inside if p.name != _LOCK and not files.is_temporary(p)]
+  if foreign and not (workdir / _CONFIG).exists():
     raise ValueError(
       f"workdir={workdir} is not empty and holds no run (no config.json):"
       " take another directory."
@@ -249,14 +242,13 @@ def save_result(
 ) -> None:
   """Keeps a finished method's predictions and losses.
 
-  Rows are those of the user's file and have their true classes, so that nobody
-  needs the population to read them. The run itself needs its store's rows.
+  Readers get the rows of their file and true classes; a run needs its store's.
   """
   fields = {k: v for k, v in vars(result).items() if v is not None}
   fields.pop("models", None)
-  for name in _ROWS:
-    fields[f"store_{name}"] = rows = fields[name]
-    fields[name] = metrics.at_rows(population.file_rows, rows)
+  for data in _DATA:
+    fields[f"store_{data}_rows"] = rows = fields[f"{data}_rows"]
+    fields[f"{data}_rows"] = metrics.at_rows(population.file_rows, rows)
   if made_with is not None:
     fields["made_with"] = np.asarray(json.dumps(made_with))
   buffer = io.BytesIO()
@@ -282,10 +274,7 @@ def load_result(
   known = known_method(method)
   try:
     with np.load(path, allow_pickle=False) as arrays:
-      fields: dict[str, Any] = {
-        name: array if array.ndim else array.item()
-        for name, array in arrays.items()
-      }
+      fields = {k: v if v.ndim else v.item() for k, v in arrays.items()}
     fields.pop("made_with", None)
     # Files of older versions don't say.
     fields.setdefault("one_model", known is not None and known.one_model)
@@ -294,7 +283,8 @@ def load_result(
     if seed is not None and fields["seed"] != seed:
       raise ValueError(f"it holds seed {fields['seed']}")
     fingerprint = fields.pop("fingerprint", "")
-    in_store = {name: fields.pop(f"store_{name}", None) for name in _ROWS}
+    names = [f"{data}_rows" for data in _DATA]
+    in_store = {name: fields.pop(f"store_{name}", None) for name in names}
     result = Result(**fields)
   except Exception as error:  # zip, zlib and NumPy each raise their own
     raise ValueError(
@@ -327,11 +317,10 @@ def _of_older_version(
       f"{path} is of an older version, which kept neither true labels nor the"
       " file's rows: give the population that it was made of."
     )
+  rows = {data: getattr(result, f"{data}_rows") for data in _DATA}
   labels: dict[str, Any] = {
-    name.replace("rows", "labels"): metrics.at_rows(
-      population.labels, getattr(result, name)
-    )
-    for name in _ROWS
+    f"{data}_labels": metrics.at_rows(population.labels, own)
+    for data, own in rows.items()
   }
   return dataclasses.replace(result, **labels)
 

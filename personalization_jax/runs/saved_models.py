@@ -43,10 +43,7 @@ def save(
   states: Any,
   description: Description | None,
 ) -> None:
-  """Writes models of `states` [n or more]; all processes must call it.
-
-  `load` can't read a model without a description.
-  """
+  """Writes models of `states` [n or more]; all processes must call it."""
   kept = distributed.gather(
     {"params": states.params, "batch_stats": states.batch_stats}
   )
@@ -92,8 +89,7 @@ def load(path: str | os.PathLike[str]) -> tuple[Description, Any, Any]:
       " experiments.personalize wrote."
     )
   description = _description(path)
-  if fault := _damage(path):
-    raise ValueError(f"{path} is damaged: {fault}.")
+  _check_files(path)
   try:
     with ocp.StandardCheckpointer() as checkpointer:
       restored = checkpointer.restore(path)
@@ -108,9 +104,8 @@ def load(path: str | os.PathLike[str]) -> tuple[Description, Any, Any]:
       f"{path} isn't the model that {DESCRIPTION} describes: {fault}."
     )
   if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables)):
-    raise ValueError(
-      f"{path} holds numbers that aren't finite: its training diverged."
-    )
+    why = "holds numbers that aren't finite: its training diverged"
+    raise ValueError(f"{path} {why}.")
   return description, variables["params"], variables["batch_stats"]
 
 
@@ -130,9 +125,9 @@ def _write(path: pathlib.Path, variables: dict[str, Any]) -> None:
 
 def _description(path: pathlib.Path) -> Description:
   """The model's own description, or else its run's."""
-  places = [folder / DESCRIPTION for folder in (path, path.parent.parent)]
-  file = next((place for place in places if place.is_file()), None)
-  if file is None:
+  own, of_run = (place / DESCRIPTION for place in (path, path.parent.parent))
+  file = own if own.is_file() else of_run
+  if not file.is_file():
     raise ValueError(
       f"nothing says what the model in {path} is: {DESCRIPTION} is missing"
       " there and two folders above it."
@@ -143,14 +138,15 @@ def _description(path: pathlib.Path) -> Description:
     raise ValueError(f"{file} describes no saved model ({error}).") from error
 
 
-def _damage(path: pathlib.Path) -> str | None:
-  """Which of the checkpoint's files isn't as it was written."""
+def _check_files(path: pathlib.Path) -> None:
+  """Rejects a checkpoint that isn't as it was written."""
   try:
     expected = dict(json.loads((path / DIGESTS).read_text()))
   except (OSError, ValueError, TypeError):
-    return f"{DIGESTS} can't be read"
+    expected = {DIGESTS: ""}
   found = files.digests(path)
   for name, digest in expected.items():
     if found.get(name) != digest:
-      return f"{name} is missing or isn't as it was written"
-  return None
+      raise ValueError(
+        f"{path} is damaged: {name} is missing or isn't as it was written."
+      )

@@ -87,16 +87,14 @@ def _metrics(result: Result) -> Iterator[dict[str, Any]]:
         "loss_min": float(trained.min()),
         "loss_max": float(trained.max()),
       }
-  for place, person in enumerate(result.individuals.tolist()):
-    for step, own, general in zip(
-      result.curve_steps.tolist(),
-      result.individual_curve[place].tolist(),
-      result.global_curve[place].tolist(),
-    ):
+  curves = np.stack([result.individual_curve, result.global_curve], axis=-1)
+  # NaN without validation data; JSON has no NaN.
+  curves = np.where(np.isnan(curves), np.array(None), curves)
+  for person, points in zip(result.individuals.tolist(), curves.tolist()):
+    for step, (own, general) in zip(result.curve_steps.tolist(), points):
       yield about | {
         "step": step,
         "individual": person,
-        # NaN without validation data; JSON has no NaN.
-        "individual_validation_accuracy": None if np.isnan(own) else own,
-        "global_validation_accuracy": None if np.isnan(general) else general,
+        "individual_validation_accuracy": own,
+        "global_validation_accuracy": general,
       }

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from personalization_jax.analysis import metrics
 from personalization_jax.datasets.splits import PADDING, Split
+from personalization_jax.networks import interface
+from personalization_jax.training.learner import Learner
 from personalization_jax.training.population import PopulationTrainer
-from personalization_jax.training.step import TrainState
+from personalization_jax.training.step import TrainState, as_input, in_batches
+
+# Samples classified at once.
+_CLASSIFIED = 256
 
 
 class Record(NamedTuple):
@@ -68,31 +76,13 @@ def predict(
   """Classes of each model's own rows [n, R] and of rows [Q] for all models.
 
   Both are -1 for padding and where a model gives no finite numbers; bool [n]
-  says which models those are.
+  says which models gave none for one of their rows.
   """
   general = np.broadcast_to(general, (len(own), len(general)))
   rows = np.concatenate([own, general], axis=1)
   found = trainer.predict(states, rows)
   of_own, of_general = np.split(found, [own.shape[1]], axis=1)
-  return of_own, of_general, unanswered(found, rows)
-
-
-def unanswered(found: np.ndarray, rows: np.ndarray) -> np.ndarray:
-  """Which models gave no finite numbers for one of their rows, bool [n]."""
-  return ((found < 0) & (rows != PADDING)).any(axis=1)
-
-
-def not_finite(
-  trainer: PopulationTrainer,
-  states: TrainState,
-  rows: np.ndarray,
-  losses: np.ndarray,
-) -> np.ndarray:
-  """Whose model or losses [n, T] on rows [n, T, B] aren't finite, bool [n]."""
-  # Losses of padded steps are NaN by design.
-  trained = (rows != PADDING).any(axis=2)
-  failed = (trained & ~np.isfinite(losses)).any(axis=1)
-  return ~trainer.finite(states)[: len(rows)] | failed
+  return of_own, of_general, ((found < 0) & (rows != PADDING)).any(axis=1)
 
 
 class Validation(NamedTuple):
@@ -139,6 +129,10 @@ def final(
     np.concatenate([validation, test], axis=1),
     split.global_test,
   )
+  diverged |= ~trainer.finite(states)[: len(rows)]
+  # Losses of padded steps are NaN by design.
+  trained = (rows != PADDING).any(axis=2)
+  diverged |= (trained & ~np.isfinite(record.losses)).any(axis=1)
   return {
     "validation_predictions": own[:, : validation.shape[1]],
     "individual_predictions": own[:, validation.shape[1] :],
@@ -146,5 +140,33 @@ def final(
     "losses": record.losses,
     "individual_curve": record.individual[..., 0],
     "global_curve": record.general,
-    "diverged": diverged | not_finite(trainer, states, rows, record.losses),
+    "diverged": diverged,
   }
+
+
+def classify(
+  learner: Learner, variables: Mapping[str, Any], images: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """The most probable class of each sample, and how probable it is.
+
+  Classes are int32 [N], -1 where the model gives no finite numbers, and
+  probabilities float32 [N]. A learner's program is compiled once.
+  """
+  of_batch = functools.partial(_classify_batch, learner, dict(variables))
+  size = min(_CLASSIFIED, len(images))
+  classes, probabilities = in_batches(of_batch, images, size)
+  return classes, probabilities
+
+
+@functools.partial(jax.jit, static_argnames="learner")
+def _classify_batch(
+  learner: Learner, variables: Any, images: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  logits = interface.apply(
+    learner.model, variables, as_input(images), jax.random.key(0)
+  )
+  probabilities = jax.nn.softmax(logits)
+  classes = jnp.where(
+    jnp.isfinite(logits).all(axis=-1), logits.argmax(axis=-1), -1
+  )
+  return classes, probabilities.max(axis=-1).astype(jnp.float32)

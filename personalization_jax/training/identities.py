@@ -20,8 +20,8 @@ from personalization_jax.checkpoints import files
 from personalization_jax.datasets import Population
 from personalization_jax.datasets.splits import Split
 from personalization_jax.methods import Method
-from personalization_jax.methods.answers import by_model, cross_entropy
 from personalization_jax.methods.batches import Batches
+from personalization_jax.methods.method import by_model, cross_entropy
 from personalization_jax.networks import MLP, Classifier, interface
 from personalization_jax.settings import Settings
 from personalization_jax.training.learner import Learner

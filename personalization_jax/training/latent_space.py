@@ -1,27 +1,42 @@
-"""Where SG and IG measure similarity: AE(X) of every row, or its features."""
+"""Where SG and IG measure similarity: AE(X) of every row, or its features.
+
+Fig. 5's auto-encoder is trained on D_G by a `PopulationTrainer`, like any
+model, with a loss of its own; one serves everybody.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import linen as nn
+from jax.sharding import Mesh
 
 from personalization_jax import checks, distributed, schedules
 from personalization_jax.checkpoints import files
 from personalization_jax.checkpoints.keeper import Keeper
 from personalization_jax.datasets import Population
 from personalization_jax.datasets.splits import Split
-from personalization_jax.networks.autoencoder import check_image_shape
+from personalization_jax.networks.autoencoder import (
+  AutoEncoder,
+  check_image_shape,
+)
 from personalization_jax.randomness import SHARED
-from personalization_jax.training import autoencoder, phases
+from personalization_jax.training import phases
+from personalization_jax.training.learner import Learner
 from personalization_jax.training.population import (
   PopulationTrainer,
-  individual_key,
 )
+from personalization_jax.training.step import as_input, in_batches
+
+# Rows evaluated at once; always as many, so that all calls share one program.
+_EVALUATION_BATCH = 256
 
 
 class TrainedAutoEncoder(NamedTuple):
@@ -29,8 +44,10 @@ class TrainedAutoEncoder(NamedTuple):
 
   model: nn.Module
   variables: dict[str, Any]  # its `params` and `batch_stats`, NumPy arrays
-  # Of reconstructing the test rows of D_G, which it never saw.
-  error: autoencoder.ReconstructionError
+  # Mean squared error per pixel, images in 0..1, of reconstructing the test
+  # rows of D_G, which it never saw; and of the mean training image as answer.
+  error: float
+  error_of_mean: float
 
 
 class LatentSpace(NamedTuple):
@@ -98,16 +115,31 @@ def num_steps(split: Split, settings: LatentSettings) -> int:
 
 
 def lower(
-  population: Population, settings: LatentSettings
+  population: Population, settings: LatentSettings, mesh: Mesh | None = None
 ) -> list[jax.stages.Lowered]:
-  """The very programs of `fit`, on one device each; none without a network."""
+  """The very programs of `fit`, on one device each; none without a network.
+
+  The first one trains. A mesh of one device, which may not be here, stands for
+  this process's first one.
+  """
   if not population.holds_images:
     return []
-  trainer = _trainer(population, settings)
-  model, variables = trainer.learner.model, trainer.shapes_of_one.variables
+  shapes = jax.ShapeDtypeStruct(
+    population.images.shape, population.images.dtype
+  )
+  trainer = _trainer(shapes, settings, mesh)
+  there = jax.sharding.SingleDeviceSharding(trainer.mesh.devices.flat[0])
+  placed = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=there),
+    (trainer.shapes_of_one.variables, shapes),
+  )
+  rows = np.zeros(_EVALUATION_BATCH, np.int32)
   return [
     trainer.lower_train(settings.batch_size),
-    *autoencoder.lower_evaluation(model, variables, trainer.images),
+    *(
+      _evaluate_batch.lower(what, trainer.learner.model, *placed, rows)
+      for what in ("latents", "errors")
+    ),
   ]
 
 
@@ -129,13 +161,12 @@ def fit(
   check(population)
   if not population.holds_images:
     return standardised(population, split)
-  keeper = keeper or Keeper()
-  identity = ""
-  if keeper.folder is not None:
-    identity = files.digest(
+  task = (keeper or Keeper()).task(
+    "autoencoder",
+    lambda: files.digest(
       [settings, population.fingerprint(), split.global_train]
-    )
-  task = keeper.task("autoencoder", identity)
+    ),
+  )
   (chunk,) = task.plan(1, 1)
   rows = schedules.global_batches(
     split.global_train,
@@ -146,24 +177,107 @@ def fit(
   )
   if chunk.step == len(rows):
     on_steps(chunk.step)
-  trainer = _trainer(population, settings)
-  key = individual_key(jax.random.key(settings.seed), SHARED)
-  states, _ = phases.run_one(trainer, task, chunk, rows, key, on_steps=on_steps)
+  trainer = _trainer(population.images, settings)
+  states, _ = phases.run_one(
+    trainer, task, chunk, rows, settings.seed, on_steps=on_steps
+  )
   model, images = trainer.learner.model, population.images
   variables = jax.tree.map(lambda leaf: leaf[0], states.variables)
-  error = autoencoder.reconstruction_error(
+  errors = reconstruction_errors(
     model, variables, images, split.global_test, split.global_train
   )
-  latents = autoencoder.encode(model, variables, images, np.arange(len(images)))
-  return LatentSpace(latents, TrainedAutoEncoder(model, variables, error))
+  everything = np.arange(len(images))
+  latents = evaluate("latents", model, variables, images, everything)
+  return LatentSpace(latents, TrainedAutoEncoder(model, variables, *errors))
+
+
+@functools.lru_cache(maxsize=32)
+def make_learner(*, width: float, learning_rate: float = 1e-3) -> Learner:
+  """Fig. 5's network with Adam, one learner for the same arguments."""
+  return Learner(
+    AutoEncoder(width=width),
+    optax.adam(learning_rate),
+    loss=squared_error,
+    empty_batches=False,  # each batch of an epoch of D_G has data
+  )
+
+
+def squared_error(
+  reconstructed: jax.Array, images: jax.Array, *_: Any
+) -> jax.Array:
+  """(X - X')^2, mean over an image's pixels: float32 [B], full ink is 1.
+
+  Source: section IV ("L2-reconstruction loss").
+  """
+  return jnp.square(images - reconstructed).mean(axis=(1, 2, 3))
 
 
 def _trainer(
-  population: Population, settings: LatentSettings
+  images: Any, settings: LatentSettings, mesh: Mesh | None = None
 ) -> PopulationTrainer:
   """Of one model, on this process's first device."""
-  learner = autoencoder.make_learner(
+  learner = make_learner(
     width=settings.width, learning_rate=settings.learning_rate
   )
-  mesh = distributed.make_mesh(jax.local_devices()[:1])
-  return PopulationTrainer(learner, population.images, None, mesh)
+  mesh = mesh or distributed.make_mesh(jax.local_devices()[:1])
+  return PopulationTrainer(learner, images, None, mesh)
+
+
+def reconstruction_errors(
+  model: nn.Module,
+  variables: Any,
+  images: Any,
+  rows: np.ndarray,
+  train_rows: np.ndarray,
+) -> tuple[float, float]:
+  """Of held-out rows, and of the mean of train_rows in their place."""
+  if not len(rows) or not len(train_rows):
+    raise ValueError(
+      "a reconstruction error needs a held-out row and a training row at"
+      f" least, but there are {len(rows)} and {len(train_rows)}."
+    )
+  checks.in_range("train_rows", np.asarray(train_rows), len(images))
+  errors = evaluate("errors", model, variables, images, rows)
+  store = np.asarray(images)
+  full = 255 if store.dtype == np.uint8 else 1
+  mean = store[train_rows].mean(axis=0, dtype=np.float64) / full
+  of_mean = np.square(store[rows] / np.float32(full) - mean.astype(np.float32))
+  return (
+    float(errors.mean(dtype=np.float64)),
+    float(of_mean.mean(dtype=np.float64)),
+  )
+
+
+def evaluate(
+  what: str, model: nn.Module, variables: Any, images: Any, rows: np.ndarray
+) -> np.ndarray:
+  """What an auto-encoder gives for rows [n] of the store, float32 [n, ...].
+
+  "latents" [n, 16], AE(X) by running statistics; "images" [n, H, W, C], X', 1
+  is full ink; or "errors" [n], of these.
+
+  Source: Algorithm 1, lines 14 and 17.
+  """
+  rows = np.asarray(rows)
+  checks.in_range("rows", rows, len(images))
+  # What isn't bound to a device would have a program compiled of its own.
+  here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  placed = jax.device_put((variables, images), here)
+  of_batch = functools.partial(_evaluate_batch, what, model, *placed)
+  found = in_batches(of_batch, rows.astype(np.int32), _EVALUATION_BATCH)
+  return np.asarray(found)
+
+
+@functools.partial(jax.jit, static_argnames=("what", "model"))
+def _evaluate_batch(
+  what: str,
+  model: nn.Module,
+  variables: Any,
+  images: jax.Array,
+  rows: jax.Array,
+) -> Any:
+  batch = as_input(images[jnp.maximum(rows, 0)])
+  if what == "latents":
+    return model.apply(variables, batch, method="encode")
+  found: Any = model.apply(variables, batch)
+  return found if what == "images" else squared_error(found, batch)

@@ -11,7 +11,7 @@ import optax
 from flax import linen as nn
 
 from personalization_jax.methods import Method
-from personalization_jax.methods.answers import (
+from personalization_jax.methods.method import (
   Loss,
   Predict,
   Trainable,
@@ -24,7 +24,7 @@ from personalization_jax.settings import Settings
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Learner:
-  """What is trained and how; `methods.answers` has the types and defaults.
+  """What is trained and how; `methods.method` has the types and defaults.
 
   Programs are compiled for a learner: one that is made again has its own.
   """

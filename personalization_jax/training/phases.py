@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from personalization_jax.checkpoints.chunks import Chunk
 from personalization_jax.checkpoints.keeper import History, Task
-from personalization_jax.methods.answers import Trainable
+from personalization_jax.methods.method import Trainable
+from personalization_jax.networks import interface
+from personalization_jax.randomness import SHARED
 from personalization_jax.training.evaluation import Record, Validation
 from personalization_jax.training.population import (
   Block,
   PopulationTrainer,
+  individual_key,
   without_fillers,
 )
-from personalization_jax.training.step import TrainState
+from personalization_jax.training.step import TrainState, state_of
 
 
 def run(
@@ -81,12 +86,28 @@ def run(
   return states, record.after(losses=losses)
 
 
+def begun(
+  trainer: PopulationTrainer, variables: Mapping[str, Any], people: int
+) -> tuple[TrainState, Record]:
+  """A model that was trained elsewhere, as `run_one` would have given it.
+
+  Its optimiser is fresh; k people go on with it.
+  """
+  expected = trainer.shapes_of_one.variables
+  if fault := interface.mismatch(dict(variables), expected):
+    raise ValueError(f"the base model doesn't suit the network: {fault}.")
+  # `share` gives everybody a key.
+  state = state_of(trainer.learner, variables, jax.random.key(0))
+  one = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], state)
+  return one, Record.restored({}, 1, people)
+
+
 def run_one(
   trainer: PopulationTrainer,
   task: Task,
   chunk: Chunk,
   rows: np.ndarray,
-  key: jax.Array,
+  seed: int,
   *,
   validation: Validation | None = None,
   on_steps: Callable[[int], None] = lambda steps: None,
@@ -97,6 +118,7 @@ def run_one(
   `distributed.gather` gives them. The rows are int32 [T, B], the chunk is the
   only one of `task.plan(1, 1)`. `on_steps` isn't told of a finished model.
   """
+  key = individual_key(jax.random.key(seed), SHARED)
   states, record = run(
     trainer,
     task,

@@ -25,7 +25,7 @@ from personalization_jax import distributed
 from personalization_jax.checkpoints import files
 from personalization_jax.datasets.splits import PADDING
 from personalization_jax.distributed import AXIS
-from personalization_jax.methods.answers import Trainable
+from personalization_jax.methods.method import Trainable
 from personalization_jax.training import step
 from personalization_jax.training.learner import Learner
 from personalization_jax.training.step import TrainState
@@ -33,7 +33,7 @@ from personalization_jax.training.stores import DeviceStore, HostStore
 
 # Steps in one compiled loop.
 BLOCK_STEPS = 50
-# Images classified at once.
+# Images classified at once; the last ones are filled up with padding.
 _PREDICTED = 256
 # What kernels take of a CPU device beside XLA's plan: 8 to 20 MiB, measured
 # from width 0.125 and batches of 32 to width 1 and batches of 128.
@@ -127,15 +127,10 @@ class PopulationTrainer:
     """Whether its devices are a CPU's, and their memory the host's."""
     return bool(self.mesh.devices.flat[0].platform == "cpu")
 
-  @functools.cached_property
-  def one_per_device(self) -> PopulationTrainer:
-    """A trainer for a single model: more on a device would be fillers."""
-    if self.individuals_per_device == 1:
-      return self
-    return self.with_individuals_per_device(1)
-
   def with_individuals_per_device(self, count: int) -> PopulationTrainer:
     """The same training of so many models on a device at once."""
+    if self.individuals_per_device == count:
+      return self
     return dataclasses.replace(
       self,
       individuals_per_device=count,
@@ -206,7 +201,7 @@ class PopulationTrainer:
         rows[:, done : done + steps], self.block_steps
       )
       states, block_losses = self._train(trainable)(
-        states, block, self._to_all(steps), *store
+        states, block, self._to_all(np.int32(steps)), *store
       )
       self._pace.started()
       losses.append((block_losses, steps))
@@ -228,19 +223,16 @@ class PopulationTrainer:
     found = self._program(_finite, 2)(states.params, states.batch_stats)
     return np.asarray(distributed.gather(found))
 
-  def predict(
-    self, states: TrainState, rows: np.ndarray, *, batch_size: int = _PREDICTED
-  ) -> np.ndarray:
+  def predict(self, states: TrainState, rows: np.ndarray) -> np.ndarray:
     """Classes int32 [n, R] of each individual's rows by their own model.
 
-    -1 where a row was padding (-1) or the model gave no finite numbers. So many
-    images are classified at once; the last batch is padded.
+    -1 where a row was padding (-1) or the model gave no finite numbers.
     """
     count, num_rows = rows.shape
-    batches = math.ceil(num_rows / batch_size)
-    missing = batches * batch_size - num_rows
+    batches = math.ceil(num_rows / _PREDICTED)
+    missing = batches * _PREDICTED - num_rows
     padded = np.pad(rows, ((0, 0), (0, missing)), constant_values=PADDING)
-    padded = padded.reshape(count, batches, batch_size)
+    padded = padded.reshape(count, batches, _PREDICTED)
     together = self._batches_together(batches)
     found = [np.empty((count, 0), np.int32)]
     for start in range(0, batches, max(1, together)):
@@ -254,16 +246,13 @@ class PopulationTrainer:
   ) -> jax.stages.Lowered:
     """The very program that `train` calls, before it is compiled."""
     rows, *store = self._block_like(self.block_steps, batch_size)
-    return self._train(trainable).lower(
-      self.shapes, rows, self._to_all(0), *store
-    )
+    num_steps = self._to_all(jax.ShapeDtypeStruct((), np.int32))
+    return self._train(trainable).lower(self.shapes, rows, num_steps, *store)
 
-  def lower_predict(
-    self, num_rows: int, batch_size: int = _PREDICTED
-  ) -> jax.stages.Lowered:
+  def lower_predict(self, num_rows: int) -> jax.stages.Lowered:
     """The very program that `predict` calls for so many rows of each."""
-    batches = self._batches_together(math.ceil(num_rows / batch_size))
-    block = self._block_like(batches, batch_size)
+    batches = self._batches_together(math.ceil(num_rows / _PREDICTED))
+    block = self._block_like(batches, _PREDICTED)
     return self._predict().lower(self.shapes, *block)
 
   @functools.cached_property
@@ -341,9 +330,8 @@ class PopulationTrainer:
   def _put(self, array: Any) -> Any:
     return distributed.put(array, array, self._by_individual)
 
-  def _to_all(self, number: int) -> jax.Array:
-    scalar = np.int32(number)
-    return distributed.put(scalar, scalar, NamedSharding(self.mesh, P()))
+  def _to_all(self, array: Any) -> Any:
+    return distributed.put(array, array, NamedSharding(self.mesh, P()))
 
   @property
   def _by_individual(self) -> NamedSharding:
@@ -400,13 +388,17 @@ def _finite(learner: Learner, *trees: Any) -> jax.Array:
   return jnp.stack(leaves).all()
 
 
-def planned_bytes(program: jax.stages.Lowered, *, on_cpu: bool) -> int | None:
+def planned_bytes(
+  program: jax.stages.Lowered | jax.stages.Compiled, *, on_cpu: bool
+) -> int | None:
   """Bytes that a program takes at most of each device; None if XLA won't tell.
 
   It is compiled for that, and is there when it is called. What goes in, what
   comes out and all that is made on the way counts.
   """
-  plan = program.compile().memory_analysis()
+  if isinstance(program, jax.stages.Lowered):
+    program = program.compile()
+  plan = program.memory_analysis()
   if not plan:
     return None
   return (

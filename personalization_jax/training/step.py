@@ -6,7 +6,7 @@ individuals.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.struct
@@ -52,15 +52,21 @@ def create_state(
   variables = interface.init(
     learner.model, init_key, jnp.zeros((1, *image_shape), jnp.float32)
   )
+  return _with_reference(learner, state_of(learner, variables, dropout_key))
+
+
+def state_of(
+  learner: Learner, variables: Mapping[str, Any], key: jax.Array
+) -> TrainState:
+  """A model with these variables at step 0, and a fresh optimiser."""
   params = variables["params"]
-  state = TrainState(
+  return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
     batch_stats=variables.get("batch_stats", {}),
     opt_state=learner.optimizer.init(params),
-    key=dropout_key,
+    key=key,
   )
-  return _with_reference(learner, state)
 
 
 def continue_as(
@@ -241,7 +247,7 @@ def _frozen_layers(learner: Learner, trainable: Any) -> int:
   if trainable is None or not interface.takes_frozen_layers(learner.model):
     return 0
   layers = [
-    classifier.count_layers([name]) - 1
+    classifier.layer_number(name)
     for name, trained in trainable.items()
     if any(jax.tree.leaves(trained))
   ]

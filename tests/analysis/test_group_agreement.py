@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from experiments.outputs import agreement
+from experiments.outputs import agreement, summary
 from personalization_jax.analysis import group_agreement
 from personalization_jax.datasets import Population, splits, synthetic
 from personalization_jax.grouping.groups import Groups
@@ -303,7 +303,7 @@ def test_sg_by_noise_comes_near_its_expectation(population, split, factors):
 
 
 def test_pixels_are_searched_for_as_many_as_is_affordable(
-  population, split, factors, monkeypatch, tmp_path
+  population, split, factors, monkeypatch, tmp_path, capsys
 ):
   class Study:
     pass
@@ -328,7 +328,8 @@ def test_pixels_are_searched_for_as_many_as_is_affordable(
       count = 2 if one.group == "sg:9" else NUM_INDIVIDUALS
       assert len(one.values) == NUM_INDIVIDUALS
       np.testing.assert_array_equal(one.values[:count], other.values)
-  text, _ = agreement.write(less, tmp_path)
+  summary.write_further(agreement, less, tmp_path)
+  text = capsys.readouterr().out
   counts = [line.split("|")[-2].strip() for line in text.splitlines()[4:17]]
   assert counts == ["5"] * 8 + ["2"] * 5
   assert len({len(line) for line in text.split("\n\n")[1].splitlines()}) == 1

@@ -71,7 +71,7 @@ def test_files_are_found_and_read_in_any_container(tmp_path, subfolder, suffix):
   pair, images, labels = pair_of("train", 0, [1, 2] * 10)
   write(tmp_path / subfolder, pair[0], images, suffix=suffix)
   write(tmp_path / subfolder, pair[1], labels, suffix=suffix)
-  digit_set = files.DigitSet("two", "Two writers.", pair)
+  digit_set = files.DigitSet("two", pair)
   digits = files.read_digits(digit_set, tmp_path)
   np.testing.assert_array_equal(digits["images"][..., 0], images)
   names = ("labels", "series", "writers", "digit_ids")
@@ -97,7 +97,7 @@ def test_pairs_are_merged_by_writer(tmp_path):
   ):
     write(tmp_path / "mnist", pair[0], arrays[0])
     write(tmp_path / "qmnist", pair[1], arrays[1])
-  digit_set = files.DigitSet("both", "Both pairs.", train + test)
+  digit_set = files.DigitSet("both", train + test)
   population = nist_digits.load(
     digit_set, data_dir=tmp_path / "tfds", manual_dir=tmp_path
   )

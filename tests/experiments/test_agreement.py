@@ -1,12 +1,12 @@
 import numpy as np
 from helpers.small_run import read
 
-from experiments.outputs import agreement
+from experiments.outputs import agreement, summary
 from personalization_jax.analysis import group_agreement
 
 
 def test_what_cannot_be_told_is_a_dash_and_counts_those_who_are_compared(
-  tmp_path,
+  tmp_path, capsys
 ):
   def one(measure, *values):
     return group_agreement.Agreement(
@@ -23,7 +23,8 @@ def test_what_cannot_be_told_is_a_dash_and_counts_those_who_are_compared(
     ],
     agreement.PIXELS: [one(f"measure {k}", 0.2, 0.2, 0.2) for k in range(4)],
   }
-  text, _ = agreement.write(found, tmp_path)
+  summary.write_further(agreement, found, tmp_path)
+  text = capsys.readouterr().out
   assert "nan" not in text
   table = [line.split("|")[4:-1] for line in text.splitlines()[4:8]]
   assert [[cell.strip() for cell in line] for line in table] == [

@@ -25,7 +25,7 @@ PERFORMANCE = ROOT / "experiments" / "PERFORMANCE.md"
 DOCUMENTS = (GUIDE, README, RESULTS, PERFORMANCE)
 PACKAGE = ROOT / "personalization_jax"
 TO_COME: set[str] = set()  # files that documents name before they are there
-SCRIPTS = ("table1", "personalize", "predict", "report", "benchmark")
+SCRIPTS = ("table1", "plan", "personalize", "predict", "report", "benchmark")
 
 _RUN = re.compile(r"<!-- run -->\n```(python|sh)\n(.*?)```", re.DOTALL)
 _FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)

@@ -11,6 +11,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 # Where each script's flags are defined.
 SCRIPTS = {
   "table1": ("table1.py", "flags/study_flags.py"),
+  "plan": ("plan.py", "table1.py", "flags/study_flags.py"),
   "personalize": ("personalize.py",),
   "predict": ("predict.py",),
   "report": ("report.py",),

@@ -17,7 +17,7 @@ from experiments.runtime import host_memory, resources
 from personalization_jax.checkpoints import files
 from personalization_jax.checkpoints import keeper as progress
 from personalization_jax.methods import parse_methods
-from personalization_jax.training import autoencoder, latent_space
+from personalization_jax.training import latent_space
 from personalization_jax.training.population import planned_bytes
 
 LATENTS = latent_space.LatentSettings()
@@ -112,7 +112,7 @@ def fitting(study, **arguments):
 def device_need(study, count):
   """Bytes of each device with so many models there."""
   trainer = study.trainer.with_individuals_per_device(count)
-  _, plan = fitting(study.with_trainer(trainer))
+  _, plan = fitting(dataclasses.replace(study, trainer=trainer))
   return max(plan.device.values())
 
 
@@ -150,7 +150,8 @@ def test_a_width_is_offered_where_the_model_has_one(
   monkeypatch.setattr(resources, "planned_bytes", lambda *_, **__: 2**40)
   remedies = ["--individuals_per_device", "--batch_size"]
   remedies += ["--width"] * (learner is FIG_4)
-  study = types.SimpleNamespace(**{**vars(study), "trainer": trainer})
+  kept = {**vars(study), "batches": study.batches, "trainer": trainer}
+  study = types.SimpleNamespace(**kept)
   with pytest.raises(
     ValueError, match=f"lower {' or '.join(remedies)}, or take --store=host"
   ):
@@ -255,7 +256,9 @@ def test_the_programs_that_memory_is_planned_for_are_those_that_run(
 def test_the_auto_encoder_is_planned_by_the_programs_that_run(
   people, caplog, monkeypatch
 ):
-  monkeypatch.setattr(autoencoder, "make_learner", lambda **_: TINY_AUTOENCODER)
+  monkeypatch.setattr(
+    latent_space, "make_learner", lambda **_: TINY_AUTOENCODER
+  )
   settings = latent_space.LatentSettings(epochs=1, batch_size=8)
   with compiled(caplog) as planned:
     for program in latent_space.lower(people, settings):

@@ -3,8 +3,8 @@
 import itertools
 import json
 
-from experiments.outputs import rows as table1_rows
-from experiments.outputs.rows import Rows
+from experiments.outputs import summary
+from experiments.outputs.summary import Rows
 
 
 def choose(methods, seeds, finished, asked, asked_seeds, before=()):
@@ -14,7 +14,7 @@ def choose(methods, seeds, finished, asked, asked_seeds, before=()):
   ever = {method: [] for method in methods}
   for method, seed in [*finished, *before, *now]:
     ever[method].append(seed)
-  return table1_rows.choose(ever, seeds, {*finished, *now}, asked)
+  return summary.choose(ever, seeds, {*finished, *now}, asked)
 
 
 def test_a_narrower_call_shows_all_that_is_finished_in_the_old_order():

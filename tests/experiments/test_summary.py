@@ -64,7 +64,7 @@ def right(method, seed, test, validation):
   )
 
 
-def test_shares_of_the_choice_are_of_people_and_not_of_seeds(tmp_path):
+def test_shares_of_the_choice_are_of_people_and_not_of_seeds(tmp_path, capsys):
   """One of two people is worse with one of two seeds, and better on the mean.
 
   The other is worse with both; validation data say so with the first alone.
@@ -80,7 +80,8 @@ def test_shares_of_the_choice_are_of_people_and_not_of_seeds(tmp_path):
   one = found["tl:2"]
   assert one.personal.tolist() == [[True, False], [True, True]]
   np.testing.assert_allclose(one.accuracy, [0.65, 0.5])
-  text, _ = choice.write(found, tmp_path)
+  summary.write_further(choice, found, tmp_path)
+  text = capsys.readouterr().out
   (line,) = read(tmp_path / "choice.csv")
   assert list(line) == list(CHOICE_COLUMNS)
   assert (line["hurt"], line["hurt_with_choice"]) == ("0.5", "0.5")
@@ -89,10 +90,10 @@ def test_shares_of_the_choice_are_of_people_and_not_of_seeds(tmp_path):
   assert "an individual's means over them are compared" in text
 
 
-def test_a_choice_without_anybody_to_compare_has_dashes(tmp_path):
+def test_a_choice_without_anybody_to_compare_has_dashes(tmp_path, capsys):
   found = model_choice.judge_all(
     {"global": [NAN], "tl:2": [NAN]}, {"global": [NAN], "tl:2": [NAN]}, "global"
   )
-  text, drawn = choice.write(found, tmp_path)
-  assert "nan" not in text
+  drawn = summary.write_further(choice, found, tmp_path)
+  assert "nan" not in capsys.readouterr().out
   assert drawn.exists()

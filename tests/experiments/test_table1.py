@@ -68,6 +68,12 @@ def test_every_row_can_be_computed_again_from_saved_predictions(finished):
     assert float(row["global_accuracy"]) == right.sum() / len(right)
 
 
+@pytest.fixture
+def no_figures(monkeypatch):
+  """They take seconds."""
+  monkeypatch.setattr(table1.summary.pictures, "draw", lambda *_: [])
+
+
 def test_the_same_command_trains_nothing_again(finished, monkeypatch):
   def refuse(*_, **__):
     raise AssertionError("trained again")
@@ -79,7 +85,7 @@ def test_the_same_command_trains_nothing_again(finished, monkeypatch):
 
 
 def test_a_run_cut_short_goes_on_to_the_same_bytes(
-  finished, tmp_path, monkeypatch
+  finished, tmp_path, monkeypatch, no_figures
 ):
   personalize = table1.Study.personalize
 
@@ -112,7 +118,7 @@ def answer_from(finished, monkeypatch, change=lambda result: result):
 
 
 def test_damaged_predictions_are_trained_again_aloud(
-  finished, tmp_path, monkeypatch, capsys
+  finished, tmp_path, monkeypatch, capsys, no_figures
 ):
   workdir = tmp_path / "run"
   shutil.copytree(finished, workdir)
@@ -151,7 +157,9 @@ def test_a_narrower_call_keeps_tables_and_figures_whole(
   assert config["methods"] == SMALL["methods"].split(",")
 
 
-def test_another_version_relabels_nothing(finished, tmp_path, monkeypatch):
+def test_another_version_relabels_nothing(
+  finished, tmp_path, monkeypatch, no_figures
+):
   workdir = tmp_path / "run"
   shutil.copytree(finished, workdir)
   (workdir / "predictions" / "tl-2.npz").unlink()
@@ -210,9 +218,7 @@ def test_data_grouping_trains_one_auto_encoder_for_the_run(
     "autoencoder_epochs": 2,
   }
   monkeypatch.setattr(
-    table1.latent_space.autoencoder,
-    "make_learner",
-    lambda **_: TINY_AUTOENCODER,
+    table1.latent_space, "make_learner", lambda **_: TINY_AUTOENCODER
   )
   run(tmp_path / "run", **grouping)
   rows = read(tmp_path / "run" / "table1.csv")
@@ -290,7 +296,7 @@ def test_people_keep_the_ids_of_their_hidden_factors():
   np.testing.assert_array_equal(varied.labels % 10, digits)
 
 
-def test_npz_with_varied_class_counts(tmp_path, people):
+def test_npz_with_varied_class_counts(tmp_path, people, no_figures):
   path = tmp_path / "people.npz"
   np.savez(
     path,

@@ -352,18 +352,21 @@ def test_the_search_takes_no_more_than_planned(
 ):
   """By XLA's own plan of its program."""
   taken = []
-  program = search._groups_of_all
+  made = search._program
 
-  def spy(*arguments):
-    plan = program.lower(*arguments).compile().memory_analysis()
-    taken.append(
-      plan.argument_size_in_bytes
-      + plan.output_size_in_bytes
-      + plan.temp_size_in_bytes
-    )
-    return program(*arguments)
+  def spy(*of):
+    def run(*arguments):
+      plan = made(*of).lower(*arguments).compile().memory_analysis()
+      taken.append(
+        plan.argument_size_in_bytes
+        + plan.output_size_in_bytes
+        + plan.temp_size_in_bytes
+      )
+      return made(*of)(*arguments)
 
-  monkeypatch.setattr(search, "_groups_of_all", spy)
+    return run
+
+  monkeypatch.setattr(search, "_program", spy)
   make = huge if exactly else normal
   rng = np.random.default_rng(0)
   grouping.single_sample_groups(

@@ -203,7 +203,7 @@ def test_models_are_trained_on_d_i_enlarged_and_tested_on_d_i(
     people,
     split,
     Settings(epochs=2, batch_size=16, width=1 / 32, seed=2),
-    groups=groups,
+    latents=groups.latents,
   )
   for spec in ("sg:13", "ig:2", "random:9", "sg:13:only", "ig:1+es:4"):
     method = parse_method(spec)
@@ -232,23 +232,17 @@ def test_a_latent_space_keeps_what_the_study_s_groups_were_given():
     rng.normal(size=(60, 3)), np.arange(60) % 3, np.arange(60) // 10
   )
   split = splits.split(people, [0, 1, 2], [3, 4, 5])
-  given = Groups(people, split, seed=9, among_individuals=True)
   study = Study(
     people,
     split,
-    Settings(epochs=1, batch_size=8),
+    Settings(epochs=1, batch_size=8, seed=9),
     model=MLP(3),
-    groups=given,
+    among_individuals=True,
   )
-  for among, expected in ((None, True), (False, False)):
-    space = study.find_groups(among_individuals=among)
-    expected = Groups(
-      people,
-      split,
-      seed=9,
-      latents=space.latents,
-      among_individuals=expected,
-    )
-    for group in (Group("random", 7), Group("sg", 7), Group("ig", 2)):
-      for found, wanted in zip(study.groups.rows(group), expected.rows(group)):
-        np.testing.assert_array_equal(found, wanted)
+  latents = study.find_groups().latents
+  expected = Groups(
+    people, split, seed=9, latents=latents, among_individuals=True
+  )
+  for group in (Group("random", 7), Group("sg", 7), Group("ig", 2)):
+    for found, wanted in zip(study.groups.rows(group), expected.rows(group)):
+      np.testing.assert_array_equal(found, wanted)

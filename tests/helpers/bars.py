@@ -8,7 +8,7 @@ import optax
 
 from personalization_jax import distributed, randomness, schedules
 from personalization_jax.networks.autoencoder import AutoEncoder
-from personalization_jax.training import autoencoder
+from personalization_jax.training import latent_space
 from personalization_jax.training.learner import Learner
 from personalization_jax.training.population import PopulationTrainer
 
@@ -31,7 +31,7 @@ IMAGES = make_images()
 LEARNER = Learner(
   MODEL,
   optax.adam(1e-2),
-  loss=autoencoder.squared_error,
+  loss=latent_space.squared_error,
   empty_batches=False,
 )
 

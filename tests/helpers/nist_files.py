@@ -77,7 +77,7 @@ def tiny_set(folder, name="tiny", suffix=".gz"):
   pair, images, labels = pair_of(name, 100, writers, suffix=suffix)
   write(folder, pair[0], images)
   write(folder, pair[1], labels)
-  digit_set = files.DigitSet(name, "A few digits.", pair)
+  digit_set = files.DigitSet(name, pair)
   return digit_set, images, labels
 
 

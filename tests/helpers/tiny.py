@@ -10,7 +10,7 @@ from personalization_jax.networks import classifier
 from personalization_jax.networks.autoencoder import NUM_LATENTS
 from personalization_jax.networks.kernels import pooling
 from personalization_jax.networks.kernels.convolution import Convolution
-from personalization_jax.training.autoencoder import squared_error
+from personalization_jax.training.latent_space import squared_error
 from personalization_jax.training.learner import Learner
 
 

@@ -19,9 +19,8 @@ from helpers.tiny import Tiny, compiled
 from personalization_jax.checkpoints.keeper import Keeper, Stopped
 from personalization_jax.datasets import splits
 from personalization_jax.distributed import make_mesh
-from personalization_jax.grouping.groups import Groups
 from personalization_jax.methods import Method, parse_method
-from personalization_jax.methods.answers import by_model, cross_entropy
+from personalization_jax.methods.method import by_model, cross_entropy
 from personalization_jax.methods.specs import SETS
 from personalization_jax.randomness import SHARED
 from personalization_jax.settings import Settings
@@ -126,10 +125,13 @@ def new_study(people, new_trainer):
   def make(keeper=None, **about):
     chosen = splits.choose_people(people, 3, 4, seed=2)
     split = splits.split(people, *chosen, seed=2)
-    groups = Groups(people, split, seed=4, latents=latents)
-    trainer = new_trainer(**about)
     return Study(
-      people, split, SETTINGS, trainer=trainer, groups=groups, keeper=keeper
+      people,
+      split,
+      SETTINGS,
+      trainer=new_trainer(**about),
+      latents=latents,
+      keeper=keeper,
     )
 
   return make

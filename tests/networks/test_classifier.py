@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from personalization_jax.methods.method import LastLayers
 from personalization_jax.networks import classifier
 
 
@@ -160,7 +161,7 @@ def test_frozen_layers_get_no_gradient_and_keep_statistics(small, frozen):
     return (logits**2).sum(), updates["batch_stats"]
 
   gradients, stats = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
-  moves = classifier.trainable(gradients, frozen)
+  moves = LastLayers(8 - frozen)(gradients)
   flat = flax.traverse_util.flatten_dict(moves)
   assert {path[0] for path, moved in flat.items() if not moved} == {
     f"{kind}_{layer}" for layer in range(frozen) for kind in ("layer", "norm")

@@ -288,7 +288,7 @@ def test_the_mean_loss_lies_between_the_smallest_and_the_largest(tmp_path):
 
 
 def test_every_column_of_a_table_has_a_rule_of_markdown():
-  text = markdown.aligned([["M", "p"], ["a", "-"]])
+  text = markdown.aligned([("", "M", "a"), ("", "p", "-")])
   rule = text.splitlines()[1]
   assert rule == "| --- | --: |"
   assert len({len(line) for line in text.splitlines()}) == 1

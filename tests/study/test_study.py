@@ -161,7 +161,7 @@ def test_faulty_schedules_of_one_s_own_are_refused_before_training(people):
   moody = Method(
     "moody", schedule=lambda epochs, steps: random.integers(0, 2, 50)
   )
-  with pytest.raises(ValueError, match="'moody' has a schedule that differs"):
+  with pytest.raises(ValueError, match="'moody': its schedule differs"):
     study.personalize(moody)
 
 

@@ -8,7 +8,6 @@ import pytest
 from flax import linen as nn
 
 from personalization_jax.datasets import splits
-from personalization_jax.grouping.groups import Groups
 from personalization_jax.networks import MLP
 from personalization_jax.settings import Settings
 from personalization_jax.study import Study, make_trainer
@@ -107,22 +106,6 @@ def test_a_trainer_trains_as_the_settings_say(people, split):
   own = dataclasses.replace(paper_s, learner=learner)
   faster = dataclasses.replace(SETTINGS, learning_rate=0.5)
   assert Study(people, split, faster, trainer=own).trainer is own
-
-
-def test_groups_are_of_this_study(people, split):
-  alike = Groups(people, dataclasses.replace(split), seed=3)
-  assert Study(people, split, SETTINGS, groups=alike).groups is alike
-  other = splits.split(people, split.individuals, split.global_people, seed=9)
-  labels = (people.labels + 1) % 3
-  for groups, sentence in (
-    (Groups(people, other), "groups are of another split"),
-    (
-      Groups(dataclasses.replace(people, labels=labels), split),
-      "groups are of another population",
-    ),
-  ):
-    with pytest.raises(ValueError, match=sentence):
-      Study(people, split, SETTINGS, groups=groups)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e39])

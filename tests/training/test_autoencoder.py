@@ -17,22 +17,24 @@ from helpers.bars import (
 )
 
 from personalization_jax import distributed
-from personalization_jax.training import autoencoder, step
+from personalization_jax.training import latent_space, step
 from personalization_jax.training.latent_space import LatentSettings
 
 
 def test_training_beats_the_mean_image_on_held_out_rows():
   variables, losses = trained()
-  error = autoencoder.reconstruction_error(
+  error, of_mean = latent_space.reconstruction_errors(
     MODEL, variables, IMAGES, HELD_OUT, TRAIN
   )
   scaled = IMAGES / 255.0
   mean = np.square(scaled[HELD_OUT] - scaled[TRAIN].mean(axis=0)).mean()
-  np.testing.assert_allclose(error.mean_image, mean, rtol=1e-4)
-  reconstructed = autoencoder.reconstruct(MODEL, variables, IMAGES, HELD_OUT)
+  np.testing.assert_allclose(of_mean, mean, rtol=1e-4)
+  reconstructed = latent_space.evaluate(
+    "images", MODEL, variables, IMAGES, HELD_OUT
+  )
   own = np.square(scaled[HELD_OUT] - reconstructed).mean()
-  np.testing.assert_allclose(error.model, own, rtol=1e-4)
-  assert error.model < 0.6 * error.mean_image
+  np.testing.assert_allclose(error, own, rtol=1e-4)
+  assert error < 0.6 * of_mean
   assert losses[-7:].mean() < 0.3 * losses[0]
 
 
@@ -66,10 +68,12 @@ def test_what_stands_in_padding_does_not_matter():
 @pytest.mark.parametrize("seed", range(4))
 def test_no_output_is_dead(seed):
   """Every pixel passes gradient on at first, and ink is drawn after."""
-  first = autoencoder.reconstruct(MODEL, untrained(seed), IMAGES, np.arange(5))
+  first = latent_space.evaluate(
+    "images", MODEL, untrained(seed), IMAGES, np.arange(5)
+  )
   assert (first > 0).all()
   variables, _ = train(batches(12), seed)
-  drawn = autoencoder.reconstruct(MODEL, variables, IMAGES, HELD_OUT)
+  drawn = latent_space.evaluate("images", MODEL, variables, IMAGES, HELD_OUT)
   brightest = drawn.max(axis=(1, 2, 3))
   assert brightest.min() > 0
   assert brightest.mean() > 0.3
@@ -87,16 +91,22 @@ def test_the_same_key_gives_the_same_bits():
 
 def test_latents_are_of_the_row_alone():
   variables, _ = trained()
-  everything = autoencoder.encode(MODEL, variables, IMAGES, np.arange(500))
+  everything = latent_space.evaluate(
+    "latents", MODEL, variables, IMAGES, np.arange(500)
+  )
   assert everything.shape == (500, 16)
   assert everything.dtype == np.float32
   assert everything.std(axis=0).min() > 0
   order = np.random.default_rng(0).permutation(500)[:300]
-  some = autoencoder.encode(MODEL, variables, IMAGES, order)
+  some = latent_space.evaluate("latents", MODEL, variables, IMAGES, order)
   np.testing.assert_allclose(some, everything[order], rtol=1e-5, atol=1e-5)
-  alone = autoencoder.encode(MODEL, variables, IMAGES, np.array([7]))
+  alone = latent_space.evaluate(
+    "latents", MODEL, variables, IMAGES, np.array([7])
+  )
   np.testing.assert_allclose(alone, everything[[7]], rtol=1e-5, atol=1e-5)
-  none = autoencoder.encode(MODEL, variables, IMAGES, np.array([], int))
+  none = latent_space.evaluate(
+    "latents", MODEL, variables, IMAGES, np.array([], int)
+  )
   assert none.shape == (0, 16)
 
 
@@ -105,17 +115,17 @@ def test_floats_in_0_to_1_are_as_uint8_images():
   found = []
   for images in stores:
     known = MODEL, trained()[0], images, np.arange(20)
-    error = autoencoder.reconstruction_error(*known, TRAIN)
-    found.append([autoencoder.encode(*known), error.model, error.mean_image])
+    errors = latent_space.reconstruction_errors(*known, TRAIN)
+    found.append([latent_space.evaluate("latents", *known), *errors])
   chex.assert_trees_all_close(*found, rtol=1e-5, atol=1e-5)
 
 
 def test_one_compilation_whatever_the_number_of_rows():
-  evaluated = autoencoder._evaluate_batch
-  autoencoder.encode(MODEL, trained()[0], IMAGES, np.arange(300))
+  evaluated = latent_space._evaluate_batch
+  latent_space.evaluate("latents", MODEL, trained()[0], IMAGES, np.arange(300))
   compiled = evaluated._cache_size()
   for variables, count in ((trained()[0], 5), (untrained(), 500)):
-    autoencoder.encode(MODEL, variables, IMAGES, np.arange(count))
+    latent_space.evaluate("latents", MODEL, variables, IMAGES, np.arange(count))
   assert evaluated._cache_size() == compiled
 
 
@@ -124,9 +134,11 @@ def test_the_store_may_lie_on_every_device():
   assert mesh.size > 1
   everywhere = jax.device_put(IMAGES, jax.NamedSharding(mesh, jax.P()))
   rows = np.arange(3)
-  latents = autoencoder.encode(MODEL, untrained(), everywhere, rows)
+  latents = latent_space.evaluate(
+    "latents", MODEL, untrained(), everywhere, rows
+  )
   np.testing.assert_array_equal(
-    latents, autoencoder.encode(MODEL, untrained(), IMAGES, rows)
+    latents, latent_space.evaluate("latents", MODEL, untrained(), IMAGES, rows)
   )
 
 
@@ -141,13 +153,15 @@ def test_other_images_are_rejected(shape):
 
 @pytest.mark.parametrize("row", [-1, 500])
 def test_rows_that_are_none_are_rejected(row):
-  for evaluate in (autoencoder.encode, autoencoder.reconstruct):
+  for what in ("latents", "images"):
     with pytest.raises(
       ValueError, match=rf"in 0\.\.499, but row 1 holds {row}"
     ):
-      evaluate(MODEL, untrained(), IMAGES, np.array([3, row]))
+      latent_space.evaluate(
+        what, MODEL, untrained(), IMAGES, np.array([3, row])
+      )
   with pytest.raises(ValueError, match="there are 0 and 1"):
-    autoencoder.reconstruction_error(MODEL, untrained(), IMAGES, [], [0])
+    latent_space.reconstruction_errors(MODEL, untrained(), IMAGES, [], [0])
 
 
 @pytest.mark.parametrize("width", [0.0, -1.0, float("nan")])

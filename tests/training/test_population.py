@@ -25,6 +25,12 @@ STEPS, BATCH = 9, 6
 PEOPLE = 6
 
 
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch):
+  """Several of them in each prediction, the last one ragged."""
+  monkeypatch.setattr(population, "_PREDICTED", 8)
+
+
 @pytest.fixture(scope="module")
 def schedule(people):
   """Rows [P, T, B] with ragged batches, and test rows [P, R]."""
@@ -62,7 +68,7 @@ def run(trainer, schedule, which=None):
     keys = individual_keys(root, ids)
     states, loss = trainer.train(trainer.create(keys), rows[ids])
     losses.append(loss)
-    predictions.append(trainer.predict(states, test[ids], batch_size=8))
+    predictions.append(trainer.predict(states, test[ids]))
   return np.concatenate(losses), np.concatenate(predictions)
 
 
@@ -160,7 +166,7 @@ def test_one_compilation_for_each_shape(new_trainer, schedule):
     states, _ = trainer.train(
       trainer.create(keys[:count]), rows[:count, :steps]
     )
-    trainer.predict(states, test[:count], batch_size=8)
+    trainer.predict(states, test[:count])
 
   once(STEPS, 2)
   first = len(traced)
@@ -179,7 +185,8 @@ def test_the_phase_on_d_g_is_traced_once_for_all_seeds(people):
   counts = []
   for seed in range(3):
     settings = dataclasses.replace(SETTINGS, epochs=1, seed=seed)
-    study = make_study(people, settings=settings).with_trainer(trainer)
+    study = make_study(people, settings=settings)
+    study = dataclasses.replace(study, trainer=trainer)
     before = len(traced)  # a study looks at its model, too
     study.personalize("tl:1")
     counts.append(len(traced) - before)
@@ -208,7 +215,7 @@ def test_copies_of_one_model_start_alike_and_drop_out_differently(
 ):
   trainer = new_trainer(devices=2, individuals_per_device=2)
   keys = jax.random.split(jax.random.key(0), 3)
-  one = trainer.one_per_device
+  one = trainer.with_individuals_per_device(1)
   shared, _ = one.train(one.create(keys[:1]), schedule[0][:1])
   states = trainer.share(shared, keys)
   for leaf in jax.tree.leaves(states.params):

@@ -156,7 +156,7 @@ def test_every_call_on_a_directory_ends_finished(
     assert "--methods=baseline,global,local:4,tl:2 --seeds=0,1 would" in (
       capsys.readouterr().out
     )
-    found = runs.read(workdir, "run")
+    found = runs.Run(workdir, "run")
     assert found.finished
     assert list(found.table["method"]) == table
     assert list(found.table_seeds) == list(seeds)

@@ -12,23 +12,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jinja2
+import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
 from experiments.outputs import agreement, choice
-from experiments.outputs.report import comparison, runs
-from experiments.outputs.report.captions import CAPTIONS
+from experiments.outputs.pictures import CAPTIONS
+from experiments.outputs.report import runs
 from experiments.outputs.report.runs import Pairs, Run, one_model
+from experiments.runtime import console
 from personalization_jax import figures
 from personalization_jax.analysis import markdown, metrics, tables
 from personalization_jax.analysis.columns import SYMBOLS
-from personalization_jax.checkpoints import files
+from personalization_jax.analysis.markdown import Columns
 from personalization_jax.methods import known_method
 
 _NOTHING = "–"
-
-# A table: what stands above each column's header, the header, and the cells.
-Columns = list[tuple[str, str, Iterable[str]]]
 
 
 def _typeset(text: str) -> str:
@@ -63,14 +62,7 @@ def write(
 ) -> list[Run]:
   """Writes a report of run directories; ValueError says what is wrong."""
   found = runs.read_all(paths)
-  content = page(found, title)
-  try:
-    files.write_atomically(output, content.encode(errors="replace"))
-  except OSError as error:
-    raise ValueError(
-      f"--output={output} can't be written ({error.strerror}): take another"
-      " file."
-    ) from error
+  console.write_output(output, page(found, title).encode(errors="replace"))
   return found
 
 
@@ -102,7 +94,7 @@ def _section(run: Run) -> dict[str, Any]:
     **_table1(run.table),
     "diverged": _diverged(run),
     "further": [
-      (heading, of.TITLE, _plain(of.columns(table)), of.NAMES, of.NOTE)
+      (heading, of.TITLE, of.columns(table), of.NAMES, of.NOTE)
       for heading, of, table in (
         ("Who is hurt", choice, run.choice),
         ("Group agreement", agreement, run.agreement),
@@ -130,15 +122,13 @@ def _listed(run: Run, pairs: Pairs) -> str:
 
 def _settings(run: Run) -> dict[str, Columns]:
   """Tables of flags, of versions, and of what made which results."""
-  facts = {name: _value(x) for name, x in comparison.facts(run).items()}
+  facts = {name: _value(x) for name, x in _facts(run).items()}
   flags = {name: facts.pop(name) for name in [*facts] if name.startswith("--")}
   if run.asked:
     facts["methods"] = ", ".join(dict.fromkeys(name for name, _ in run.asked))
   if isinstance(command := run.about.get("command"), list):
     facts["command"] = " ".join(map(str, command))
-  made = comparison.differing(
-    [comparison.made_with(maker) for maker in run.makers]
-  )
+  made = _differing([_made_with(maker) for maker in run.makers])
   results, commands = [], []
   for maker in run.makers:
     own = maker["results"]
@@ -161,14 +151,12 @@ def _settings(run: Run) -> dict[str, Columns]:
 
 def _table1(table: pd.DataFrame) -> dict[str, Any]:
   """Table I in halves, and its notes."""
-  halves: dict[str, Columns] = {}
-  for name, half in table.groupby(table["method"].map(_half), sort=False):
-    halves[name] = [("", "Method", half["method"])]
-    halves[name] += [
-      (above, header, markdown.cells(half[column], form))
-      for above, header, column, form in markdown.shown(table)
-    ]
-  return {"halves": halves, "notes": markdown.notes(table, of_run=True)}
+  by_half = table.groupby(table["method"].map(_half), sort=False)
+  shown = markdown.shown(table)
+  return {
+    "halves": {name: markdown.told(half, shown) for name, half in by_half},
+    "notes": markdown.notes(table, of_run=True),
+  }
 
 
 def _half(method: str) -> str:
@@ -198,7 +186,7 @@ def _comparison(found: Sequence[Run]) -> dict[str, Any]:
     for method in run.seeds_of
     if any(method in other.seeds_of for other in compared[1:])
   ]
-  differing = comparison.differing([comparison.facts(run) for run in found])
+  differing = _differing([_facts(run) for run in found])
   about: dict[str, Any] = {
     "differing": differing,
     "settings": _plain(
@@ -213,23 +201,22 @@ def _comparison(found: Sequence[Run]) -> dict[str, Any]:
   }
   if not methods:
     return about
+  first, *others = compared
   shown = compared[: figures.MOST_RUNS]
   axes = figures.runs(
     {
       run.name: {
-        method: comparison.accuracies(run, method, "individual")
+        method: _accuracies(run, method, "individual")
         for method in run.seeds_of
       }
       for run in shown
     }
   )
-  common = [comparison.common(compared[0], run) for run in compared[1:]]
   return about | {
     "runs": compared,
-    "common": common,
+    "common": [(run, *_common(first, run)) for run in others],
     "tables": {
-      symbol: _compared(compared, common, methods, of)
-      for of, symbol in SYMBOLS.items()
+      symbol: _compared(compared, methods, of) for of, symbol in SYMBOLS.items()
     },
     "one_model": any(map(one_model, methods)),
     "shown": shown,
@@ -238,27 +225,22 @@ def _comparison(found: Sequence[Run]) -> dict[str, Any]:
 
 
 def _compared(
-  compared: Sequence[Run],
-  common: Sequence[comparison.Common],
-  methods: Sequence[str],
-  of: str,
+  compared: Sequence[Run], methods: Sequence[str], of: str
 ) -> Columns:
   """The accuracies of each run, and the differences to the first."""
-  first, *others = compared
-
-  def means(run: Run) -> tuple[str, str, list[str]]:
-    cells = dict.fromkeys(methods, "-")
+  columns: Columns = [("", "Method", methods)]
+  for run in compared:
+    means = dict.fromkeys(methods, "-")
     for method in set(methods) & set(run.seeds_of):
-      spread = metrics.spread(comparison.accuracies(run, method, of))
+      spread = metrics.spread(_accuracies(run, method, of))
       sd = math.nan if of == "global" and one_model(method) else spread.sd
-      both = markdown.cells([spread.mean, sd], ".4f")
-      cells[method] = "{} ({})".format(*both)
-    return run.name, "mean (sd)", [*cells.values()]
-
-  columns: Columns = [("", "Method", methods), means(first)]
-  for run, both in zip(others, common):
-    columns.append(means(run))
-    tests = comparison.compare(first, run, both, methods, of)
+      means[method] = "{} ({})".format(
+        *markdown.cells([spread.mean, sd], ".4f")
+      )
+    columns.append((run.name, "mean (sd)", means.values()))
+    if run is compared[0]:
+      continue
+    tests = _compare(compared[0], run, methods, of)
     test = pd.DataFrame(tests.values(), tests.keys()).reindex(methods)
     paired = [
       ("difference", "difference", "+z.4f"),
@@ -269,9 +251,113 @@ def _compared(
       ("wilcoxon_holm", "Holm", "p*"),
     ]
     welch = [paired[0], ("t", "Welch, p", "p"), paired[3]]
-    for name, header, form in paired if both.people else welch:
+    people, _ = _common(compared[0], run)
+    for name, header, form in paired if people else welch:
       columns.append((run.name, header, markdown.cells(test[name], form)))
   return columns
+
+
+def _facts(run: Run) -> dict[str, Any]:
+  """Flags, seeds, data and versions of a run, those unknown left out.
+
+  Several commands may have made a run; different values are joined by commas.
+  """
+  found = {f"--{flag}": value for flag, value in run.settings.items()}
+  found["seeds"] = ", ".join(run.seeds) or None
+  found["data"] = run.about.get("dataset_fingerprint")
+  made = [_made_with(about) for about in run.makers or (run.about,)]
+  for name in dict.fromkeys(itertools.chain(*made)):
+    values = dict.fromkeys(one.get(name) for one in made)
+    known = [value for value in values if value is not None]
+    if known:
+      found[name] = known[0] if len(known) == 1 else ", ".join(map(str, known))
+  return {n: x for n, x in found.items() if x is not None or n[:2] == "--"}
+
+
+def _made_with(about: Mapping[str, Any]) -> dict[str, Any]:
+  """Commit, device and versions, from config.json or one of its makers."""
+  names = {
+    "commit": "commit", "device": "device", "platform": "platform",
+    "devices": "num_devices", "processes": "num_processes", "Python": "python",
+  }  # fmt: skip
+  versions = about.get("versions")
+  return {
+    **{name: about.get(key) for name, key in names.items()},
+    **(versions if isinstance(versions, dict) else {}),
+  }
+
+
+def _differing(of_runs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+  """Facts that differ between runs, flags first -> the value of each run."""
+  found = {}
+  names = dict.fromkeys(itertools.chain(*of_runs))
+  for name in sorted(names, key=lambda name: not name.startswith("--")):
+    values = [own.get(name) for own in of_runs]
+    # A flag that came later is off in older runs; all else may be unknown.
+    known = [value for value in values if value is not None]
+    if name.startswith("--"):
+      known = [value or None for value in values]
+    if any(value != known[0] for value in known):
+      found[name] = values
+  return found
+
+
+def _common(first: Run, other: Run) -> tuple[list[str], list[str]]:
+  """Individuals and seeds that two runs share; none if their data differ."""
+  data, its = (run.about.get("dataset_fingerprint") for run in (first, other))
+  if data is None or data != its:
+    return [], []
+  return (
+    [person for person in first.people if person in other.people],
+    [seed for seed in first.seeds if seed in other.seeds],
+  )
+
+
+def _accuracies(
+  run: Run,
+  method: str,
+  of: str,
+  people: Sequence[str] = (),
+  seeds: Sequence[str] = (),
+) -> np.ndarray:
+  """Accuracies on "individual" or "global" data, [K, S], or [S] without seeds.
+
+  NaN for models that diverged. The default is all people by id, and means over
+  the table's seeds, or over all seeds if the table lacks the method.
+  """
+  own = run.results[run.results["method"] == method]
+  of_table = run.table_seeds if method in [*run.table["method"]] else ()
+  found = own.pivot(index="seed", columns="individual", values=f"{of}_accuracy")
+  values = found.reindex(
+    index=seeds or of_table or run.seeds, columns=people or found.columns
+  ).to_numpy()
+  return values if seeds else metrics.mean_without_nan(values)
+
+
+def _compare(
+  first: Run, other: Run, methods: Sequence[str], of: str
+) -> dict[str, metrics.Significance]:
+  """Tests methods of a run against the first run's, with Holm's correction.
+
+  Common individuals and seeds are paired. Without common individuals it is
+  Welch's t-test over all, with 0 pairs.
+  """
+  tests = {}
+  people, seeds = _common(first, other)
+  for method in [m for m in methods if m in other.seeds_of]:
+    before, after = (
+      _accuracies(run, method, of, people, people and seeds)
+      for run in (first, other)
+    )
+    if people:
+      test = metrics.paired_tests(after, before)
+    else:
+      change = metrics.spread(after).mean - metrics.spread(before).mean
+      test = metrics.Significance(change, 0, metrics.welch(after, before))
+    tests[method] = test
+  # One model for all has one accuracy on global data: nothing to test.
+  single = [m for m in tests if of == "global" and one_model(m)]
+  return metrics.with_holm(tests, single)
 
 
 def _plain(columns: Mapping[str, Iterable[str]]) -> Columns:

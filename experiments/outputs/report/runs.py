@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import dataclasses
 import io
 import json
 import math
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -27,39 +26,100 @@ _ACCURACIES = list(columns.RESULT_COLUMNS[3:5])
 Pairs = list[tuple[str, str]]
 
 
-@dataclasses.dataclass(frozen=True)
 class Run:
-  """A run, as far as it has come."""
+  """A run, as far as it has come; ValueError names what is broken, and why.
 
-  name: str  # in the report
-  settings: Mapping[str, Any]  # flag -> value
-  about: Mapping[str, Any]  # what else config.json says
-  makers: Sequence[Mapping[str, Any]]  # of which results, if it says that
-  asked: Pairs
-  table: pd.DataFrame  # table1.csv; empty, as the others, without the file
-  results: pd.DataFrame  # both accuracies of who diverged are NaN
-  choice: pd.DataFrame
-  agreement: pd.DataFrame
-  figures: Mapping[str, bytes]  # whole PNGs, by name without ending
-  damaged: Sequence[str]  # names of the others
-  seeds: Sequence[str]  # of results.csv
-  seeds_of: Mapping[str, Sequence[str]]  # of each method there
-  table_seeds: Sequence[str]  # those that all of the table's methods have
-  trained: Pairs  # with predictions
-  checkpoints: Pairs  # of training under way
-  unfinished: Pairs  # asked for, and not in the tables
-  beside: Pairs  # in results.csv, but not in table1.csv
-  outdated: bool  # stopped after results.csv, before table1.csv
+  Tables are empty without their file.
+  """
 
-  @property
-  def several_seeds(self) -> bool:
-    """Whether several seeds were asked for."""
-    return len({seed for _, seed in self.asked}) > 1
-
-  @property
-  def finished(self) -> bool:
-    """Whether everything that was asked for is in the tables."""
-    return not (self.table.empty or self.unfinished or self.outdated)
+  def __init__(self, folder: pathlib.Path, name: str):
+    self.name = name  # in the report
+    self.about = _config(folder)  # what config.json says beside settings
+    self.settings: dict[str, Any] = self.about.pop("settings")  # by flag
+    first = str(self.settings.get("seed") or 0)
+    # Older runs have one seed, and later ones don't say which pairs they have.
+    seeds = _listed(self.about.get("seeds")) or [first]
+    own = self.about.get("asked")
+    own = own if isinstance(own, dict) else {}
+    self.asked: Pairs = [
+      (method, seed)
+      for seed in seeds
+      for method in _listed(self.about.get("methods"))
+      if seed in (_listed(own.get(method)) or seeds)
+    ]
+    # Whether several seeds were asked for.
+    self.several_seeds = len({seed for _, seed in self.asked}) > 1
+    makers = self.about.get("made_with")
+    self.makers: list[dict[str, Any]] = [  # of which results, if it says that
+      entry
+      for entry in (makers if isinstance(makers, list) else ())
+      if isinstance(entry, dict) and isinstance(entry.get("results"), dict)
+    ]
+    means = ("method", "individual_mean", "global_mean")
+    chosen, judged = columns.CHOICE_COLUMNS, columns.AGREEMENT_COLUMNS
+    # Older runs lack some columns.
+    self.table = table = _table(
+      folder / "table1.csv", means, columns.TABLE_COLUMNS[1:]
+    )
+    table["one_model"] = table["method"].map(one_model).astype(bool)
+    # They have a p of one model on global data all the same.
+    table.loc[table["one_model"], "p_global_holm"] = math.nan
+    self.results = results = _results(folder / "results.csv")
+    self.choice = _table(folder / "choice.csv", chosen, chosen[1:])
+    agreement = folder / "group_agreement.csv"
+    self.agreement = _table(agreement, judged[:8], judged[4:])
+    figures = {
+      path.stem: path.read_bytes()
+      for path in sorted((folder / "figures").glob("*.png"))
+      if path.is_file()
+    }
+    self.figures = {n: png for n, png in figures.items() if _is_whole(png)}
+    self.damaged = [name for name in figures if name not in self.figures]
+    saved = {(method, str(seed)) for method, seed in directory.saved(folder)}
+    self.trained = [pair for pair in self.asked if pair in saved]
+    homes = {s: folder if s == first else folder / "seeds" / s for s in seeds}
+    self.checkpoints: Pairs = [  # of training under way
+      (path.name, seed)
+      for seed, home in homes.items()
+      for path in sorted(home.glob("checkpoints/*"))
+      if path.is_dir()
+    ]
+    # How far the tables have come.
+    methods = [*table["method"]]
+    there = dict.fromkeys(zip(results["method"], results["seed"]))
+    self.people = sorted({*results["individual"]})
+    self.seeds: list[str] = [*results["seed"].unique()]
+    by_method = results.groupby("method", sort=False)["seed"]
+    self.seeds_of = {method: [*own.unique()] for method, own in by_method}
+    self.table_seeds = [  # those that all of the table's methods have
+      seed
+      for seed in self.seeds
+      if methods and {(method, seed) for method in methods} <= there.keys()
+    ]
+    self.unfinished = [
+      (method, seed)
+      for method, seed in self.asked
+      # Without one of the table's seeds it belongs into results.csv alone.
+      if (method, seed) not in there
+      or (
+        method not in methods
+        and {*self.table_seeds} <= {*self.seeds_of[method]}
+      )
+    ]
+    self.beside = [  # in results.csv, but not in table1.csv
+      (method, seed)
+      for method, seed in there
+      if method not in methods or seed not in self.table_seeds
+    ]
+    # Stopped after results.csv, where the table's results come first, and
+    # before table1.csv.
+    count = len(self.table_seeds)
+    self.outdated = bool(methods and self.seeds) and (
+      next(iter(self.seeds_of)) not in methods
+      or bool((table["seeds"].fillna(count) != count).any())
+    )
+    # Whether everything that was asked for is in the tables.
+    self.finished = not (table.empty or self.unfinished or self.outdated)
 
 
 def read_all(paths: Sequence[str]) -> list[Run]:
@@ -81,114 +141,13 @@ def read_all(paths: Sequence[str]) -> list[Run]:
         break
     # A path may hold bytes that are no text.
     names.append(os.fsencode(pathlib.PurePath(*end)).decode(errors="replace"))
-  return [read(pathlib.Path(path), name) for path, name in zip(paths, names)]
-
-
-def read(folder: pathlib.Path, name: str) -> Run:
-  """Reads a run, finished or not; ValueError names what is broken, and why."""
-  config = _config(folder)
-  settings = config.pop("settings")
-  first = str(settings.get("seed") or 0)
-  # Older runs have one seed, and later ones don't say which pairs they have.
-  seeds = _listed(config.get("seeds")) or [first]
-  own = config.get("asked")
-  own = own if isinstance(own, dict) else {}
-  asked = [
-    (method, seed)
-    for seed in seeds
-    for method in _listed(config.get("methods"))
-    if seed in (_listed(own.get(method)) or seeds)
-  ]
-  homes = {
-    seed: folder if seed == first else folder / "seeds" / seed for seed in seeds
-  }
-  saved = {(method, str(seed)) for method, seed in directory.saved(folder)}
-  makers = config.get("made_with")
-  figures = {
-    path.stem: path.read_bytes()
-    for path in sorted((folder / "figures").glob("*.png"))
-    if path.is_file()
-  }
-  whole = {name: png for name, png in figures.items() if _is_whole(png)}
-  means = ("method", "individual_mean", "global_mean")
-  chosen, judged = columns.CHOICE_COLUMNS, columns.AGREEMENT_COLUMNS
-  # Older runs lack some columns.
-  table = _table(folder / "table1.csv", means, columns.TABLE_COLUMNS[1:])
-  table["one_model"] = table["method"].map(one_model).astype(bool)
-  # They have a p of one model on global data all the same.
-  table.loc[table["one_model"], "p_global_holm"] = math.nan
-  results = _results(folder / "results.csv")
-  agreement = folder / "group_agreement.csv"
-  return Run(
-    name=name,
-    settings=settings,
-    about=config,
-    makers=[
-      entry
-      for entry in (makers if isinstance(makers, list) else ())
-      if isinstance(entry, dict) and isinstance(entry.get("results"), dict)
-    ],
-    asked=asked,
-    table=table,
-    results=results,
-    choice=_table(folder / "choice.csv", chosen, chosen[1:]),
-    agreement=_table(agreement, judged[:8], judged[4:]),
-    figures=whole,
-    damaged=[name for name in figures if name not in whole],
-    trained=[pair for pair in asked if pair in saved],
-    checkpoints=[
-      (path.name, seed)
-      for seed, home in homes.items()
-      for path in sorted((home / "checkpoints").glob("*"))
-      if path.is_dir()
-    ],
-    **_progress(asked, table, results),
-  )
+  return [Run(pathlib.Path(path), name) for path, name in zip(paths, names)]
 
 
 def one_model(method: str) -> bool:
   """Whether all individuals share one model, with one accuracy on D_G."""
   known = known_method(method)
   return known is not None and known.one_model
-
-
-def _progress(
-  asked: Pairs, table: pd.DataFrame, results: pd.DataFrame
-) -> dict[str, Any]:
-  """How far the tables have come: the fields of `Run` that tell."""
-  methods, seeds = [*table["method"]], [*results["seed"].unique()]
-  there = {*zip(results["method"], results["seed"])}
-  seeds_of = {
-    method: [seed for seed in seeds if (method, seed) in there]
-    for method in results["method"].unique()
-  }
-  table_seeds = [
-    seed
-    for seed in seeds
-    if methods and all((method, seed) in there for method in methods)
-  ]
-  others = table["seeds"].fillna(len(table_seeds)) != len(table_seeds)
-  return {
-    "seeds": seeds,
-    "seeds_of": seeds_of,
-    "table_seeds": table_seeds,
-    "unfinished": [
-      (method, seed)
-      for method, seed in asked
-      # Without one of the table's seeds it belongs into results.csv alone.
-      if (method, seed) not in there
-      or (method not in methods and {*table_seeds} <= {*seeds_of[method]})
-    ],
-    "beside": [
-      (method, seed)
-      for method, own in seeds_of.items()
-      for seed in own
-      if method not in methods or seed not in table_seeds
-    ],
-    # The results of the table come first.
-    "outdated": bool(methods and seeds)
-    and (next(iter(seeds_of)) not in methods or bool(others.any())),
-  }
 
 
 def _config(folder: pathlib.Path) -> dict[str, Any]:
@@ -235,11 +194,9 @@ def _table(
   with _naming(path):
     text = path.read_text("utf-8") if path.exists() else ",".join(needed)
     # pandas.read_csv fills up rows that were cut, as on a full disk.
-    lines = list(csv.reader(io.StringIO(text), strict=True))
-    header = lines.pop(0) if lines else []
-    for column in needed:
-      if column not in header:
-        raise ValueError(f"it has no column {column!r}")
+    header, *lines = [*csv.reader(io.StringIO(text), strict=True)] or [[]]
+    if missing := [column for column in needed if column not in header]:
+      raise ValueError(f"it has no column {missing[0]!r}")
     for place, line in enumerate(lines, 2):
       if len(line) != len(header):
         raise ValueError(

@@ -8,6 +8,7 @@ bytes in the array_record format need no TensorFlow, neither to write nor read.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -24,10 +25,9 @@ SPLIT = "writers"
 _INTEGERS = ("labels", "digit_ids", "duplicate_of")
 
 
+@functools.cache  # tfds takes its own configs alone for those of their names
 def _config(digit_set: files.DigitSet) -> tfds.core.BuilderConfig:
-  return tfds.core.BuilderConfig(
-    name=digit_set.name, description=digit_set.description
-  )
+  return tfds.core.BuilderConfig(name=digit_set.name)
 
 
 class NistDigits(tfds.core.GeneratorBasedBuilder):
@@ -47,7 +47,7 @@ class NistDigits(tfds.core.GeneratorBasedBuilder):
     )
     return tfds.core.DatasetInfo(
       builder=self,
-      description=f"{type(self).__doc__} {self.builder_config.description}",
+      description=type(self).__doc__,
       features=tfds.features.FeaturesDict(
         {
           "images": tfds.features.Tensor(
@@ -129,12 +129,11 @@ def read(builder: NistDigits, num_digits: int) -> dict[str, np.ndarray]:
 def _builder(
   digit_set: files.DigitSet, data_dir: str | os.PathLike[str] | None
 ) -> NistDigits:
-  is_published = digit_set in files.DIGIT_SETS.values()
   root = tfds_loader.root_of(tfds, data_dir)
   # It reads what an earlier preparation wrote about itself, if there was one.
   with _blaming(os.path.join(root, NistDigits.name, digit_set.name)):
     return NistDigits(
-      config=digit_set.name if is_published else _config(digit_set),
+      config=_config(digit_set),
       data_dir=root,
       file_format=tfds_loader.FILE_FORMAT,
     )

@@ -83,7 +83,6 @@ class DigitSet:
   """A data set: 28x28 images and extended labels, in one pair or more."""
 
   name: str  # of the tfds config
-  description: str  # one sentence
   # In reading order: images, the labels of the same digits, further images ...
   files: tuple[DigitFile, ...]
 
@@ -131,21 +130,11 @@ _XNIST = (
 )  # fmt: skip
 
 DIGIT_SETS = {
-  "mnist": DigitSet(
-    "mnist", "MNIST's 60,000 training digits, by 539 writers.",
-    _MNIST_TRAIN,
-  ),
-  "qmnist": DigitSet(
-    "qmnist", "MNIST's 60,000 training digits and QMNIST's 60,000 test digits.",
-    _MNIST_TRAIN + _QMNIST_TEST,
-  ),
-  "xnist": DigitSet(
-    "xnist",
-    "All 402,953 digits of NIST Special Database 19, by 3,579 writers, prepared"
-    " like MNIST.",
-    _XNIST,
-  ),
-}  # fmt: skip
+  "mnist": DigitSet("mnist", _MNIST_TRAIN),
+  "qmnist": DigitSet("qmnist", _MNIST_TRAIN + _QMNIST_TEST),
+  # All of NIST Special Database 19, prepared like MNIST.
+  "xnist": DigitSet("xnist", _XNIST),
+}
 
 
 def read_digits(

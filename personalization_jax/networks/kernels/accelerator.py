@@ -4,7 +4,8 @@ Training is bound by memory there. A layer's output is read once for its
 statistics and its pooling, and once in the backward pass for all sums of it:
 what flows to the convolution's bias follows from these sums, without another
 pass. Pooling comes before normalisation, which rises or falls with its input by
-the sign of its scale: the input times that sign has one maximum to look for.
+the sign of its scale. The convolution's kernel is multiplied by that sign, so
+that pooling has one maximum to look for: x is what such a kernel gives.
 
 experiments/PERFORMANCE.md has what this gives, as compiled ahead of time.
 """
@@ -12,7 +13,7 @@ experiments/PERFORMANCE.md has what this gives, as compiled ahead of time.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -24,16 +25,62 @@ from personalization_jax.networks.kernels.normalised import EPSILON, Saved
 _PIXELS = (0, 1, 2)
 
 
-def convolve(images: Array, kernel: Array) -> Array:
-  """[B, H, W, out channels]."""
+def convolve(images: Array, kernel: Array, groups: int = 1) -> Array:
+  """[B, H, W, out channels], of channels that fall into groups."""
   found = lax.conv_general_dilated(
-    images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    images,
+    kernel,
+    (1, 1),
+    "SAME",
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    feature_group_count=groups,
   )
   # Or a TPU's compiler keeps this one in float32, and copies it.
   return lax.optimization_barrier(found) if images.shape[3] == 1 else found
 
 
+@jax.custom_batching.custom_vmap
 def gradients(
+  images: Array, kernel: Array, cotangent: Array
+) -> tuple[Array, Array]:
+  """Of `convolve`, by images and kernel.
+
+  Under `vmap` they are those of one convolution of all individuals' channels in
+  groups. A GPU has a kernel for these; JAX's own rule makes of the kernel's
+  gradient a convolution with windows as large as the images, whose operands are
+  transposed in memory first.
+  """
+  return gradients_for_tpu(images, kernel, cotangent)
+
+
+@gradients.def_vmap
+def _of_groups(
+  groups: int,
+  in_batched: Sequence[bool],
+  images: Array,
+  kernel: Array,
+  cotangent: Array,
+) -> tuple[tuple[Array, Array], tuple[bool, bool]]:
+  def merged(array: Array, is_batched: bool) -> Array:
+    """[groups, ..., C] as [..., groups * C]."""
+    if not is_batched:
+      array = jnp.broadcast_to(array, (groups, *array.shape))
+    array = jnp.moveaxis(array, 0, -2)
+    return array.reshape(*array.shape[:-2], -1)
+
+  def parted(array: Array) -> Array:
+    array = array.reshape(*array.shape[:-1], groups, -1)
+    return jnp.moveaxis(array, -2, 0)
+
+  images, kernel, cotangent = map(
+    merged, (images, kernel, cotangent), in_batched
+  )
+  convolve_all = functools.partial(convolve, groups=groups)
+  found = jax.vjp(convolve_all, images, kernel)[1](cotangent)
+  return (parted(found[0]), parted(found[1])), (True, True)
+
+
+def gradients_for_tpu(
   images: Array, kernel: Array, cotangent: Array
 ) -> tuple[Array, Array]:
   """Of `convolve`, by images and kernel."""
@@ -51,9 +98,6 @@ def forward(
   x: Array, shift: Array, weights: Array, scale: Array, bias: Array, window: int
 ) -> tuple[tuple[Array, Array, Array], Saved]:
   """What `relu_batch_norm` gives, and what the backward pass needs."""
-  if x.dtype != jnp.float32:
-    # What is kept is what is compared: no rounding of their own in each place.
-    x = lax.optimization_barrier(x)
   return _forward(x, shift, weights, scale, bias, window, _by_reshape)
 
 
@@ -67,7 +111,6 @@ def _forward(
   pool: Callable[[Array, int], Array],
 ) -> tuple[tuple[Array, Array, Array], Saved]:
   sign = _sign(scale, window)
-  x = x * sign.astype(x.dtype)
   peaks = pool(x, window) if window > 1 else x
   active = _active(x, sign, shift)
   of_pixel = _of_pixel(weights, x)
@@ -89,6 +132,9 @@ def backward_for_tpu(saved: Saved, cotangent: Array) -> tuple[Array, ...]:
 
 def backward(saved: Saved, cotangent: Array) -> tuple[Array, ...]:
   """The gradients of x, shift, scale and bias; peaks that tie share evenly."""
+  # Or comparisons move into the forward pass, and what they give is kept.
+  peaks, shift = lax.optimization_barrier((saved.peaks, saved.shift))
+  saved = saved._replace(peaks=peaks, shift=shift)
   return _backward(saved, cotangent, _compared)
 
 
@@ -118,8 +164,29 @@ def _backward(
   direct = pooled
   if window > 1:
     direct = to_peaks(cotangent, x, peaks, window).astype(jnp.float32)
-  to_x = jnp.where(active > 0, factor * (direct - through), 0)
+  to_x = jnp.where(active > 0, sign * factor * (direct - through), 0)
   return to_x.astype(x.dtype), to_shift, to_scale, to_bias
+
+
+def evaluate(
+  x: Array,
+  shift: Array,
+  scale: Array,
+  bias: Array,
+  mean: Array,
+  variance: Array,
+  window: int,
+) -> Array:
+  """Pooled and normalised by running statistics, float32."""
+  factor = scale * lax.rsqrt(variance + EPSILON)
+  peaks = _by_reduce_window(x, window)
+  active = _active(peaks, _sign(scale, window), shift)
+  return active * factor + (bias - mean * factor)
+
+
+def kernel_sign(scale: Array) -> Array:
+  """[C], what a kernel before a pooling is multiplied by."""
+  return _sign(scale, window=2)
 
 
 def _sign(scale: Array, window: int) -> Array:

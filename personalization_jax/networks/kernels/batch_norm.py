@@ -23,11 +23,7 @@ from jax import Array, lax
 
 from personalization_jax.networks.kernels import accelerator
 from personalization_jax.networks.kernels.cpu import batch_norm as of_cpu
-from personalization_jax.networks.kernels.normalised import (
-  Saved,
-  normalised,
-  peaks_of,
-)
+from personalization_jax.networks.kernels.normalised import Saved
 
 
 class ReluBatchNorm(nn.Module):
@@ -36,11 +32,32 @@ class ReluBatchNorm(nn.Module):
   Parameters and statistics have the names of `flax.linen.BatchNorm`.
   """
 
+  channels: int
   momentum: float = 0.9
   window: int = 1  # of the max-pooling that follows; 1 for none
   dtype: Any = jnp.float32  # of the result; sums are float32
 
-  @nn.compact
+  def setup(self) -> None:
+    """Names parameters and statistics."""
+    shape = (self.channels,)
+    self.mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+    self.var = self.variable("batch_stats", "var", jnp.ones, shape)
+    self.scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
+    self.bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+
+  def kernel_sign(self) -> Array | None:
+    """[C], what the convolution's kernel is to be multiplied by, if anything.
+
+    An accelerator's pooling then has maxima alone to look for.
+    """
+    if self.window == 1:
+      return None
+    return lax.platform_dependent(
+      lax.stop_gradient(self.scale),
+      cpu=jnp.ones_like,
+      default=accelerator.kernel_sign,
+    )
+
   def __call__(
     self,
     x: Array,
@@ -51,18 +68,18 @@ class ReluBatchNorm(nn.Module):
   ) -> Array:
     """Normalises and pools x [B, H, W, C], H and W multiples of the window.
 
-    The shift [C] is the convolution's bias. Weights float32 [B] are what each
-    image counts in the batch's statistics; their sum is 1, or 0 if there is no
-    image at all. None weighs all alike.
+    x is the convolution with a kernel times `kernel_sign`, its bias the shift
+    [C]. Weights float32 [B] are what each image counts in the batch's
+    statistics; their sum is 1, or 0 if there is no image at all. None weighs
+    all alike.
     """
-    shape = x.shape[-1:]
-    mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
-    variance = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
-    scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
-    bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+    scale, bias, mean, var = self.scale, self.bias, self.mean, self.var
     if use_running_average:
-      peaks = peaks_of(x, scale, self.window)
-      out = normalised(peaks, shift, scale, bias, mean.value, variance.value)
+      out = lax.platform_dependent(
+        *(x, shift, scale, bias, mean.value, var.value),
+        cpu=functools.partial(of_cpu.evaluate, window=self.window),
+        default=functools.partial(accelerator.evaluate, window=self.window),
+      )
       return out.astype(self.dtype)
     if weights is None:
       weights = jnp.full(len(x), 1 / len(x), jnp.float32)
@@ -72,7 +89,7 @@ class ReluBatchNorm(nn.Module):
     if not self.is_initializing():
       keep = self.momentum
       mean.value = keep * mean.value + (1 - keep) * batch_mean
-      variance.value = keep * variance.value + (1 - keep) * batch_variance
+      var.value = keep * var.value + (1 - keep) * batch_variance
     return out.astype(self.dtype)
 
 
@@ -82,6 +99,7 @@ def relu_batch_norm(
 ) -> tuple[Array, Array, Array]:
   """relu(x + shift) normalised, and its mean and (biased) variance [C].
 
+  On an accelerator x is signed, as `ReluBatchNorm.kernel_sign` says.
   Of inputs that tie the first one gets a pooling's gradient on a TPU; elsewhere
   they share it evenly. None flows to the weights, or through mean and variance.
   """

@@ -32,11 +32,18 @@ class Convolution(nn.Module):
   bias_init: Any = nn.initializers.zeros
 
   @nn.compact
-  def __call__(self, x: Array) -> tuple[Array, Array]:
-    """Convolves [B, H, W, C]; also gives the bias, float32 [channels]."""
+  def __call__(
+    self, x: Array, sign: Array | None = None
+  ) -> tuple[Array, Array]:
+    """Convolves [B, H, W, C]; also gives the bias, float32 [channels].
+
+    The kernel is multiplied by the sign [channels], if there is one.
+    """
     shape = (self.size, self.size, x.shape[-1], self.channels)
     kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
     bias = self.param("bias", self.bias_init, (self.channels,), jnp.float32)
+    if sign is not None:
+      kernel = kernel * sign
     return convolve(x, kernel.astype(self.dtype)), bias
 
 
@@ -76,6 +83,9 @@ def _convolve(images: Array, kernel: Array) -> Array:
 _convolve.defvjp(
   lambda *arguments: (_convolve(*arguments), arguments),
   lambda arguments, cotangent: lax.platform_dependent(
-    *arguments, cotangent, cpu=cpu.gradients, default=accelerator.gradients
+    *(*arguments, cotangent),
+    cpu=cpu.gradients,
+    tpu=accelerator.gradients_for_tpu,
+    default=accelerator.gradients,
   ),
 )

@@ -1,14 +1,10 @@
-"""The formulas of batch normalisation that every platform shares (JAX)."""
+"""What every platform's batch normalisation shares (JAX)."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
-from jax import Array, lax
-
-from personalization_jax.networks.kernels import pooling
+from jax import Array
 
 EPSILON = 1e-5
 
@@ -24,25 +20,3 @@ class Saved(NamedTuple):
   mean: Array
   variance: Array
   above: Array  # [C], the weight of pixels above 0
-
-
-def active(x: Array, shift: Array) -> Array:
-  """Float32, after the bias and ReLU."""
-  return jax.nn.relu(x.astype(jnp.float32) + shift)
-
-
-def normalised(
-  x: Array, shift: Array, scale: Array, bias: Array, mean: Array, var: Array
-) -> Array:
-  """Batch normalisation's output, float32, of what is before ReLU."""
-  factor = scale * lax.rsqrt(var + EPSILON)
-  return active(x, shift) * factor + (bias - mean * factor)
-
-
-def peaks_of(x: Array, scale: Array, window: int) -> Array:
-  """Each window's largest input, its smallest where the scale is negative."""
-  if window == 1:
-    return x
-  largest = pooling.reduce_windows(x, window, jnp.maximum)
-  smallest = pooling.reduce_windows(x, window, jnp.minimum)
-  return jnp.where(scale < 0, smallest, largest)

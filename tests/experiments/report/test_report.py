@@ -18,7 +18,7 @@ from helpers.report_runs import (
 from experiments import report as script
 from experiments.outputs import agreement as table1_agreement
 from experiments.outputs import choice, pictures
-from experiments.outputs.report import captions, page, runs
+from experiments.outputs.report import page, runs
 from personalization_jax.analysis import columns
 
 AGREEMENT = columns.AGREEMENT_COLUMNS[:8]  # older runs have no p-values
@@ -85,15 +85,12 @@ def test_who_is_hurt_is_told(tmp_path):
 
 
 def test_figures_of_a_run_have_captions():
-  text = " ".join(
-    inspect.getsource(module) for module in (pictures, choice, table1_agreement)
-  )
-  drawn = set(re.findall(r'pages\["(\w+)"\]|/ "(\w+)\.png"', text))
-  names = {name for pair in drawn for name in pair if name}
+  drawn = re.findall(r'pages\["(\w+)"\]', inspect.getsource(pictures))
+  names = {*drawn, choice.FILE, table1_agreement.FILE}
   assert {"choice", "validation_curves", "latent_map"} <= names
-  assert names <= set(captions.CAPTIONS)
+  assert names <= set(pictures.CAPTIONS)
   # Feature vectors have no auto-encoder.
-  assert "standardised features" in captions.CAPTIONS["latent_map"][1]
+  assert "standardised features" in pictures.CAPTIONS["latent_map"][1]
 
 
 def test_significance_is_marked_by_more_than_colour(tmp_path):

@@ -1,7 +1,6 @@
 """The report of several runs: who is paired, and what is compared."""
 
 import copy
-import dataclasses
 
 import numpy as np
 import pytest
@@ -319,10 +318,8 @@ def test_settings_that_differ(tmp_path):
 
 def test_more_runs_than_the_figure_shows(tmp_path):
   make_run(tmp_path / "run", methods=("tl:10",))
-  one = runs.read(tmp_path / "run", "run")
   many = [
-    dataclasses.replace(one, name=f"run {k}")
-    for k in range(figures.MOST_RUNS + 1)
+    runs.Run(tmp_path / "run", f"run {k}") for k in range(figures.MOST_RUNS + 1)
   ]
   text = page.page(many)
   assert f"in {', '.join(run.name for run in many[:-1])};" in text

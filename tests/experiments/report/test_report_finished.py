@@ -55,12 +55,12 @@ def test_a_seed_that_was_added_is_not_finished_before_it_is_in_the_tables(
   make_run(folder, methods=methods, seeds=(3,), settings={"seed": 3})
   path = folder / "config.json"
   config = json.loads(path.read_text())
-  assert runs.read(folder, "a").finished
+  assert runs.Run(folder, "a").finished
   path.write_text(json.dumps(config | {"seeds": [3, 4]}))
   predict(folder, 3, *methods)
   predict(folder / "seeds" / "4", 4, "tl:10")
   (folder / "seeds" / "4" / "checkpoints" / "baseline").mkdir(parents=True)
-  assert not runs.read(folder, "a").finished
+  assert not runs.Run(folder, "a").finished
   assert (
     "Not finished: the tables have no baseline, tl:10 (seed 4) yet. Trained:"
     " baseline, tl:10 (seed 3); tl:10 (seed 4). Checkpoints: baseline (seed"
@@ -74,16 +74,16 @@ def test_a_seed_that_was_added_is_not_finished_before_it_is_in_the_tables(
   ) in report(tmp_path, folder).text
   # A run that was stopped between its two tables.
   make_run(tmp_path / "b", methods=methods, seeds=(3, 4), settings={"seed": 3})
-  both = runs.read(tmp_path / "b", "b")
+  both = runs.Run(tmp_path / "b", "b")
   assert both.finished
   (tmp_path / "b" / "table1.csv").write_bytes(
     (folder / "table1.csv").read_bytes()
   )
-  assert not runs.read(tmp_path / "b", "b").finished
+  assert not runs.Run(tmp_path / "b", "b").finished
   # Before there were several seeds, config.json had no list of them.
   path.write_text(json.dumps({k: config[k] for k in config if k != "seeds"}))
-  assert runs.read(folder, "a").finished
-  assert runs.read(folder, "a").trained == [(one, "3") for one in methods]
+  assert runs.Run(folder, "a").finished
+  assert runs.Run(folder, "a").trained == [(one, "3") for one in methods]
 
 
 ASKED = {"global": [0, 1], "local:3": [0, 1], "sw:2": [0]}
@@ -100,7 +100,7 @@ def make_asked(folder, table, asked=ASKED, **options):
   }
   options = {"asked": asked, "values": values, **options}
   make_run(folder, methods=list(asked), seeds=(0, 1), table=table, **options)
-  return runs.read(folder, folder.name)
+  return runs.Run(folder, folder.name)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_pairs_are_finished_once_they_are_in_results(tmp_path):
   config = json.loads(path.read_text())
   for other in ({**config, "asked": more}, {**config, "asked": None}):
     path.write_text(json.dumps(other))
-    assert runs.read(tmp_path / "a", "a").unfinished == [("sw:2", "1")]
+    assert runs.Run(tmp_path / "a", "a").unfinished == [("sw:2", "1")]
 
 
 def test_all_seeds_trained_without_tables_is_said_so(tmp_path):

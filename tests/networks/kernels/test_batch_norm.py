@@ -54,14 +54,17 @@ def _weights(mask):
   return mask / jnp.maximum(mask.sum(), 1).astype(jnp.float32)
 
 
-def _train(x, shift, weights, params, stats, layer=None):
-  """The layer's output, and its statistics after."""
-  out, updates = (layer or ReluBatchNorm()).apply(
-    {"params": params, "batch_stats": stats},
-    x,
+def _apply(x, shift, weights, params, stats, *, evaluates=False, **fields):
+  """The layer's output for what a plain kernel gives, and its statistics."""
+  layer = ReluBatchNorm(len(params["scale"]), **fields)
+  variables = {"params": params, "batch_stats": stats}
+  sign = layer.apply(variables, method="kernel_sign")
+  out, updates = layer.apply(
+    variables,
+    x if sign is None else x * sign.astype(x.dtype),
     shift,
     weights,
-    use_running_average=False,
+    use_running_average=evaluates,
     mutable=["batch_stats"],
   )
   return out, updates["batch_stats"]
@@ -95,8 +98,7 @@ def test_equals_flax_in_value_statistics_and_gradient(shape, window, platform):
   }
 
   def ours(x, shift, params):
-    layer = ReluBatchNorm(window=window)
-    out, after = _train(x, shift, _weights(mask), params, start, layer)
+    out, after = _apply(x, shift, _weights(mask), params, start, window=window)
     return (out * cotangent).sum(), (out, after)
 
   def slow(x, shift, params):
@@ -135,8 +137,7 @@ def test_inputs_that_tie_share_the_gradient(sign, platform):
   stats = {"mean": jnp.zeros(1), "var": jnp.ones(1)}
 
   def loss(x, by):
-    layer = ReluBatchNorm(window=2)
-    out, _ = _train(x, jnp.zeros(1), None, params, stats, layer)
+    out, _ = _apply(x, jnp.zeros(1), None, params, stats, window=2)
     return (out * by).sum()
 
   # What statistics add is the same for all pixels of a value; the difference
@@ -170,8 +171,8 @@ def test_bfloat16_loses_no_gradient_of_peaks(by, platform):
     @jax.grad
     def of_loss(kernel, images):
       x = by.convolve(images, kernel)
-      layer = ReluBatchNorm(window=2, dtype=dtype)
-      out, _ = _train(x, shift, _weights(mask), params, stats, layer)
+      weights = _weights(mask)
+      out, _ = _apply(x, shift, weights, params, stats, window=2, dtype=dtype)
       return (out.astype(jnp.float32) * cotangent).sum()
 
     found = of_loss(kernel.astype(dtype), images.astype(dtype))
@@ -190,7 +191,7 @@ def test_the_platform_of_the_program_decides(monkeypatch):
   stats = {"mean": jnp.zeros(32), "var": jnp.ones(32)}
 
   def loss(x):
-    return _train(x, shift, _weights(mask), params, stats)[0].sum()
+    return _apply(x, shift, _weights(mask), params, stats)[0].sum()
 
   traced = jax.jit(jax.grad(loss)).trace(x)
   for platform in ("cpu", "cuda", "tpu"):
@@ -203,7 +204,7 @@ def test_padding_changes_nothing(platform):
   stats = {"mean": jnp.zeros(16), "var": jnp.ones(16)}
 
   def apply(x, weights):
-    return _train(x, shift, weights, params, stats)
+    return _apply(x, shift, weights, params, stats)
 
   kept, its_stats = apply(x, _weights(mask))
   other, other_stats = apply(
@@ -225,7 +226,7 @@ def test_no_image_at_all_gives_finite_numbers(platform):
   stats = {"mean": jnp.zeros(16), "var": jnp.ones(16)}
 
   def loss(x):
-    out, _ = _train(x, shift, jnp.zeros(4), params, stats)
+    out, _ = _apply(x, shift, jnp.zeros(4), params, stats)
     return out.sum()
 
   value, gradient = jax.jit(jax.value_and_grad(loss))(x)
@@ -234,16 +235,13 @@ def test_no_image_at_all_gives_finite_numbers(platform):
 
 
 @pytest.mark.parametrize("window", [1, 2])
-def test_evaluation_uses_the_running_statistics(window):
+def test_evaluation_uses_the_running_statistics(window, platform):
   x, shift, mask, params, _ = _inputs((5, 2, 3))
   stats = {"mean": jnp.array([0.1, 0.2, 0.3]), "var": jnp.array([1.0, 2, 3])}
-  ours = ReluBatchNorm(window=window).apply(
-    {"params": params, "batch_stats": stats},
-    x,
-    shift,
-    None,
-    use_running_average=True,
+  ours, after = _apply(
+    x, shift, None, params, stats, window=window, evaluates=True
   )
+  jax.tree.map(np.testing.assert_array_equal, after, stats)
   slow = _Slow(window).apply(
     {"params": {"norm": params}, "batch_stats": {"norm": stats}},
     x,
@@ -261,7 +259,7 @@ def test_vmap_is_the_same_as_one_by_one(platform):
   stats = {"mean": jnp.zeros(8), "var": jnp.ones(8)}
 
   def loss(x):
-    out, _ = _train(x, shift, _weights(mask), params, stats)
+    out, _ = _apply(x, shift, _weights(mask), params, stats)
     return (out * cotangent).sum()
 
   gradient = jax.grad(loss)
@@ -275,8 +273,8 @@ def test_bfloat16_sums_in_float32(platform):
   stats = {"mean": jnp.zeros(16), "var": jnp.ones(16)}
 
   def apply(x, dtype):
-    layer = ReluBatchNorm(momentum=0.0, dtype=dtype)
-    return _train(x, shift, _weights(mask), params, stats, layer)
+    how = {"momentum": 0.0, "dtype": dtype}
+    return _apply(x, shift, _weights(mask), params, stats, **how)
 
   rounded = x.astype(jnp.bfloat16)
   out, updates = apply(rounded, jnp.bfloat16)

@@ -317,3 +317,22 @@ def test_the_number_of_threads_does_not_decide_bits():
     text=True,
   )
   assert other.stdout.split() == gradients()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shared", [None, 0, 1, 2])
+def test_gradients_in_groups_are_those_of_each_individual(shape, shared):
+  """What a GPU computes under `vmap`; one operand may be everybody's."""
+  operands = make_inputs(*SHAPES[shape], jnp.float32, individuals=(3,))
+  if shared is not None:
+    operands[shared] = operands[shared][0]
+  axes = [None if index == shared else 0 for index in range(3)]
+  together = jax.jit(jax.vmap(accelerator.gradients, axes))(*operands)
+  for person in range(3):
+    own = [
+      array if axis is None else array[person]
+      for array, axis in zip(operands, axes)
+    ]
+    alone = accelerator.gradients_for_tpu(*own)
+    for found, expected in zip(together, alone):
+      np.testing.assert_allclose(found[person], expected, 2e-4, 2e-4)

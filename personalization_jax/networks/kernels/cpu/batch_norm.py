@@ -6,17 +6,13 @@ memory once for all of them.
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from personalization_jax.networks.kernels import pooling
 from personalization_jax.networks.kernels.cpu import cache
-from personalization_jax.networks.kernels.normalised import (
-  EPSILON,
-  Saved,
-  active,
-  normalised,
-  peaks_of,
-)
+from personalization_jax.networks.kernels.normalised import EPSILON, Saved
 
 # Sums over pixels run along rows of about so many numbers, whatever the number
 # of channels: short rows leave a CPU's vector units idle.
@@ -43,9 +39,9 @@ def forward(
   )
   # As Flax's: the difference of float32 means, never below 0.
   variance = jnp.maximum(square - mean * mean, 0)
-  peaks = peaks_of(x, scale, window)
+  peaks = _peaks_of(x, scale, window)
   out = cache.once(
-    weights, normalised, peaks, shift, scale, bias, mean, variance
+    weights, _normalised, peaks, shift, scale, bias, mean, variance
   )
   above = jnp.zeros_like(mean)  # not needed here
   saved = Saved(x, peaks, shift, weights, scale, mean, variance, above)
@@ -75,7 +71,7 @@ def backward(saved: Saved, cotangent: Array) -> tuple[Array, ...]:
     x: Array, cotangent: Array, peaks: Array, of_pixel: Array
   ) -> tuple[Array, Array]:
     through = of_pixel[:, None, None, None] * (
-      constant + slope * active(x, shift)
+      constant + slope * _active(x, shift)
     )
     gradient = scale * inverse * (_to_peaks(cotangent, x, peaks) - through)
     # Of what is before ReLU, as XLA would have it: one form, the same bits.
@@ -86,6 +82,42 @@ def backward(saved: Saved, cotangent: Array) -> tuple[Array, ...]:
   of_pixel = weights / (x.shape[1] * x.shape[2])
   gradient, sums = cache.once(weights, to_input, x, cotangent, peaks, of_pixel)
   return gradient, sums.sum(axis=0), to_scale, to_bias
+
+
+def evaluate(
+  x: Array,
+  shift: Array,
+  scale: Array,
+  bias: Array,
+  mean: Array,
+  variance: Array,
+  window: int,
+) -> Array:
+  """Pooled and normalised by running statistics, float32."""
+  peaks = _peaks_of(x, scale, window)
+  return _normalised(peaks, shift, scale, bias, mean, variance)
+
+
+def _active(x: Array, shift: Array) -> Array:
+  """Float32, after the bias and ReLU."""
+  return jax.nn.relu(x.astype(jnp.float32) + shift)
+
+
+def _normalised(
+  x: Array, shift: Array, scale: Array, bias: Array, mean: Array, var: Array
+) -> Array:
+  """Batch normalisation's output, float32, of what is before ReLU."""
+  factor = scale * lax.rsqrt(var + EPSILON)
+  return _active(x, shift) * factor + (bias - mean * factor)
+
+
+def _peaks_of(x: Array, scale: Array, window: int) -> Array:
+  """Each window's largest input, its smallest where the scale is negative."""
+  if window == 1:
+    return x
+  largest = pooling.reduce_windows(x, window, jnp.maximum)
+  smallest = pooling.reduce_windows(x, window, jnp.minimum)
+  return jnp.where(scale < 0, smallest, largest)
 
 
 def _to_peaks(cotangent: Array, x: Array, peaks: Array) -> Array:
@@ -116,7 +148,7 @@ def _rows(images: Array) -> Array:
 
 def _active_rows(images: Array, shift: Array) -> Array:
   rows = _rows(images)
-  return active(rows, jnp.tile(shift, rows.shape[-1] // len(shift)))
+  return _active(rows, jnp.tile(shift, rows.shape[-1] // len(shift)))
 
 
 def _sum(rows: Array, channels: int) -> Array:
