@@ -15,10 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
+from flax.training import train_state
 
-from experiments.benchmarks.measuring import seconds
-from experiments.benchmarks.work import Work, rows
-from personalization_jax.datasets import Population
+from experiments.benchmarks.work import Task
 from personalization_jax.networks import classifier
 
 
@@ -32,49 +31,42 @@ class PlainClassifier(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     """Logits float32 [B, num_classes] of images float [B, H, W, C]."""
-    x = x.astype(self.dtype)
-    last = len(classifier.FIG_4) - 1
+    norm = functools.partial(
+      nn.BatchNorm, use_running_average=not train, momentum=0.9
+    )
+    of_type = {"dtype": self.dtype}
     for index, layer in enumerate(classifier.FIG_4):
-      x = nn.Conv(
-        int(layer.channels * self.width),
-        (layer.size, layer.size),
-        dtype=self.dtype,
-        name=f"layer_{index}",
-      )(x)
-      x = nn.BatchNorm(
-        use_running_average=not train,
-        momentum=0.9,
-        dtype=self.dtype,
-        name=f"norm_{index}",
-      )(nn.relu(x))
+      channels, size = int(layer.channels * self.width), (layer.size,) * 2
+      x = nn.Conv(channels, size, name=f"layer_{index}", **of_type)(x)
+      x = norm(name=f"norm_{index}", **of_type)(nn.relu(x))
       if layer.pool:
-        window = (2, 2) if index < last else x.shape[1:3]
+        window = (2, 2) if layer is not classifier.FIG_4[-1] else x.shape[1:3]
         x = nn.max_pool(x, window, window)
       if layer.dropout:
         x = nn.Dropout(layer.dropout, deterministic=not train)(x)
     x = x.reshape(len(x), -1)
-    name = f"layer_{last + 1}"
-    x = nn.Dense(self.num_classes, dtype=self.dtype, name=name)(x)
+    name = f"layer_{len(classifier.FIG_4)}"
+    x = nn.Dense(self.num_classes, name=name, **of_type)(x)
     return x.astype(jnp.float32)
 
 
+class TrainState(train_state.TrainState):
+  """One individual's."""
+
+  batch_stats: Any
+  key: jax.Array
+
+
 def train_step(
-  model: nn.Module,
-  optimizer: optax.GradientTransformation,
-  state: Any,
-  rows: jax.Array,
-  images: jax.Array,
-  labels: jax.Array,
-) -> tuple[Any, jax.Array]:
+  state: TrainState, rows: jax.Array, images: jax.Array, labels: jax.Array
+) -> tuple[TrainState, jax.Array]:
   """One step of one individual on rows [B]: the state after, and the loss."""
-  params, batch_stats, opt_state, key = state
-  key, dropout = jax.random.split(key)
-  batch = images[rows].astype(jnp.float32) / 255.0
+  key, dropout = jax.random.split(state.key)
 
   def loss_fn(params: Any) -> tuple[jax.Array, Any]:
-    logits, updates = model.apply(
-      {"params": params, "batch_stats": batch_stats},
-      batch,
+    logits, updates = state.apply_fn(
+      {"params": params, "batch_stats": state.batch_stats},
+      images[rows].astype(jnp.float32) / 255.0,
       True,
       mutable=["batch_stats"],
       rngs={"dropout": dropout},
@@ -85,37 +77,39 @@ def train_step(
     return losses.mean(), updates["batch_stats"]
 
   (loss, batch_stats), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
-    params
+    state.params
   )
-  updates, opt_state = optimizer.update(gradients, opt_state)
-  params = optax.apply_updates(params, updates)
-  return (params, batch_stats, opt_state, key), loss
+  state = state.apply_gradients(grads=gradients)
+  return state.replace(batch_stats=batch_stats, key=key), loss
 
 
-def serve(work: Work, people: Population) -> Callable[[], float]:
-  """What a worker process runs, compiled: it returns the work's seconds."""
-  model = PlainClassifier(
-    people.num_classes, work.width, jnp.dtype(work.precision)
+def first_state(task: Task, key: jax.Array) -> TrainState:
+  """An individual's, with the model that everybody starts from."""
+  width, dtype = task.settings.width, jnp.dtype(task.settings.precision)
+  model = PlainClassifier(task.store.num_classes, width, dtype)
+  return TrainState.create(
+    apply_fn=model.apply,
+    params=task.params,
+    tx=optax.adam(task.settings.learning_rate),
+    batch_stats=task.batch_stats,
+    key=key,
   )
-  optimizer = optax.adam(work.settings().learning_rate)
-  own_step = functools.partial(train_step, model, optimizer)
-  step = jax.jit(jax.vmap(own_step, in_axes=(0, 0, None, None)))
-  store = jnp.asarray(people.images), jnp.asarray(people.labels)
-  batches = jnp.asarray(rows(work, people).swapaxes(0, 1))
-  images = jnp.zeros((1, *people.sample_shape))
-  init = jax.jit(functools.partial(model.init, train=False))
-  variables = init(jax.random.key(0), images)
-  params = variables["params"]
-  first = (params, variables["batch_stats"], optimizer.init(params))
-  keys = jax.random.split(jax.random.key(1), work.individuals)
+
+
+def serve(task: Task) -> Callable[[], np.ndarray]:
+  """What a worker process runs, compiled: losses [individuals, T]."""
+  step = jax.jit(jax.vmap(train_step, in_axes=(0, 0, None, None)))
+  store = jnp.asarray(task.store.images), jnp.asarray(task.store.labels)
+  batches = jnp.asarray(task.rows.swapaxes(0, 1))
+  keys = jax.random.split(jax.random.key(0), len(task.rows))
+  first = jax.vmap(lambda key: first_state(task, key))(keys)
 
   def run() -> np.ndarray:
-    state = jax.vmap(lambda key: (*first, key))(keys)
-    losses = []
+    state, losses = first, []
     for batch in batches:
       state, loss = step(state, batch, *store)
       losses.append(loss)
     return np.stack(losses, axis=1)
 
   run()
-  return lambda: seconds(run)
+  return run

@@ -8,7 +8,6 @@ the same initial model.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -16,7 +15,6 @@ import jax
 import numpy as np
 
 from personalization_jax import schedules
-from personalization_jax.checkpoints import files
 from personalization_jax.datasets import Population, synthetic, variations
 from personalization_jax.networks import classifier
 from personalization_jax.randomness import SHARED
@@ -50,11 +48,6 @@ class Work:
   image_size: int = 32  # pixels a side
   precision: str = "float32"  # or "bfloat16", of activations
 
-  @property
-  def samples(self) -> int:
-    """Trained on in all."""
-    return self.individuals * self.steps * self.batch_size
-
   def __str__(self) -> str:
     return (
       f"fine-tuning {self.individuals} individuals, width {self.width:g},"
@@ -67,10 +60,12 @@ class Work:
     return Settings(width=self.width, precision=self.precision)
 
 
-def population(image_size: int, individuals: int) -> Population:
-  """The store: synthetic handwriting of 30 classes, of at most 32 writers."""
+def population(
+  image_size: int, individuals: int, most: int = _WRITERS
+) -> Population:
+  """The store: synthetic handwriting of 30 classes, of few writers at most."""
   people, _ = synthetic.make_population(
-    min(individuals, _WRITERS),
+    min(individuals, most),
     samples_per_writer=_DRAWINGS,
     image_size=image_size,
     seed=_SEED,
@@ -78,86 +73,70 @@ def population(image_size: int, individuals: int) -> Population:
   return variations.flips(people)
 
 
-def rows(
-  work: Work, store: Population, some: slice = slice(None)
-) -> np.ndarray:
-  """The store's rows that some individuals are trained on, int32 [n, T, B]."""
-  writers = store.individuals.max() + 1
-  own = [np.flatnonzero(store.individuals == each) for each in range(writers)]
+def rows(work: Work, store: Population) -> np.ndarray:
+  """The store's rows that individuals are trained on, int32 [n, T, B]."""
+  writers = np.unique(store.individuals)
+  own = [np.flatnonzero(store.individuals == each) for each in writers]
   size = (work.batch_size, work.steps)
-  return np.stack(
-    [
-      schedules.individual_batches(
-        own[each % writers], *size, seed=_SEED, individual=each
-      )
-      for each in range(work.individuals)[some]
-    ]
+  batches = (
+    schedules.individual_batches(
+      own[each % len(own)], *size, seed=_SEED, individual=each
+    )
+    for each in range(work.individuals)
   )
+  return np.stack([*batches])
+
+
+class Task(NamedTuple):
+  """What goes to a peer's process."""
+
+  settings: Settings
+  store: Population
+  rows: np.ndarray  # int32 [individuals, T, B] of the store, without padding
+  # Of our network, as NumPy arrays.
+  params: Mapping[str, Any]
+  batch_stats: Mapping[str, Any]
 
 
 class Ours:
   """This project doing the work; calling it waits for the result."""
 
   def __init__(self, work: Work, store: Population, **how: Any):
-    """Compiles nothing; `how` are options of `study.make_trainer`."""
-    self.work, self.store = work, store
+    """Makes the model that everybody starts from.
+
+    `how` are options of `study.make_trainer`.
+    """
+    self.work, self.store, self.rows = work, store, rows(work, store)
     self.trainer = make_trainer(store, work.settings(), **how)
     self._root = jax.random.key(_SEED)
-
-  @functools.cached_property
-  def shared(self) -> TrainState:
-    """The model that everybody starts from, first of a leading axis."""
-    return self.trainer.with_individuals_per_device(1).create(
+    self._shared = self.trainer.with_individuals_per_device(1).create(
       individual_keys(self._root, [SHARED])
     )
 
-  def first(self) -> None:
-    """The first chunk alone: compiles what the whole work needs."""
-    next(self._chunks())
+  def __str__(self) -> str:
+    """The work, and how it is done."""
+    return f"{self.work}, {self.trainer.side_by_side} side by side"
 
   def __call__(self) -> np.ndarray:
     """Losses float32 [individuals, T], in nats."""
-    return np.concatenate([losses for _, losses in self._chunks()])
+    return np.concatenate([*self.chunks()])
 
-  def digest(self) -> str:
-    """Does the work; a digest of all weights and losses, to the last bit."""
-    chunks = [
-      [np.asarray(leaf)[: len(losses)] for leaf in jax.tree.leaves(states)]
-      + [losses]
-      for states, losses in self._chunks()
-    ]
-    return files.digest([np.concatenate(leaves) for leaves in zip(*chunks)])
-
-  def _chunks(self) -> Iterator[tuple[Any, np.ndarray]]:
-    """Chunk by chunk, the models and their losses."""
+  def chunks(self) -> Iterator[np.ndarray]:
+    """Trains chunk by chunk; the losses. The first compiles all."""
     for chunk in self.trainer.chunks(self.work.individuals):
-      states, losses = self.trainer.train(
-        self.states(chunk), rows(self.work, self.store, chunk)
-      )
-      yield states.variables, losses
+      yield self.trainer.train(self.states(chunk), self.rows[chunk])[1]
 
   def states(self, chunk: slice) -> TrainState:
     """A chunk's models before the first step."""
     ids = range(self.work.individuals)[chunk]
-    return self.trainer.share(self.shared, individual_keys(self._root, ids))
+    return self.trainer.share(self._shared, individual_keys(self._root, ids))
 
   def task(self) -> Task:
     """The same work for a peer."""
     model = jax.tree.map(
-      lambda leaf: np.asarray(leaf[0]), self.shared.variables
+      lambda leaf: np.asarray(leaf[0]), self._shared.variables
     )
-    return Task(self.work, self.store, rows(self.work, self.store), **model)
-
-
-class Task(NamedTuple):
-  """What goes to a peer's process."""
-
-  work: Work
-  store: Population
-  rows: np.ndarray  # int32 [individuals, T, B] of the store, without padding
-  # Of our network, as NumPy arrays.
-  params: Mapping[str, Any]
-  batch_stats: Mapping[str, Any]
+    return Task(self.work.settings(), self.store, self.rows, **model)
 
 
 def forward_macs(width: float, image_size: int, num_classes: int) -> list[int]:

@@ -4,8 +4,10 @@ import ast
 import contextlib
 import dataclasses
 import graphlib
-import importlib.util
+import json
 import pathlib
+import re
+import subprocess
 import time
 import types
 
@@ -13,11 +15,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pandas as pd
 import pytest
 from helpers.tiny import Tiny
 
-from experiments.benchmarks import linen_peer, measuring, training, work
-from experiments.benchmarks.work import Ours, Task, Work, rows
+from experiments.benchmarks import (
+  device_check,
+  linen_peer,
+  measuring,
+  training,
+  work,
+)
+from experiments.benchmarks.work import Task, Work, rows
 from personalization_jax import study
 from personalization_jax.datasets import Population
 from personalization_jax.networks import classifier
@@ -25,6 +34,7 @@ from personalization_jax.settings import Settings
 from personalization_jax.training.learner import Learner, make_learner
 from personalization_jax.training.step import TrainState, loss_fn
 
+ROOT = pathlib.Path(__file__).parents[2]
 CLASSES = 30
 OPTIMIZER = optax.adam(1e-3)
 DIVISION = "helpers.division:prepare"
@@ -99,34 +109,28 @@ def variables():
 
 @pytest.fixture(scope="module")
 def batch(store):
-  chosen = rows(WORK, store, slice(1))[0, 0]
+  chosen = rows(WORK, store)[0, 0]
   return chosen, store.images[chosen].astype(np.float32) / 255
 
 
-def options_of(quick=False, only="", side_by_side=()):
+def options_of(quick=False, only="", peers=False, **options):
   """What `training` reads of the script's flags; the others mean nothing."""
   return types.SimpleNamespace(
     quick=quick,
     only=only,
-    side_by_side=side_by_side,
     repeats=1,
-    peers=False,
+    peers=peers,
     individuals=0,
     steps=0,
     individuals_per_device=0,
     peak_tflops=None,
+    **options,
   )
 
 
 def make_task(store, variables, precision="float32"):
-  own = dataclasses.replace(WORK, precision=precision)
-  return Task(
-    own,
-    store,
-    rows(own, store),
-    variables["params"],
-    variables["batch_stats"],
-  )
+  settings = dataclasses.replace(WORK, precision=precision).settings()
+  return Task(settings, store, rows(WORK, store), **variables)
 
 
 @pytest.fixture(scope="module")
@@ -202,10 +206,9 @@ def test_torch_steps_as_we_do(torch, store, variables, our_step, no_dropout):
   loss, gradients, after = our_step
   task = make_task(store, variables)
   peer = torch_peers.OneByOne(task, torch.device("cpu"))
-  peer._reset()
-  theirs = peer._step(peer._rows[0, 0])
+  theirs = peer.train(peer.rows[:1, :1])[0, 0]
   np.testing.assert_allclose(theirs, loss, rtol=1e-3)
-  params = list(peer._network.parameters())
+  params = list(peer.network.parameters())
   assert_leaves_close(
     flax_leaves(gradients), as_flax(p.grad for p in params), 1e-3
   )
@@ -224,8 +227,8 @@ def test_torch_func_trains_as_the_loop(torch, store, variables, no_dropout):
   from experiments.benchmarks import torch_peers
 
   task = make_task(store, variables)
-  loop = torch_peers.serve(task, 1)()
-  stacked = torch_peers.serve(task, 1, "cpu", "func", 2)()
+  loop = torch_peers.serve(task)()
+  stacked = torch_peers.serve(task, (), "cpu", "func", 2)()
   assert loop.shape == stacked.shape == (3, 2)
   np.testing.assert_allclose(stacked, loop, rtol=1e-3)
   assert len(np.unique(loop[:, 0])) == 3
@@ -239,8 +242,8 @@ def test_a_loop_starts_afresh_with_every_individual(
   task = make_task(store, variables)
   last = task._replace(rows=task.rows[2:])
   np.testing.assert_allclose(
-    torch_peers.serve(task, 1)()[2:],
-    torch_peers.serve(last, 1)(),
+    torch_peers.serve(task)()[2:],
+    torch_peers.serve(last)(),
     rtol=1e-5,
   )
 
@@ -252,7 +255,8 @@ def test_torch_drops_out_and_casts(torch, store, variables, variant, short):
   # The same rows for everybody: they differ by their dropout.
   task = make_task(store, variables, precision="bfloat16")
   task = task._replace(rows=np.repeat(task.rows[:1], 3, axis=0))
-  losses = torch_peers.serve(task, 1, "cpu", variant, 3)()
+  together = 3 if variant == "func" else 1
+  losses = torch_peers.serve(task, (), "cpu", variant, together)()
   assert np.isfinite(losses).all()
   assert len(np.unique(losses[:, 0])) == 3
 
@@ -261,18 +265,12 @@ def test_plain_linen_steps_as_we_do(
   store, variables, batch, our_step, no_dropout
 ):
   loss, _, after = our_step
-  state = (
-    variables["params"],
-    variables["batch_stats"],
-    OPTIMIZER.init(variables["params"]),
-    jax.random.key(0),
-  )
-  model = linen_peer.PlainClassifier(CLASSES, WORK.width)
-  (params, *_), theirs = jax.jit(linen_peer.train_step, static_argnums=(0, 1))(
-    model, OPTIMIZER, state, batch[0], store.images, store.labels
+  state = linen_peer.first_state(make_task(store, variables), jax.random.key(0))
+  state, theirs = jax.jit(linen_peer.train_step)(
+    state, batch[0], store.images, store.labels
   )
   np.testing.assert_allclose(theirs, loss, rtol=1e-4)
-  for own, other in zip(jax.tree.leaves(after), jax.tree.leaves(params)):
+  for own, other in zip(jax.tree.leaves(after), jax.tree.leaves(state.params)):
     assert np.isclose(own, other, atol=1e-5).mean() > 0.9
 
 
@@ -328,72 +326,40 @@ def test_rows_belong_to_their_person(store):
   assert drawn.shape == (7, WORK.steps, WORK.batch_size)
   for index, own in enumerate(drawn):
     assert (store.individuals[own] == index % 3).all()
-  np.testing.assert_array_equal(rows(many, store, slice(3, 5)), drawn[3:5])
+  fewer = dataclasses.replace(WORK, individuals=4)
+  np.testing.assert_array_equal(rows(fewer, store), drawn[:4])
   assert not np.array_equal(drawn[0], drawn[3])
-
-
-def test_a_digest_tells_results_apart(store, quick_network, monkeypatch):
-  ours = Ours(WORK, store)
-  rng = np.random.default_rng(0)
-  weights = {"w": rng.normal(size=(3, 5)), "b": rng.normal(size=3)}
-  losses = rng.normal(size=(3, 2))
-
-  def digest(weights, losses, *chunks):
-    """Of these results, as chunks of individuals."""
-    results = [
-      ({name: leaf[chunk] for name, leaf in weights.items()}, losses[chunk])
-      for chunk in chunks
-    ]
-    monkeypatch.setattr(ours, "_chunks", lambda: iter(results))
-    return ours.digest()
-
-  whole = digest(weights, losses, slice(3))
-  assert digest(weights, losses, slice(2), slice(2, 3)) == whole
-  assert digest(weights, losses, slice(2)) != whole
-  other = losses.copy()
-  other[1, 1] = np.nextafter(other[1, 1], 9)
-  assert digest(weights, other, slice(3)) != whole
-  assert digest({**weights, "b": -weights["b"]}, losses, slice(3)) != whole
 
 
 # Timing and processes
 
 
-def test_the_best_peer_comes_first():
-  fast, slow = (lambda s=s: time.sleep(s) for s in (0.02, 0.06))
-  peers = {"lazy": slow, "quick": fast}
+def test_costs_are_compared_round_by_round():
+  costs = pd.DataFrame({"ours": [1, 2, 8], "peer": [2, 6, 8]})
+  assert measuring.compare(costs, "peer") == {
+    "unit": "s", "ours": 2, "peer": 6, "peer_name": "peer", "ratio": 2,
+  }  # fmt: skip
+  rates = measuring.compare(costs, "peer", unit="samples/s")
+  assert (rates["ours"], rates["peer"], rates["ratio"]) == (1 / 2, 1 / 6, 2)
+  assert measuring.compare(costs, "ours") == {"unit": "s", "ours": 2}
 
-  def compare(peers, **options):
-    return measuring.compare("sleep", slow, peers, 3, first=fast, **options)
 
-  for unit, options in (("samples/s", {"samples": 12}), ("s", {})):
-    best, other = compare(peers, goal="1", **options)
-    assert (best.peer_name, other.peer_name) == ("quick (the best)", "lazy")
-    assert (best.goal, other.goal) == ("1", None)
-    assert best.ours == other.ours
-    assert (best.ours < best.peer) == (unit == "samples/s")
-    assert best.ratio < 1
-    assert best.unit == unit
-    assert best.first_call < 0.06
-  (alone,) = compare({})
-  assert alone.peer is None and alone.ratio is None
-  assert compare({"quick": fast})[0].peer_name == "quick"
+def test_long_calls_are_not_repeated_as_often(monkeypatch):
+  monkeypatch.setattr(measuring, "_LONG", 0.01)
+  calls = {"ours": lambda: None, "peer": lambda: time.sleep(0.02)}
+  assert measuring.rounds(calls, 4).count().to_dict() == {"ours": 4, "peer": 2}
 
 
 def test_workers_work_fail_and_are_cut_off():
-  with (
-    measuring.Worker(
-      DIVISION, 6, environment={"A_BENCHMARK_VARIABLE": "x"}
-    ) as worker,
-    measuring.Worker(DIVISION, 6) as slow,
-  ):
-    assert worker.wait() is None
-    assert worker.call(3) == (2, "x")
+  with measuring.workers([(DIVISION, 6), (DIVISION, 9)], 20) as divide:
+    assert divide(3) == [2, 3]
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
-      worker.call(0)
-    slow.wait()
-    with pytest.raises(TimeoutError, match="0 s"):
-      slow.call(10, limit=0.1)
+      divide(0)
+  with (
+    pytest.raises(TimeoutError),
+    measuring.workers([(DIVISION, 6)], 0.5) as divide,
+  ):
+    divide(10)
 
 
 def test_no_module_needs_one_that_needs_it():
@@ -427,28 +393,9 @@ def test_no_module_needs_one_that_needs_it():
 # The script
 
 
-def test_a_missing_peer_is_named_before_anything_is_measured(monkeypatch):
-  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-  with pytest.raises(ValueError, match=r"torch.*\[bench\].*--nopeers"):
-    measuring.runnable(["scaling", "training"], True)
-  suites = ["training", "scaling", "grouping"]
-  assert measuring.runnable(suites, False) == ["training", "scaling"]
-
-
-def test_the_table_shows_what_was_measured():
-  lines = measuring.table(
-    [
-      measuring.Measurement("one", "s", 2.0),
-      measuring.Measurement(
-        "two", "samples/s", 300.0, 200.0, "them", 1.5, 7.0, "2", 5e9, 0.25
-      ),
-    ]
-  ).splitlines()
-  assert lines[1].split() == ["2", "-", "-", "s", "-", "-", "-", "one"]
-  assert lines[2].split()[:7] == [
-    "300", "200", "1.5", "samples/s", "7", "5", "25",
-  ]  # fmt: skip
-  assert lines[2].endswith("two; peer: them; goal: 2")
+def test_a_row_shows_what_was_measured():
+  row = {"name": "one", "unit": "s", "ours": 2 / 3, "peer_name": "two"}
+  assert measuring.line(row) == "one: unit s, ours 0.6667, peer_name two"
 
 
 def test_the_suite_without_peers(store, quick_network, monkeypatch):
@@ -460,55 +407,56 @@ def test_the_suite_without_peers(store, quick_network, monkeypatch):
     work.synthetic, "make_population", lambda *_, **options: (drawn, options)
   )
   (row,) = training.run(options_of(quick=True))
-  assert row.ours > 0 and row.first_call > 0 and row.peer is None
-  expected = row.ours * work.training_flops(1 / 32, 16, CLASSES)
-  assert row.flops == pytest.approx(expected)
+  assert row["ours"] > 0 and row["first_call"] > 0
+  expected = row["ours"] * work.training_flops(1 / 32, 16, CLASSES)
+  assert row["flops"] == pytest.approx(expected)
   assert not list(training.run(options_of(only="no such row")))
 
 
-def test_an_accelerator_s_suite_has_a_row_for_each_variant_that_fits(
+def test_the_best_way_that_works_meets_the_peers(
   store, quick_network, monkeypatch
 ):
-  def compare(name, ours, *_, **how):
+  def alone(ours, options):
     together = ours.trainer.side_by_side
     if together == 2:
       raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
-    return [measuring.Measurement(name, "samples/s", together)]
+    return {"name": str(ours), "ours": together}
 
-  monkeypatch.setattr(training, "_compare", compare)
-  options = options_of(side_by_side=["2", "1", "9"])
-  found = training._on_accelerator(WORK, store, 2, options)
-  assert [(row.name, row.ours) for row in found] == [
-    (f"{WORK}, {n} side by side", n) for n in (1, 3)
-  ]
+  @contextlib.contextmanager
+  def workers(setups, limit):
+    if setups[0][0].endswith("torch_peers:serve"):
+      raise RuntimeError("Traceback\nNo GPU\n")
+    yield lambda: None
+
+  ways = [{"individuals_per_device": 3, "side_by_side": n} for n in (2, 3, 1)]
+  monkeypatch.setattr(training, "ways", lambda *_: ways)
+  monkeypatch.setattr(training, "alone", alone)
+  monkeypatch.setattr(training, "population", lambda *_: store)
+  monkeypatch.setattr(training, "_QUICK_CPU_ROWS", [(WORK, 2)])
+  monkeypatch.setattr(training.run_info, "version", lambda package: "2")
+  monkeypatch.setattr(training.measuring, "workers", workers)
+  options = options_of(quick=True, peers=True)
+  one, three, linen, *torch = training.run(options)
+  assert one["name"] == f"{WORK}, 3 side by side" and three["ours"] == 1
+  assert all(row["peer_name"].endswith("failed, No GPU") for row in torch)
+  assert linen["name"] == one["name"] and linen["ratio"] > 0
 
 
-def test_the_best_stack_and_what_fails_on_a_gpu_are_told(
-  store, variables, monkeypatch
-):
-  """Without a GPU: the processes are made up."""
-  fails = {("func", 3), ("compiled", 1)}
-
-  class Made(contextlib.nullcontext):
-    def wait(self):
-      if self.enter_result in fails:
-        raise RuntimeError("out of memory")
-
-    def call(self):
-      time.sleep(0.01 * (self.enter_result == ("func", 1)))
-
-  monkeypatch.setattr(training, "_STACKS", (2, 1, 3))
-  monkeypatch.setattr(training, "_torch_name", lambda: "PyTorch 2")
-  monkeypatch.setattr(
-    training, "_torch", lambda stack, task, threads, device, *how: Made(how)
+def test_a_gpu_s_peers(store, variables, monkeypatch):
+  monkeypatch.setattr(training.run_info, "version", lambda package: "2")
+  device = types.SimpleNamespace(platform="gpu")
+  mesh = types.SimpleNamespace(devices=np.array([device]))
+  ours = types.SimpleNamespace(
+    task=lambda: make_task(store, variables),
+    trainer=types.SimpleNamespace(mesh=mesh),
   )
-  task = make_task(store, variables)
-  with contextlib.ExitStack() as stack:
-    calls, failures = training._torch_on_gpu(task, stack)
-  names = ["eager", "graph", "compiled graph", "torch.func, 2 stacked"]
-  assert [name.split(" ", 2)[2] for name in calls] == names
-  names = ["torch.func, 3 stacked", "compiled"]
-  assert [name.split(" ", 2)[2] for name in failures] == names
+  linen, *torch = training.peers(ours, 2).items()
+  names = ["eager", "graph", "compiled graph", "compiled"]
+  names += ["torch.func, 3 stacked"]
+  assert [name for name, _ in torch] == [f"PyTorch 2 {name}" for name in names]
+  assert linen[1][0][1].rows.shape == (2, 2, WORK.batch_size)
+  monkeypatch.setattr(training.run_info, "version", lambda package: None)
+  assert [*training.peers(ours, 2)] == [linen[0]]
 
 
 @pytest.mark.parametrize(
@@ -521,3 +469,87 @@ def test_no_device_trains_more_fillers_than_it_must(
   assert training.without_fillers(individuals, devices) == together
   calls = -(-individuals // (devices * together))
   assert calls * together == -(-individuals // devices)
+
+
+# The check of a card
+
+
+@pytest.fixture
+def card(store, quick_network, monkeypatch):
+  """The flags of a check with these people and small models."""
+  monkeypatch.setattr(device_check.npz, "load", lambda path: store)
+  return options_of(
+    quick=True,
+    data="people.npz",
+    widths=["1"],
+    precisions=["float32"],
+    models=["2"],
+    formulations=["rule", "xla"],
+    side_by_side=["1", "9"],
+    seconds=0.0,
+  )
+
+
+def test_a_card_s_results_are_compared_with_the_cpu_s(card):
+  *rows, groups = device_check.correctness(card)
+  compared = [row["name"].split(" of ")[0] for row in rows]
+  assert compared == [*device_check._TOLERANCES]
+  assert all(row["within"] for row in [*rows, groups])
+
+
+def test_a_card_s_steps_are_timed_in_every_way_that_works(card, monkeypatch):
+  def broken(images, kernel):
+    raise TypeError("not on this card")
+
+  shape = types.SimpleNamespace(convolve=broken)
+  monkeypatch.setitem(device_check.FORMULATIONS, "xla", shape)
+  one, two, *failed = device_check.steps(card)
+  assert one["name"].endswith("1 side by side, rule")
+  assert two["name"].endswith("2 side by side, rule")
+  assert two["steps_per_second"] == pytest.approx(two["ours"] / 16)
+  assert two["planned_MiB"] > 1 and two["peak_MiB_so_far"] > 1
+  assert [row["failed"] for row in failed] == 2 * [
+    "TypeError: not on this card"
+  ]
+
+
+@pytest.mark.parametrize("name", ["xla", "patches", "cpu"])
+def test_a_formulation_convolves_and_has_gradients(name):
+  rng = np.random.default_rng(0)
+  images = rng.normal(size=(4, 8, 8, 8)).astype(np.float32)
+  kernel = rng.normal(size=(3, 3, 8, 8)).astype(np.float32)
+
+  def loss(images, kernel):
+    return (device_check.convolution.convolve(images, kernel) ** 2).sum()
+
+  expected = jax.grad(loss, (0, 1))(images, kernel)
+  with device_check.formulation(name):
+    found = jax.grad(loss, (0, 1))(images, kernel)
+  for one, other in zip(found, expected):
+    np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-2)
+
+
+def test_the_paper_s_study_gives_table_1_s_time(card):
+  card.individuals = 1
+  (row,) = device_check.paper(card)
+  hours = device_check.TABLE_1 / row["ours"] / 3600
+  assert row["table1_minutes"] == pytest.approx(60 * hours)
+
+
+def test_a_check_s_rows_are_kept_one_by_one(tmp_path):
+  path = tmp_path / "device_check-cpu.json"
+  for suite in ("steps", "paper"):
+    measuring.add({"suite": suite, "ours": np.float32(1)}, path, {"cores": 2})
+  kept = json.loads(path.read_text())
+  assert [row["suite"] for row in kept["measurements"]] == ["steps", "paper"]
+  assert kept["environment"] == {"cores": 2}
+
+
+def test_the_check_s_script_gives_flags_that_there_are():
+  script = ROOT / "experiments" / "device_check.sh"
+  subprocess.run(["bash", "-n", script], check=True)
+  defined = re.findall(
+    r'DEFINE_\w+\(\s*"(\w+)"', (ROOT / "experiments/benchmark.py").read_text()
+  )
+  given = set(re.findall(r"--(?:no)?([a-z]\w*)", script.read_text()))
+  assert given - {"rehearsal", "kill", "quiet"} <= {*defined}
