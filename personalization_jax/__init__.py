@@ -11,7 +11,7 @@ from personalization_jax.datasets.synthetic import make_population
 from personalization_jax.datasets.variations import flips, resize
 from personalization_jax.runs.comparison import Comparison, compare
 from personalization_jax.settings import Settings
-from personalization_jax.study import Study
+from personalization_jax.study import Study, personalize
 
 __version__ = "0.1.0"
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
   "compare",
   "flips",
   "make_population",
+  "personalize",
   "resize",
   "split",
 ]

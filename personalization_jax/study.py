@@ -450,6 +450,24 @@ class Study:
     return files.digest([found, *map(np.asarray, jax.tree.leaves(self.base))])
 
 
+def personalize(
+  population: Population,
+  split: Split,
+  method: Method | str,
+  settings: Settings | None = None,
+  *,
+  keep_models: bool = False,
+  **about: Any,
+) -> Result:
+  """Trains and tests everybody by one method: `Study.personalize` in one call.
+
+  `about` is what else a `Study` takes. For several methods make one `Study`,
+  which trains what they share once and compiles once.
+  """
+  study = Study(population, split, settings or Settings(), **about)
+  return study.personalize(method, keep_models=keep_models)
+
+
 def _joined(parts: Sequence[Any]) -> Any:
   """Trees of arrays [n, ...] as one."""
   return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)

@@ -196,7 +196,8 @@ def test_the_platform_of_the_program_decides(
   for platform in ("cuda", "tpu"):
     other = program(platform, shape)
     assert "stablehlo.while" not in other
-    assert other.count("stablehlo.convolution") == 3
+    # A GPU's gradients name the value too, which the compiler leaves out.
+    assert other.count("stablehlo.convolution") == 3 + (platform == "cuda")
     assert other != text
   if picked == (blocked,) * 3 and kernel_shape[0] == 3:
     # XLA's own weight gradient would be a third; see `cpu`.
