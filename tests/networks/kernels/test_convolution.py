@@ -320,7 +320,7 @@ def test_the_number_of_threads_does_not_decide_bits():
   assert other.stdout.split() == gradients()
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", ["usual", "1x1", "odd sides"])
 @pytest.mark.parametrize("shared", [None, 0, 1, 2])
 def test_gradients_in_groups_are_those_of_each_individual(shape, shared):
   """What a GPU computes under `vmap`; one operand may be everybody's."""
