@@ -39,11 +39,11 @@ class ReluBatchNorm(nn.Module):
 
   def setup(self) -> None:
     """Names parameters and statistics."""
-    shape = (self.channels,)
-    self.mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
-    self.var = self.variable("batch_stats", "var", jnp.ones, shape)
-    self.scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
-    self.bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+    of = (self.channels,), jnp.float32
+    self.mean = self.variable("batch_stats", "mean", jnp.zeros, *of)
+    self.var = self.variable("batch_stats", "var", jnp.ones, *of)
+    self.scale = self.param("scale", nn.initializers.ones, *of)
+    self.bias = self.param("bias", nn.initializers.zeros, *of)
 
   def kernel_sign(self) -> Array | None:
     """[C], what the convolution's kernel is to be multiplied by, if anything.

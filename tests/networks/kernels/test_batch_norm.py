@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -288,3 +290,15 @@ def test_bfloat16_sums_in_float32(platform):
     updates,
     exactly,
   )
+
+
+def test_what_a_layer_holds_is_float32_whatever_jax_s_default():
+  with jax.enable_x64(True):
+    variables = jax.eval_shape(
+      functools.partial(ReluBatchNorm(3).init, use_running_average=True),
+      jax.random.key(0),
+      *(jnp.zeros(shape, jnp.float32) for shape in ((1, 2, 2, 3), 3)),
+      None,
+    )
+  found = {leaf.dtype for leaf in jax.tree.leaves(variables)}
+  assert found == {jnp.dtype("float32")}
