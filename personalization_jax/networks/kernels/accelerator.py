@@ -39,7 +39,7 @@ def convolve(images: Array, kernel: Array, groups: int = 1) -> Array:
   return lax.optimization_barrier(found) if images.shape[3] == 1 else found
 
 
-@jax.custom_batching.custom_vmap
+@jax.custom_jvp
 def gradients(
   images: Array, kernel: Array, cotangent: Array
 ) -> tuple[Array, Array]:
@@ -50,10 +50,25 @@ def gradients(
   gradient a convolution with windows as large as the images, whose operands are
   transposed in memory first.
   """
+  return _gradients(images, kernel, cotangent)
+
+
+@gradients.defjvp
+def _second_order(
+  primals: tuple[Array, ...], tangents: tuple[Array, ...]
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+  """What has a rule of its own for `vmap` has no gradient."""
+  return gradients(*primals), jax.jvp(gradients_for_tpu, primals, tangents)[1]
+
+
+@jax.custom_batching.custom_vmap
+def _gradients(
+  images: Array, kernel: Array, cotangent: Array
+) -> tuple[Array, Array]:
   return gradients_for_tpu(images, kernel, cotangent)
 
 
-@gradients.def_vmap
+@_gradients.def_vmap
 def _of_groups(
   groups: int,
   in_batched: Sequence[bool],

@@ -337,3 +337,15 @@ def test_gradients_in_groups_are_those_of_each_individual(shape, shared):
     alone = accelerator.gradients_for_tpu(*own)
     for found, expected in zip(together, alone):
       np.testing.assert_allclose(found[person], expected, 2e-4, 2e-4)
+
+
+def test_second_derivatives_are_those_of_the_plain_convolution():
+  """As before, though what a GPU's `vmap` calls has a rule of its own."""
+  images, kernel, _ = make_inputs((2, 4, 4, 3), (3, 3, 3, 2), jnp.float32)
+
+  def second(convolve):
+    first = jax.grad(lambda kernel: (convolve(images, kernel) ** 3).sum())
+    return jax.jit(jax.grad(lambda kernel: (first(kernel) ** 2).sum()))(kernel)
+
+  found, expected = second(convolution.convolve), second(accelerator.convolve)
+  np.testing.assert_allclose(found, expected, rtol=1e-4)
