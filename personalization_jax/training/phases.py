@@ -96,8 +96,12 @@ def begun(
   expected = trainer.shapes_of_one.variables
   if fault := interface.mismatch(dict(variables), expected):
     raise ValueError(f"the base model doesn't suit the network: {fault}.")
+  # Whatever mappings it is of, such as Flax's frozen ones.
+  own = jax.tree.unflatten(
+    jax.tree.structure(expected), jax.tree.leaves(variables)
+  )
   # `share` gives everybody a key.
-  state = state_of(trainer.learner, variables, jax.random.key(0))
+  state = state_of(trainer.learner, own, jax.random.key(0))
   one = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], state)
   return one, Record.restored({}, 1, people)
 

@@ -3,6 +3,7 @@
 import dataclasses
 
 import chex
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -108,6 +109,14 @@ def test_the_oracle_is_a_loop_of_training_steps(people, everybody):
     scores = jax.jit(TINY.model.apply)(trained.variables, images)
     right = scores.argmax(axis=1) == labels
     assert accuracy == pytest.approx(float(right.mean()))
+
+
+def test_a_base_may_be_of_any_mappings(people):
+  base = base_of(TINY)
+  frozen = study_of(people, base=flax.core.freeze(base))
+  found = frozen.global_phase()[0].variables
+  one = jax.tree.map(lambda leaf: leaf[0], found)
+  chex.assert_trees_all_equal(dict(one), base)
 
 
 def test_the_moments_of_adam_are_fresh(people):
