@@ -104,6 +104,13 @@ def main(argv: Sequence[str]) -> None:
     console.begin(argv)
     methods, seeds = table1.check_flags()
     counts = _counts()
+    if target == "cpu" and _NUM_DEVICES.value > 1:
+      raise ValueError(
+        f"--num_devices={_NUM_DEVICES.value} is of chips: --target=cpu takes"
+        " --cpu_devices."
+      )
+    if _JSON.value and pathlib.Path(_JSON.value).is_dir():
+      raise ValueError(f"--json={_JSON.value} is a folder: name a file.")
     processes.use_cpu_cores(table1.CPU_DEVICES.value)
     mesh = distributed.make_mesh(
       jax.local_devices() if target == "cpu" else chips.devices(target)[:1]
@@ -119,7 +126,7 @@ def main(argv: Sequence[str]) -> None:
       files.check_writable(pathlib.Path(_JSON.value).parent)
     if _DUMP.value:
       files.check_writable(pathlib.Path(_DUMP.value))
-  except (ValueError, OSError) as error:
+  except (ValueError, OSError, ImportError) as error:
     sys.exit(f"error: {console.as_flag(error, list(flags.FLAGS))}")
   devices = mesh.size if target == "cpu" else _NUM_DEVICES.value
   say(_title(target, devices, study, methods, seeds))
@@ -150,7 +157,8 @@ def main(argv: Sequence[str]) -> None:
   else:
     spent = hours(study, methods, chosen, alone=rows[0], devices=devices)
     if of_space and target != "cpu":
-      seconds = _seconds(target, costs.cost_of_step(of_space[0]))
+      store = resources.bytes_of(study.population.images)
+      seconds = _seconds(target, costs.cost_of_step(of_space[0], store))
       steps = latent_space.num_steps(study.split, latents)
       spent.loc["(auto-encoder, by bytes alone)"] = _spent(steps, seconds)
     spent = len(seeds) * spent
@@ -236,7 +244,7 @@ def plan_row(
     raise ValueError(f"--target={target}: XLA tells no memory of its programs.")
   device, host = max(plan.device.values()), max(plan.host.values(), default=0)
   batch = study.settings.batch_size
-  cost = costs.cost_of_step(compiled, trainer.images.size)
+  cost = costs.cost_of_step(compiled, resources.bytes_of(trainer.images))
   if _DUMP.value:
     _dump(pathlib.Path(_DUMP.value), f"{target}_{count}", compiled, cost)
   together = trainer.side_by_side or 1

@@ -24,6 +24,7 @@ _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{")
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*)")
 _BODY = re.compile(r"\bbody=%?([\w.\-]+)")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_OPERATION = re.compile(r"[\]})] ([\w\-]+)\(")
 _ARRAY = re.compile(rf"\b({'|'.join(_BYTES)})\[([0-9,]*)\]")
 
 
@@ -75,22 +76,27 @@ def cost_of_step(compiled: jax.stages.Compiled, store: int = 0) -> Cost:
   }
   # Loops around it, over individuals or devices, do little of their own.
   own = {name: sum(size for size, _ in cost(name).costliest) for name in bodies}
-  return cost(max(own, key=own.__getitem__))
+  # Without a loop it is what comes last, the whole program.
+  return cost(max(own, key=own.__getitem__, default=current))
 
 
 def _shape(text: str) -> str:
   """An instruction's result."""
-  return text[: text.index(")") + 1] if text[0] == "(" else text.split(" ")[0]
+  # A layout may have parentheses, too.
+  end = _OPERATION.search(text)
+  return text[: end.start() + 1] if end else text.split(" ")[0]
 
 
 def _moved(name: str, text: str, shapes: dict[str, str], store: int) -> int:
-  operation = re.search(r"[\]})] ([\w\-]+)\(", text)
+  operation = _OPERATION.search(text)
   if not operation or operation[1] not in _MOVING:
     return 0
   operands = re.findall(
     r"%([\w.\-]+)", text[operation.end() :].split("), ", 1)[0]
   )
   sizes = [_size(shapes.get(each, "")) for each in operands]
+  if operation[1] == "copy-start":  # its result names what it copies, too
+    return 2 * sum(sizes)
   return _size(shapes[name]) + sum(size for size in sizes if size != store)
 
 

@@ -1,5 +1,6 @@
 """What a study would take, before it is queued."""
 
+import dataclasses
 import functools
 import json
 import types
@@ -77,6 +78,34 @@ def test_a_step_costs_what_the_loop_of_steps_does():
   assert cost.costliest[0][0] == 300
   assert cost.costliest[0][1].startswith("both = ")
   assert costs.cost_of_step(compiled).moved == cost.moved + 1000
+
+
+def test_layouts_of_a_tpu_hide_no_result():
+  text = """
+%step (arg: (f32[8])) -> (f32[8]) {
+  %arg = (f32[8]{0:T(128)}) parameter(0)
+  %x = f32[8]{0:T(128)} get-tuple-element(%arg), index=0
+  %two = (f32[8]{0:T(128)}, f32[4]{0:T(128)S(1)}) fusion(%x), kind=kLoop
+  %near = (f32[8]{0:T(128)S(1)}, f32[8]{0:T(128)}, u32[]{:S(2)}) copy-start(%x)
+  ROOT %out = (f32[8]{0:T(128)}) tuple(%x)
+}
+
+ENTRY %main (x: f32[8]) -> f32[8] {
+  ROOT %all = (f32[8]{0:T(128)}) while(%x), condition=%c, body=%step
+}
+"""
+  cost = costs.cost_of_step(types.SimpleNamespace(as_text=lambda: text))
+  fusion, copy = (32 + 16) + 32, 32 + 32
+  assert cost.moved == fusion + copy
+  assert cost.kernels == 2
+
+
+def test_a_program_without_a_loop_is_a_step_itself():
+  array = jax.ShapeDtypeStruct((64, 64), jnp.float32)
+  compiled = jax.jit(lambda x, y: x @ y).lower(array, array).compile()
+  assert costs.cost_of_step(compiled).moved >= 3 * 4 * 64 * 64
+  nothing = types.SimpleNamespace(as_text=lambda: None)
+  assert costs.cost_of_step(nothing).moved == 0
 
 
 def test_bytes_of_a_compiled_loop_are_its_operands_and_results():
@@ -222,6 +251,45 @@ def test_where_nothing_can_be_written_nothing_is_compiled(flag):
     pytest.raises(SystemExit, match=r"/dev/null(/plan)? can't be written"),
   ):
     plan.main(["plan"])
+
+
+@pytest.mark.parametrize(
+  ("given", "said"),
+  [
+    ({"json": "/tmp"}, "json=/tmp is a folder"),
+    ({"num_devices": 2}, "takes --cpu_devices"),
+    ({}, "tfds isn't installed"),
+  ],
+  ids=str,
+)
+def test_a_mistake_is_told_in_a_sentence(given, said, monkeypatch):
+  def load_people(*_):
+    raise ImportError("tfds isn't installed")
+
+  monkeypatch.setattr(plan.table1, "load_people", load_people)
+  with (
+    flagsaver.flagsaver(**{**SMALL, **given}),
+    pytest.raises(SystemExit, match=said),
+  ):
+    plan.main(["plan"])
+
+
+def test_of_a_store_of_floats_a_batch_alone_is_read(people, monkeypatch):
+  """Bytes tell the store, of which a number takes four."""
+  stores = []
+
+  def cost_of_step(compiled, store=0):
+    stores.append(store)
+    return costs.Cost(0, 0, 0, [])
+
+  monkeypatch.setattr(plan.costs, "cost_of_step", cost_of_step)
+  floats = dataclasses.replace(
+    people, images=people.images.astype(np.float32) / 255
+  )
+  study = make_study(floats)
+  methods = parse_methods("local")
+  plan.plan_row(study, methods, study.trainer, "cpu", [])
+  assert stores == [floats.images.nbytes]
 
 
 def test_numbers_on_a_device_are_whole(monkeypatch):
