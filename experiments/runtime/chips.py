@@ -140,6 +140,9 @@ def devices(target: str) -> Sequence[Any]:
     raise ValueError(_missing(target, "plan-tpu")) from error
   for name, value in _TPU_HOST.items():
     os.environ.setdefault(name, value)
+  # What was compiled for a TPU that isn't here can't be read again: each
+  # program would be warned about, and compiled anyway.
+  jax.config.update("jax_enable_compilation_cache", False)
   return topologies.get_topology_desc(chip.topology, "tpu").devices
 
 
