@@ -25,7 +25,10 @@ _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*)")
 _BODY = re.compile(r"\bbody=%?([\w.\-]+)")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _OPERATION = re.compile(r"[\]})] ([\w\-]+)\(")
-_ARRAY = re.compile(rf"\b({'|'.join(_BYTES)})\[([0-9,]*)\]")
+# With its layout: S(1) and others are a TPU's memories on the chip.
+_ARRAY = re.compile(
+  rf"\b({'|'.join(_BYTES)})\[([0-9,]*)\](?!\{{[^}}]*S\([1-9])"
+)
 
 
 class Cost(NamedTuple):
@@ -96,7 +99,7 @@ def _moved(name: str, text: str, shapes: dict[str, str], store: int) -> int:
   )
   sizes = [_size(shapes.get(each, "")) for each in operands]
   if operation[1] == "copy-start":  # its result names what it copies, too
-    return 2 * sum(sizes)
+    sizes = []
   return _size(shapes[name]) + sum(size for size in sizes if size != store)
 
 
