@@ -37,10 +37,10 @@ OTHER_FILES = 32 * 2**20
 # KiB, measured on programs of 5,000 to 9,000 lines.
 _COMPILED_LINE = 92 * 2**10
 # What tables, figures and small programs take of the host beside all else, and
-# further ones where there is a latent space: 80 to 110 and 135 to 190 MiB, on
+# further ones where there is a latent space: 80 to 156 and 135 to 160 MiB, on
 # quickstart.
-_REST = 128 * 2**20
-_REST_OF_GROUPS = 192 * 2**20
+_REST = 160 * 2**20
+_REST_OF_GROUPS = 160 * 2**20
 # Bytes of a sample while it is standardised, to each of its own.
 _WIDER = 8
 
