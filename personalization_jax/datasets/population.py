@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from personalization_jax import checks
+from personalization_jax.datasets.scaling import Scaling
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,6 +32,13 @@ class Population:
     file_rows: int32 [N], the row of the user's file that a sample comes from;
       by default this store is that file. Samples left out, and flips, make the
       two differ.
+    individual_names: names of people by id, where the data have no numbers of 0
+      or more: person k is individual_names[k]. None if ids are names.
+    parts: int8 [N], the user's own split: 0 to train on, 1 to validate on, 2 to
+      test on; None if there is none.
+    scaling: what the samples were scaled by, which new people's want too; None
+      if they are as they came.
+    origin: the fingerprint of the samples as they came, if they were scaled.
   """
 
   images: np.ndarray
@@ -40,6 +48,10 @@ class Population:
   num_classes: int
   label_names: tuple[str, ...] | None = None
   file_rows: np.ndarray = None  # type: ignore[assignment]
+  individual_names: tuple[str, ...] | None = None
+  parts: np.ndarray | None = None
+  scaling: Scaling | None = None
+  origin: str = ""
 
   def __post_init__(self) -> None:
     if self.file_rows is None:
@@ -125,11 +137,17 @@ class Population:
     found.check_finite()
     return found
 
+  def name_of(self, individual: int) -> str:
+    """What the person with this id is called."""
+    names = self.individual_names
+    return str(individual) if names is None else names[individual]
+
   def take(self, rows: np.ndarray) -> Population:
     """The population of these rows [M] alone, with as many classes."""
     columns = ("images", "labels", "individuals", "originals", "file_rows")
     taken = {name: getattr(self, name)[rows] for name in columns}
-    return dataclasses.replace(self, **taken)
+    parts = None if self.parts is None else self.parts[rows]
+    return dataclasses.replace(self, **taken, parts=parts)
 
   def check_finite(self) -> None:
     """Rejects float samples on which every model would diverge."""
@@ -148,10 +166,16 @@ class Population:
 
   def fingerprint(self) -> str:
     """SHA-256 of the samples, to tell whether two runs saw the same data."""
+    if self.origin:
+      return self.origin
     digest = hashlib.sha256()
     for array in (self.images, self.labels, self.individuals, self.originals):
       digest.update(f"{array.dtype}{array.shape}".encode())
       digest.update(np.ascontiguousarray(array).tobytes())
+    if self.parts is not None:
+      digest.update(self.parts.tobytes())
+    if self.individual_names is not None:
+      digest.update(repr(self.individual_names).encode())
     return digest.hexdigest()
 
 

@@ -96,7 +96,9 @@ def flips(population: Population) -> Population:
     )
   names = population.label_names
   kinds = ("", " flipped left to right", " upside down")
-  return Population(
+  parts = population.parts
+  return dataclasses.replace(
+    population,
     images=np.concatenate([images, images[:, :, ::-1], images[:, ::-1]]),
     labels=np.concatenate([labels, labels + classes, labels + 2 * classes]),
     individuals=np.tile(population.individuals, 3),
@@ -104,6 +106,7 @@ def flips(population: Population) -> Population:
     file_rows=np.tile(population.file_rows, 3),
     num_classes=3 * classes,
     label_names=names and tuple(n + kind for kind in kinds for n in names),
+    parts=None if parts is None else np.tile(parts, 3),
   )
 
 
