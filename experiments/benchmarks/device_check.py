@@ -10,8 +10,7 @@ import contextlib
 import itertools
 import sys
 import time
-import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -28,7 +27,7 @@ from experiments.runtime import host_memory
 from personalization_jax.datasets import Population, npz
 from personalization_jax.distributed import make_mesh
 from personalization_jax.grouping import single_sample_groups
-from personalization_jax.networks.kernels import accelerator, convolution, cpu
+from personalization_jax.networks.kernels import accelerator, cpu, platforms
 from personalization_jax.networks.kernels.cpu import patches
 from personalization_jax.study import make_trainer
 from personalization_jax.training.population import planned_bytes
@@ -42,34 +41,31 @@ _TOLERANCES = {"early losses": 1e-3, "mean loss": 0.1, "mean accuracy": 0.1}
 TABLE_1 = 668e6
 
 
-def _formulation(convolve: Any, gradients: Any = None) -> types.SimpleNamespace:
-  """In place of the modules that `convolution` picks from."""
-
-  def by_jax(images: Array, kernel: Array, cotangent: Array) -> Any:
-    return jax.vjp(convolve, images, kernel)[1](cotangent)
-
-  of = gradients or by_jax
-  return types.SimpleNamespace(
-    convolve=convolve, gradients=of, gradients_for_tpu=of
-  )
+def _gradients_by_patches(
+  images: Array, kernel: Array, cotangent: Array
+) -> tuple[Array, Array]:
+  return jax.vjp(patches.convolve, images, kernel)[1](cotangent)
 
 
-# What convolves, on whatever device; "rule" is what the library takes there.
-FORMULATIONS = {
-  "rule": None,
-  "xla": _formulation(accelerator.convolve),  # and XLA's own gradients
-  "patches": _formulation(patches.convolve),
-  # Winograd, superpixels or blocks.
-  "cpu": _formulation(cpu.convolve, cpu.gradients),
+# What convolves, and its gradients, on whatever device.
+FORMULATIONS: dict[str, tuple[Callable[..., Any], ...]] = {
+  "rule": (),  # what the library takes there
+  "xla": (accelerator.convolve, accelerator.gradients),
+  "patches": (patches.convolve, _gradients_by_patches),
+  "cpu": (cpu.convolve, cpu.gradients),  # Winograd, superpixels or blocks
 }
 
 
 def formulation(name: str) -> contextlib.AbstractContextManager[Any]:
   """Convolutions of models made inside are of this formulation."""
-  if name == "rule":
-    return contextlib.nullcontext()
-  chosen = FORMULATIONS[name]
-  return mock.patch.multiple(convolution, cpu=chosen, accelerator=chosen)
+  chosen = dict(zip(("convolve", "gradients"), FORMULATIONS[name]))
+  return mock.patch.dict(
+    platforms.BY_PLATFORM,
+    {
+      platform: of._replace(**chosen)
+      for platform, of in platforms.BY_PLATFORM.items()
+    },
+  )
 
 
 def correctness(options: FlagValues) -> Iterator[Row]:

@@ -20,14 +20,8 @@ from absl.flags import FlagValues
 
 from experiments.benchmarks import measuring
 from experiments.benchmarks.measuring import Row
-from experiments.benchmarks.work import (
-  Ours,
-  Work,
-  peak,
-  population,
-  training_flops,
-)
-from experiments.runtime import run_info
+from experiments.benchmarks.work import Ours, Work, population, training_flops
+from experiments.runtime import chips, run_info
 from experiments.runtime.processes import cores
 from personalization_jax.distributed import make_mesh
 
@@ -114,7 +108,7 @@ def alone(ours: Ours, options: FlagValues) -> Row:
   of_sample = (work.width, work.image_size, ours.store.num_classes)
   flops = rate * training_flops(*of_sample)
   kind = devices.flat[0].device_kind
-  tflops = options.peak_tflops or peak(kind, work.precision)
+  tflops = options.peak_tflops or chips.peaks(kind).get(work.precision)
   return {
     "name": str(ours),
     "unit": "samples/s",

@@ -28,13 +28,6 @@ _SEED = 0
 # people than writers share the writers' data: the store stays the same.
 _DRAWINGS = 70
 _WRITERS = 32
-# Dense peaks in TFLOP/s by the maker's data sheets, of products of bfloat16;
-# those of float32 as JAX's and PyTorch's fast setting multiply them
-# (TensorFloat-32) are half. The first name that is in a device's name counts.
-_PEAKS = {
-  "H100 PCIe": 756.0, "H100 NVL": 835.0, "H100": 989.4, "H200": 989.4,
-  "A100": 312.0,
-}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,10 +158,3 @@ def training_flops(width: float, image_size: int, num_classes: int) -> int:
   """
   macs = forward_macs(width, image_size, num_classes)
   return 2 * (3 * sum(macs) - macs[0])
-
-
-def peak(device_kind: str, precision: str) -> float | None:
-  """TFLOP/s of a device, as JAX names it, at most; None if it isn't known."""
-  of = 1 if precision == "bfloat16" else 2
-  known = (most / of for name, most in _PEAKS.items() if name in device_kind)
-  return next(known, None)

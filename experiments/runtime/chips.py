@@ -21,6 +21,12 @@ _TPU_HOST = {
 _LAUNCH = 2e-6
 # JAX takes so much of a GPU's memory unless it is told otherwise.
 _OF_GPU = 0.75
+# GPUs' dense peaks in TFLOP/s by the maker's data sheets, of products of
+# bfloat16. The first name that is in a device's name counts.
+_PEAKS = {
+  "H100 PCIe": 756.0, "H100 NVL": 835.0, "H100": 989.4, "H200": 989.4,
+  "A100": 312.0,
+}  # fmt: skip
 
 
 class Chip(NamedTuple):
@@ -35,6 +41,15 @@ class Chip(NamedTuple):
   launch: float = 0.0  # seconds that a GPU's kernel takes at least
 
 
+def peaks(device_kind: str) -> dict[str, float]:
+  """Precision -> TFLOP/s of a GPU, as JAX names it; empty if it isn't known."""
+  for name, most in _PEAKS.items():
+    if name in device_kind:
+      # TensorFloat-32, as XLA multiplies, and PyTorch's fast setting.
+      return {"bfloat16": most, "float32": most / 2}
+  return {}
+
+
 def _tpu(
   gib: float, gb_a_second: float, tflops: float, clock: float, topology: str
 ) -> Chip:
@@ -44,11 +59,9 @@ def _tpu(
 
 
 def _gpu(
+  name: str,
   memory: int,
   gb_a_second: float,
-  tflops: tuple[float, float],
-  *,
-  name: str,
   capability: int,
   cores: int,
   units: int,
@@ -56,8 +69,6 @@ def _gpu(
   cache: int,
   shared: int,
 ) -> Chip:
-  # float32 products are TensorFloat-32, by XLA's default.
-  peak = dict(zip(("bfloat16", "float32"), (1e12 * each for each in tflops)))
   config = f"""
     gpu_device_info {{
       cuda_compute_capability {{ major: {capability} }}
@@ -81,7 +92,7 @@ def _gpu(
   return Chip(
     int(_OF_GPU * memory),
     gb_a_second * 1e9,
-    peak,
+    {precision: 1e12 * most for precision, most in peaks(name).items()},
     config=config,
     launch=_LAUNCH,
   )
@@ -91,29 +102,13 @@ CHIPS = {
   "v5e": _tpu(16, 819, 197, 1.5, "v5e:2x2"),
   "v6e": _tpu(32, 1638, 918, 1.75, "v6e:2x2"),
   "v5p": _tpu(95, 2765, 459, 1.75, "v5p:2x2x1"),
+  # Bytes of memory, GB/s, capability, cores, units a core, GHz, bytes of cache,
+  # KiB that a core's threads share.
   "h100": _gpu(
-    84942979072,
-    3352,
-    (989, 494),
-    name="NVIDIA H100 80GB HBM3",
-    capability=9,
-    cores=132,
-    units=128,
-    ghz=1.98,
-    cache=52428800,
-    shared=228,
+    "NVIDIA H100 80GB HBM3", 84942979072, 3352, 9, 132, 128, 1.98, 52428800, 228
   ),
   "a100": _gpu(
-    85100068864,
-    2039,
-    (312, 156),
-    name="NVIDIA A100-SXM4-80GB",
-    capability=8,
-    cores=108,
-    units=64,
-    ghz=1.41,
-    cache=41943040,
-    shared=164,
+    "NVIDIA A100-SXM4-80GB", 85100068864, 2039, 8, 108, 64, 1.41, 41943040, 164
   ),
 }
 

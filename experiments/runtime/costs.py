@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import math
 import re
 from typing import NamedTuple
@@ -54,6 +55,7 @@ def cost_of_step(compiled: jax.stages.Compiled, store: int = 0) -> Cost:
     elif item := _INSTRUCTION.match(line):
       computations[current].append((item[1], item[2]))
 
+  @functools.cache
   def cost(body: str) -> Cost:
     """A loop's turn; loops inside of it turn once."""
     instructions = computations[body]

@@ -27,9 +27,11 @@ from experiments.benchmarks import (
   work,
 )
 from experiments.benchmarks.work import Task, Work, rows
+from experiments.runtime import chips
 from personalization_jax import study
 from personalization_jax.datasets import Population
 from personalization_jax.networks import classifier
+from personalization_jax.networks.kernels import convolution
 from personalization_jax.settings import Settings
 from personalization_jax.training.learner import Learner, make_learner
 from personalization_jax.training.step import TrainState, loss_fn
@@ -312,9 +314,9 @@ def test_operations_as_xla_counts_them():
 
 
 def test_peaks():
-  assert work.peak("NVIDIA H100 80GB HBM3", "bfloat16") == 989.4
-  assert work.peak("NVIDIA H100 PCIe", "float32") == 378
-  assert work.peak("cpu", "float32") is None
+  assert chips.peaks("NVIDIA H100 80GB HBM3")["bfloat16"] == 989.4
+  assert chips.peaks("NVIDIA H100 PCIe")["float32"] == 378
+  assert not chips.peaks("cpu")
 
 
 # The work
@@ -501,8 +503,7 @@ def test_a_card_s_steps_are_timed_in_every_way_that_works(card, monkeypatch):
   def broken(images, kernel):
     raise TypeError("not on this card")
 
-  shape = types.SimpleNamespace(convolve=broken)
-  monkeypatch.setitem(device_check.FORMULATIONS, "xla", shape)
+  monkeypatch.setitem(device_check.FORMULATIONS, "xla", (broken,))
   one, two, *failed = device_check.steps(card)
   assert one["name"].endswith("1 side by side, rule")
   assert two["name"].endswith("2 side by side, rule")
@@ -520,7 +521,7 @@ def test_a_formulation_convolves_and_has_gradients(name):
   kernel = rng.normal(size=(3, 3, 8, 8)).astype(np.float32)
 
   def loss(images, kernel):
-    return (device_check.convolution.convolve(images, kernel) ** 2).sum()
+    return (convolution.convolve(images, kernel) ** 2).sum()
 
   expected = jax.grad(loss, (0, 1))(images, kernel)
   with device_check.formulation(name):

@@ -13,14 +13,18 @@ experiments/PERFORMANCE.md has what this gives, as compiled ahead of time.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array, lax
 
-from personalization_jax.networks.kernels.normalised import EPSILON, Saved
+from personalization_jax.networks.kernels.normalised import (
+  Saved,
+  normalise,
+  through_statistics,
+)
 
 _PIXELS = (0, 1, 2)
 
@@ -39,36 +43,29 @@ def convolve(images: Array, kernel: Array, groups: int = 1) -> Array:
   return lax.optimization_barrier(found) if images.shape[3] == 1 else found
 
 
-@jax.custom_jvp
 def gradients(
   images: Array, kernel: Array, cotangent: Array
 ) -> tuple[Array, Array]:
-  """Of `convolve`, by images and kernel.
-
-  Under `vmap` they are those of one convolution of all individuals' channels in
-  groups. A GPU has a kernel for these; JAX's own rule makes of the kernel's
-  gradient a convolution with windows as large as the images, whose operands are
-  transposed in memory first.
-  """
-  return _gradients(images, kernel, cotangent)
+  """Of `convolve`, by images and kernel."""
+  return jax.vjp(convolve, images, kernel)[1](cotangent)
 
 
-@gradients.defjvp
+# JAX's own rule for `vmap` makes of the kernel's gradient a convolution with
+# windows as large as the images, whose operands are transposed in memory first.
+# A GPU has a kernel for the gradients of one convolution in groups.
+_under_vmap = jax.custom_batching.custom_vmap(gradients)
+gradients_in_groups = jax.custom_jvp(_under_vmap)
+
+
+@gradients_in_groups.defjvp
 def _second_order(
   primals: tuple[Array, ...], tangents: tuple[Array, ...]
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
   """What has a rule of its own for `vmap` has no gradient."""
-  return gradients(*primals), jax.jvp(gradients_for_tpu, primals, tangents)[1]
+  return gradients_in_groups(*primals), jax.jvp(gradients, primals, tangents)[1]
 
 
-@jax.custom_batching.custom_vmap
-def _gradients(
-  images: Array, kernel: Array, cotangent: Array
-) -> tuple[Array, Array]:
-  return gradients_for_tpu(images, kernel, cotangent)
-
-
-@_gradients.def_vmap
+@_under_vmap.def_vmap
 def _of_groups(
   groups: int,
   in_batched: Sequence[bool],
@@ -95,38 +92,24 @@ def _of_groups(
   return (parted(found[0]), parted(found[1])), (True, True)
 
 
-def gradients_for_tpu(
-  images: Array, kernel: Array, cotangent: Array
-) -> tuple[Array, Array]:
-  """Of `convolve`, by images and kernel."""
-  return jax.vjp(convolve, images, kernel)[1](cotangent)
-
-
-def forward_for_tpu(
-  x: Array, shift: Array, weights: Array, scale: Array, bias: Array, window: int
-) -> tuple[tuple[Array, Array, Array], Saved]:
-  """What `relu_batch_norm` gives, and what the backward pass needs."""
-  return _forward(x, shift, weights, scale, bias, window, _by_reduce_window)
-
-
 def forward(
-  x: Array, shift: Array, weights: Array, scale: Array, bias: Array, window: int
-) -> tuple[tuple[Array, Array, Array], Saved]:
-  """What `relu_batch_norm` gives, and what the backward pass needs."""
-  return _forward(x, shift, weights, scale, bias, window, _by_reshape)
-
-
-def _forward(
   x: Array,
   shift: Array,
   weights: Array,
   scale: Array,
   bias: Array,
   window: int,
-  pool: Callable[[Array, int], Array],
+  *,
+  reduces: bool = False,
 ) -> tuple[tuple[Array, Array, Array], Saved]:
+  """What `relu_batch_norm` gives, and what the backward pass needs.
+
+  Pools by a reduction over windows, or by reshape and maximum.
+  """
   sign = _sign(scale, window)
-  peaks = pool(x, window) if window > 1 else x
+  peaks = x
+  if window > 1:
+    peaks = _max_pool(x, window) if reduces else _windows(x, window).max((2, 4))
   active = _active(x, sign, shift)
   of_pixel = _of_pixel(weights, x)
   mean = (of_pixel * active).sum(_PIXELS)
@@ -134,31 +117,23 @@ def _forward(
   above = (of_pixel * (active > 0)).sum(_PIXELS)
   # As Flax's: the difference of float32 means, never below 0.
   variance = jnp.maximum(square - mean * mean, 0)
-  factor = scale * lax.rsqrt(variance + EPSILON)
-  out = _active(peaks, sign, shift) * factor + (bias - mean * factor)
+  out = normalise(_active(peaks, sign, shift), scale, bias, mean, variance)
   saved = Saved(x, peaks, shift, weights, scale, mean, variance, above)
   return (out.astype(x.dtype), mean, variance), saved
 
 
-def backward_for_tpu(saved: Saved, cotangent: Array) -> tuple[Array, ...]:
-  """The gradients of x, shift, scale and bias; the first peak takes all."""
-  return _backward(saved, cotangent, _scattered)
-
-
-def backward(saved: Saved, cotangent: Array) -> tuple[Array, ...]:
-  """The gradients of x, shift, scale and bias; peaks that tie share evenly."""
-  # Or comparisons move into the forward pass, and what they give is kept.
-  peaks, shift = lax.optimization_barrier((saved.peaks, saved.shift))
-  saved = saved._replace(peaks=peaks, shift=shift)
-  return _backward(saved, cotangent, _compared)
-
-
-def _backward(
-  saved: Saved,
-  cotangent: Array,
-  to_peaks: Callable[[Array, Array, Array, int], Array],
+def backward(
+  saved: Saved, cotangent: Array, *, scatters: bool = False
 ) -> tuple[Array, ...]:
-  x, peaks, shift, weights, scale, mean, variance, above = saved
+  """The gradients of x, shift, scale and bias.
+
+  Peaks that tie share evenly; where it scatters the first takes all.
+  """
+  if not scatters:
+    # Or comparisons move into the forward pass, and what they give is kept.
+    peaks, shift = lax.optimization_barrier((saved.peaks, saved.shift))
+    saved = saved._replace(peaks=peaks, shift=shift)
+  x, peaks, shift, weights, scale, mean, _, above = saved
   window = x.shape[1] // peaks.shape[1]
   sign = _sign(scale, window)
   pooled = cotangent.astype(jnp.float32)
@@ -166,37 +141,28 @@ def _backward(
   to_bias = pooled.sum(_PIXELS)
   by_active = (pooled * picked).sum(_PIXELS)
   by_above = jnp.where(picked > 0, pooled, 0).sum(_PIXELS)
-  inverse = lax.rsqrt(variance + EPSILON)
-  to_scale = inverse * (by_active - mean * to_bias)
-  # d/dx of the mean and of the variance, for a pixel of weight 1.
-  slope = inverse * to_scale
-  constant = to_bias - mean * slope
+  to_scale, inverse, slope, constant = through_statistics(
+    saved, to_bias, by_active
+  )
   factor = scale * inverse
   # The sum of what flows to all pixels above 0, whose mean is the mean of all.
   to_shift = factor * (by_above - constant * above - slope * mean)
   active = _active(x, sign, shift)
   through = _of_pixel(weights, x) * (constant + slope * active)
   direct = pooled
-  if window > 1:
-    direct = to_peaks(cotangent, x, peaks, window).astype(jnp.float32)
+  if window > 1 and scatters:
+    pool = functools.partial(_max_pool, window=window)
+    direct = jax.vjp(pool, x)[1](cotangent.astype(x.dtype))[0]
+  elif window > 1:
+    direct = _to_peaks(cotangent, x, peaks, window)
+  direct = direct.astype(jnp.float32)
   to_x = jnp.where(active > 0, sign * factor * (direct - through), 0)
   return to_x.astype(x.dtype), to_shift, to_scale, to_bias
 
 
-def evaluate(
-  x: Array,
-  shift: Array,
-  scale: Array,
-  bias: Array,
-  mean: Array,
-  variance: Array,
-  window: int,
-) -> Array:
-  """Pooled and normalised by running statistics, float32."""
-  factor = scale * lax.rsqrt(variance + EPSILON)
-  peaks = _by_reduce_window(x, window)
-  active = _active(peaks, _sign(scale, window), shift)
-  return active * factor + (bias - mean * factor)
+def pool(x: Array, shift: Array, scale: Array, window: int) -> Array:
+  """What evaluation normalises, float32."""
+  return _active(_max_pool(x, window), _sign(scale, window), shift)
 
 
 def kernel_sign(scale: Array) -> Array:
@@ -217,12 +183,8 @@ def _of_pixel(weights: Array, x: Array) -> Array:
   return (weights / (x.shape[1] * x.shape[2]))[:, None, None, None]
 
 
-def _by_reduce_window(x: Array, window: int) -> Array:
+def _max_pool(x: Array, window: int) -> Array:
   return nn.max_pool(x, (window, window), (window, window))
-
-
-def _by_reshape(x: Array, window: int) -> Array:
-  return _windows(x, window).max((2, 4))
 
 
 def _windows(x: Array, window: int) -> Array:
@@ -233,13 +195,7 @@ def _windows(x: Array, window: int) -> Array:
   )
 
 
-def _scattered(cotangent: Array, x: Array, peaks: Array, window: int) -> Array:
-  """`reduce_window`'s own gradient."""
-  pool = functools.partial(_by_reduce_window, window=window)
-  return jax.vjp(pool, x)[1](cotangent.astype(x.dtype))[0]
-
-
-def _compared(cotangent: Array, x: Array, peaks: Array, window: int) -> Array:
+def _to_peaks(cotangent: Array, x: Array, peaks: Array, window: int) -> Array:
   """The cotangent where x is its window's peak, shared where several are."""
   is_peak = _windows(x, window) == peaks[:, :, None, :, None]
   count = is_peak.sum((2, 4), keepdims=True, dtype=jnp.float32)

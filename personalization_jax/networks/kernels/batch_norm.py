@@ -2,8 +2,8 @@
 
 What Flax's `BatchNorm` computes, with a derivative rule of its own that keeps
 the input alone, and what pooling picked of it. Rows that are padding have
-weight 0 instead of a mask of the full shape. The platform that a program is
-lowered for decides how; see `cpu.batch_norm` and `accelerator`.
+weight 0 instead of a mask of the full shape. How is the platform's own; see
+`platforms`.
 
 Where a max-pooling follows, it comes first: normalisation rises or falls with
 its input, by the sign of its scale, so the largest output is that of the
@@ -21,9 +21,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array, lax
 
-from personalization_jax.networks.kernels import accelerator
-from personalization_jax.networks.kernels.cpu import batch_norm as of_cpu
-from personalization_jax.networks.kernels.normalised import Saved
+from personalization_jax.networks.kernels import platforms
+from personalization_jax.networks.kernels.normalised import Saved, normalise
 
 
 class ReluBatchNorm(nn.Module):
@@ -52,11 +51,7 @@ class ReluBatchNorm(nn.Module):
     """
     if self.window == 1:
       return None
-    return lax.platform_dependent(
-      lax.stop_gradient(self.scale),
-      cpu=jnp.ones_like,
-      default=accelerator.kernel_sign,
-    )
+    return platforms.call("kernel_sign", lax.stop_gradient(self.scale))
 
   def __call__(
     self,
@@ -75,11 +70,8 @@ class ReluBatchNorm(nn.Module):
     """
     scale, bias, mean, var = self.scale, self.bias, self.mean, self.var
     if use_running_average:
-      out = lax.platform_dependent(
-        *(x, shift, scale, bias, mean.value, var.value),
-        cpu=functools.partial(of_cpu.evaluate, window=self.window),
-        default=functools.partial(accelerator.evaluate, window=self.window),
-      )
+      active = platforms.call("pool", x, shift, scale, window=self.window)
+      out = normalise(active, scale, bias, mean.value, var.value)
       return out.astype(self.dtype)
     if weights is None:
       weights = jnp.full(len(x), 1 / len(x), jnp.float32)
@@ -109,23 +101,16 @@ def relu_batch_norm(
 def _forward(
   x: Array, shift: Array, weights: Array, scale: Array, bias: Array, window: int
 ) -> tuple[tuple[Array, Array, Array], Saved]:
-  return lax.platform_dependent(
-    *(x, shift, weights, scale, bias),
-    cpu=functools.partial(of_cpu.forward, window=window),
-    tpu=functools.partial(accelerator.forward_for_tpu, window=window),
-    default=functools.partial(accelerator.forward, window=window),
-  )
+  arrays = (x, shift, weights, scale, bias)
+  return platforms.call("normalise", *arrays, window=window)
 
 
 def _backward(
   window: int, saved: Saved, cotangents: tuple[Array, ...]
 ) -> tuple[Array | None, ...]:
   del window
-  to_x, to_shift, to_scale, to_bias = lax.platform_dependent(
-    *(saved, cotangents[0]),
-    cpu=of_cpu.backward,
-    tpu=accelerator.backward_for_tpu,
-    default=accelerator.backward,
+  to_x, to_shift, to_scale, to_bias = platforms.call(
+    "normalise_backward", saved, cotangents[0]
   )
   return to_x, to_shift, None, to_scale, to_bias
 

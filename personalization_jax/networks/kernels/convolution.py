@@ -1,12 +1,8 @@
 """Convolution for networks whose weights differ by individual (JAX).
 
 A population trains under `vmap` on an accelerator, and on a CPU as one
-individual after another (`lax.map`), a virtual device a core. An accelerator
-gets XLA's own convolution (`accelerator`); what that lacks on a CPU, `cpu`
-says.
-
-The platform that a program is lowered for decides, whatever the default
-backend is.
+individual after another (`lax.map`), a virtual device a core. `platforms` says
+which formulation each of them gets.
 """
 
 from __future__ import annotations
@@ -19,7 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array, lax
 
-from personalization_jax.networks.kernels import accelerator, cpu
+from personalization_jax.networks.kernels import platforms
 
 
 class Convolution(nn.Module):
@@ -75,17 +71,12 @@ def _varying_as(array: Array, other: Array) -> Array:
 
 @jax.custom_vjp
 def _convolve(images: Array, kernel: Array) -> Array:
-  return lax.platform_dependent(
-    images, kernel, cpu=cpu.convolve, default=accelerator.convolve
-  )
+  return platforms.call("convolve", images, kernel)
 
 
 _convolve.defvjp(
   lambda *arguments: (_convolve(*arguments), arguments),
-  lambda arguments, cotangent: lax.platform_dependent(
-    *(*arguments, cotangent),
-    cpu=cpu.gradients,
-    tpu=accelerator.gradients_for_tpu,
-    default=accelerator.gradients,
+  lambda arguments, cotangent: platforms.call(
+    "gradients", *arguments, cotangent
   ),
 )

@@ -1,4 +1,4 @@
-"""Dropout whose bits an accelerator draws once (JAX)."""
+"""Dropout whose bits a TPU draws once (JAX)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array, lax
+
+from personalization_jax.networks.kernels import platforms
 
 
 class Dropout(nn.Module):
@@ -20,8 +22,5 @@ class Dropout(nn.Module):
       return x
     keep = 1 - self.rate
     kept = jax.random.bernoulli(self.make_rng("dropout"), keep, x.shape)
-    # Or a TPU draws them anew in each of three passes, at their full cost.
-    kept = lax.platform_dependent(
-      kept, tpu=lax.optimization_barrier, default=lambda bits: bits
-    )
+    kept = platforms.call("dropout_bits", kept)
     return lax.select(kept, x / keep, jnp.zeros_like(x))

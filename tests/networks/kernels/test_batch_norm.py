@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from personalization_jax.networks.kernels import accelerator
+from personalization_jax.networks.kernels import accelerator, platforms
 from personalization_jax.networks.kernels.batch_norm import ReluBatchNorm
 from personalization_jax.networks.kernels.cpu import blocked, winograd
 
@@ -75,11 +75,8 @@ def _apply(x, shift, weights, params, stats, *, evaluates=False, **fields):
 @pytest.fixture(params=["cpu", "cuda", "tpu"])
 def platform(request, monkeypatch):
   """Each platform's own formulas, computed here."""
-
-  def pick(*args, default, **own):
-    return own.get(request.param, default)(*args)
-
-  monkeypatch.setattr(jax.lax, "platform_dependent", pick)
+  table = platforms.BY_PLATFORM
+  monkeypatch.setitem(table, "cpu", table.get(request.param, table["default"]))
   return request.param
 
 

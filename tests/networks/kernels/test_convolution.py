@@ -135,7 +135,7 @@ def test_a_cpu_s_formulations_equal_float64(module, shape):
 @pytest.mark.parametrize("shape", ["usual", "1x1", "not square, one image"])
 def test_an_accelerator_s_equals_float64(shape):
   def run(images, kernel, cotangent):
-    gradients = accelerator.gradients(images, kernel, cotangent)
+    gradients = accelerator.gradients_in_groups(images, kernel, cotangent)
     return (accelerator.convolve(images, kernel), *gradients)
 
   check_against_float64(run, SHAPES[shape])
@@ -328,13 +328,13 @@ def test_gradients_in_groups_are_those_of_each_individual(shape, shared):
   if shared is not None:
     operands[shared] = operands[shared][0]
   axes = [None if index == shared else 0 for index in range(3)]
-  together = jax.jit(jax.vmap(accelerator.gradients, axes))(*operands)
+  together = jax.jit(jax.vmap(accelerator.gradients_in_groups, axes))(*operands)
   for person in range(3):
     own = [
       array if axis is None else array[person]
       for array, axis in zip(operands, axes)
     ]
-    alone = accelerator.gradients_for_tpu(*own)
+    alone = accelerator.gradients(*own)
     for found, expected in zip(together, alone):
       np.testing.assert_allclose(found[person], expected, 2e-4, 2e-4)
 

@@ -12,7 +12,11 @@ from jax import Array, lax
 
 from personalization_jax.networks.kernels import pooling
 from personalization_jax.networks.kernels.cpu import cache
-from personalization_jax.networks.kernels.normalised import EPSILON, Saved
+from personalization_jax.networks.kernels.normalised import (
+  Saved,
+  normalise,
+  through_statistics,
+)
 
 # Sums over pixels run along rows of about so many numbers, whatever the number
 # of channels: short rows leave a CPU's vector units idle.
@@ -41,7 +45,9 @@ def forward(
   variance = jnp.maximum(square - mean * mean, 0)
   peaks = _peaks_of(x, scale, window)
   out = cache.once(
-    weights, _normalised, peaks, shift, scale, bias, mean, variance
+    weights,
+    lambda peaks, shift, *rest: normalise(_active(peaks, shift), *rest),
+    *(peaks, shift, scale, bias, mean, variance),
   )
   above = jnp.zeros_like(mean)  # not needed here
   saved = Saved(x, peaks, shift, weights, scale, mean, variance, above)
@@ -50,7 +56,7 @@ def forward(
 
 def backward(saved: Saved, cotangent: Array) -> tuple[Array, ...]:
   """The gradients of x, shift, scale and bias."""
-  x, peaks, shift, weights, scale, mean, variance, _ = saved
+  x, peaks, shift, weights, scale = saved[:5]
   cotangent = cotangent.astype(jnp.float32)
   channels = len(shift)
 
@@ -61,11 +67,9 @@ def backward(saved: Saved, cotangent: Array) -> tuple[Array, ...]:
   to_bias, by_active = (
     sums.sum(axis=0) for sums in cache.in_blocks(products, cotangent, peaks)
   )
-  inverse = lax.rsqrt(variance + EPSILON)
-  to_scale = inverse * (by_active - mean * to_bias)
-  # d/dx of the mean and of the variance, for a pixel of weight 1.
-  slope = inverse * to_scale
-  constant = to_bias - mean * slope
+  to_scale, inverse, slope, constant = through_statistics(
+    saved, to_bias, by_active
+  )
 
   def to_input(
     x: Array, cotangent: Array, peaks: Array, of_pixel: Array
@@ -84,31 +88,14 @@ def backward(saved: Saved, cotangent: Array) -> tuple[Array, ...]:
   return gradient, sums.sum(axis=0), to_scale, to_bias
 
 
-def evaluate(
-  x: Array,
-  shift: Array,
-  scale: Array,
-  bias: Array,
-  mean: Array,
-  variance: Array,
-  window: int,
-) -> Array:
-  """Pooled and normalised by running statistics, float32."""
-  peaks = _peaks_of(x, scale, window)
-  return _normalised(peaks, shift, scale, bias, mean, variance)
+def pool(x: Array, shift: Array, scale: Array, window: int) -> Array:
+  """What evaluation normalises, float32."""
+  return _active(_peaks_of(x, scale, window), shift)
 
 
 def _active(x: Array, shift: Array) -> Array:
   """Float32, after the bias and ReLU."""
   return jax.nn.relu(x.astype(jnp.float32) + shift)
-
-
-def _normalised(
-  x: Array, shift: Array, scale: Array, bias: Array, mean: Array, var: Array
-) -> Array:
-  """Batch normalisation's output, float32, of what is before ReLU."""
-  factor = scale * lax.rsqrt(var + EPSILON)
-  return _active(x, shift) * factor + (bias - mean * factor)
 
 
 def _peaks_of(x: Array, scale: Array, window: int) -> Array:
