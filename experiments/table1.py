@@ -116,6 +116,8 @@ def main(
       run = prepare(methods, seeds, workdir, should_stop)
     with guards.told(workdir, OSError, AnotherTrainingError):
       say(summary.of_people(run.studies[0]))
+      if scale := study_flags.of_scale(run.studies[0].population):
+        say(scale)
       results = run.results
       spaces: dict[Study, LatentSpace | None] = {}
       for study in dict.fromkeys([*run.studies, run.drawn]):
@@ -193,8 +195,26 @@ def prepare(
     }
   )
 
-  def make(seed: int, trainer: PopulationTrainer) -> Study:
-    """One seed's study; its programs are compiled once for all seeds."""
+  trainers: dict[Population, PopulationTrainer] = {}
+
+  def trainer_of(scaled: Population) -> PopulationTrainer:
+    """Of a seed's samples; programs are compiled once for all seeds."""
+    if not trainers:
+      trainers[scaled] = make_trainer(
+        scaled,
+        study_flags.training_settings(seeds[0]),
+        model=study_flags.model(scaled),
+        **values.of(_INDIVIDUALS_PER_DEVICE, SIDE_BY_SIDE, STORE),
+      )
+    if scaled not in trainers:
+      one, *_ = trainers.values()
+      trainers[scaled] = dataclasses.replace(
+        one, images=scaled.images, labels=scaled.labels
+      )
+    return trainers[scaled]
+
+  def make(seed: int) -> Study:
+    """One seed's study."""
     home = study_flags.home(workdir, seed)
     keeper = Keeper(
       home / "checkpoints",
@@ -205,23 +225,17 @@ def prepare(
     return study_flags.make_study(
       *people,
       seed,
-      trainer=trainer,
+      trainer_of,
       keeper=keeper,
       models_dir=home / "models" if _SAVE_MODELS.value else None,
       eval_every=_EVAL_EVERY.value,
     )
 
-  trainer = make_trainer(
-    population,
-    study_flags.training_settings(seeds[0]),
-    model=study_flags.model(population),
-    **values.of(_INDIVIDUALS_PER_DEVICE, SIDE_BY_SIDE, STORE),
-  )
-  studies = [make(seed, trainer) for seed in seeds]
+  studies = [make(seed) for seed in seeds]
   for study, method in itertools.product(studies, methods):
     study.check(method)
   if any(method.needs_latents for method in methods):
-    latent_space.check(population)
+    latent_space.check(studies[0].population)
   trainer, memory = resources.fitting_trainer(
     studies[0],
     methods,
@@ -230,7 +244,14 @@ def prepare(
     fewer=not _INDIVIDUALS_PER_DEVICE.value,
   )
   if trainer is not studies[0].trainer:
-    studies = [dataclasses.replace(study, trainer=trainer) for study in studies]
+    for scaled, own in trainers.items():
+      trainers[scaled] = own.with_individuals_per_device(
+        trainer.individuals_per_device
+      )
+    studies = [
+      dataclasses.replace(study, trainer=trainers[study.population])
+      for study in studies
+    ]
   disk = resources.disk_need(
     studies[0], methods, save_models=_SAVE_MODELS.value, seeds=len(seeds)
   )
@@ -247,7 +268,7 @@ def prepare(
     for name in ("checkpoints", "predictions", "figures"):
       files.check_writable(study_flags.home(workdir, seed) / name)
   shown = rows.seeds[0]
-  drawn = dict(zip(seeds, studies)).get(shown) or make(shown, trainer)
+  drawn = dict(zip(seeds, studies)).get(shown) or make(shown)
   distributed.wait_for_all("prepared")
   if memory is not None:
     say(

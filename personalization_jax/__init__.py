@@ -5,6 +5,7 @@ These are the names that most users need; GUIDE has examples.
 
 from personalization_jax.analysis.result import Result
 from personalization_jax.datasets.population import Population
+from personalization_jax.datasets.scaling import standardise
 from personalization_jax.datasets.splits import Split
 from personalization_jax.datasets.splits import split_people as split
 from personalization_jax.datasets.synthetic import make_population
@@ -27,4 +28,5 @@ __all__ = [
   "personalize",
   "resize",
   "split",
+  "standardise",
 ]

@@ -407,11 +407,13 @@ class Study:
     """Writes some individuals' models, if they are to be kept."""
     if self.models_dir is None:
       return
+    population, scaling = self.population, self.population.scaling
     description = saved_models.Description.of(
       self.trainer.learner.model,
-      self.population.sample_shape,
-      dtype=self.population.images.dtype,
-      label_names=self.population.label_names,
+      population.sample_shape,
+      dtype=population.images.dtype if scaling is None else scaling.dtype,
+      label_names=population.label_names,
+      scaling=None if scaling is None else (scaling.mean, scaling.spread),
     )
     people = self.split.individuals[indices].tolist()
     saved_models.save(self.models_dir, method.spec, people, states, description)

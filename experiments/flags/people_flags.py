@@ -72,4 +72,8 @@ def load_people(
       is_fig_4=description.hidden is None,
       dtype=description.dtype,
     )
+    if description.scaling is not None:
+      population = new_people.scaled(
+        population, description.scaling, description.dtype
+      )
   return population, frozenset(arrays)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from personalization_jax.datasets import (
   Population,
   nist_digits,
   npz,
+  scaling,
   splits,
   synthetic,
   tfds_loader,
@@ -28,6 +29,7 @@ from personalization_jax.networks import MLP, classifier
 from personalization_jax.settings import Settings
 from personalization_jax.study import Study
 from personalization_jax.training.latent_space import LatentSettings
+from personalization_jax.training.population import PopulationTrainer
 
 _TFDS = "tfds:"
 
@@ -56,6 +58,10 @@ _IMAGE_SIZE = flags.DEFINE_integer("image_size", 32,
     " samples are never resized.")
 _TRAIN_FRACTION = flags.DEFINE_float("train_fraction", 0.7,
     "Fraction of everyone's samples to train on.")
+_STANDARDISE = flags.DEFINE_enum("standardise", "auto", scaling.KINDS,
+    "Give each feature, or each channel of images, mean 0 and deviation 1 by"
+    " D_G's training data: 'features', 'images' or 'none'; auto does so for all"
+    " but images that are uint8 or lie in -1..1.")
 _EPOCHS = flags.DEFINE_integer("epochs", 20, "Epochs on D_G.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Samples in a batch.")
 _LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-3,
@@ -179,6 +185,8 @@ def determining(population: Population) -> dict[str, Any]:
   found["flips"] = _wants_flips(population)
   if _model_name(population) != "fig4":
     found["model"] = _model_name(population)
+  if (kind := scaling.kind_of(population, _STANDARDISE.value)) != "none":
+    found[_STANDARDISE.name] = kind
   if _DATASET.value.startswith(_TFDS):
     found |= values.of(*_OF_TFDS)
   return found
@@ -325,12 +333,30 @@ def make_study(
   people: np.ndarray,
   global_people: np.ndarray,
   seed: int,
+  trainer_of: Callable[[Population], PopulationTrainer | None] = lambda _: None,
   **how: Any,
 ) -> Study:
-  """A seed's study of what `vary` gave; `how` is what else a `Study` takes."""
+  """A seed's study of what `vary` gave; `how` is what else a `Study` takes.
+
+  Each seed has training data of its own in D_G, by which samples are scaled:
+  `trainer_of` gives the trainer of what they become.
+  """
   fractions = values.of(_TRAIN_FRACTION, _VALIDATION_FRACTION)
   split = splits.split(
     population, people, global_people, **fractions, seed=seed
   )
   how["among_individuals"] = _GROUP_CANDIDATES.value == "individuals"
+  population = scaling.standardise(population, split, _STANDARDISE.value)
+  how["trainer"] = trainer_of(population)
   return Study(population, split, training_settings(seed), **how)
+
+
+def of_scale(population: Population) -> str | None:
+  """What was done to samples that their owner may not expect."""
+  if population.scaling is None:
+    return None
+  what = "Channels" if population.holds_images else "Features"
+  return (
+    f"{what} standardised by D_G's training data; --{_STANDARDISE.name}=none"
+    " leaves them."
+  )

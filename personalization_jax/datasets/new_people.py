@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from personalization_jax.datasets import Population, splits, variations
+from personalization_jax.datasets.scaling import Scaling
 from personalization_jax.datasets.splits import Split
 
 
@@ -67,6 +68,27 @@ def population_of(
   if not is_square or shape[0] & (shape[0] - 1) or not (is_fig_4 or is_uint8):
     raise ValueError(f"{differ} takes {list(shape)}.")
   return variations.resize(population, shape[0])
+
+
+def scaled(
+  population: Population,
+  scaling: Sequence[Sequence[float]],
+  dtype: str | None = None,
+) -> Population:
+  """People's samples as a model sees them that was trained on scaled ones.
+
+  `scaling` is the mean and the spread that it keeps, and `dtype` what its
+  samples were before. Floats come in the units of its own data.
+  """
+  if population.images.dtype == np.uint8 and dtype == "float32":
+    raise ValueError(
+      "the model was trained on floats, standardised, but these images are"
+      " uint8: give floats as they were in its training data."
+    )
+  mean, spread = map(tuple, scaling)
+  how = Scaling(mean, spread, dtype or "float32")
+  images = how.apply(population.images)
+  return dataclasses.replace(population, images=images, scaling=how)
 
 
 def hold_out(

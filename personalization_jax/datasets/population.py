@@ -147,7 +147,7 @@ class Population:
     columns = ("images", "labels", "individuals", "originals", "file_rows")
     taken = {name: getattr(self, name)[rows] for name in columns}
     parts = None if self.parts is None else self.parts[rows]
-    return dataclasses.replace(self, **taken, parts=parts)
+    return dataclasses.replace(self, **taken, parts=parts, origin="")
 
   def check_finite(self) -> None:
     """Rejects float samples on which every model would diverge."""
@@ -161,7 +161,7 @@ class Population:
     raise ValueError(
       f"samples must be finite, but row {row} of images, of individual"
       f" {self.individuals[row]}, holds NaN, infinity or a number"
-      " too large for float32."
+      " too large for float32: fill such entries in, or leave these rows out."
     )
 
   def fingerprint(self) -> str:

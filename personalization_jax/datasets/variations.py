@@ -54,7 +54,7 @@ def resize(population: Population, image_size: int) -> Population:
   elif canvas < image_size:
     factor = image_size // canvas
     images = images.repeat(factor, axis=1).repeat(factor, axis=2)
-  return dataclasses.replace(population, images=images)
+  return dataclasses.replace(population, images=images, origin="")
 
 
 def _average_pixels(images: np.ndarray, factor: int) -> np.ndarray:
@@ -107,6 +107,7 @@ def flips(population: Population) -> Population:
     num_classes=3 * classes,
     label_names=names and tuple(n + kind for kind in kinds for n in names),
     parts=None if parts is None else np.tile(parts, 3),
+    origin="",
   )
 
 

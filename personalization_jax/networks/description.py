@@ -34,6 +34,9 @@ class Description:
   # of an older version doesn't say.
   dtype: str | None = None
   label_names: tuple[str, ...] | None = None  # of the classes, if known
+  # Mean and spread along the samples' last axis: the model sees
+  # (x - mean) / spread, of uint8 images x / 255; None if it sees x.
+  scaling: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
   def __post_init__(self) -> None:
     """Rejects what no model can be; JSON's lists become tuples."""
@@ -65,6 +68,15 @@ class Description:
       raise ValueError(
         f"label_names has {len(names)} names for {self.num_classes} classes."
       )
+    if self.scaling is not None:
+      mean, spread = map(tuple, self.scaling)
+      object.__setattr__(self, "scaling", (mean, spread))
+      fits = len(mean) == len(spread) == shape[-1]
+      if not (fits and np.isfinite(mean + spread).all() and min(spread) > 0):
+        raise ValueError(
+          f"scaling must have a finite mean and a spread above 0 for each of"
+          f" {shape[-1]} features or channels."
+        )
 
   @classmethod
   def of(
@@ -74,6 +86,7 @@ class Description:
     *,
     dtype: Any = None,
     label_names: Sequence[str] | None = None,
+    scaling: tuple[Sequence[float], Sequence[float]] | None = None,
   ) -> Description | None:
     """Describes a `Classifier` or an `MLP`; None for any other model.
 
@@ -92,6 +105,7 @@ class Description:
       precision=jnp.dtype(model.dtype).name,
       dtype=None if dtype is None else np.dtype(dtype).name,
       label_names=None if label_names is None else tuple(label_names),
+      scaling=scaling,  # type: ignore[arg-type]
       **about,
     )
 
@@ -101,11 +115,15 @@ class Description:
     content = json.loads(text)
     if content.pop("format") != _FORMAT:
       raise ValueError(f"format isn't {_FORMAT}")
+    if scaling := content.get("scaling"):
+      content["scaling"] = scaling["mean"], scaling["spread"]
     return cls(**content)
 
   def to_json(self) -> str:
     """The text of model.json."""
     content = {"format": _FORMAT, **dataclasses.asdict(self)}
+    if scaling := content.pop("scaling"):
+      content["scaling"] = dict(zip(("mean", "spread"), scaling))
     return json.dumps(content, indent=1) + "\n"
 
   def network(self) -> nn.Module:

@@ -5,7 +5,9 @@
       sha256.json                the digests of its files
 
 Each holds dictionaries of arrays, `params` and `batch_stats`, which Orbax and
-Flax read, for images / 255 or float samples as they are:
+Flax read, for images / 255 or float samples as they are. If model.json has
+`scaling`, models want (x - scaling["mean"]) / scaling["spread"] of such samples
+x [..., F], along their last axis.
 
     variables = orbax.checkpoint.StandardCheckpointer().restore(folder)
     variables = flax.training.checkpoints.restore_checkpoint(folder, None)

@@ -48,6 +48,8 @@ def of_study(
 ) -> str:
   """The digest of all that decides the numbers of every method of a study."""
   data = files.digest([population.fingerprint(), *_fields(split).values()])
+  if population.scaling is not None:
+    data = files.digest([data, population.scaling])
   trained_by = of_learner(learner, population.sample_shape)
   own = _fields(settings, without=_OF_THE_LEARNER)
   return files.digest([data, own, trained_by, eval_every])

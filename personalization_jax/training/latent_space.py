@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from personalization_jax import checks, distributed, schedules
 from personalization_jax.checkpoints import files
 from personalization_jax.checkpoints.keeper import Keeper
-from personalization_jax.datasets import Population
+from personalization_jax.datasets import Population, scaling
 from personalization_jax.datasets.splits import Split
 from personalization_jax.networks.autoencoder import (
   AutoEncoder,
@@ -86,9 +86,12 @@ def check(population: Population) -> None:
   check_image_shape(population.sample_shape)
   images = population.images
   if images.dtype != np.uint8 and not 0 <= images.min() <= images.max() <= 1:
+    remedy = ""
+    if population.scaling is not None:
+      remedy = ", for they were standardised: take standardise='none'"
     raise ValueError(
       "float images must lie in 0..1 for the auto-encoder of SG and IG, but"
-      f" reach from {images.min():.6g} to {images.max():.6g}."
+      f" reach from {images.min():.6g} to {images.max():.6g}{remedy}."
     )
 
 
@@ -99,11 +102,8 @@ def standardised(population: Population, split: Split) -> LatentSpace:
   standard deviation there; one that is constant there is 0.
   """
   features = population.images.reshape(len(population), -1).astype(np.float64)
-  known = features[split.global_train]
-  mean, spread = known.mean(axis=0), known.std(axis=0)
-  # Rounding gives constants a spread, too.
-  varies = spread > 1e-6 * np.abs(known).max(axis=0)
-  scaled = (features - mean) / np.where(varies, spread, np.inf)
+  mean, spread = scaling.moments(features[split.global_train])
+  scaled = (features - mean) / np.where(spread > 0, spread, np.inf)
   return LatentSpace(latents=scaled.astype(np.float32))
 
 
