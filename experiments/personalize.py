@@ -33,6 +33,7 @@ from experiments.flags import people_flags, values
 from experiments.runtime import console, resources, run_info
 from personalization_jax import checks, distributed
 from personalization_jax.analysis import model_choice
+from personalization_jax.analysis.remarks import of_study
 from personalization_jax.checkpoints import files
 from personalization_jax.datasets import Population, new_people
 from personalization_jax.datasets.splits import Split
@@ -67,6 +68,10 @@ _LAST_LAYERS = flags.DEFINE_integer("last_layers", None,
     "Train only this many layers, the last ones.", flag_values=FLAGS)
 _VALIDATION_FRACTION = flags.DEFINE_float("validation_fraction", 0.2,
     "Fraction of everyone's samples to hold out.", flag_values=FLAGS)
+_PRECISE_BATCH_STATS = flags.DEFINE_bool("precise_batch_stats", False,
+    "Compute the batch statistics of trained models anew, over up to 50 of"
+    " their last batches: running ones lag behind few --steps.",
+    flag_values=FLAGS)
 _SEED = flags.DEFINE_integer("seed", 0,
     "Seed of everything random.", flag_values=FLAGS)
 flags.mark_flags_as_required([_BASE, _SAMPLES, _OUTPUT], FLAGS)
@@ -159,11 +164,19 @@ def prepare() -> tuple[Description, list[pathlib.Path], list[Study], Method]:
     "evaluation": trainer.lower_predict(split.test.shape[1]),
   }
   resources.check_trainer(trainer, programs, batch, steps)
-  about: dict[str, Any] = {"trainer": trainer, "base": variables}
+  about: dict[str, Any] = {
+    "trainer": trainer,
+    "base": variables,
+    **values.of(_PRECISE_BATCH_STATS),
+  }
   studies = [
     Study(population, split.take(some), settings, model=network, **about)
     for some in trainer.chunks(len(ids))
   ]
+  lags = studies[0].has_batch_stats and not _PRECISE_BATCH_STATS.value
+  last_phases = {spec: steps} if lags else {}
+  for sentence in of_study(population, split, last_phases=last_phases):
+    print(f"- {sentence}")
   return description, folders, studies, method
 
 

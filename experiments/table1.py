@@ -36,6 +36,7 @@ from experiments.runtime import (
 )
 from experiments.runtime.console import say
 from personalization_jax import distributed
+from personalization_jax.analysis.remarks import of_autoencoder
 from personalization_jax.analysis.result import Result
 from personalization_jax.checkpoints import files
 from personalization_jax.checkpoints.keeper import AnotherTrainingError, Keeper
@@ -115,9 +116,7 @@ def main(
       stack.enter_context(guards.alone(workdir))
       run = prepare(methods, seeds, workdir, should_stop)
     with guards.told(workdir, OSError, AnotherTrainingError):
-      say(summary.of_people(run.studies[0]))
-      if scale := study_flags.of_scale(run.studies[0].population):
-        say(scale)
+      summary.remark(run.studies[0], run.remarks, workdir)
       results = run.results
       spaces: dict[Study, LatentSpace | None] = {}
       for study in dict.fromkeys([*run.studies, run.drawn]):
@@ -167,6 +166,7 @@ class Run(NamedTuple):
   drawn: Study  # of the tables' first seed, which may be none of these
   factors: WriterFactors | None  # how synthetic people write
   rows: Rows  # what the tables are to be of
+  remarks: Sequence[str]  # what is remarkable about their people
   # What is finished; the first process alone reads it.
   results: dict[Finished, Result]
   made_with: Mapping[str, Any]  # versions, device, command and so on
@@ -276,7 +276,8 @@ def prepare(
       f" {trainer.individuals_per_device})."
     )
   say(f"Disk: at most {resources.megabytes(disk)} in {workdir}.")
-  return Run(studies, drawn, factors, rows, results, made_with)
+  remarks = study_flags.remarks(studies[0], methods, people)
+  return Run(studies, drawn, factors, rows, remarks, results, made_with)
 
 
 def load_people(
@@ -348,6 +349,8 @@ def find_groups(study: Study, methods: Sequence[Method]) -> LatentSpace | None:
       f"Auto-encoder: squared error {trained.error:.4f} a pixel on the test"
       f" data of D_G ({trained.error_of_mean:.4f} by the mean image)."
     )
+    if worse := of_autoencoder(trained.error, trained.error_of_mean):
+      say(worse)
   else:
     say(
       f"Latent space: {space.latents.shape[1]} features, standardised over D_G."

@@ -50,6 +50,9 @@ from personalization_jax.training.population import (
 )
 from personalization_jax.training.step import TrainState
 
+# Batches that precise batch statistics are of, at most.
+_PRECISE_BATCHES = 50
+
 
 def make_trainer(
   population: Population,
@@ -117,14 +120,19 @@ class Study:
       fresh optimiser. By default D_G's own model is trained.
     latents: float32 [N, D], a latent space of one's own for SG and IG; by
       default what `find_groups` finds.
+    precise_batch_stats: whether trained models' running batch statistics are
+      computed anew, with the final parameters, over up to 50 of the last
+      batches: of TL's late ones, else of those after ES's early ones. Running
+      ones lag behind a short training.
     among_individuals: whether IG chooses among the other individuals; see
       `Groups`.
     groups: what data grouping enlarges D_I with.
 
   Raises:
     ValueError: if split or trainer aren't of this population, the trainer isn't
-      of these settings, samples or base don't suit the network, or the keeper
-      has a folder and couldn't tell the network from another one.
+      of these settings, samples or base don't suit the network, it has no batch
+      statistics to be precise, or the keeper has a folder and couldn't tell the
+      network from another one.
   """
 
   population: Population
@@ -138,6 +146,7 @@ class Study:
   eval_every: int = 0
   base: Mapping[str, Any] | None = None
   latents: np.ndarray | None = None
+  precise_batch_stats: bool = False
   among_individuals: bool = False
   groups: Groups = dataclasses.field(init=False)
 
@@ -159,6 +168,11 @@ class Study:
     self.trainer = self.trainer or make_trainer(
       population, settings, model=model
     )
+    if self.precise_batch_stats and not self.has_batch_stats:
+      raise ValueError(
+        "precise_batch_stats=True can't act:"
+        f" {type(self.trainer.learner.model).__name__} has no batch statistics."
+      )
     self.keeper = self.keeper or Keeper()
     if self.keeper.folder is not None:  # or what nothing can be kept of
       identities.of_learner(self.trainer.learner, population.sample_shape)
@@ -174,6 +188,11 @@ class Study:
   def batches(self) -> Batches:
     """The rows of everybody's batches."""
     return Batches(self.split, self.settings, self.groups)
+
+  @property
+  def has_batch_stats(self) -> bool:
+    """Whether models keep running statistics of their batches."""
+    return bool(jax.tree.leaves(self.trainer.shapes_of_one.batch_stats))
 
   def find_groups(
     self,
@@ -313,6 +332,7 @@ class Study:
         phases=method.phases(length),
         validation=validation._replace(own=validation.own[indices]),
         reported=shared,
+        precise=self._num_precise(self.batches.last_phase(method)),
         on_steps=on_steps,
       )
       self._save_models(method, indices, states)
@@ -365,6 +385,7 @@ class Study:
         validation=self._validation(
           [self.batches.num_shared_steps], self.split.validation[None]
         ),
+        precise=self._num_precise(self.batches.num_shared_steps),
         on_steps=on_steps,
       )
     return self._global_phase
@@ -385,6 +406,10 @@ class Study:
       return trainer.create(keys), {}
     state, record = self.global_phase(on_steps)
     return trainer.share(state, keys), record.of(chunk.indices)
+
+  def _num_precise(self, steps: int) -> int:
+    """Over how many batches of so many statistics are computed anew."""
+    return min(steps, _PRECISE_BATCHES) if self.precise_batch_stats else 0
 
   def _trainer_of(self, method: Method) -> PopulationTrainer:
     """What trains by a method's own loss and answers by its own predict."""
@@ -447,6 +472,8 @@ class Study:
       self.trainer.learner,
       self.eval_every,
     )
+    if self.precise_batch_stats:
+      found = files.digest([found, "precise_batch_stats"])
     if self.base is None:
       return found
     return files.digest([found, *map(np.asarray, jax.tree.leaves(self.base))])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from flax import linen as nn
 from experiments.flags import values
 from experiments.runtime import console, resources
 from personalization_jax import checks
+from personalization_jax.analysis.remarks import of_study
 from personalization_jax.datasets import (
   Population,
   nist_digits,
@@ -25,6 +26,7 @@ from personalization_jax.datasets import (
   variations,
 )
 from personalization_jax.datasets.synthetic import WriterFactors
+from personalization_jax.methods import Method
 from personalization_jax.networks import MLP, classifier
 from personalization_jax.settings import Settings
 from personalization_jax.study import Study
@@ -48,8 +50,9 @@ _NUM_INDIVIDUALS = flags.DEFINE_integer("num_individuals", 100,
     "How many people get a model, |S|.", lower_bound=1)
 _NUM_GLOBAL_INDIVIDUALS = flags.DEFINE_integer("num_global_individuals", 100,
     "How many other people D_G is made of.", lower_bound=1)
-_FLIPS = flags.DEFINE_bool("flips", True,
-    "Add flipped copies of images as classes: 10 become 30.")
+_FLIPS = flags.DEFINE_bool("flips", None,
+    "Add flipped copies of images as classes: 10 become 30. Unset, those of"
+    " synthetic and nist_digits alone are flipped.")
 _CLASS_CONCENTRATION = flags.DEFINE_float("class_concentration", None,
     "Vary the individuals' class counts by a Dirichlet distribution with this"
     " parameter (section II, variant 1); unset, they stay as they are.")
@@ -71,6 +74,9 @@ _MODEL = flags.DEFINE_enum("model", "auto", ["auto", "fig4", "mlp"],
     " of 64; auto takes fig4 for images and mlp for all else.")
 _WIDTH = flags.DEFINE_float("width", 1.0,
     "Factor on the channel counts of Fig. 4 and the auto-encoder.")
+_PRECISE_BATCH_STATS = flags.DEFINE_bool("precise_batch_stats", False,
+    "Compute the batch statistics of trained models anew, over up to 50 of"
+    " their last batches: running ones lag behind a short training.")
 _PRECISION = flags.DEFINE_enum("precision", "float32", ["float32", "bfloat16"],
     "Number format of activations.")
 _VALIDATION_FRACTION = flags.DEFINE_float("validation_fraction", 0.0,
@@ -182,7 +188,9 @@ def determining(population: Population) -> dict[str, Any]:
   # Later flags are left out where they change nothing: older runs go on.
   left_out = inert(population)
   found = values.of(*(x for x in _DETERMINING if x.name not in left_out))
-  found["flips"] = _wants_flips(population)
+  found["flips"] = _wants_flips()
+  if _PRECISE_BATCH_STATS.value:
+    found |= values.of(_PRECISE_BATCH_STATS)
   if _model_name(population) != "fig4":
     found["model"] = _model_name(population)
   if (kind := scaling.kind_of(population, _STANDARDISE.value)) != "none":
@@ -217,10 +225,38 @@ def _model_name(population: Population) -> str:
   return "fig4" if population.holds_images else "mlp"
 
 
-def _wants_flips(population: Population) -> bool:
-  """Whether to flip: the default is for images, asking is for anything."""
-  asked = not flags.FLAGS["flips"].using_default_value
-  return _FLIPS.value and (asked or population.holds_images)
+def _wants_flips() -> bool:
+  """Whether to flip: the default is for the paper's digits."""
+  if _FLIPS.value is None:
+    return _DATASET.value in ("synthetic", "nist_digits")
+  return _FLIPS.value
+
+
+def remarks(study: Study, methods: Sequence[Method], people: Any) -> list[str]:
+  """What is remarkable about a study of the people that `vary` gave."""
+  population, *_ = people
+  lags = study.has_batch_stats and not study.precise_batch_stats
+  last_phases = {m.spec: study.batches.last_phase(m) for m in methods if lags}
+  of_npz = _DATASET.value == "npz"
+  read = ("images", "labels", "individuals", "originals")
+  found = of_study(
+    population,
+    study.split,
+    last_phases=last_phases,
+    unread=npz.unread(_NPZ_PATH.value or "", read) if of_npz else (),
+  )
+  if study.population.scaling is not None:
+    what = "Channels" if population.holds_images else "Features"
+    found.append(
+      f"{what} are standardised by D_G's training data; --{_STANDARDISE.name}="
+      "none leaves them as they are."
+    )
+  if _FLIPS.value is None and population.holds_images and not _wants_flips():
+    found.append(
+      "Images aren't flipped unless you say --flips, which makes each class"
+      " three; earlier versions flipped those of any data."
+    )
+  return found
 
 
 def seeds() -> tuple[int, ...]:
@@ -311,7 +347,7 @@ def vary(population: Population) -> tuple[Population, np.ndarray, np.ndarray]:
   """Sizes, flips and class counts; the store, individuals, D_G's writers."""
   if population.holds_images and _IMAGE_SIZE.value:
     population = variations.resize(population, _IMAGE_SIZE.value)
-  if _wants_flips(population):
+  if _wants_flips():
     with console.of("--flips"):
       population = variations.flips(population)
   numbers = values.of(_NUM_INDIVIDUALS, _NUM_GLOBAL_INDIVIDUALS, _SEED)
@@ -345,18 +381,8 @@ def make_study(
   split = splits.split(
     population, people, global_people, **fractions, seed=seed
   )
+  how |= values.of(_PRECISE_BATCH_STATS)
   how["among_individuals"] = _GROUP_CANDIDATES.value == "individuals"
   population = scaling.standardise(population, split, _STANDARDISE.value)
   how["trainer"] = trainer_of(population)
   return Study(population, split, training_settings(seed), **how)
-
-
-def of_scale(population: Population) -> str | None:
-  """What was done to samples that their owner may not expect."""
-  if population.scaling is None:
-    return None
-  what = "Channels" if population.holds_images else "Features"
-  return (
-    f"{what} standardised by D_G's training data; --{_STANDARDISE.name}=none"
-    " leaves them."
-  )

@@ -13,8 +13,10 @@ import numpy as np
 
 from experiments.outputs import agreement, choice, pictures
 from experiments.runtime import resources
-from personalization_jax import figures
+from experiments.runtime.console import say
+from personalization_jax import distributed, figures
 from personalization_jax.analysis import markdown
+from personalization_jax.analysis.remarks import of_autoencoder
 from personalization_jax.analysis.result import Result
 from personalization_jax.checkpoints.files import write_atomically
 from personalization_jax.datasets.splits import PADDING
@@ -24,6 +26,8 @@ from personalization_jax.runs import table_files
 from personalization_jax.study import Study
 from personalization_jax.training.latent_space import LatentSpace
 
+# What is remarkable about a run's people.
+REMARKS = "remarks.md"
 # A method's spec and a seed.
 Finished = tuple[str, int]
 
@@ -96,22 +100,35 @@ def choose(
   return Rows(methods, common, beside, notes)
 
 
+def remark(study: Study, remarks: Sequence[str], workdir: pathlib.Path) -> None:
+  """Says who is trained on what and what is remarkable; keeps it, too."""
+  lines = [of_people(study), *(f"- {sentence}" for sentence in remarks)]
+  say("\n".join(lines))
+  if distributed.is_first():
+    write_atomically(workdir / REMARKS, "\n".join(lines) + "\n")
+
+
 def of_people(study: Study) -> str:
   """Who is trained on what, and where."""
   split, mesh = study.split, study.trainer.mesh
+  train, validation, test = (
+    sizes((rows != PADDING).sum(axis=1))
+    for rows in (split.train, split.validation, split.test)
+  )
+  writers = study.population.individuals[split.global_train]
+  of_others = sizes(np.unique(writers, return_counts=True)[1])
   return (
-    f"{len(split.individuals)} individuals, with {sizes(split.train)} training,"
-    f" {sizes(split.validation)} validation and {sizes(split.test)} test"
-    " samples (min / median / max);"
-    f" D_G: {len(split.global_train)} of {len(split.global_people)} others;"
+    f"{len(split.individuals)} individuals, with {train} training,"
+    f" {validation} validation and {test} test samples;"
+    f" {len(split.global_people)} others, with {of_others} training samples"
+    f" (min / median / max), {len(writers)} in all, are D_G;"
     f" {study.population.num_classes} classes; {mesh.size} devices"
     f" ({mesh.devices.flat[0].device_kind})."
   )
 
 
-def sizes(rows: np.ndarray) -> str:
-  """Numbers of rows [S, R] that individuals have: least, median and most."""
-  counts = (rows != PADDING).sum(axis=1)
+def sizes(counts: np.ndarray) -> str:
+  """Numbers of samples [n] that people have: least, median and most."""
   numbers = [counts.min(), np.median(counts), counts.max()]
   if not np.ptp(counts):
     numbers = numbers[:1]
@@ -131,6 +148,10 @@ def write(
   `study` is of the tables' first seed, as is `space`, if one was needed.
   """
   methods = rows.parsed
+  trained = space and space.autoencoder
+  if worse := trained and of_autoencoder(trained.error, trained.error_of_mean):
+    path = workdir / REMARKS
+    write_atomically(path, f"{path.read_text()}- {worse}\n")
   finished = [every[m, seed] for seed in rows.seeds for m in rows.methods]
   # Figures are of the tables beside them.
   for name in pictures.CAPTIONS:

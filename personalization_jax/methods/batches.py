@@ -73,6 +73,16 @@ class Batches:
     per_epoch = self._per_epoch(self._num_global(method))
     return method.early + self.settings.epochs * per_epoch + method.late
 
+  def last_phase(self, method: Method) -> int:
+    """Steps of an individual's own last phase: TL's, or all after ES's.
+
+    0 for a method that gives everybody D_G's model.
+    """
+    if method.shares_global_phase:
+      return method.late
+    early = 0 if method.local else method.early
+    return method.late or self.length(method) - early
+
   def rows(self, method: Method, index: int) -> np.ndarray:
     """The rows of every batch that individual `index` is trained on.
 

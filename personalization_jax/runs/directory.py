@@ -91,9 +91,11 @@ def _same_run(
     if name in inert or later_and_off or before.get(name) == now.get(name):
       continue
     here = f"{name}={now[name]}" if name in now else "not"
+    there = f"{name}={before.get(name)}"
+    same = f" ({there})" if name in before else ""
     raise ValueError(
-      f"workdir={workdir} holds a run with {name}={before.get(name)}, but this"
-      f" one has {here}: take another directory, or the same settings to go on."
+      f"workdir={workdir} holds a run with {there}, but this one has {here}:"
+      f" take another directory, or the same settings{same} to go on."
     )
   if data != dataset_fingerprint:
     raise ValueError(

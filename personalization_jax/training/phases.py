@@ -11,6 +11,7 @@ import numpy as np
 
 from personalization_jax.checkpoints.chunks import Chunk
 from personalization_jax.checkpoints.keeper import History, Task
+from personalization_jax.datasets.splits import PADDING
 from personalization_jax.methods.method import Trainable
 from personalization_jax.networks import interface
 from personalization_jax.randomness import SHARED
@@ -34,6 +35,7 @@ def run(
   phases: Sequence[tuple[int, Trainable | None]] | None = None,
   validation: Validation | None = None,
   reported: int = 0,
+  precise: int = 0,
   on_steps: Callable[[int], None] = lambda steps: None,
 ) -> tuple[TrainState, Record]:
   """Trains a chunk of n models to the end of its schedule (Algorithm 1).
@@ -42,7 +44,8 @@ def run(
   record that `begin` gives. Rows int32 [n, T, B] are of the whole schedule;
   `phases` are as in `PopulationTrainer.train`. `on_steps` is called with the
   steps done since the last call, over all n; it was told of the first
-  `reported` ones already.
+  `reported` ones already. Over the last `precise` batches, if any, the trained
+  models' running batch statistics are computed anew.
   """
   count = len(chunk.indices)
   points = validation.steps if validation else ()
@@ -83,7 +86,18 @@ def run(
   states, losses = trainer.train(
     states, rows, start=done, phases=phases, points=points, on_block=on_block
   )
+  if precise:
+    _, trainable = phases[-1] if phases else (0, None)
+    states = trainer.precise_batch_stats(
+      states, _last(rows, precise), trainable
+    )
   return states, record.after(losses=losses)
+
+
+def _last(rows: np.ndarray, count: int) -> np.ndarray:
+  """The last so many batches with data of rows [n, T, B]; padding first."""
+  order = np.argsort((rows != PADDING).any(axis=2), axis=1, kind="stable")
+  return np.take_along_axis(rows, order[:, -count:, None], axis=1)
 
 
 def begun(
@@ -114,6 +128,7 @@ def run_one(
   seed: int,
   *,
   validation: Validation | None = None,
+  precise: int = 0,
   on_steps: Callable[[int], None] = lambda steps: None,
 ) -> tuple[TrainState, Record]:
   """Trains one model that several go on with, and keeps it; see `run`.
@@ -131,6 +146,7 @@ def run_one(
     lambda: (trainer.create(key[None]), {}),
     validation=validation,
     reported=len(rows) if chunk.step == len(rows) else 0,
+    precise=precise,
     on_steps=on_steps,
   )
   if chunk.step < len(rows):

@@ -223,6 +223,22 @@ class PopulationTrainer:
     found = self._program(_finite, 2)(states.params, states.batch_stats)
     return np.asarray(distributed.gather(found))
 
+  def precise_batch_stats(
+    self,
+    states: TrainState,
+    rows: np.ndarray,
+    trainable: Trainable | None = None,
+  ) -> TrainState:
+    """The same models with running statistics over rows int32 [n, T, B].
+
+    Layers before the first that `trainable` trains keep theirs. The last batch
+    of everybody must have data.
+    """
+    found = self._program(
+      step.precise_batch_stats, 2, self._source.layout, trainable=trainable
+    )(states, *self._block(rows, rows.shape[1]))
+    return states.replace(batch_stats=found)
+
   def predict(self, states: TrainState, rows: np.ndarray) -> np.ndarray:
     """Classes int32 [n, R] of each individual's rows by their own model.
 

@@ -18,6 +18,9 @@ import optax
 from personalization_jax.networks import classifier, interface
 from personalization_jax.training.learner import Learner
 
+# Of a batch in a running statistic: with less, rounding can't be told from it.
+_LEAST_SHARE = 1e-5
+
 
 class TrainState(flax.struct.PyTreeNode):
   """One model in training."""
@@ -218,6 +221,65 @@ def train_on_rows(
   # Made from the rows, so that they vary over the mesh as the state does.
   losses = jnp.nan * rows[:, 0].astype(jnp.float32)
   return jax.lax.fori_loop(0, num_steps, step, (state, losses))
+
+
+def precise_batch_stats(
+  learner: Learner,
+  state: TrainState,
+  rows: jax.Array,
+  images: jax.Array,
+  labels: jax.Array | None,
+) -> Any:
+  """Running statistics of the parameters as they are now, over rows [T, B].
+
+  They are the mean over the batches, weighted by their rows, of each batch's
+  own. Layers that aren't trained keep theirs. The last batch must have data.
+
+  A batch whose own statistic is b makes m r + (1 - m) b of a running one r.
+  From r = 0 and another r follow m and b, so any model's can be found.
+
+  Source: Wu and Johnson, "Rethinking 'Batch' in BatchNorm" (2021), section 3.
+  """
+  trainable = learner.trainable and learner.trainable(state.params)
+  frozen = _frozen_layers(learner, trainable)
+  zeros = jax.tree.map(jnp.zeros_like, state.batch_stats)
+  num_batches = len(rows)
+  own_key, _ = jax.random.split(state.key)
+
+  def after(index: Any, batch_stats: Any) -> tuple[Any, jax.Array]:
+    """Running statistics after a batch, and its number of rows."""
+    samples, _, mask = gather(images, labels, rows[index])
+    # No step's, and the same whatever padding comes before.
+    key = jax.random.fold_in(own_key, num_batches - index)
+    variables = {"params": state.params, "batch_stats": batch_stats}
+    _, moved = interface.apply_in_training(
+      learner.model, variables, samples, mask, key, frozen
+    )
+    return moved, mask.sum()
+
+  def add(index: Any, carry: tuple[Any, jax.Array]) -> tuple[Any, jax.Array]:
+    total, count = carry
+    moved, own = after(index, zeros)
+    total = jax.tree.map(
+      lambda there, new: there + jnp.where(own > 0, own * new, 0), total, moved
+    )
+    return total, count + own
+
+  total, count = jax.lax.fori_loop(0, num_batches, add, (zeros, 0))
+  of_last, _ = after(num_batches - 1, zeros)
+  # As large as what is added to it, or rounding would hide the momentum.
+  probe = jax.tree.map(lambda last: 1 + jnp.abs(last), of_last)
+  of_probe, _ = after(num_batches - 1, probe)
+
+  def precise(old: Any, total: Any, last: Any, probe: Any, after: Any) -> Any:
+    own_share = 1 - (after - last) / probe
+    moves = own_share > _LEAST_SHARE
+    mean = total / count / jnp.where(moves, own_share, 1)
+    return jnp.where(moves, mean, old).astype(old.dtype)
+
+  return jax.tree.map(
+    precise, state.batch_stats, total, of_last, probe, of_probe
+  )
 
 
 def predict_rows(

@@ -55,6 +55,8 @@ class Run:
       for entry in (makers if isinstance(makers, list) else ())
       if isinstance(entry, dict) and isinstance(entry.get("results"), dict)
     ]
+    remarks = folder / "remarks.md"
+    self.remarks = remarks.read_text("utf-8") if remarks.exists() else ""
     means = ("method", "individual_mean", "global_mean")
     chosen, judged = columns.CHOICE_COLUMNS, columns.AGREEMENT_COLUMNS
     # Older runs lack some columns.
