@@ -47,8 +47,8 @@ def main() -> tuple[float, float]:
   predict = jax.jit(step.predict_rows, static_argnums=0)
 
   def accuracy(state: step.TrainState) -> float:
-    predicted = predict(learner, state, own_test[None], images, labels)[0]
-    return float(np.mean(predicted == people.labels[own_test]))
+    answers = predict(learner, state, own_test[None], images, labels)
+    return float(np.mean(answers.predictions[0] == people.labels[own_test]))
 
   # Everybody's model, trained on D_G.
   state = create(learner, jax.random.key(0), people.sample_shape)

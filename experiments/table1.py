@@ -42,7 +42,12 @@ from personalization_jax.checkpoints import files
 from personalization_jax.checkpoints.keeper import AnotherTrainingError, Keeper
 from personalization_jax.datasets import Population
 from personalization_jax.datasets.synthetic import WriterFactors
-from personalization_jax.methods import Method, known_method, parse_methods
+from personalization_jax.methods import (
+  Method,
+  known_method,
+  parse_method,
+  parse_methods,
+)
 from personalization_jax.methods.specs import HELP
 from personalization_jax.runs import directory
 from personalization_jax.study import Study, make_trainer
@@ -77,6 +82,13 @@ _CHECKPOINT_MINUTES = flags.DEFINE_float("checkpoint_minutes", 10.0,
     " after every block of steps.", lower_bound=0.0)
 _SAVE_MODELS = flags.DEFINE_bool("save_models", False,
     "Keep everybody's final parameters, in models/.")
+_SAVE_PROBABILITIES = flags.DEFINE_bool("save_probabilities", False,
+    "Keep the probabilities of all classes for everybody's test samples of D_I,"
+    " in predictions/.")
+# It may change from one call to the next: tables and figures are made anew.
+_COMPARE_TO = flags.DEFINE_string("compare_to", None,
+    "The method that p-values and gains are against, such as 'global'; unset,"
+    " the paper's: 'baseline', and for data grouping 'random:N'.")
 _EVAL_EVERY = flags.DEFINE_integer("eval_every", 0,
     "Steps from one evaluation on validation data to the next, for curves in"
     " metrics.jsonl; 0 draws none.", lower_bound=0)
@@ -130,7 +142,15 @@ def main(
         study.keeper.wait()
       if distributed.is_first():
         space = spaces[run.drawn]
-        summary.write(run.drawn, run.factors, run.rows, results, space, workdir)
+        summary.write(
+          run.drawn,
+          run.factors,
+          run.rows,
+          results,
+          space,
+          workdir,
+          compare_to(),
+        )
         if _TENSORBOARD.value:
           tensorboard.write(workdir / "tensorboard", results.values())
       distributed.wait_for_all("reported")
@@ -150,6 +170,7 @@ def check_flags() -> tuple[tuple[Method, ...], tuple[int, ...]]:
       raise ValueError(
         f"--{flag.name}={flag.value} must be a number of 0 or more."
       )
+  compare_to()
   seeds = study_flags.seeds()
   for seed in seeds:
     study_flags.training_settings(seed)
@@ -157,6 +178,14 @@ def check_flags() -> tuple[tuple[Method, ...], tuple[int, ...]]:
   if _TENSORBOARD.value:
     tensorboard.check()
   return methods, seeds
+
+
+def compare_to() -> str | None:
+  """The spec of --compare_to, as tables have it; None if it isn't set."""
+  if _COMPARE_TO.value is None:
+    return None
+  with console.of("--compare_to"):
+    return parse_method(_COMPARE_TO.value).spec
 
 
 class Run(NamedTuple):
@@ -185,6 +214,8 @@ def prepare(
     **study_flags.determining(population),
     **values.of(_SAVE_MODELS, _EVAL_EVERY),
   }
+  if _SAVE_PROBABILITIES.value:
+    determining |= values.of(_SAVE_PROBABILITIES)
   guards.check_alike(
     {
       **determining,
@@ -229,6 +260,7 @@ def prepare(
       keeper=keeper,
       models_dir=home / "models" if _SAVE_MODELS.value else None,
       eval_every=_EVAL_EVERY.value,
+      keep_probabilities=_SAVE_PROBABILITIES.value,
     )
 
   studies = [make(seed) for seed in seeds]
@@ -253,7 +285,10 @@ def prepare(
       for study in studies
     ]
   disk = resources.disk_need(
-    studies[0], methods, save_models=_SAVE_MODELS.value, seeds=len(seeds)
+    studies[0],
+    methods,
+    **values.of(_SAVE_MODELS, _SAVE_PROBABILITIES),
+    seeds=len(seeds),
   )
   made_with = {**study_flags.about(), **run_info.describe()}
   rows = Rows([], [], [], [])
@@ -264,6 +299,11 @@ def prepare(
       workdir, methods, seeds, population, determining, made_with
     )
   rows = Rows(*json.loads(distributed.text_from_first(json.dumps(rows))))
+  if compare_to() not in (None, *rows.methods):
+    raise ValueError(
+      f"--compare_to={compare_to()} must be a method of the table, which has"
+      f" {', '.join(rows.methods)}: add it to --methods."
+    )
   for seed in seeds:
     for name in ("checkpoints", "predictions", "figures"):
       files.check_writable(study_flags.home(workdir, seed) / name)

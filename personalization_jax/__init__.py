@@ -3,6 +3,7 @@
 These are the names that most users need; GUIDE has examples.
 """
 
+from personalization_jax.analysis.measures import measures, to_dataframe
 from personalization_jax.analysis.result import Result
 from personalization_jax.datasets.population import Population
 from personalization_jax.datasets.scaling import standardise
@@ -25,8 +26,10 @@ __all__ = [
   "compare",
   "flips",
   "make_population",
+  "measures",
   "personalize",
   "resize",
   "split",
   "standardise",
+  "to_dataframe",
 ]

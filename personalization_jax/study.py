@@ -115,6 +115,8 @@ class Study:
       keeps none.
     eval_every: steps between two evaluations on validation data, for the
       curves of a `Result`; 0 evaluates at the end alone.
+    keep_probabilities: whether results hold the probabilities of all classes
+      for the tests on D_I.
     base: `params` and `batch_stats` of a model that was trained elsewhere, for
       people without a D_G: TL's first phase, which others go on from with a
       fresh optimiser. By default D_G's own model is trained.
@@ -144,6 +146,7 @@ class Study:
   keeper: Keeper = None  # type: ignore[assignment]
   models_dir: pathlib.Path | None = None
   eval_every: int = 0
+  keep_probabilities: bool = False
   base: Mapping[str, Any] | None = None
   latents: np.ndarray | None = None
   precise_batch_stats: bool = False
@@ -337,12 +340,18 @@ class Study:
       )
       self._save_models(method, indices, states)
       arrays = evaluation.final(
-        trainer, self.split, indices, states, rows, record
+        trainer,
+        self.split,
+        indices,
+        states,
+        rows,
+        record,
+        probabilities=self.keep_probabilities,
       )
       task.finish(chunk, arrays)
       if keep_models:
         models.append(without_fillers(states.variables, len(indices)))
-    joined: dict[str, Any] = _joined(task.results(chunks))
+    joined: dict[str, Any] = _joined(_alike(task.results(chunks)))
     for name, rows in (
       ("individual", self.split.test),
       ("validation", self.split.validation),
@@ -350,6 +359,8 @@ class Study:
     ):
       joined[f"{name}_rows"] = rows
       joined[f"{name}_labels"] = metrics.at_rows(self.population.labels, rows)
+    train = metrics.at_rows(self.population.labels, self.split.train)
+    joined["train_size"], joined["train_classes"] = metrics.sizes(train)
     if keep_models:
       joined["models"] = _joined(models)
     return Result(
@@ -495,6 +506,14 @@ def personalize(
   """
   study = Study(population, split, settings or Settings(), **about)
   return study.personalize(method, keep_models=keep_models)
+
+
+def _alike(
+  parts: Sequence[Mapping[str, np.ndarray]],
+) -> list[dict[str, np.ndarray]]:
+  """What all parts have: older versions finished theirs with fewer arrays."""
+  names = [name for name in parts[0] if all(name in part for part in parts)]
+  return [{name: part[name] for name in names} for part in parts]
 
 
 def _joined(parts: Sequence[Any]) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,13 +10,17 @@ from matplotlib.axes import Axes
 
 from personalization_jax import figures
 from personalization_jax.analysis import markdown, model_choice, tables
-from personalization_jax.analysis.columns import CHOICE_COLUMNS
+from personalization_jax.analysis.columns import (
+  CHOICE_BY_PERSON_COLUMNS,
+  CHOICE_COLUMNS,
+)
 from personalization_jax.analysis.markdown import Columns
 from personalization_jax.analysis.model_choice import Choice
 from personalization_jax.analysis.result import Result
 
 GLOBAL = "global"
 FILE, MISSING = "choice", "nan"
+BY_PERSON = "choice_by_person"
 NAMES = 1  # columns of text
 TITLE = "Against the model of D_G alone (global)"
 NOTE = """\
@@ -49,6 +53,35 @@ def compare(
   validated = tables.stacked(by_seed, "validation", labels)
   tested = tables.stacked(by_seed, "individual", labels)
   return model_choice.judge_all(validated, tested, GLOBAL)
+
+
+def by_person(
+  finished: Sequence[Result],
+  labels: np.ndarray,
+  found: dict[str, Choice],
+  name_of: Callable[[int], str] = str,
+) -> pd.DataFrame:
+  """choice_by_person.csv: which model each person gets with each seed.
+
+  `found` is what `compare` found of the same results.
+  """
+  by_seed = tables.by_seed(finished)
+  lines = []
+  for method, one in found.items():
+    both = zip(by_seed[method], by_seed[GLOBAL], one.personal)
+    for own, general, personal in both:
+      accuracies = [
+        getattr(result, f"{data}_accuracy")(labels)[0]
+        for data in ("validation", "individual")
+        for result in (own, general)
+      ]
+      names = map(name_of, own.individuals.tolist())
+      chosen = np.where(personal, method, GLOBAL)
+      lines += [
+        (method, own.seed, *of_person)
+        for of_person in zip(names, chosen, *accuracies)
+      ]
+  return pd.DataFrame(lines, columns=[*CHOICE_BY_PERSON_COLUMNS])
 
 
 def columns(table: pd.DataFrame) -> Columns:

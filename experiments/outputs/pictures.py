@@ -37,6 +37,10 @@ CAPTIONS = {
     "Each individual's change of acc(D_I) against the random group, in"
     " percentage points, from the largest loss to the largest gain; hollow"
     " points are hurt."),
+  "gains_compared": ("Who gains",
+    "Each individual's change of acc(D_I) against the method that the run was"
+    " asked to compare with, in percentage points, from the largest loss to the"
+    " largest gain; hollow points are hurt."),
   "choice": ("Who is hurt, and whom a choice spares",
     "The share of individuals whose own model is worse on test data than the"
     " model of D_G alone (global): hollow if everyone gets the method's model,"
@@ -78,13 +82,15 @@ def draw(
   finished: Sequence[Result],
   space: LatentSpace | None,
   folder: pathlib.Path,
+  baseline: str | None = None,
 ) -> list[pathlib.Path]:
   """Draws everything that a run can show, and returns the files.
 
   Samples are shown if they are images of one channel or three. `finished` has
   the results of all seeds; `space` is the latent space, if one was needed.
+  Gains are against `baseline`, by default against each half's own.
   """
-  pages = _of_results(study, methods, finished)
+  pages = _of_results(study, methods, finished, baseline)
   pages |= _of_people(study, methods, space)
   return [
     figures.save(page, folder / f"{name}.png") for name, page in pages.items()
@@ -92,7 +98,10 @@ def draw(
 
 
 def _of_results(
-  study: Study, methods: Sequence[Method], finished: Sequence[Result]
+  study: Study,
+  methods: Sequence[Method],
+  finished: Sequence[Result],
+  baseline: str | None,
 ) -> dict[str, Any]:
   # Who diverged in one method is shown in none: figures compare people.
   shown = ~np.any([result.diverged for result in finished], axis=0)
@@ -122,11 +131,15 @@ def _of_results(
     for m, one in reversed(firsts.items())
     if len(one.curve_steps)
   }
-  for name, half in tables.halves(accuracies).items():
-    baseline = tables.baseline_of(half)
-    if baseline is not None and len(half) > 1:
-      file = "gains" if name == tables.SHAPING else "gains_grouping"
-      pages[file] = figures.gains({m: accuracies[m] for m in half}, baseline)
+  if baseline is not None:
+    if len(accuracies) > 1:
+      pages["gains_compared"] = figures.gains(accuracies, baseline)
+  else:
+    for name, half in tables.halves(accuracies).items():
+      own = tables.baseline_of(half)
+      if own is not None and len(half) > 1:
+        file = "gains" if name == tables.SHAPING else "gains_grouping"
+        pages[file] = figures.gains({m: accuracies[m] for m in half}, own)
   if curves:
     pages["validation_curves"] = figures.validation_curves(curves, sources)
   return pages

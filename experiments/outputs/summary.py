@@ -10,8 +10,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
-from experiments.outputs import agreement, choice, pictures
+from experiments.outputs import agreement, choice, measures, pictures
 from experiments.runtime import resources
 from experiments.runtime.console import say
 from personalization_jax import distributed, figures
@@ -22,7 +23,7 @@ from personalization_jax.checkpoints.files import write_atomically
 from personalization_jax.datasets.splits import PADDING
 from personalization_jax.datasets.synthetic import WriterFactors
 from personalization_jax.methods import Method, known_method
-from personalization_jax.runs import table_files
+from personalization_jax.runs import directory, table_files
 from personalization_jax.study import Study
 from personalization_jax.training.latent_space import LatentSpace
 
@@ -142,10 +143,12 @@ def write(
   every: Mapping[Finished, Result],
   space: LatentSpace | None,
   workdir: pathlib.Path,
+  baseline: str | None = None,
 ) -> None:
   """Writes tables and figures of what is finished, and says what it took.
 
   `study` is of the tables' first seed, as is `space`, if one was needed.
+  `baseline` is what all methods are compared with, as in `tables.of_results`.
   """
   methods = rows.parsed
   trained = space and space.autoencoder
@@ -156,27 +159,42 @@ def write(
   # Figures are of the tables beside them.
   for name in pictures.CAPTIONS:
     (workdir / "figures" / f"{name}.png").unlink(missing_ok=True)
-  for of in (choice, agreement):
-    (workdir / f"{of.FILE}.csv").unlink(missing_ok=True)
+  for name in (choice.FILE, choice.BY_PERSON, agreement.FILE):
+    (workdir / f"{name}.csv").unlink(missing_ok=True)
   table = table_files.write_tables(
     workdir,
     finished,
     study.population.labels,
     study.groups.distances() if space else None,
     [every[m, seed] for m, seed in rows.beside],
+    baseline,
   )
-  drawn = pictures.draw(study, methods, finished, space, workdir / "figures")
-  print(markdown.markdown(table, of_run=True))
-  further: list[tuple[types.ModuleType, Any]] = []
-  chosen = choice.compare(finished, study.population.labels)
+  directory.tell_baseline(workdir, baseline)
+  drawn = pictures.draw(
+    study, methods, finished, space, workdir / "figures", baseline
+  )
+  print(markdown.markdown(table, baseline, of_run=True))
+  further: list[tuple[types.ModuleType, Any]] = [
+    (measures, measures.compare(finished, study.population))
+  ]
+  labels = study.population.labels
+  chosen = choice.compare(finished, labels)
   if chosen and study.split.validation.shape[1]:
     further.append((choice, chosen))
+    people = choice.by_person(
+      finished, labels, chosen, study.population.name_of
+    )
+    write_csv(people, workdir / f"{choice.BY_PERSON}.csv", choice.MISSING)
   if space and factors:
     # Who truly writes like whom is known: are the groups of such people?
     further.append((agreement, agreement.compare(study, methods, factors)))
-  drawn += [write_further(of, found, workdir) for of, found in further]
+  pages = [write_further(of, found, workdir) for of, found in further]
+  drawn += [page for page in pages if page]
   names = ["results.csv", "table1.csv", "table1.md"]
-  names += [f"{of.FILE}.csv" for of, _ in further]
+  for of, _ in further:
+    names.append(f"{of.FILE}.csv")
+    if of is choice:
+      names.append(f"{choice.BY_PERSON}.csv")
   print(
     f"Peak memory: {resources.peak_memory()}; disk:"
     f" {resources.megabytes(resources.disk_used(workdir))}."
@@ -194,14 +212,21 @@ def write(
 
 def write_further(
   of: types.ModuleType, found: Any, workdir: pathlib.Path
-) -> pathlib.Path:
-  """Writes and prints what `choice` or `agreement` found; its figure's file."""
+) -> pathlib.Path | None:
+  """Writes and prints what such a module found; its figure's file, if any."""
   table, axes = of.judged(found)
-  text = table.to_csv(index=False, na_rep=of.MISSING, lineterminator="\n")
-  write_atomically(workdir / f"{of.FILE}.csv", text)
+  write_csv(table, workdir / f"{of.FILE}.csv", of.MISSING)
   told = markdown.aligned(of.columns(table), of.NAMES)
   print(f"{of.TITLE}\n\n{told}\n\n{of.NOTE}")
+  if axes is None:
+    return None
   return figures.save(axes, workdir / "figures" / f"{of.FILE}.png")
+
+
+def write_csv(table: pd.DataFrame, path: pathlib.Path, missing: str) -> None:
+  """Writes a table with this for NaN."""
+  text = table.to_csv(index=False, na_rep=missing, lineterminator="\n")
+  write_atomically(path, text)
 
 
 def divergence(finished: Sequence[Result]) -> str | None:

@@ -50,6 +50,7 @@ def disk_need(
   methods: Sequence[Method],
   *,
   save_models: bool = False,
+  save_probabilities: bool = False,
   seeds: int = 1,
 ) -> int:
   """Bytes that a run takes at most at once, from shapes alone."""
@@ -68,7 +69,11 @@ def disk_need(
     checkpoints += max(0, own - state)
   # A curve has two numbers, at every step at most.
   recorded = 4 * steps * (3 if study.eval_every else 1)
-  predictions = people * (8 * _tested(study) + recorded + 16)
+  # Of each sample a class and two probabilities; rows and true classes once.
+  predictions = people * (16 * _tested(study) + recorded + 16)
+  if save_probabilities:
+    each = study.split.test.shape[1] * study.population.num_classes
+    predictions += 4 * people * each
   model = bytes_of(shapes.variables) // chunk + saved_models.OVERHEAD
   return OTHER_FILES + seeds * (
     _CHECKPOINTS * checkpoints

@@ -27,8 +27,20 @@ TABLE_COLUMNS = (
   *(f"{data}_seed_sd" for data in DATA),
   *(f"{data}_{column}" for data in DATA for column in ("difference", "pairs")),
 )
+_MEASURES = (
+  "mean", "pooled", "bottom_decile", "median", "top_decile", "macro_f1",
+  "balanced_accuracy", "log_loss", "calibration_error",
+)  # fmt: skip
+MEASURE_COLUMNS = (
+  "method",
+  *(f"{data}_{measure}" for data in DATA for measure in _MEASURES),
+)
 CHOICE_COLUMNS = (
   "method", "hurt", "hurt_with_choice", "gain", "gain_with_choice",
+)  # fmt: skip
+CHOICE_BY_PERSON_COLUMNS = (
+  "method", "seed", "individual", "chosen", "validation_accuracy",
+  "validation_accuracy_of_global", "test_accuracy", "test_accuracy_of_global",
 )  # fmt: skip
 # The p-values are of two-sided paired t-tests over individuals, uncorrected.
 AGREEMENT_COLUMNS = (

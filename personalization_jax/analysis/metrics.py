@@ -38,6 +38,14 @@ def accuracy(
     return correct.sum(axis=1) / size, size
 
 
+def sizes(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Numbers of samples [S], and of their classes, by labels [S, R]."""
+  ordered = np.sort(labels, axis=1)
+  known = ordered != PADDING
+  begins = known & (np.diff(ordered, axis=1, prepend=PADDING) != 0)
+  return known.sum(axis=1, dtype=np.int32), begins.sum(axis=1, dtype=np.int32)
+
+
 @dataclasses.dataclass(frozen=True)
 class Spread:
   """acc(D_S), and fairness: sd (ddof 1), worst and best (section II-A)."""

@@ -26,6 +26,8 @@ def _array(axes: str, dtype: str = "i4", **default: Any) -> Any:
 
 
 _optional = functools.partial(_array, default_factory=lambda: _NOTHING)
+# None where nobody knows, as in results of older versions.
+_unknown = functools.partial(_array, default=None)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,6 +58,20 @@ class Result:
     individual_curve: float32 [S, E], accuracy on D_I then; NaN for individuals
       without validation data.
     global_curve: float32 [S, E], accuracy on D_G then.
+    individual_log_probability: float32 [S, R], natural logarithm of the
+      probability that a model gives the true class (the softmax of its
+      scores); NaN for padding, and where scores weren't finite. None in results
+      of older versions, as all below.
+    global_log_probability: float32 [S, Q], likewise.
+    validation_log_probability: float32 [S, V], likewise.
+    individual_log_confidence: float32 [S, R], likewise of the predicted class.
+    global_log_confidence: float32 [S, Q], likewise.
+    validation_log_confidence: float32 [S, V], likewise.
+    individual_log_probabilities: float32 [S, R, C], of every class, if asked
+      for.
+    train_size: int32 [S], training samples of each D_I, without what data
+      grouping adds.
+    train_classes: int32 [S], how many classes they are of.
     one_model: all individuals share the model of D_G alone, so that its
       acc(D_G) is one number.
     models: if asked for, `params` and `batch_stats` of all models, trees of
@@ -73,15 +89,24 @@ class Result:
   global_rows: np.ndarray = _array("Q")
   global_predictions: np.ndarray = _array("SQ")
   losses: np.ndarray = _array("ST", "f4")
-  individual_labels: np.ndarray | None = _array("SR", default=None)
-  global_labels: np.ndarray | None = _array("Q", default=None)
-  validation_labels: np.ndarray | None = _array("SV", default=None)
+  individual_labels: np.ndarray | None = _unknown("SR")
+  global_labels: np.ndarray | None = _unknown("Q")
+  validation_labels: np.ndarray | None = _unknown("SV")
   diverged: np.ndarray = _optional("S", "?")
   validation_rows: np.ndarray = _optional("SV")
   validation_predictions: np.ndarray = _optional("SV")
   curve_steps: np.ndarray = _optional("E")
   individual_curve: np.ndarray = _optional("SE", "f4")
   global_curve: np.ndarray = _optional("SE", "f4")
+  individual_log_probability: np.ndarray | None = _unknown("SR", "f4")
+  global_log_probability: np.ndarray | None = _unknown("SQ", "f4")
+  validation_log_probability: np.ndarray | None = _unknown("SV", "f4")
+  individual_log_confidence: np.ndarray | None = _unknown("SR", "f4")
+  global_log_confidence: np.ndarray | None = _unknown("SQ", "f4")
+  validation_log_confidence: np.ndarray | None = _unknown("SV", "f4")
+  individual_log_probabilities: np.ndarray | None = _unknown("SRC", "f4")
+  train_size: np.ndarray | None = _unknown("S")
+  train_classes: np.ndarray | None = _unknown("S")
   one_model: bool = False
   models: dict[str, Any] | None = None
 
@@ -133,12 +158,19 @@ class Result:
 
   def _accuracy(self, data: str, labels: Labels) -> Accuracies:
     predictions = getattr(self, f"{data}_predictions")
-    truth = np.broadcast_to(self._truth(data, labels), predictions.shape)
-    values, sizes = metrics.accuracy(predictions, truth)
+    values, sizes = metrics.accuracy(predictions, self.truth(data, labels))
     return np.where(self.diverged, np.nan, values), sizes
 
+  def truth(self, data: str, labels: Labels = None) -> np.ndarray:
+    """The true classes of "individual", "global" or "validation" predictions.
+
+    They have the predictions' shape, -1 for padding: the result's own, or else
+    the store's at its rows.
+    """
+    shape = getattr(self, f"{data}_predictions").shape
+    return np.broadcast_to(self._truth(data, labels), shape)
+
   def _truth(self, data: str, labels: Labels) -> np.ndarray:
-    """The true classes: the result's own, or else the store's at its rows."""
     rows, own = getattr(self, f"{data}_rows"), getattr(self, f"{data}_labels")
     what = f"method {self.method!r} with seed {self.seed}"
     if not rows.size:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -166,6 +167,25 @@ def by_seed(results: Iterable[Result]) -> dict[str, list[Result]]:
     for seed, result in seeds.items():
       _check_paired(result, first, reference[seed])
   return {m: [seeds[k] for k in reference] for m, seeds in found.items()}
+
+
+def named(
+  results: Sequence[Result] | Mapping[str, Result | Sequence[Result]],
+) -> Sequence[Result]:
+  """The results; of a mapping, each with the name of its row as its method."""
+  if not isinstance(results, Mapping):
+    return results
+  renamed = []
+  for name, own in results.items():
+    own = [own] if isinstance(own, Result) else own
+    methods = dict.fromkeys(result.method for result in own)
+    if len(methods) != 1:
+      raise ValueError(
+        f"results[{name!r}] must be of one method, with one seed or several,"
+        f" but is of {' and '.join(map(repr, methods)) or 'none'}."
+      )
+    renamed += [dataclasses.replace(result, method=name) for result in own]
+  return renamed
 
 
 def _check_paired(result: Result, first: Result, other: Result) -> None:

@@ -78,24 +78,6 @@ def compare(
 
   Source: section IV, Table I; section II-A.
   """
-  if isinstance(results, Mapping):
-    results = _renamed(results)
   labels = None if population is None else population.labels
-  return Comparison(
-    tables.of_results(results, labels, distances, baseline), baseline
-  )
-
-
-def _renamed(results: Mapping[str, Result | Sequence[Result]]) -> list[Result]:
-  """The results, each with the name of its row as its method."""
-  renamed = []
-  for name, own in results.items():
-    own = [own] if isinstance(own, Result) else own
-    methods = dict.fromkeys(result.method for result in own)
-    if len(methods) != 1:
-      raise ValueError(
-        f"results[{name!r}] must be of one method, with one seed or several,"
-        f" but is of {' and '.join(map(repr, methods)) or 'none'}."
-      )
-    renamed += [dataclasses.replace(result, method=name) for result in own]
-  return renamed
+  table = tables.of_results(tables.named(results), labels, distances, baseline)
+  return Comparison(table, baseline)

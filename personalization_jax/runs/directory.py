@@ -32,7 +32,7 @@ _CONFIG = "config.json"
 # What config.json tells beside what the run was made with.
 _NO_MAKERS = (
   "settings", "dataset_fingerprint", "methods", "seeds", "asked",
-  "label_names", "made_with",
+  "label_names", "made_with", "compare_to",
 )  # fmt: skip
 
 
@@ -116,6 +116,17 @@ def _grown(there: Any, kind: type, values: Sequence[Any]) -> list[Any]:
 def tell_origins(workdir: pathlib.Path) -> None:
   """Writes into config.json which finished results were made with what."""
   _write_config(workdir, json.loads((workdir / _CONFIG).read_text()))
+
+
+def tell_baseline(workdir: pathlib.Path, baseline: str | None) -> None:
+  """Writes into config.json what all methods are compared with, if anything."""
+  config = json.loads((workdir / _CONFIG).read_text())
+  if config.get("compare_to") == baseline:
+    return
+  config["compare_to"] = baseline
+  if baseline is None:
+    del config["compare_to"]
+  _write_config(workdir, config)
 
 
 def _write_config(

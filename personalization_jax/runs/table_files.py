@@ -23,6 +23,7 @@ def write_tables(
   labels: np.ndarray,
   distances: np.ndarray | None = None,
   beside: Sequence[Result] = (),
+  baseline: str | None = None,
 ) -> pd.DataFrame:
   """Writes results.csv, table1.csv, table1.md and metrics.jsonl.
 
@@ -32,6 +33,7 @@ def write_tables(
     labels: int32 [N], the store's labels.
     distances: see `tables.of_results`.
     beside: results with other seeds, for results.csv and metrics.jsonl alone.
+    baseline: see `tables.of_results`.
 
   Returns:
     As `tables.of_results`.
@@ -39,14 +41,14 @@ def write_tables(
   Raises:
     ValueError: as `tables.of_results`; nothing is written then.
   """
-  table = tables.of_results(results, labels, distances)
+  table = tables.of_results(results, labels, distances, baseline)
   every = [*results, *beside]
   rows = pd.concat([_rows_of(result, labels) for result in every])
   metrics = (line for result in every for line in _metrics(result))
   for name, text in (
     ("results.csv", _csv(rows)),
     ("table1.csv", _csv(table[list(TABLE_COLUMNS)])),
-    ("table1.md", markdown(table, of_run=True)),
+    ("table1.md", markdown(table, baseline, of_run=True)),
     ("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in metrics)),
   ):
     write_atomically(workdir / name, text)

@@ -15,7 +15,12 @@ from personalization_jax.datasets.splits import PADDING, Split
 from personalization_jax.networks import interface
 from personalization_jax.training.learner import Learner
 from personalization_jax.training.population import PopulationTrainer
-from personalization_jax.training.step import TrainState, as_input, in_batches
+from personalization_jax.training.step import (
+  Answers,
+  TrainState,
+  as_input,
+  in_batches,
+)
 
 # Samples classified at once.
 _CLASSIFIED = 256
@@ -72,17 +77,23 @@ def predict(
   states: TrainState,
   own: np.ndarray,
   general: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Classes of each model's own rows [n, R] and of rows [Q] for all models.
+) -> tuple[Answers, Answers, np.ndarray]:
+  """Answers about each model's own rows [n, R] and rows [Q] for all models.
 
-  Both are -1 for padding and where a model gives no finite numbers; bool [n]
-  says which models gave none for one of their rows.
+  Bool [n] says which models gave no finite numbers for one of their rows.
   """
   general = np.broadcast_to(general, (len(own), len(general)))
   rows = np.concatenate([own, general], axis=1)
   found = trainer.predict(states, rows)
-  of_own, of_general = np.split(found, [own.shape[1]], axis=1)
-  return of_own, of_general, ((found < 0) & (rows != PADDING)).any(axis=1)
+  of_own, of_general = _split(found, own.shape[1])
+  unknown = (found.predictions < 0) & (rows != PADDING)
+  return of_own, of_general, unknown.any(axis=1)
+
+
+def _split(answers: Answers, count: int) -> tuple[Answers, Answers]:
+  """The first so many of [n, R], and the others."""
+  first = Answers(*(array[:, :count] for array in answers))
+  return first, Answers(*(array[:, count:] for array in answers))
 
 
 class Validation(NamedTuple):
@@ -105,9 +116,9 @@ class Validation(NamedTuple):
     )
     flat = self.own.reshape(models * people, -1)
     truth = metrics.at_rows(self.labels, flat)
-    own, _ = metrics.accuracy(of_people.reshape(flat.shape), truth)
+    own, _ = metrics.accuracy(of_people.predictions.reshape(flat.shape), truth)
     truth = metrics.at_rows(self.labels, self.general[None])
-    general, _ = metrics.accuracy(of_all, truth)
+    general, _ = metrics.accuracy(of_all.predictions, truth)
     own = np.where(diverged[:, None], np.nan, own.reshape(models, people))
     return own, np.where(diverged, np.nan, general)
 
@@ -119,8 +130,13 @@ def final(
   states: TrainState,
   rows: np.ndarray,
   record: Record,
+  *,
+  probabilities: bool = False,
 ) -> dict[str, np.ndarray]:
-  """What n individuals, trained on rows [n, T, B], add to a `Result`."""
+  """What n individuals, trained on rows [n, T, B], add to a `Result`.
+
+  With `probabilities`, those of all classes for the tests on D_I too.
+  """
   validation, test = split.validation[indices], split.test[indices]
   # One array for all tests, so that one compilation serves them.
   own, general, diverged = predict(
@@ -133,10 +149,21 @@ def final(
   # Losses of padded steps are NaN by design.
   trained = (rows != PADDING).any(axis=2)
   diverged |= (trained & ~np.isfinite(record.losses)).any(axis=1)
-  return {
-    "validation_predictions": own[:, : validation.shape[1]],
-    "individual_predictions": own[:, validation.shape[1] :],
-    "global_predictions": general,
+  of_validation, of_test = _split(own, validation.shape[1])
+  found = {
+    f"{data}_{name}": array
+    for data, answers in (
+      ("validation", of_validation),
+      ("individual", of_test),
+      ("global", general),
+    )
+    for name, array in answers._asdict().items()
+  }
+  if probabilities:
+    found["individual_log_probabilities"] = trainer.log_probabilities(
+      states, test
+    )
+  return found | {
     "losses": record.losses,
     "individual_curve": record.individual[..., 0],
     "global_curve": record.general,

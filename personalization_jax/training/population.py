@@ -28,7 +28,7 @@ from personalization_jax.distributed import AXIS
 from personalization_jax.methods.method import Trainable
 from personalization_jax.training import step
 from personalization_jax.training.learner import Learner
-from personalization_jax.training.step import TrainState
+from personalization_jax.training.step import Answers, TrainState
 from personalization_jax.training.stores import DeviceStore, HostStore
 
 # Steps in one compiled loop.
@@ -239,23 +239,44 @@ class PopulationTrainer:
     )(states, *self._block(rows, rows.shape[1]))
     return states.replace(batch_stats=found)
 
-  def predict(self, states: TrainState, rows: np.ndarray) -> np.ndarray:
-    """Classes int32 [n, R] of each individual's rows by their own model.
+  def predict(self, states: TrainState, rows: np.ndarray) -> Answers:
+    """What each individual's own model answers about their rows [n, R]: [n, R].
 
-    -1 where a row was padding (-1) or the model gave no finite numbers.
+    Rows may be padding (-1).
     """
+    answers: Answers = self._evaluate(step.predict_rows, states, rows)
+    return answers
+
+  def log_probabilities(
+    self, states: TrainState, rows: np.ndarray
+  ) -> np.ndarray:
+    """Of every class, for rows [n, R] as `predict` takes: float32 [n, R, C]."""
+    found: np.ndarray = self._evaluate(step.log_probabilities, states, rows)
+    return found
+
+  def _evaluate(
+    self, function: Callable[..., Any], states: TrainState, rows: np.ndarray
+  ) -> Any:
+    """Arrays [n, R, ...] of a function of models and their rows."""
     count, num_rows = rows.shape
     batches = math.ceil(num_rows / _PREDICTED)
     missing = batches * _PREDICTED - num_rows
     padded = np.pad(rows, ((0, 0), (0, missing)), constant_values=PADDING)
     padded = padded.reshape(count, batches, _PREDICTED)
     together = self._batches_together(batches)
-    found = [np.empty((count, 0), np.int32)]
-    for start in range(0, batches, max(1, together)):
+    program = self._program(function, 2, self._source.layout)
+    found = []
+    # Without rows, what nothing gives has its shape all the same.
+    for start in range(0, max(1, batches), max(1, together)):
       block = self._block(padded[:, start : start + together], together)
-      classes = distributed.gather(self._predict()(states, *block))
-      found.append(classes[:count].reshape(count, -1))
-    return np.concatenate(found, axis=1)[:, :num_rows]
+      found.append(distributed.gather(program(states, *block)))
+    return jax.tree.map(
+      lambda *arrays: np.concatenate(
+        [each[:count].reshape(count, -1, *each.shape[3:]) for each in arrays],
+        axis=1,
+      )[:, :num_rows],
+      *found,
+    )
 
   def lower_train(
     self, batch_size: int, trainable: Trainable | None = None
@@ -269,7 +290,8 @@ class PopulationTrainer:
     """The very program that `predict` calls for so many rows of each."""
     batches = self._batches_together(math.ceil(num_rows / _PREDICTED))
     block = self._block_like(batches, _PREDICTED)
-    return self._predict().lower(self.shapes, *block)
+    program = self._program(step.predict_rows, 2, self._source.layout)
+    return program.lower(self.shapes, *block)
 
   @functools.cached_property
   def shapes_of_one(self) -> TrainState:
@@ -301,10 +323,6 @@ class PopulationTrainer:
     return self._program(
       step.train_on_rows, 2, shared, trainable=trainable, donated=(0,)
     )
-
-  def _predict(self) -> jax.stages.Wrapped:
-    """States [n], a block -> classes int32 [n, T, B]."""
-    return self._program(step.predict_rows, 2, self._source.layout)
 
   def _program(self, *function: Any, **options: Any) -> jax.stages.Wrapped:
     return _program(

@@ -7,7 +7,7 @@ individuals.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -42,6 +42,18 @@ class ReferencedState(TrainState):
   """One model in training, and the `params` and `batch_stats` it began with."""
 
   reference: Any = None
+
+
+class Answers(NamedTuple):
+  """What models answer about rows: arrays [..., B].
+
+  Probabilities are the softmax of the scores, by their natural logarithm. For
+  padding, and where scores aren't finite, they are NaN and predictions -1.
+  """
+
+  predictions: Any  # int32, the classes with the highest score
+  log_probability: Any  # float32, of the true class
+  log_confidence: Any  # float32, of the predicted class
 
 
 def create_state(
@@ -288,20 +300,42 @@ def predict_rows(
   rows: jax.Array,
   images: jax.Array,
   labels: jax.Array,
-) -> jax.Array:
-  """Classes int32 [T, B] of rows [T, B] of the store.
+) -> Answers:
+  """What the model answers about rows [T, B] of the store: [T, B]."""
 
-  They are -1 for padding, and where scores aren't finite.
-  """
+  def predict(rows: jax.Array) -> Answers:
+    batch, truth, mask = gather(images, labels, rows)
+    scores = learner.predict(learner.model, state, batch)
+    classes = jnp.argmax(scores, axis=-1).astype(jnp.int32)
+    known = mask & jnp.isfinite(scores).all(axis=-1)
+    both = jnp.stack([truth, classes], axis=-1)
+    logs = jnp.take_along_axis(_log_softmax(scores), both, axis=-1)
+    of_truth, of_answer = jnp.where(known[:, None], logs, jnp.nan).T
+    return Answers(jnp.where(known, classes, -1), of_truth, of_answer)
+
+  return jax.lax.map(predict, rows)
+
+
+def log_probabilities(
+  learner: Learner,
+  state: TrainState,
+  rows: jax.Array,
+  images: jax.Array,
+  labels: jax.Array,
+) -> jax.Array:
+  """As `Answers.log_probability`, of every class: float32 [T, B, C]."""
 
   def predict(rows: jax.Array) -> jax.Array:
     batch, _, mask = gather(images, labels, rows)
     scores = learner.predict(learner.model, state, batch)
-    classes = jnp.argmax(scores, axis=-1).astype(jnp.int32)
-    known = jnp.where(jnp.isfinite(scores).all(axis=-1), classes, -1)
-    return jnp.where(mask, known, -1)
+    known = mask & jnp.isfinite(scores).all(axis=-1)
+    return jnp.where(known[:, None], _log_softmax(scores), jnp.nan)
 
   return jax.lax.map(predict, rows)
+
+
+def _log_softmax(scores: jax.Array) -> jax.Array:
+  return jax.nn.log_softmax(scores.astype(jnp.float32), axis=-1)
 
 
 def _frozen_layers(learner: Learner, trainable: Any) -> int:

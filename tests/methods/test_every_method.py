@@ -181,8 +181,9 @@ def by_hand(study, method, index):
     state = step.continue_as(learner, person, state)
   own, general = study.split.test[index], study.split.global_test
   predict = compiled(step.predict_rows, learner)
-  tested = predict(state, np.concatenate([own, general])[None], *store)[0]
-  return np.array(losses), *np.split(np.asarray(tested), [len(own)])
+  answers = predict(state, np.concatenate([own, general])[None], *store)
+  tested = np.asarray(answers.predictions[0])
+  return np.array(losses), *np.split(tested, [len(own)])
 
 
 @functools.cache

@@ -68,7 +68,7 @@ def run(trainer, schedule, which=None):
     keys = individual_keys(root, ids)
     states, loss = trainer.train(trainer.create(keys), rows[ids])
     losses.append(loss)
-    predictions.append(trainer.predict(states, test[ids]))
+    predictions.append(trainer.predict(states, test[ids]).predictions)
   return np.concatenate(losses), np.concatenate(predictions)
 
 
@@ -100,7 +100,7 @@ def test_a_population_is_so_many_single_runs(people, schedule, alone):
       else:
         assert np.isnan(alone[0][person, index])
     predicted = predict(state, test[person][None], *store)
-    np.testing.assert_array_equal(alone[1][person], predicted[0])
+    np.testing.assert_array_equal(alone[1][person], predicted.predictions[0])
 
 
 @pytest.mark.parametrize("which", [[2], [4, 2, 0], [5, 1, 2, 3, 0]])
@@ -288,8 +288,11 @@ def test_nothing_to_predict_is_no_prediction(new_trainer, store):
   trainer = new_trainer(individuals_per_device=4, store=store)
   states = trainer.create(individual_keys(jax.random.key(5), range(2)))
   found = trainer.predict(states, np.empty((2, 0), np.int32))
-  assert found.shape == (2, 0)
-  assert found.dtype == np.int32
+  assert [array.shape for array in found] == 3 * [(2, 0)]
+  assert [str(array.dtype) for array in found] == ["int32"] + 2 * ["float32"]
+  assert trainer.log_probabilities(states, np.empty((2, 0), np.int32)).shape[
+    :2
+  ] == (2, 0)
 
 
 def test_a_chunk_s_size_is_checked(people, new_trainer):

@@ -50,10 +50,10 @@ def test_training_learns(store):
     state, loss = compiled(step.train_step, learner)(state, *batch)
     losses.append(float(loss))
   assert losses[-1] < 0.5 * losses[0]
-  (predicted,) = compiled(step.predict_rows, learner)(
+  answers = compiled(step.predict_rows, learner)(
     state, jnp.arange(60)[None], *store
   )
-  assert (predicted == batch[1]).mean() > 0.8
+  assert (answers.predictions[0] == batch[1]).mean() > 0.8
 
 
 def test_padding_changes_nothing(store, state):
@@ -131,12 +131,21 @@ def test_a_scan_is_a_loop_of_steps(store, state):
 
 
 def test_every_row_is_classified_by_itself(store, state):
+  """And what is told of its probabilities is the softmax, row by row."""
   rows = np.array([[3, -1, 7], [60, 61, -1]], np.int32)
-  predicted = compiled(step.predict_rows, TINY)(state, rows, *store)
+  found = jax.device_get(compiled(step.predict_rows, TINY)(state, rows, *store))
+  every = compiled(step.log_probabilities, TINY)(state, rows, *store)
   apply = jax.jit(TINY.model.apply)
-  for row, label in zip(rows.ravel(), np.asarray(predicted).ravel()):
+  for place, row in np.ndenumerate(rows):
+    label, *logs = (array[place] for array in found)
     if row < 0:
       assert label == -1
+      assert np.isnan([*logs, *every[place]]).all()
     else:
-      images, _, _ = gather(*store, jnp.array([row]))
-      assert label == apply(state.variables, images).argmax()
+      images, labels, _ = gather(*store, jnp.array([row]))
+      logits = np.asarray(apply(state.variables, images)[0], np.float64)
+      assert label == logits.argmax()
+      wanted = logits - np.log(np.exp(logits).sum())
+      both = [wanted[labels[0]], wanted.max()]
+      np.testing.assert_allclose(logs, both, rtol=1e-4, atol=1e-5)
+      np.testing.assert_allclose(every[place], wanted, rtol=1e-4, atol=1e-5)

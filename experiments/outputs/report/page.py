@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from experiments.outputs import agreement, choice
+from experiments.outputs import agreement, choice, measures
 from experiments.outputs.pictures import CAPTIONS
 from experiments.outputs.report import runs
 from experiments.outputs.report.runs import Pairs, Run, one_model
@@ -91,11 +91,12 @@ def _section(run: Run) -> dict[str, Any]:
     "run": run,
     "progress": {key: _listed(run, pairs) for key, pairs in progress.items()},
     **_settings(run),
-    **_table1(run.table),
+    **_table1(run.table, run.baseline),
     "diverged": _diverged(run),
     "further": [
       (heading, of.TITLE, of.columns(table), of.NAMES, of.NOTE)
       for heading, of, table in (
+        ("Further measures", measures, run.measures),
         ("Who is hurt", choice, run.choice),
         ("Group agreement", agreement, run.agreement),
       )
@@ -149,13 +150,16 @@ def _settings(run: Run) -> dict[str, Columns]:
   }
 
 
-def _table1(table: pd.DataFrame) -> dict[str, Any]:
-  """Table I in halves, and its notes."""
-  by_half = table.groupby(table["method"].map(_half), sort=False)
+def _table1(table: pd.DataFrame, baseline: str | None) -> dict[str, Any]:
+  """Table I in halves, or against a baseline, and its notes."""
+  names = table["method"].map(_half)
+  if baseline is not None:
+    names = pd.Series(f"Against {baseline}", table.index)
+  by_half = table.groupby(names, sort=False)
   shown = markdown.shown(table)
   return {
     "halves": {name: markdown.told(half, shown) for name, half in by_half},
-    "notes": markdown.notes(table, of_run=True),
+    "notes": markdown.notes(table, baseline, of_run=True),
   }
 
 

@@ -57,7 +57,12 @@ class Run:
     ]
     remarks = folder / "remarks.md"
     self.remarks = remarks.read_text("utf-8") if remarks.exists() else ""
+    baseline = self.about.get("compare_to")
+    # What all methods are compared with; None for the paper's baselines.
+    self.baseline = baseline if isinstance(baseline, str) else None
     means = ("method", "individual_mean", "global_mean")
+    measured = columns.MEASURE_COLUMNS
+    self.measures = _table(folder / "measures.csv", measured, measured[1:])
     chosen, judged = columns.CHOICE_COLUMNS, columns.AGREEMENT_COLUMNS
     # Older runs lack some columns.
     self.table = table = _table(
