@@ -41,6 +41,7 @@ from personalization_jax.checkpoints import files
 from personalization_jax.checkpoints.keeper import AnotherTrainingError, Keeper
 from personalization_jax.datasets import Population
 from personalization_jax.datasets.synthetic import WriterFactors
+from personalization_jax.figures import FORMATS
 from personalization_jax.methods import Method, known_method, parse_methods
 from personalization_jax.methods.specs import HELP
 from personalization_jax.runs import directory
@@ -79,6 +80,8 @@ _SAVE_MODELS = flags.DEFINE_bool("save_models", False,
 _EVAL_EVERY = flags.DEFINE_integer("eval_every", 0,
     "Steps from one evaluation on validation data to the next, for curves in"
     " metrics.jsonl; 0 draws none.", lower_bound=0)
+_FIGURE_FORMAT = flags.DEFINE_enum("figure_format", "png", [*FORMATS],
+    "Format of the figures' files. A report shows PNG and SVG.")
 _TENSORBOARD = flags.DEFINE_bool("tensorboard", False,
     "Write losses and curves for TensorBoard too (extra `tensorboard`).")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False,
@@ -129,7 +132,15 @@ def main(
         study.keeper.wait()
       if distributed.is_first():
         space = spaces[run.drawn]
-        summary.write(run.drawn, run.factors, run.rows, results, space, workdir)
+        summary.write(
+          run.drawn,
+          run.factors,
+          run.rows,
+          results,
+          space,
+          workdir,
+          _FIGURE_FORMAT.value,
+        )
         if _TENSORBOARD.value:
           tensorboard.write(workdir / "tensorboard", results.values())
       distributed.wait_for_all("reported")

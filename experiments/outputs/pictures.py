@@ -78,16 +78,18 @@ def draw(
   finished: Sequence[Result],
   space: LatentSpace | None,
   folder: pathlib.Path,
+  form: str,
 ) -> list[pathlib.Path]:
   """Draws everything that a run can show, and returns the files.
 
   Samples are shown if they are images of one channel or three. `finished` has
-  the results of all seeds; `space` is the latent space, if one was needed.
+  the results of all seeds; `space` is the latent space, if one was needed, and
+  `form` the files' format.
   """
   pages = _of_results(study, methods, finished)
   pages |= _of_people(study, methods, space)
   return [
-    figures.save(page, folder / f"{name}.png") for name, page in pages.items()
+    figures.save(page, folder / f"{name}.{form}") for name, page in pages.items()
   ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 import sys
 import types
@@ -125,16 +126,19 @@ def write(
   every: Mapping[Finished, Result],
   space: LatentSpace | None,
   workdir: pathlib.Path,
+  form: str,
 ) -> None:
   """Writes tables and figures of what is finished, and says what it took.
 
-  `study` is of the tables' first seed, as is `space`, if one was needed.
+  `study` is of the tables' first seed, as is `space`, if one was needed; `form`
+  is the figures' format.
   """
   methods = rows.parsed
   finished = [every[m, seed] for seed in rows.seeds for m in rows.methods]
+  folder = workdir / "figures"
   # Figures are of the tables beside them.
-  for name in pictures.CAPTIONS:
-    (workdir / "figures" / f"{name}.png").unlink(missing_ok=True)
+  for name, old in itertools.product(pictures.CAPTIONS, figures.FORMATS):
+    (folder / f"{name}.{old}").unlink(missing_ok=True)
   for of in (choice, agreement):
     (workdir / f"{of.FILE}.csv").unlink(missing_ok=True)
   table = table_files.write_tables(
@@ -144,7 +148,7 @@ def write(
     study.groups.distances() if space else None,
     [every[m, seed] for m, seed in rows.beside],
   )
-  drawn = pictures.draw(study, methods, finished, space, workdir / "figures")
+  drawn = pictures.draw(study, methods, finished, space, folder, form)
   print(markdown.markdown(table, of_run=True))
   further: list[tuple[types.ModuleType, Any]] = []
   chosen = choice.compare(finished, study.population.labels)
@@ -153,7 +157,7 @@ def write(
   if space and factors:
     # Who truly writes like whom is known: are the groups of such people?
     further.append((agreement, agreement.compare(study, methods, factors)))
-  drawn += [write_further(of, found, workdir) for of, found in further]
+  drawn += [write_further(of, found, workdir, form) for of, found in further]
   names = ["results.csv", "table1.csv", "table1.md"]
   names += [f"{of.FILE}.csv" for of, _ in further]
   print(
@@ -163,7 +167,7 @@ def write(
   print(f"Tables: {workdir}/{', '.join(names)}")
   if drawn:
     print(
-      f"Figures: {', '.join(path.name for path in drawn)} in {workdir}/figures"
+      f"Figures: {', '.join(path.name for path in drawn)} in {folder}"
     )
   if lost := divergence(finished):
     print(lost, file=sys.stderr, flush=True)
@@ -172,7 +176,7 @@ def write(
 
 
 def write_further(
-  of: types.ModuleType, found: Any, workdir: pathlib.Path
+  of: types.ModuleType, found: Any, workdir: pathlib.Path, form: str = "png"
 ) -> pathlib.Path:
   """Writes and prints what `choice` or `agreement` found; its figure's file."""
   table, axes = of.judged(found)
@@ -180,7 +184,7 @@ def write_further(
   write_atomically(workdir / f"{of.FILE}.csv", text)
   told = markdown.aligned(of.columns(table), of.NAMES)
   print(f"{of.TITLE}\n\n{told}\n\n{of.NOTE}")
-  return figures.save(axes, workdir / "figures" / f"{of.FILE}.png")
+  return figures.save(axes, workdir / "figures" / f"{of.FILE}.{form}")
 
 
 def divergence(finished: Sequence[Result]) -> str | None:
