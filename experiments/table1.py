@@ -42,6 +42,7 @@ from personalization_jax.checkpoints import files
 from personalization_jax.checkpoints.keeper import AnotherTrainingError, Keeper
 from personalization_jax.datasets import Population
 from personalization_jax.datasets.synthetic import WriterFactors
+from personalization_jax.figures import FORMATS
 from personalization_jax.methods import (
   Method,
   known_method,
@@ -92,6 +93,8 @@ _COMPARE_TO = flags.DEFINE_string("compare_to", None,
 _EVAL_EVERY = flags.DEFINE_integer("eval_every", 0,
     "Steps from one evaluation on validation data to the next, for curves in"
     " metrics.jsonl; 0 draws none.", lower_bound=0)
+_FIGURE_FORMAT = flags.DEFINE_enum("figure_format", "png", [*FORMATS],
+    "Format of the figures' files. A report shows PNG and SVG.")
 _TENSORBOARD = flags.DEFINE_bool("tensorboard", False,
     "Write losses and curves for TensorBoard too (extra `tensorboard`).")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False,
@@ -149,7 +152,8 @@ def main(
           results,
           space,
           workdir,
-          compare_to(),
+          form=_FIGURE_FORMAT.value,
+          baseline=compare_to(),
         )
         if _TENSORBOARD.value:
           tensorboard.write(workdir / "tensorboard", results.values())

@@ -29,6 +29,7 @@ from personalization_jax.grouping.groups import Groups
 from personalization_jax.methods import Method, parse_method
 from personalization_jax.methods.batches import Batches
 from personalization_jax.networks import classifier, interface
+from personalization_jax.networks.description import Description
 from personalization_jax.runs import saved_models
 from personalization_jax.settings import Settings
 from personalization_jax.training import (
@@ -113,6 +114,9 @@ class Study:
       processes; by default they are in memory only.
     models_dir: where `saved_models` keeps everybody's final parameters; None
       keeps none.
+    factory: "module:Class" that made a model of one's own
+      (`networks.factories`), for whoever reads saved models; without it they
+      have parameters alone.
     eval_every: steps between two evaluations on validation data, for the
       curves of a `Result`; 0 evaluates at the end alone.
     keep_probabilities: whether results hold the probabilities of all classes
@@ -145,6 +149,7 @@ class Study:
   trainer: PopulationTrainer = None  # type: ignore[assignment]
   keeper: Keeper = None  # type: ignore[assignment]
   models_dir: pathlib.Path | None = None
+  factory: str | None = None
   eval_every: int = 0
   keep_probabilities: bool = False
   base: Mapping[str, Any] | None = None
@@ -443,14 +448,19 @@ class Study:
     """Writes some individuals' models, if they are to be kept."""
     if self.models_dir is None:
       return
-    population, scaling = self.population, self.population.scaling
-    description = saved_models.Description.of(
-      self.trainer.learner.model,
-      population.sample_shape,
-      dtype=population.images.dtype if scaling is None else scaling.dtype,
-      label_names=population.label_names,
-      scaling=None if scaling is None else (scaling.mean, scaling.spread),
-    )
+    model, population = self.trainer.learner.model, self.population
+    scaling = population.scaling
+    about: dict[str, Any] = {
+      "dtype": np.dtype((scaling or population.images).dtype).name,
+      "label_names": population.label_names,
+      "scaling": scaling and (scaling.mean, scaling.spread),
+    }
+    shape = population.sample_shape
+    if self.factory is None:
+      description = Description.of(model, shape, **about)
+    else:
+      about["factory"] = self.factory
+      description = Description(population.num_classes, shape, **about)
     people = self.split.individuals[indices].tolist()
     saved_models.save(self.models_dir, method.spec, people, states, description)
 

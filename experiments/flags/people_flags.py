@@ -69,7 +69,7 @@ def load_people(
       arrays,
       description.num_classes,
       description.sample_shape,
-      is_fig_4=description.hidden is None,
+      is_fig_4=description.is_fig_4,
       dtype=description.dtype,
     )
     if description.scaling is not None:

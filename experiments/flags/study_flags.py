@@ -27,13 +27,15 @@ from personalization_jax.datasets import (
 )
 from personalization_jax.datasets.synthetic import WriterFactors
 from personalization_jax.methods import Method
-from personalization_jax.networks import MLP, classifier
+from personalization_jax.networks import MLP, classifier, factories
 from personalization_jax.settings import Settings
 from personalization_jax.study import Study
+from personalization_jax.training import identities
 from personalization_jax.training.latent_space import LatentSettings
 from personalization_jax.training.population import PopulationTrainer
 
 _TFDS = "tfds:"
+_MODELS = ("auto", "fig4", "mlp")
 
 # fmt: off
 # These determine the results; a run directory holds one setting of them.
@@ -69,9 +71,12 @@ _EPOCHS = flags.DEFINE_integer("epochs", 20, "Epochs on D_G.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Samples in a batch.")
 _LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-3,
     "Adam's learning rate.")
-_MODEL = flags.DEFINE_enum("model", "auto", ["auto", "fig4", "mlp"],
-    "Everybody's model: the paper's Fig. 4, or an MLP with two hidden layers"
-    " of 64; auto takes fig4 for images and mlp for all else.")
+_MODEL = flags.DEFINE_string("model", "auto",
+    "Everybody's model: 'fig4', the paper's, or 'mlp', with two hidden layers"
+    " of 64; 'auto' takes fig4 for images and mlp for all else. Or your own,"
+    " 'module:Class', a Flax module or a function that makes one, called as"
+    " Class(num_classes=C); the module is in the folder that you run from, or"
+    " installed.")
 _WIDTH = flags.DEFINE_float("width", 1.0,
     "Factor on the channel counts of Fig. 4 and the auto-encoder.")
 _PRECISE_BATCH_STATS = flags.DEFINE_bool("precise_batch_stats", False,
@@ -148,8 +153,11 @@ def inert(
   if not images:
     of_images = (_IMAGE_SIZE.name, _AUTOENCODER_EPOCHS.name)
     found |= dict.fromkeys(of_images, "samples that are no images")
-  if _model_name(population) == "mlp" and not (images and grouped):
-    found[_WIDTH.name] = "--model=mlp"
+  if (name := _model_name(population)) != "fig4":
+    if not (images and grouped):
+      found[_WIDTH.name] = f"--model={name}"
+    if _factory():
+      found[_PRECISION.name] = f"--model={name}"
   return found
 
 
@@ -195,6 +203,9 @@ def determining(population: Population) -> dict[str, Any]:
     found["model"] = _model_name(population)
   if (kind := scaling.kind_of(population, _STANDARDISE.value)) != "none":
     found[_STANDARDISE.name] = kind
+  if (own := model(population)) is not None and _factory():
+    # Its file may change, its name wouldn't.
+    found["model_digest"] = identities.of_model(own, population.sample_shape)
   if _DATASET.value.startswith(_TFDS):
     found |= values.of(*_OF_TFDS)
   return found
@@ -208,9 +219,24 @@ def about() -> dict[str, Any]:
 
 def model(population: Population) -> nn.Module | None:
   """Everybody's model; None for the paper's."""
+  if factory := _factory():
+    shape, classes = population.sample_shape, population.num_classes
+    with console.of("--model"):
+      return factories.make(factory, shape, classes)
   if _model_name(population) == "fig4":
     return None
   return MLP(population.num_classes, dtype=jnp.dtype(_PRECISION.value))
+
+
+def _factory() -> str | None:
+  """What makes a model of the user's own, if that is asked for."""
+  model = _MODEL.value
+  if model in _MODELS:
+    return None
+  if ":" not in model:
+    known = ", ".join(map(repr, _MODELS))
+    raise ValueError(f"--model={model!r} must be {known} or 'module:Class'.")
+  return model
 
 
 def _model_name(population: Population) -> str:
@@ -382,6 +408,7 @@ def make_study(
     population, people, global_people, **fractions, seed=seed
   )
   how |= values.of(_PRECISE_BATCH_STATS)
+  how["factory"] = _factory()
   how["among_individuals"] = _GROUP_CANDIDATES.value == "individuals"
   population = scaling.standardise(population, split, _STANDARDISE.value)
   how["trainer"] = trainer_of(population)

@@ -82,18 +82,21 @@ def draw(
   finished: Sequence[Result],
   space: LatentSpace | None,
   folder: pathlib.Path,
+  form: str,
   baseline: str | None = None,
 ) -> list[pathlib.Path]:
   """Draws everything that a run can show, and returns the files.
 
   Samples are shown if they are images of one channel or three. `finished` has
-  the results of all seeds; `space` is the latent space, if one was needed.
-  Gains are against `baseline`, by default against each half's own.
+  the results of all seeds; `space` is the latent space, if one was needed, and
+  `form` the files' format. Gains are against `baseline`, by default against
+  each half's own.
   """
   pages = _of_results(study, methods, finished, baseline)
   pages |= _of_people(study, methods, space)
   return [
-    figures.save(page, folder / f"{name}.png") for name, page in pages.items()
+    figures.save(page, folder / f"{name}.{form}")
+    for name, page in pages.items()
   ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 import sys
 import types
@@ -143,12 +144,15 @@ def write(
   every: Mapping[Finished, Result],
   space: LatentSpace | None,
   workdir: pathlib.Path,
+  *,
+  form: str,
   baseline: str | None = None,
 ) -> None:
   """Writes tables and figures of what is finished, and says what it took.
 
-  `study` is of the tables' first seed, as is `space`, if one was needed.
-  `baseline` is what all methods are compared with, as in `tables.of_results`.
+  `study` is of the tables' first seed, as is `space`, if one was needed; `form`
+  is the figures' format. `baseline` is what all methods are compared with, as
+  in `tables.of_results`.
   """
   methods = rows.parsed
   trained = space and space.autoencoder
@@ -156,9 +160,10 @@ def write(
     path = workdir / REMARKS
     write_atomically(path, f"{path.read_text()}- {worse}\n")
   finished = [every[m, seed] for seed in rows.seeds for m in rows.methods]
+  folder = workdir / "figures"
   # Figures are of the tables beside them.
-  for name in pictures.CAPTIONS:
-    (workdir / "figures" / f"{name}.png").unlink(missing_ok=True)
+  for name, old in itertools.product(pictures.CAPTIONS, figures.FORMATS):
+    (folder / f"{name}.{old}").unlink(missing_ok=True)
   for name in (choice.FILE, choice.BY_PERSON, agreement.FILE):
     (workdir / f"{name}.csv").unlink(missing_ok=True)
   table = table_files.write_tables(
@@ -170,9 +175,7 @@ def write(
     baseline,
   )
   directory.tell_baseline(workdir, baseline)
-  drawn = pictures.draw(
-    study, methods, finished, space, workdir / "figures", baseline
-  )
+  drawn = pictures.draw(study, methods, finished, space, folder, form, baseline)
   print(markdown.markdown(table, baseline, of_run=True))
   further: list[tuple[types.ModuleType, Any]] = [
     (measures, measures.compare(finished, study.population))
@@ -188,7 +191,7 @@ def write(
   if space and factors:
     # Who truly writes like whom is known: are the groups of such people?
     further.append((agreement, agreement.compare(study, methods, factors)))
-  pages = [write_further(of, found, workdir) for of, found in further]
+  pages = [write_further(of, found, workdir, form) for of, found in further]
   drawn += [page for page in pages if page]
   names = ["results.csv", "table1.csv", "table1.md"]
   for of, _ in further:
@@ -201,9 +204,7 @@ def write(
   )
   print(f"Tables: {workdir}/{', '.join(names)}")
   if drawn:
-    print(
-      f"Figures: {', '.join(path.name for path in drawn)} in {workdir}/figures"
-    )
+    print(f"Figures: {', '.join(path.name for path in drawn)} in {folder}")
   if lost := divergence(finished):
     print(lost, file=sys.stderr, flush=True)
   for note in rows.notes:
@@ -211,7 +212,7 @@ def write(
 
 
 def write_further(
-  of: types.ModuleType, found: Any, workdir: pathlib.Path
+  of: types.ModuleType, found: Any, workdir: pathlib.Path, form: str = "png"
 ) -> pathlib.Path | None:
   """Writes and prints what such a module found; its figure's file, if any."""
   table, axes = of.judged(found)
@@ -220,7 +221,7 @@ def write_further(
   print(f"{of.TITLE}\n\n{told}\n\n{of.NOTE}")
   if axes is None:
     return None
-  return figures.save(axes, workdir / "figures" / f"{of.FILE}.png")
+  return figures.save(axes, workdir / "figures" / f"{of.FILE}.{form}")
 
 
 def write_csv(table: pd.DataFrame, path: pathlib.Path, missing: str) -> None:

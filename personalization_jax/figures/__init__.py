@@ -19,6 +19,7 @@ from personalization_jax.figures.pages import handwriting as handwriting
 from personalization_jax.figures.pages import latent_map as latent_map
 from personalization_jax.figures.pages import neighbours as neighbours
 from personalization_jax.figures.pages import reconstructions as reconstructions
+from personalization_jax.figures.styles import FORMATS as FORMATS
 from personalization_jax.figures.styles import method_name as method_name
 from personalization_jax.figures.styles import method_style as method_style
 from personalization_jax.figures.styles import png as png

@@ -13,6 +13,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import matplotlib
 import numpy as np
 from matplotlib import colors, ticker
 from matplotlib.axes import Axes
@@ -21,6 +22,12 @@ from matplotlib.figure import Figure
 from personalization_jax.checkpoints import files
 
 DPI = 150
+# Formats of files, and what each would tell of when and by what it was made.
+FORMATS = {
+  "png": ("Software",),
+  "pdf": ("CreationDate", "Creator", "Producer"),
+  "svg": ("Date", "Creator"),
+}
 
 Data = Literal["individual", "global"]
 DATA = {"individual": ("the individual's", "D_I"), "global": ("global", "D_G")}
@@ -88,18 +95,30 @@ def method_style(method: str) -> Style:
 
 
 def save(figure: Figure | Axes, path: str | os.PathLike[str]) -> pathlib.Path:
-  """Writes `png` to a path in .png, whole or not at all; makes its folders."""
+  """Writes a figure to a path in .png, .pdf or .svg; makes its folders.
+
+  The file is there whole or not at all, with the same bytes for one figure.
+  """
   path = pathlib.Path(path)
-  if path.suffix != ".png":
-    raise ValueError(f"path must end in .png, but is {str(path)!r}.")
-  files.write_atomically(path, png(figure))
+  if path.suffix[1:] not in FORMATS:
+    raise ValueError(
+      f"path must end in .{', .'.join(FORMATS)}, but is {str(path)!r}."
+    )
+  files.write_atomically(path, encoded(figure, path.suffix[1:]))
   return path
 
 
 def png(figure: Figure | Axes) -> bytes:
-  """The PNG of 150 dpi that `save` writes, the same bytes for one figure."""
-  content, metadata = io.BytesIO(), {"Software": None}
-  figure_of(figure).savefig(content, format="png", dpi=DPI, metadata=metadata)
+  """The PNG of 150 dpi that `save` writes."""
+  return encoded(figure, "png")
+
+
+def encoded(figure: Figure | Axes, form: str) -> bytes:
+  """What `save` writes to a file of one of FORMATS."""
+  content, metadata = io.BytesIO(), dict.fromkeys(FORMATS[form])
+  # What an SVG's parts are called is drawn by chance without it.
+  with matplotlib.rc_context({"svg.hashsalt": "figure"}):
+    figure_of(figure).savefig(content, format=form, dpi=DPI, metadata=metadata)
   return content.getvalue()
 
 

@@ -1,8 +1,9 @@
-"""What one of this package's models is: all that it takes to apply it."""
+"""What a saved model is: all that it takes to apply it."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from flax import linen as nn
 
 from personalization_jax import checks
-from personalization_jax.networks import classifier
+from personalization_jax.networks import classifier, factories, interface
 from personalization_jax.networks.mlp import MLP
 
 _FORMAT = 1
@@ -37,6 +38,8 @@ class Description:
   # Mean and spread along the samples' last axis: the model sees
   # (x - mean) / spread, of uint8 images x / 255; None if it sees x.
   scaling: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+  # Of a model that isn't this package's: "module:Class", see `factories.make`.
+  factory: str | None = None
 
   def __post_init__(self) -> None:
     """Rejects what no model can be; JSON's lists become tuples."""
@@ -50,7 +53,7 @@ class Description:
         f"num_classes={self.num_classes}, sample_shape={list(shape)} and"
         f" hidden={self.hidden} must be whole numbers from 1 to 2**31 - 1."
       )
-    if self.hidden is None:
+    if self.is_fig_4:
       classifier.check_samples(shape)
     checks.positive("width", self.width)
     classifier.check_width(self.width)
@@ -124,10 +127,19 @@ class Description:
     content = {"format": _FORMAT, **dataclasses.asdict(self)}
     if scaling := content.pop("scaling"):
       content["scaling"] = dict(zip(("mean", "spread"), scaling))
+    if self.factory is None:
+      del content["factory"]  # as it was before there was any
     return json.dumps(content, indent=1) + "\n"
 
+  @property
+  def is_fig_4(self) -> bool:
+    """Whether this is the paper's network."""
+    return self.hidden is None and self.factory is None
+
   def network(self) -> nn.Module:
-    """The model that the parameters are of."""
+    """The model that the parameters are of; ValueError if it can't be made."""
+    if self.factory is not None:
+      return factories.make(self.factory, self.sample_shape, self.num_classes)
     dtype = jnp.dtype(self.precision)
     if self.hidden is not None:
       return MLP(self.num_classes, self.hidden, dtype)
@@ -139,4 +151,5 @@ class Description:
     """Shapes and dtypes of `params` and `batch_stats`."""
     model = self.network()
     images = jnp.zeros((1, *self.sample_shape))
-    return dict(jax.eval_shape(model.init, jax.random.key(0), images))
+    init = functools.partial(interface.init, model)
+    return dict(jax.eval_shape(init, jax.random.key(0), images))

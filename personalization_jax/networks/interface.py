@@ -32,7 +32,7 @@ from personalization_jax import checks
 OPTIONS = ("mask", "train", "frozen_layers")
 _COLLECTIONS = ("params", "batch_stats")
 # What other libraries, and Flax's layers, call `train` or its opposite.
-_OTHER_NAMES = (
+OTHER_NAMES = (
   "training", "is_training", "deterministic", "use_running_average",
 )  # fmt: skip
 _CHECKED_BATCH = 3
@@ -87,6 +87,14 @@ def takes_frozen_layers(model: nn.Module) -> bool:
 def check(model: Any, sample_shape: tuple[int, ...], num_classes: int) -> None:
   """Rejects, by tracing, a model that can't be trained on such samples."""
   if not isinstance(model, nn.Module):
+    kind = model if isinstance(model, type) else type(model)
+    if is_of_nnx(kind):
+      raise ValueError(
+        f"model {kind.__name__} is an nnx.Module, not a Linen one: name its"
+        " class (module:Class), or give"
+        f" networks.bridge.linen_of({kind.__name__}, ...) with all that it is"
+        " called with but rngs."
+      )
     made = " (make one: MLP(5), not MLP)" if isinstance(model, type) else ""
     raise ValueError(
       f"model must be a Flax Linen module, but is {model!r}{made}."
@@ -144,10 +152,15 @@ def check(model: Any, sample_shape: tuple[int, ...], num_classes: int) -> None:
       )
 
 
+def is_of_nnx(kind: type) -> bool:
+  """Whether this is an `nnx.Module`'s class, told without loading nnx."""
+  return any(base.__module__.startswith("flax.nnx") for base in kind.__mro__)
+
+
 def _check_parameters(name: str, model: nn.Module) -> None:
   """Rejects a `__call__` that needs more than the options."""
   for p in _parameters(model):
-    if p.name in _OTHER_NAMES:
+    if p.name in OTHER_NAMES:
       raise ValueError(
         f"{name} takes {p.name!r}, which it isn't given here: name it `train`,"
         " which is True in training and False otherwise."

@@ -74,6 +74,11 @@ def of_learner(learner: Learner, sample_shape: tuple[int, ...]) -> str:
   return files.digest([*parts, *_of_answers(learner, sample_shape)])
 
 
+def of_model(model: nn.Module, sample_shape: tuple[int, ...]) -> str:
+  """The digest of a network alone; see `of_learner`."""
+  return files.digest(_of_model(model, sample_shape))
+
+
 def of_method(
   study: str, method: Method, batches: Batches, learner: Learner
 ) -> str:
@@ -215,7 +220,7 @@ def check_trainer(
   if model is not None and model is not its:
     shape = population.sample_shape
     interface.check(model, shape, population.num_classes)
-    asked, there = (files.digest(_of_model(m, shape)) for m in (model, its))
+    asked, there = (of_model(m, shape) for m in (model, its))
     if asked != there:
       raise ValueError(
         f"trainer is of {its!r}, but model is {model!r}, which computes"

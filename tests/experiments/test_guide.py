@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+import json
 import pathlib
 import re
 import shlex
@@ -82,10 +83,17 @@ def ran(guide, tmp_path_factory):
   names = {"__name__": "guide"}
   said = io.StringIO()
   blocks = _RUN.findall(guide)
-  assert len(blocks) == guide.count("\n<!-- run -->\n") == 10
-  with contextlib.chdir(folder), contextlib.redirect_stdout(said):
+  assert len(blocks) == guide.count("\n<!-- run -->\n") == 12
+  with (
+    contextlib.chdir(folder),
+    contextlib.redirect_stdout(said),
+    pytest.MonkeyPatch.context() as patched,
+  ):
+    patched.syspath_prepend(folder)  # where the guide's reader runs
     for language, block in blocks:
       if language == "python":
+        if file := re.match(r"# (\w+\.py)\n", block):
+          pathlib.Path(file[1]).write_text(block)
         exec(compile(block, str(GUIDE), "exec"), names)
         continue
       if "/ID " in block:
@@ -119,6 +127,19 @@ def test_own_model_has_learned(ran):
   for result in results.values():
     own, _ = result.individual_accuracy(names["people"].labels)
     assert own.mean() > 0.5  # of three classes
+
+
+def test_own_model_on_the_command_line_is_saved(ran, monkeypatch):
+  folder, _, _ = ran
+  people = folder / "runs/normed/models/tl-20"
+  monkeypatch.syspath_prepend(folder)
+  description, _, batch_stats = saved_models.load(next(people.iterdir()))
+  assert type(description.network()).__name__ == "Normed"
+  assert batch_stats
+  # A file of other contents is another run.
+  config = json.loads((folder / "runs/normed/config.json").read_text())
+  assert config["settings"]["model"] == "my_models:Normed"
+  assert len(config["settings"]["model_digest"]) == 64
 
 
 def test_own_features_are_scaled_though_some_are_constant(guide):

@@ -157,6 +157,21 @@ def test_a_narrower_call_keeps_tables_and_figures_whole(
   assert config["methods"] == SMALL["methods"].split(",")
 
 
+def test_figures_of_another_format_are_in_the_place_of_those_before(
+  finished, tmp_path, monkeypatch
+):
+  workdir = tmp_path / "run"
+  shutil.copytree(finished, workdir)
+  answer_from(finished, monkeypatch)
+  for form in ("svg", "pdf"):
+    run(workdir, figure_format=form)
+    drawn = {path.name for path in (workdir / "figures").iterdir()}
+    assert drawn == {name.replace("png", form) for name in FIGURES}
+  assert (workdir / "table1.csv").read_bytes() == (
+    finished / "table1.csv"
+  ).read_bytes()
+
+
 def test_another_version_relabels_nothing(
   finished, tmp_path, monkeypatch, no_figures
 ):

@@ -100,6 +100,12 @@ MISTAKES = [
   ),
   ({"tfds_split": "train"}, "--tfds_split=train can't act with --dataset=syn"),
   ({"width": 0.5}, "--width=0.5 can't act with --model=mlp"),
+  ({"model": "cnn"}, "--model='cnn' must be 'auto', 'fig4', 'mlp' or 'module"),
+  ({"model": "no_such:Net"}, "error: --model: no_such:Net: there is no module"),
+  (
+    {"model": "helpers.own_factories:Dropping", "precision": "bfloat16"},
+    "--precision=bfloat16 can't act with --model=helpers.own_factories:Dropp",
+  ),
   ({"train_fraction": math.nan}, "--train_fraction=nan must lie between 0 and"),
   ({"npz": "missing"}, "is no file"),
   ({"npz": "corrupt"}, "is no complete npz file"),

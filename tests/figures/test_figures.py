@@ -163,6 +163,30 @@ def test_save_writes_the_same_png_each_time(tmp_path):
   assert first == second == again
 
 
+@pytest.mark.parametrize(
+  ("form", "begins"), [("pdf", b"%PDF-"), ("svg", b"<?x")]
+)
+def test_figures_of_other_formats_are_the_same_each_time(
+  tmp_path, monkeypatch, form, begins
+):
+  """Whenever they are made: no date, and no names drawn by chance."""
+  images, *people = make_handwriting()
+  for name, date in (("a", "1000000000"), ("b", "1100000000")):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", date)
+    curves = figures.trade_off(make_accuracies(SHAPING[:3], size=5))
+    page = figures.handwriting(images, *people, [3], classes=3)
+    for kind, figure in (("curves", curves), ("page", page)):
+      figures.save(figure, tmp_path / name / f"{kind}.{form}")
+  for kind in ("curves", "page"):
+    first, second = (
+      (tmp_path / name / f"{kind}.{form}").read_bytes() for name in "ab"
+    )
+    assert first.startswith(begins)
+    assert first == second
+    assert b"Date" not in first
+    assert b"atplotlib" not in first.split(b"<defs>")[0]
+
+
 GOOD = (np.array([0.5, 0.6]), np.array([0.5, 0.6]))
 
 
@@ -230,7 +254,7 @@ def test_choice_of_one_whom_nobody_can_be_compared_with():
       lambda: figures.training_curves({"a": np.ones((1, 3))}, window=0),
       "=0 must",
     ),
-    (lambda: figures.save(Figure(), "figure.pdf"), "'figure.pdf'"),
+    (lambda: figures.save(Figure(), "figure.jpg"), "'figure.jpg'"),
     (lambda: figures.handwriting(*make_handwriting(), [4]), "person 4"),
     (lambda: figures.handwriting(*make_handwriting(), []), "people must be"),
     (

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.own_factories import nnx_instance
 from helpers.own_models import NUM_CLASSES, Flat, Plain, make_study, vectors
 
 from personalization_jax.datasets import Population
@@ -100,6 +101,7 @@ class Squeezed(nn.Module):
   [
     (MLP, r"must be a Flax Linen module.*make one: MLP\(5\)"),
     (lambda x: x, "must be a Flax Linen module"),
+    (nnx_instance(3), "model Nnx is an nnx.Module, not a Linen one"),
     (Needs(), "Needs takes 'deterministic', .*: name it `train`"),
     (Optional(), "Optional takes 'deterministic', .*: name it `train`"),
     (Keras(), "Keras takes 'training', .*: name it `train`"),
