@@ -249,6 +249,8 @@ class Study:
       )
     if method.group is not None:
       self.groups.check(method.group)
+    if self.split.global_includes_individuals:
+      _check_includes(method, self.among_individuals)
     with checks.naming(f"method {method.spec!r}"):
       if method.last_layers:
         check_last_layers(
@@ -524,6 +526,22 @@ def _alike(
   """What all parts have: older versions finished theirs with fewer arrays."""
   names = [name for name in parts[0] if all(name in part for part in parts)]
   return [{name: part[name] for name in names} for part in parts]
+
+
+def _check_includes(method: Method, among_individuals: bool) -> None:
+  """Rejects what D_G can't serve where it includes the individuals' rows."""
+  included = "D_G includes already (global_includes_individuals)"
+  if method.baseline:
+    raise ValueError(
+      f"method {method.spec!r} adds another individual's data to D_G, which"
+      f" {included}: compare with 'global'."
+    )
+  group = method.group
+  if group and not (group.kind == "ig" and among_individuals):
+    raise ValueError(
+      f"method {method.spec!r} would enlarge a person's data with their own"
+      f" rows, which {included}."
+    )
 
 
 def _joined(parts: Sequence[Any]) -> Any:

@@ -55,6 +55,18 @@ _NUM_GLOBAL_INDIVIDUALS = flags.DEFINE_integer("num_global_individuals", 100,
 _FLIPS = flags.DEFINE_bool("flips", None,
     "Add flipped copies of images as classes: 10 become 30. Unset, those of"
     " synthetic and nist_digits alone are flipped.")
+_INDIVIDUALS = flags.DEFINE_list("individuals", [],
+    "Who gets a model, instead of a draw: ids or names, separated by commas;"
+    " D_G's people are drawn from the others.")
+_PEOPLE = flags.DEFINE_enum("people", "draw", ["draw", "rotate"],
+    "Whom models are for: people drawn, or everyone, in --num_folds folds"
+    " whose models see the others' data as D_G.")
+_NUM_FOLDS = flags.DEFINE_integer("num_folds", 5,
+    "With --people=rotate: how many folds; 0 leaves out one person at a time.",
+    lower_bound=0)
+_GLOBAL_INCLUDES = flags.DEFINE_bool("global_includes_individuals", False,
+    "Train D_G's model on the individuals' training data as well, as"
+    " federated learning does.")
 _CLASS_CONCENTRATION = flags.DEFINE_float("class_concentration", None,
     "Vary the individuals' class counts by a Dirichlet distribution with this"
     " parameter (section II, variant 1); unset, they stay as they are.")
@@ -67,6 +79,9 @@ _STANDARDISE = flags.DEFINE_enum("standardise", "auto", scaling.KINDS,
     "Give each feature, or each channel of images, mean 0 and deviation 1 by"
     " D_G's training data: 'features', 'images' or 'none'; auto does so for all"
     " but images that are uint8 or lie in -1..1.")
+_SPLIT = flags.DEFINE_enum("split", "random", ["random", "stratified"],
+    "How everyone's samples are divided: at random, or by class. A split that"
+    " the data have of their own is taken as it is.")
 _EPOCHS = flags.DEFINE_integer("epochs", 20, "Epochs on D_G.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Samples in a batch.")
 _LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-3,
@@ -125,6 +140,7 @@ _DETERMINING = (
     _SEED, _AUTOENCODER_EPOCHS, _GROUP_CANDIDATES,
     _VALIDATION_FRACTION,
 )  # fmt: skip
+_ALL = "--people=rotate, which is of everyone"
 # What acts on one kind of dataset alone.
 _OF_DATASET = {
     "synthetic": (_SYNTHETIC_SAMPLES,),
@@ -147,8 +163,24 @@ def inert(
   own = {flag.name for flag in _OF_DATASET[kind]}
   every = {flag.name for those in _OF_DATASET.values() for flag in those}
   found = dict.fromkeys(sorted(every - own), f"--dataset={_one_line(dataset)}")
+  if rotates():
+    found |= dict.fromkeys((_INDIVIDUALS.name, _CLASS_CONCENTRATION.name), _ALL)
+  else:
+    found[_NUM_FOLDS.name] = "--people=draw"
+  # Synthetic people are as many as these two say.
+  if dataset != "synthetic":
+    numbers = (_NUM_INDIVIDUALS.name, _NUM_GLOBAL_INDIVIDUALS.name)
+    if rotates():
+      found |= dict.fromkeys(numbers, _ALL)
+    elif _INDIVIDUALS.value:
+      found[numbers[0]] = "--individuals"
   if population is None:
     return found
+  if population.parts is not None:
+    its_own = "a split that the data have of their own"
+    found |= dict.fromkeys((_TRAIN_FRACTION.name, _SPLIT.name), its_own)
+    if (population.parts == 1).any():
+      found[_VALIDATION_FRACTION.name] = its_own
   images = population.holds_images
   if not images:
     of_images = (_IMAGE_SIZE.name, _AUTOENCODER_EPOCHS.name)
@@ -208,6 +240,12 @@ def determining(population: Population) -> dict[str, Any]:
     found["model_digest"] = identities.of_model(own, population.sample_shape)
   if _DATASET.value.startswith(_TFDS):
     found |= values.of(*_OF_TFDS)
+  for flag in (_INDIVIDUALS, _SPLIT, _GLOBAL_INCLUDES):
+    if flag.value != flag.default and flag.name not in left_out:
+      found[flag.name] = flag.value
+  if rotates():
+    number = _NUM_FOLDS.value or len(np.unique(population.individuals))
+    found |= {_PEOPLE.name: _PEOPLE.value, _NUM_FOLDS.name: number}
   return found
 
 
@@ -303,9 +341,22 @@ def seeds() -> tuple[int, ...]:
   return numbers
 
 
-def home(workdir: pathlib.Path, seed: int) -> pathlib.Path:
-  """A seed's folder: the run directory for --seed, one in it for any other."""
-  return workdir if seed == _SEED.value else workdir / "seeds" / str(seed)
+def home(
+  workdir: pathlib.Path, seed: int, fold: int = 0, num_folds: int = 1
+) -> pathlib.Path:
+  """A seed's folder: the run directory for --seed, one in it for any other.
+
+  Of several folds each has a folder in that one.
+  """
+  folder = workdir if seed == _SEED.value else workdir / "seeds" / str(seed)
+  if num_folds == 1:
+    return folder
+  return folder / "folds" / f"{fold + 1}-of-{num_folds}"
+
+
+def rotates() -> bool:
+  """Whether everyone is to be tested, fold by fold."""
+  return _PEOPLE.value == "rotate"
 
 
 def training_settings(seed: int) -> Settings:
@@ -376,8 +427,17 @@ def vary(population: Population) -> tuple[Population, np.ndarray, np.ndarray]:
   if _wants_flips():
     with console.of("--flips"):
       population = variations.flips(population)
-  numbers = values.of(_NUM_INDIVIDUALS, _NUM_GLOBAL_INDIVIDUALS, _SEED)
-  people, global_people = splits.choose_people(population, **numbers)
+  if population.parts is not None:
+    console.say("The data's own split (parts) is taken; nothing is drawn.")
+  if rotates():
+    people, global_people = _folds(population)[0]
+  else:
+    people, global_people = splits.choose_people(
+      population,
+      None if _INDIVIDUALS.value else _NUM_INDIVIDUALS.value,
+      individuals=_INDIVIDUALS.value or None,
+      **values.of(_NUM_GLOBAL_INDIVIDUALS, _SEED),
+    )
   if (concentration := _CLASS_CONCENTRATION.value) is not None:
     # Its flag isn't called as the argument is.
     checks.positive("class_concentration", concentration)
@@ -388,6 +448,17 @@ def vary(population: Population) -> tuple[Population, np.ndarray, np.ndarray]:
   everybody = np.union1d(people, global_people)
   kept = np.flatnonzero(np.isin(population.individuals, everybody))
   return population.take(kept), people, global_people
+
+
+def folds(
+  population: Population, people: np.ndarray, global_people: np.ndarray
+) -> list[tuple[np.ndarray, np.ndarray]]:
+  """Individuals and D_G's writers of every study, from what `vary` gave."""
+  return _folds(population) if rotates() else [(people, global_people)]
+
+
+def _folds(population: Population) -> list[tuple[np.ndarray, np.ndarray]]:
+  return splits.folds(population, _NUM_FOLDS.value, _SEED.value)
 
 
 def make_study(
@@ -403,9 +474,14 @@ def make_study(
   Each seed has training data of its own in D_G, by which samples are scaled:
   `trainer_of` gives the trainer of what they become.
   """
-  fractions = values.of(_TRAIN_FRACTION, _VALIDATION_FRACTION)
+  how_split = values.of(_TRAIN_FRACTION, _VALIDATION_FRACTION, _GLOBAL_INCLUDES)
   split = splits.split(
-    population, people, global_people, **fractions, seed=seed
+    population,
+    people,
+    global_people,
+    **how_split,
+    how=_SPLIT.value,
+    seed=seed,
   )
   how |= values.of(_PRECISE_BATCH_STATS)
   how["factory"] = _factory()

@@ -7,7 +7,9 @@ import optax
 import pytest
 from flax import linen as nn
 
+import personalization_jax as pj
 from personalization_jax.datasets import splits
+from personalization_jax.methods import parse_method
 from personalization_jax.networks import MLP
 from personalization_jax.settings import Settings
 from personalization_jax.study import Study, make_trainer
@@ -136,3 +138,15 @@ def test_models_that_diverged_have_no_accuracy_on_the_way():
   own, general = validation.accuracy(Trainer(), states=None)
   np.testing.assert_array_equal(own, [[1.0], [np.nan]])
   np.testing.assert_array_equal(general, [0.5, np.nan])
+
+
+def test_a_d_g_with_the_individuals_serves_not_every_method(people):
+  split = pj.split(people, 3, 4, global_includes_individuals=True)
+  study = Study(people, split, SETTINGS, model=MLP(3))
+  for spec in ("global", "local", "sw:2", "es:2+tl:2"):
+    study.check(parse_method(spec))
+  for spec in ("baseline", "random:5", "sg:5", "ig:2"):
+    with pytest.raises(ValueError, match=f"'{spec}' .* D_G includes already"):
+      study.check(parse_method(spec))
+  among = dataclasses.replace(study, among_individuals=True)
+  among.check(parse_method("ig:2"))
