@@ -2,8 +2,8 @@
 
 What Flax's `BatchNorm` computes, with a derivative rule of its own that keeps
 the input alone, and what pooling picked of it. Rows that are padding have
-weight 0 instead of a mask of the full shape. How is the platform's own; see
-`platforms`.
+weight 0 instead of a mask of the full shape. Each platform has a formulation of
+its own; see `platforms`.
 
 Where a max-pooling follows, it comes first: normalisation rises or falls with
 its input, by the sign of its scale, so the largest output is that of the
