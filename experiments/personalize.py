@@ -29,7 +29,7 @@ import numpy as np
 import pandas as pd
 from absl import flags
 
-from experiments.flags import people_flags, values
+from experiments.flags import file_flags, people_flags, values
 from experiments.runtime import console, resources, run_info
 from personalization_jax import checks, distributed
 from personalization_jax.analysis import model_choice
@@ -71,6 +71,7 @@ _SEED = flags.DEFINE_integer("seed", 0,
     "Seed of everything random.", flag_values=FLAGS)
 flags.mark_flags_as_required([_BASE, _SAMPLES, _OUTPUT], FLAGS)
 # fmt: on
+_FILE = file_flags.define(FLAGS)
 
 
 def personalize() -> None:
@@ -85,11 +86,11 @@ def personalize() -> None:
       found = study.personalize(method, keep_models=True, on_steps=bar.update)
       after, _ = found.individual_accuracy()
       better = model_choice.choose(after, before)
-      for place, person in enumerate(study.split.individuals):
+      for place, person in enumerate(found.people.tolist()):
         own, _, held_out = study.split.parts(place)
         folder = folders[len(reports)]
         report = {
-          "individual": int(person),
+          "individual": person,
           "status": "diverged" if found.diverged[place] else "ok",
           "accuracy_before": float(before[place]),
           "accuracy_after": float(after[place]),
@@ -122,12 +123,12 @@ def prepare() -> tuple[Description, list[pathlib.Path], list[Study], Method]:
     check_last_layers(network, last_layers, variables["params"])
     spec += f":last={last_layers}"
   method = parse_method(spec)
-  population, arrays = people_flags.load_people(_SAMPLES, description)
+  population, arrays = people_flags.load_people(_SAMPLES, description, _FILE)
   several = "individuals" in arrays
   if _TEST_SAMPLES.value is None:
     split = _hold_out(population, several)
   else:
-    held_out, _ = people_flags.load_people(_TEST_SAMPLES, description)
+    held_out, _ = people_flags.load_people(_TEST_SAMPLES, description, _FILE)
     with console.of("--samples and --test_samples"):
       population, split = new_people.join(population, held_out)
   # Fillers would be trained for nothing: no more places than people.
@@ -137,8 +138,11 @@ def prepare() -> tuple[Description, list[pathlib.Path], list[Study], Method]:
   together = min(distributed.default_individuals_per_device(mesh), most)
   resources.check_schedules(steps, batch, mesh.size * together)
   output = pathlib.Path(_OUTPUT.value or "")
-  folders = [output / str(person) if several else output for person in ids]
   with console.of("--output"):
+    folders = [output]
+    if several:
+      names = map(population.name_of, ids)
+      folders = [output / name for name in files.folder_names(names)]
     for folder in folders:
       # Orbax would replace the whole folder, whatever is in it.
       if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -13,7 +13,7 @@ import numpy as np
 from personalization_jax import checks
 from personalization_jax.analysis import metrics
 
-_KINDS = {"i": "integers", "f": "floats", "b": "booleans"}
+_KINDS = {"i": "integers", "f": "floats", "b": "booleans", "U": "texts"}
 _NOTHING = np.empty(0)
 # The store's labels, and accuracies with the samples that they are over.
 Labels = np.ndarray | None
@@ -56,6 +56,8 @@ class Result:
     individual_curve: float32 [S, E], accuracy on D_I then; NaN for individuals
       without validation data.
     global_curve: float32 [S, E], accuracy on D_G then.
+    individual_names: texts [S], what individuals are called; None if ids are
+      their names.
     one_model: all individuals share the model of D_G alone, so that its
       acc(D_G) is one number.
     models: if asked for, `params` and `batch_stats` of all models, trees of
@@ -82,6 +84,7 @@ class Result:
   curve_steps: np.ndarray = _optional("E")
   individual_curve: np.ndarray = _optional("SE", "f4")
   global_curve: np.ndarray = _optional("SE", "f4")
+  individual_names: np.ndarray | None = _array("S", "U", default=None)
   one_model: bool = False
   models: dict[str, Any] | None = None
 
@@ -106,6 +109,12 @@ class Result:
       arrays.append((name, array, axes))
       object.__setattr__(self, name, array)
     checks.shapes(*arrays, empty=True)
+
+  @property
+  def people(self) -> np.ndarray:
+    """What individuals are called [S]: by name, or by id if they have none."""
+    names = self.individual_names
+    return self.individuals if names is None else names
 
   def individual_accuracy(self, labels: Labels = None) -> Accuracies:
     """acc(D_I), on everyone's own test data.
