@@ -3,15 +3,15 @@ r"""A model of their own for new people, from a saved one (transfer learning).
     python -m experiments.personalize --base=runs/x/models/global/7 \
       --samples=person.npz --steps=300 --output=models/anna
 
-The npz file holds images, the samples: uint8 or float images, square for the
-paper's network and resized to what the base model takes, or feature vectors or
-whatever else it was trained on, of the same shape. It also holds labels,
-classes of the base model; a person may lack some. With an array individuals,
-everybody in it gets a model, in OUTPUT/ID. Rows that share a number in an array
-originals (copies of one sample) are all trained on or all held out. A folder
-written holds an Orbax checkpoint, model.json, and person.json with the person's
-accuracy on the samples held out, before and after. One person takes seconds on
-a CPU.
+The npz file holds images, the samples: images, square for the paper's network
+and resized to what the base model takes, or feature vectors or whatever else it
+was trained on, of the same shape. It also holds labels, classes of the base
+model by name or number; a person may lack some. With an array individuals,
+everybody in it gets a model, in OUTPUT/NAME. Rows that share a number in an
+array originals (copies of one sample) are all trained on or all held out. A
+folder written holds an Orbax checkpoint, model.json, and person.json with the
+person's accuracy on the samples held out, before and after. One person takes
+seconds on a CPU.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@ r"""A saved model on new samples.
     python -m experiments.predict --model=models/anna --samples=new.npz \
       --output=predictions.csv
 
-The npz file holds images, the samples: uint8 or float images, square for the
-paper's network and resized to what the model takes, or feature vectors or
-whatever else it was trained on, of the same shape. The CSV file has a line for
+The npz file holds images, the samples: images, square for the paper's network
+and resized to what the model takes, or feature vectors or whatever else it was
+trained on, of the same shape. The CSV file has a line for
 each, in their order: row (from 0), predicted class, and its probability by the
 model; predicted_name, if the model's classes have names. With an array labels
 in the npz file there are also label (its name, if classes have any) and correct
