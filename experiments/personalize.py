@@ -3,15 +3,15 @@ r"""A model of their own for new people, from a saved one (transfer learning).
     python -m experiments.personalize --base=runs/x/models/global/7 \
       --samples=person.npz --steps=300 --output=models/anna
 
-The npz file holds images, the samples: uint8 or float images, square for the
-paper's network and resized to what the base model takes, or feature vectors or
-whatever else it was trained on, of the same shape. It also holds labels,
-classes of the base model; a person may lack some. With an array individuals,
-everybody in it gets a model, in OUTPUT/ID. Rows that share a number in an array
-originals (copies of one sample) are all trained on or all held out. A folder
-written holds an Orbax checkpoint, model.json, and person.json with the person's
-accuracy on the samples held out, before and after. One person takes seconds on
-a CPU.
+The npz file holds images, the samples: images, square for the paper's network
+and resized to what the base model takes, or feature vectors or whatever else it
+was trained on, of the same shape. It also holds labels, classes of the base
+model by name or number; a person may lack some. With an array individuals,
+everybody in it gets a model, in OUTPUT/NAME. Rows that share a number in an
+array originals (copies of one sample) are all trained on or all held out. A
+folder written holds an Orbax checkpoint, model.json, and person.json with the
+person's accuracy on the samples held out, before and after. One person takes
+seconds on a CPU.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import numpy as np
 import pandas as pd
 from absl import flags
 
-from experiments.flags import people_flags, values
+from experiments.flags import file_flags, people_flags, values
 from experiments.runtime import console, resources, run_info
 from personalization_jax import checks, distributed
 from personalization_jax.analysis import model_choice
@@ -76,6 +76,7 @@ _SEED = flags.DEFINE_integer("seed", 0,
     "Seed of everything random.", flag_values=FLAGS)
 flags.mark_flags_as_required([_BASE, _SAMPLES, _OUTPUT], FLAGS)
 # fmt: on
+_FILE = file_flags.define(FLAGS)
 
 
 def personalize() -> None:
@@ -90,11 +91,11 @@ def personalize() -> None:
       found = study.personalize(method, keep_models=True, on_steps=bar.update)
       after, _ = found.individual_accuracy()
       better = model_choice.choose(after, before)
-      for place, person in enumerate(study.split.individuals):
+      for place, person in enumerate(found.people.tolist()):
         own, _, held_out = study.split.parts(place)
         folder = folders[len(reports)]
         report = {
-          "individual": int(person),
+          "individual": person,
           "status": "diverged" if found.diverged[place] else "ok",
           "accuracy_before": float(before[place]),
           "accuracy_after": float(after[place]),
@@ -127,12 +128,12 @@ def prepare() -> tuple[Description, list[pathlib.Path], list[Study], Method]:
     check_last_layers(network, last_layers, variables["params"])
     spec += f":last={last_layers}"
   method = parse_method(spec)
-  population, arrays = people_flags.load_people(_SAMPLES, description)
+  population, arrays = people_flags.load_people(_SAMPLES, description, _FILE)
   several = "individuals" in arrays
   if _TEST_SAMPLES.value is None:
     split = _hold_out(population, several)
   else:
-    held_out, _ = people_flags.load_people(_TEST_SAMPLES, description)
+    held_out, _ = people_flags.load_people(_TEST_SAMPLES, description, _FILE)
     with console.of("--samples and --test_samples"):
       population, split = new_people.join(population, held_out)
   # Fillers would be trained for nothing: no more places than people.
@@ -142,8 +143,11 @@ def prepare() -> tuple[Description, list[pathlib.Path], list[Study], Method]:
   together = min(distributed.default_individuals_per_device(mesh), most)
   resources.check_schedules(steps, batch, mesh.size * together)
   output = pathlib.Path(_OUTPUT.value or "")
-  folders = [output / str(person) if several else output for person in ids]
   with console.of("--output"):
+    folders = [output]
+    if several:
+      names = map(population.name_of, ids)
+      folders = [output / name for name in files.folder_names(names)]
     for folder in folders:
       # Orbax would replace the whole folder, whatever is in it.
       if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

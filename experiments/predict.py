@@ -3,26 +3,25 @@ r"""A saved model on new samples.
     python -m experiments.predict --model=models/anna --samples=new.npz \
       --output=predictions.csv
 
-The npz file holds images, the samples: uint8 or float images, square for the
-paper's network and resized to what the model takes, or feature vectors or
-whatever else it was trained on, of the same shape. The CSV file has a line for
+The npz file holds images, the samples: images, square for the paper's network
+and resized to what the model takes, or feature vectors or whatever else it was
+trained on, of the same shape. The CSV file has a line for
 each, in their order: row (from 0), predicted class, and its probability by the
 model; predicted_name, if the model's classes have names. With an array labels
-in the npz file there are also label and correct (1 or 0), and the accuracy is
-printed.
+in the npz file there are also label (its name, if classes have any) and correct
+(1 or 0), and the accuracy is printed.
 """
 
 from __future__ import annotations
 
 import functools
 import pathlib
-import sys
 
 import numpy as np
 import pandas as pd
 from absl import flags
 
-from experiments.flags import people_flags
+from experiments.flags import file_flags, people_flags
 from experiments.runtime import console
 from personalization_jax.settings import Settings
 from personalization_jax.training import evaluation
@@ -39,6 +38,7 @@ _OUTPUT = flags.DEFINE_string("output", None,
     "The CSV file to write.", flag_values=FLAGS)
 flags.mark_flags_as_required([_MODEL, _SAMPLES, _OUTPUT], FLAGS)
 # fmt: on
+_FILE = file_flags.define(FLAGS)
 
 
 def predict() -> None:
@@ -48,13 +48,12 @@ def predict() -> None:
     raise ValueError(f"--output={output} is a folder, not a file.")
   description, variables = people_flags.load_model(_MODEL)
   population, arrays = people_flags.load_people(
-    _SAMPLES, description, labelled=False
+    _SAMPLES, description, _FILE, labelled=False
   )
   if (there := len(np.unique(population.individuals))) > 1:
-    print(
+    people_flags.tell(
       f"--samples={_SAMPLES.value} has samples of {there} individuals:"
-      f" all are classified by the one model in --model={_MODEL.value}.",
-      file=sys.stderr,
+      f" all are classified by the one model in --model={_MODEL.value}."
     )
   learner = make_learner(
     Settings(), description.num_classes, description.network()
@@ -67,9 +66,11 @@ def predict() -> None:
   if names := description.label_names:
     # A model without finite numbers predicts no class.
     table["predicted_name"] = ["" if k < 0 else names[k] for k in classes]
-  correct = classes == population.labels
+  truth = population.labels
+  correct = classes == truth
   if "labels" in arrays:
-    table["label"], table["correct"] = population.labels, correct.astype(int)
+    table["label"] = truth if not names else [names[k] for k in truth]
+    table["correct"] = correct.astype(int)
   text = table.to_csv(index_label="row", lineterminator="\n")
   console.write_output(output, text)
   print(f"{len(population)} predictions: {output}")

@@ -165,6 +165,9 @@ class Study:
       identities.check_trainer(self.trainer, population, settings, model)
       model = self.trainer.learner.model
     _check_data(population, split, model, self.eval_every)
+    if self.models_dir is not None:
+      names = map(population.name_of, split.individuals)
+      self._folders = files.folder_names(names)
     self.eval_every = int(self.eval_every)
     self.groups = Groups(
       population,
@@ -374,6 +377,7 @@ class Study:
       method=method.spec,
       seed=self.settings.seed,
       individuals=self.split.individuals,
+      individual_names=self.population.names_of(self.split.individuals),
       curve_steps=np.asarray(validation.steps, np.int32),
       one_model=method.one_model,
       **joined,
@@ -463,8 +467,10 @@ class Study:
     else:
       about["factory"] = self.factory
       description = Description(population.num_classes, shape, **about)
-    people = self.split.individuals[indices].tolist()
-    saved_models.save(self.models_dir, method.spec, people, states, description)
+    folders = [self._folders[index] for index in indices]
+    saved_models.save(
+      self.models_dir, method.spec, folders, states, description
+    )
 
   def _task(self, method: Method) -> Task:
     """What keeps a method's training, told from all others."""

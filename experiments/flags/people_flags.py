@@ -8,6 +8,8 @@ from typing import Any
 
 from absl import app, flags
 
+from experiments.flags import values
+from experiments.flags.file_flags import FileFlags
 from experiments.runtime import console, processes
 from personalization_jax.datasets import Population, new_people, npz
 from personalization_jax.runs import saved_models
@@ -51,29 +53,45 @@ def load_model(flag: Flag) -> tuple[Description, dict[str, Any]]:
 
 
 def load_people(
-  flag: Flag, description: Description, *, labelled: bool = True
+  flag: Flag,
+  description: Description,
+  file: FileFlags,
+  *,
+  labelled: bool = True,
 ) -> tuple[Population, frozenset[str]]:
   """The people in a flag's npz file, with samples of a model's shape.
 
-  Also the names of the file's arrays: labels and individuals that it hasn't are
-  0, and originals all different. With `labelled` it must have labels.
+  Also what the file has of `Population.from_arrays`: labels and individuals
+  that it hasn't are 0, and originals all different. With `labelled` it must
+  have labels; an array that is named by another flag must be there as well.
   """
   path = flag.value or ""
-  names = ("images", "labels", "individuals", "originals")
-  required = 1 + labelled
-  arrays = npz.load_arrays(
-    path, names[:required], names[required:], name=f"--{flag.name}"
-  )
-  with console.of(f"--{flag.name}={path}"):
+  how = values.of(*file)
+  layout = {name: how.pop(name) for name in (file.layout.name, file.pad.name)}
+  keys = npz.keys_of(**how)
+  required = ["images", "labels"][: 1 + labelled]
+  given = [array for array, key in keys.items() if key != array]
+  name = f"--{flag.name}"
+  arrays = npz.load_arrays(path, keys, [*required, *given], name=name)
+  with console.of(f"{name}={path}"):
     population = new_people.population_of(
       arrays,
       description.num_classes,
       description.sample_shape,
       is_fig_4=description.is_fig_4,
       dtype=description.dtype,
+      label_names=description.label_names,
+      **layout,
+      say=tell,
     )
     if description.scaling is not None:
       population = new_people.scaled(
         population, description.scaling, description.dtype
       )
+  npz.tell_unread(path, keys.values(), tell)
   return population, frozenset(arrays)
+
+
+def tell(text: str) -> None:
+  """Prints a note, beside what a script is asked for."""
+  print(text, file=sys.stderr)

@@ -11,7 +11,7 @@ import numpy as np
 from absl import flags
 from flax import linen as nn
 
-from experiments.flags import values
+from experiments.flags import file_flags, values
 from experiments.runtime import console, resources
 from personalization_jax import checks
 from personalization_jax.analysis.remarks import of_study
@@ -119,6 +119,10 @@ _GROUP_CANDIDATES = flags.DEFINE_enum("group_candidates",
 _NPZ_PATH = flags.DEFINE_string("npz_path", None,
     "With --dataset=npz: a file with the arrays images, labels and"
     " individuals.")
+_SPLIT_KEY = flags.DEFINE_string("split_key", None,
+    "With --dataset=npz: the file's array of your own split: whether a sample"
+    " is for tests, or the texts train, validation and test; by default"
+    " is_test, if the file has it.")
 _INDIVIDUAL_FEATURE = flags.DEFINE_string("individual_feature", None,
     "With --dataset=tfds:NAME: the feature that says whose sample it is.")
 _IMAGE_FEATURE = flags.DEFINE_string("image_feature", "image",
@@ -132,6 +136,7 @@ _DATA_DIR = flags.DEFINE_string("data_dir", None,
 _MANUAL_DIR = flags.DEFINE_string("manual_dir", None,
     "Folder of files that are already downloaded.")
 # fmt: on
+_FILE = file_flags.define()
 _OF_TFDS = (_INDIVIDUAL_FEATURE, _IMAGE_FEATURE, _LABEL_FEATURE, _TFDS_SPLIT)
 _DETERMINING = (
     _DATASET, _NIST_CONFIG, _SYNTHETIC_SAMPLES, _NUM_INDIVIDUALS,
@@ -145,8 +150,8 @@ _ALL = "--people=rotate, which is of everyone"
 _OF_DATASET = {
     "synthetic": (_SYNTHETIC_SAMPLES,),
     "nist_digits": (_NIST_CONFIG, _DATA_DIR, _MANUAL_DIR),
-    "npz": (_NPZ_PATH,),
-    _TFDS: (*_OF_TFDS, _DATA_DIR, _MANUAL_DIR),
+    "npz": (_NPZ_PATH, _SPLIT_KEY, *_FILE),
+    _TFDS: (*_OF_TFDS, _DATA_DIR, _MANUAL_DIR, _FILE.layout, _FILE.pad),
 }  # fmt: skip
 
 
@@ -183,7 +188,7 @@ def inert(
       found[_VALIDATION_FRACTION.name] = its_own
   images = population.holds_images
   if not images:
-    of_images = (_IMAGE_SIZE.name, _AUTOENCODER_EPOCHS.name)
+    of_images = (_IMAGE_SIZE.name, _AUTOENCODER_EPOCHS.name, _FILE.pad.name)
     found |= dict.fromkeys(of_images, "samples that are no images")
   if (name := _model_name(population)) != "fig4":
     if not (images and grouped):
@@ -251,8 +256,11 @@ def determining(population: Population) -> dict[str, Any]:
 
 def about() -> dict[str, Any]:
   """What config.json tells of the people beside what determines the results."""
-  # Its content does; the file may move.
-  return values.of(_NPZ_PATH) if _DATASET.value == "npz" else {}
+  # Its content does; the file may move, and its arrays change their names.
+  if _DATASET.value != "npz":
+    return {}
+  given = [f for f in (_SPLIT_KEY, *_FILE) if f.value != f.default]
+  return values.of(_NPZ_PATH, *given)
 
 
 def model(population: Population) -> nn.Module | None:
@@ -404,13 +412,15 @@ def load_population() -> tuple[Population, WriterFactors | None]:
   if dataset == "npz":
     if not _NPZ_PATH.value:
       raise ValueError("--dataset=npz needs --npz_path.")
-    return npz.load(_NPZ_PATH.value), None
+    how = values.of(_SPLIT_KEY, *_FILE)
+    return npz.load(_NPZ_PATH.value, **how, say=console.say), None
   if _INDIVIDUAL_FEATURE.value is None:
     raise ValueError(
       f"--dataset={dataset} needs --individual_feature, the feature that says"
       " whose a sample is."
     )
-  options = {**values.of(*_OF_TFDS), **folders, "say": console.say}
+  options = values.of(*_OF_TFDS, _FILE.layout, _FILE.pad)
+  options |= {**folders, "say": console.say}
   options["split"] = options.pop(_TFDS_SPLIT.name)
   try:
     return tfds_loader.load(dataset.removeprefix(_TFDS), **options), None

@@ -171,7 +171,11 @@ def _of_people(
   classes = min(10, population.num_classes)
   if pictures is not None:
     pages["handwriting"] = figures.handwriting(
-      pictures, *about, split.individuals[:8], classes=classes
+      pictures,
+      *about,
+      split.individuals[:8],
+      classes=classes,
+      names=population.individual_names,
     )
   if space is None:
     return pages

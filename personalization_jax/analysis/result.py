@@ -13,7 +13,7 @@ import numpy as np
 from personalization_jax import checks
 from personalization_jax.analysis import metrics
 
-_KINDS = {"i": "integers", "f": "floats", "b": "booleans"}
+_KINDS = {"i": "integers", "f": "floats", "b": "booleans", "U": "texts"}
 _NOTHING = np.empty(0)
 # The store's labels, and accuracies with the samples that they are over.
 Labels = np.ndarray | None
@@ -72,6 +72,8 @@ class Result:
     train_size: int32 [S], training samples of each D_I, without what data
       grouping adds.
     train_classes: int32 [S], how many classes they are of.
+    individual_names: texts [S], what individuals are called; None if ids are
+      their names.
     one_model: all individuals share the model of D_G alone, so that its
       acc(D_G) is one number.
     models: if asked for, `params` and `batch_stats` of all models, trees of
@@ -107,6 +109,7 @@ class Result:
   individual_log_probabilities: np.ndarray | None = _unknown("SRC", "f4")
   train_size: np.ndarray | None = _unknown("S")
   train_classes: np.ndarray | None = _unknown("S")
+  individual_names: np.ndarray | None = _array("S", "U", default=None)
   one_model: bool = False
   models: dict[str, Any] | None = None
 
@@ -131,6 +134,12 @@ class Result:
       arrays.append((name, array, axes))
       object.__setattr__(self, name, array)
     checks.shapes(*arrays, empty=True)
+
+  @property
+  def people(self) -> np.ndarray:
+    """What individuals are called [S]: by name, or by id if they have none."""
+    names = self.individual_names
+    return self.individuals if names is None else names
 
   def individual_accuracy(self, labels: Labels = None) -> Accuracies:
     """acc(D_I), on everyone's own test data.

@@ -10,7 +10,8 @@ import pathlib
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -114,3 +115,24 @@ def safe_name(spec: str) -> str:
   have two names: `methods.Method` refuses a name that gives a spec's.
   """
   return spec.replace(":", "-").replace("/", "_")
+
+
+def folder_names(people: Iterable[str]) -> list[str]:
+  """Folders for people, by their names; rejects names that can't be folders."""
+  names = [*people]
+  folders = [safe_name(name) for name in names]
+  # Some disks take upper case for lower case.
+  counts = Counter(folder.casefold() for folder in folders)
+  for name, folder in zip(names, folders):
+    if folder.startswith(".") or not folder.isprintable() or "\\" in folder:
+      raise ValueError(f"{name!r} can't be a folder's name: rename the person.")
+    if len(folder.encode()) > 200:
+      raise ValueError(
+        f"{name[:40]!r}... is too long for a folder's name: rename the person."
+      )
+    if counts[folder.casefold()] > 1:
+      raise ValueError(
+        f"{name!r} and another person would share the folder {folder!r}: rename"
+        " one of them."
+      )
+  return folders

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 
-from personalization_jax.datasets import Population, splits, variations
+from personalization_jax.datasets import Population, intake, splits, variations
 from personalization_jax.datasets.scaling import Scaling
 from personalization_jax.datasets.splits import Split
 
@@ -20,28 +21,45 @@ def population_of(
   *,
   is_fig_4: bool = True,
   dtype: str | None = None,
+  label_names: Sequence[str] | None = None,
+  layout: str = "auto",
+  pad: bool = False,
+  say: Callable[[str], None] = logging.warning,
 ) -> Population:
   """People's samples as a base model takes them.
 
-  `arrays` has images [N, ...] and where there are any labels, individuals and
-  originals, integers [N]; without them labels and individuals are 0. Samples of
-  the model's shape stay, square images of any other size are brought to it.
-  `is_fig_4` tells the paper's model, which sees images resized, and `dtype`
-  what it was trained on, "uint8" or "float32", if that is known.
+  `arrays` has images [N, ...] and where there are any labels, individuals,
+  originals [N] and label_names, as `Population.from_arrays` takes them; without
+  them labels and individuals are 0. Labels are read by the model's
+  `label_names`. Samples of the model's shape stay, square images of any other
+  size are brought to it. `is_fig_4` tells the paper's model, which sees images
+  resized, and `dtype` what it was trained on, "uint8" or "float32", if that is
+  known.
   """
   images = np.asarray(arrays["images"])
-  shape = tuple(sample_shape)
-  if images.ndim == 3 and len(shape) == 3 and shape[2] == 1:
-    images = images[..., None]
+  shape, count = tuple(sample_shape), len(images) if images.ndim else 0
+  if layout == "auto":
+    layout = intake.layout_of(images.shape, shape)
   # Defaults can't be faulty; `from_arrays` judges the shape of the images.
-  zeros = np.zeros(images.shape[:1], np.int32)
+  zeros = np.zeros(count, np.int32)
+  labels = arrays.get("labels", zeros)
+  if count:
+    if label_names is not None and "label_names" in arrays:
+      own_names = intake.class_names(arrays["label_names"])
+      labels = np.array(own_names)[intake.places(labels, count, own_names)]
+    names = label_names or [*map(str, range(num_classes))]
+    labels = intake.places(labels, count, names)
   population = Population.from_arrays(
     images,
-    arrays.get("labels", zeros),
+    labels,
     arrays.get("individuals", zeros),
     originals=arrays.get("originals"),
     num_classes=num_classes,
     complete=False,
+    label_names=label_names,
+    layout=layout,
+    pad=pad,
+    say=say,
   )
   images = population.images
   is_uint8 = images.dtype == np.uint8
@@ -114,6 +132,7 @@ def join(
 ) -> tuple[Population, Split]:
   """Everybody an individual, with samples of a second population as `test`.
 
+  Both are of one model's classes; people are known by their names.
   Returns one store of both, and the split without D_G.
   """
   kind, other = population.images.dtype, held_out.images.dtype
@@ -123,12 +142,29 @@ def join(
       " one kind."
     )
   people = np.unique(population.individuals)
-  alone = np.setxor1d(people, held_out.individuals)
-  if alone.size:
-    raise ValueError(
-      f"individual {alone[0]} has samples to train on or to test on alone; both"
-      " are needed."
+  # Each file numbers its own people: names tell who is who.
+  names, others = (
+    {one.name_of(person): person for person in np.unique(one.individuals)}
+    for one in (population, held_out)
+  )
+  alone = [
+    f"{intake.listed(sorted(these - those))} ({what})"
+    for these, those, what in (
+      (names.keys(), others.keys(), "to train on"),
+      (others.keys(), names.keys(), "to test on"),
     )
+    if these - those
+  ]
+  if alone:
+    raise ValueError(
+      "everyone needs samples to train on and samples to test on, but these"
+      f" people have one kind alone: {', '.join(alone)}."
+    )
+  ids = {others[name]: person for name, person in names.items()}
+  held_out = dataclasses.replace(
+    held_out,
+    individuals=np.array([ids[k] for k in held_out.individuals], np.int32),
+  )
   count = len(population)
   joined: dict[str, Any] = {
     name: np.concatenate([getattr(population, name), getattr(held_out, name)])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 
-from personalization_jax import checks
+from personalization_jax.datasets import intake
 from personalization_jax.datasets.scaling import Scaling
 
 
@@ -81,19 +82,37 @@ class Population:
     originals: Any = None,
     num_classes: int | None = None,
     complete: bool = True,
+    label_names: Sequence[str] | None = None,
+    is_test: Any = None,
+    layout: str = "auto",
+    pad: bool = False,
+    say: Callable[[str], None] = logging.warning,
   ) -> Population:
     """Checks plain arrays and makes a population of them.
 
+    Ids and labels are whole numbers, texts, bytes or bool; what are no numbers
+    of 0 or more (labels: 0 .. C-1 without gaps) is numbered in sorted order,
+    and its names are kept. GUIDE has a table of all kinds.
+
     Args:
-      images: the samples: uint8 [N, H, W, C] in 0..255, or [N, H, W] for one
-        channel; or finite floats [N, ...] of any shape, kept as float32.
-      labels: integers [N], 0 .. num_classes - 1.
-      individuals: integers [N], the id of each row's person.
-      originals: integers [N], equal for rows made from one drawing; by default
-        every row is its own.
-      num_classes: by default the largest label plus one.
+      images: the samples: images [N, H, W, C], or integers [N, H, W] of one
+        channel; or feature vectors [N, F]; or finite floats [N, ...] of any
+        shape, kept as float32.
+      labels: [N], [N, 1], or one-hot [N, C].
+      individuals: [N], the id of each row's person.
+      originals: [N], equal for rows made from one drawing; by default every row
+        is its own.
+      num_classes: if it is given, labels are numbers below it.
       complete: whether to reject classes without a sample and people with one
         sample, with which no study can be made.
+      label_names: names of the classes; those without a sample are left out.
+      is_test: [N], the user's own split: whether a row is a test sample, or the
+        texts train, validation and test.
+      layout: what the axes of samples are: "channels_last", "channels_first",
+        "grey" (no axis for the channel), "features" (anything, kept as it is),
+        or "auto".
+      pad: whether to bring images into the middle of a square of zeros.
+      say: told what was numbered or scaled, and how.
 
     Returns:
       The population.
@@ -101,46 +120,65 @@ class Population:
     Raises:
       ValueError: naming, in one sentence, what is wrong with the arrays.
     """
-    images = _samples(images)
+    images = intake.samples(images, layout=layout, pad=pad, say=say)
     count = len(images)
-    # A model's classes have numbers already, a study's may get new ones.
-    labels = _integer_vector("labels", labels, count, renumber=complete)
-    individuals = _integer_vector("individuals", individuals, count)
+    ids, individual_names = intake.individuals(individuals, count, say)
+    if num_classes is None:
+      labels, label_names = intake.labels(labels, count, label_names, say)
+      num_classes = int(labels.max()) + 1
+    else:
+      labels = intake.numbers_below(labels, count, num_classes)
     if originals is None:
       originals = np.arange(count)
-    originals = _integer_vector("originals", originals, count)
-    checks.in_range("individuals", individuals)
-    checks.in_range("labels", labels, num_classes)
-    if num_classes is None:
-      num_classes = int(labels.max()) + 1
+    found = cls(
+      images,
+      labels,
+      ids,
+      intake.originals(originals, count),
+      int(num_classes),
+      None if label_names is None else intake.class_names(label_names),
+      individual_names=individual_names,
+      parts=None if is_test is None else intake.parts(is_test, count),
+    )
     if complete:
-      # More classes than rows leave one of the first empty.
-      empty = np.setdiff1d(np.arange(min(num_classes, count + 1)), labels)
-      if empty.size:
-        raise ValueError(
-          f"class {empty[0]} of 0..{num_classes - 1} has no sample; number the"
-          " labels without gaps."
-        )
-      shared = _count_different(individuals, originals) > 1
-      if shared.any():
-        raise ValueError(
-          f"original {originals[shared].min()} belongs to more than one"
-          " individual."
-        )
-      alone = _count_different(originals, individuals) < 2
-      if alone.any():
-        raise ValueError(
-          f"individual {individuals[alone].min()} has one sample; everyone"
-          " needs at least two, one to train on and one to test on."
-        )
-    found = cls(images, labels, individuals, originals, int(num_classes))
+      found.check_complete()
     found.check_finite()
     return found
+
+  def check_complete(self) -> None:
+    """Rejects classes without a sample, and people who can't be tested."""
+    originals, individuals = self.originals, self.individuals
+    # More classes than rows leave one of the first empty.
+    empty = np.setdiff1d(
+      np.arange(min(self.num_classes, len(self) + 1)), self.labels
+    )
+    if empty.size:
+      raise ValueError(
+        f"class {empty[0]} of 0..{self.num_classes - 1} has no sample; number"
+        " the labels without gaps."
+      )
+    shared = _count_different(individuals, originals) > 1
+    if shared.any():
+      raise ValueError(
+        f"original {originals[shared].min()} belongs to more than one"
+        " individual."
+      )
+    alone = _count_different(originals, individuals) < 2
+    if alone.any():
+      raise ValueError(
+        f"individual {self.name_of(individuals[alone].min())} has one sample;"
+        " everyone needs at least two, one to train on and one to test on."
+      )
 
   def name_of(self, individual: int) -> str:
     """What the person with this id is called."""
     names = self.individual_names
     return str(individual) if names is None else names[individual]
+
+  def names_of(self, people: np.ndarray) -> np.ndarray | None:
+    """What people with these ids [S] are called; None if ids are names."""
+    names = self.individual_names
+    return None if names is None else np.array(names)[people]
 
   def take(self, rows: np.ndarray) -> Population:
     """The population of these rows [M] alone, with as many classes."""
@@ -160,7 +198,7 @@ class Population:
     row = int(np.argmin(np.isfinite(samples).all(axis=1)))
     raise ValueError(
       f"samples must be finite, but row {row} of images, of individual"
-      f" {self.individuals[row]}, holds NaN, infinity or a number"
+      f" {self.name_of(self.individuals[row])}, holds NaN, infinity or a number"
       " too large for float32: fill such entries in, or leave these rows out."
     )
 
@@ -177,62 +215,6 @@ class Population:
     if self.individual_names is not None:
       digest.update(repr(self.individual_names).encode())
     return digest.hexdigest()
-
-
-def _samples(images: Any) -> np.ndarray:
-  """Samples as they are stored: uint8 [N, H, W, C] or float32 [N, ...]."""
-  images = np.asarray(images)
-  if images.dtype == np.uint8:
-    if images.ndim == 3:
-      images = images[..., None]
-    fits = images.ndim == 4
-    wanted = (
-      "[N, H, W, C] or [N, H, W] if they are uint8 (feature vectors [N, F] must"
-      " be floats)"
-    )
-  elif np.issubdtype(images.dtype, np.floating):
-    with np.errstate(over="ignore"):  # `check_finite` names too large a number
-      images = images.astype(np.float32, copy=False)
-    fits = images.ndim >= 2
-    wanted = "[N, F] for feature vectors or [N, H, W, C] for images"
-  else:
-    raise ValueError(
-      "images must be uint8 in 0..255, or floats that are used as they are,"
-      f" but are {images.dtype}."
-    )
-  if not fits:
-    raise ValueError(
-      f"images must have shape {wanted}, but have shape {images.shape}."
-    )
-  if 0 in images.shape:
-    raise ValueError(
-      f"images holds no samples, or has an empty axis: shape {images.shape}."
-    )
-  return images
-
-
-def _integer_vector(
-  name: str, values: Any, length: int, *, renumber: bool = True
-) -> np.ndarray:
-  """Values as int32 [length]; what they are instead, and how to mend it."""
-  values = np.asarray(values)
-  if values.shape != (length,):
-    raise ValueError(
-      f"{name} must be a vector of {length} entries, as many as images has, but"
-      f" has shape {values.shape}."
-    )
-  if not np.issubdtype(values.dtype, np.integer):
-    remedy = ""
-    if values.dtype.kind in "US" and renumber:
-      remedy = f": np.unique({name}, return_inverse=True)[1] numbers them"
-    elif values.dtype.kind == "f" and (values == np.rint(values)).all():
-      remedy = f": take {name}.astype(int)"
-    raise ValueError(
-      f"{name} must be integers, but are {values.dtype}{remedy}."
-    )
-  if values.min() < -(2**31) or values.max() >= 2**31:
-    raise ValueError(f"{name} must fit in int32, but reach {values.max()}.")
-  return values.astype(np.int32)
 
 
 def with_two_drawings(

@@ -18,6 +18,7 @@ from absl import logging
 
 from personalization_jax import checks
 from personalization_jax.checks import first_line
+from personalization_jax.datasets import intake
 from personalization_jax.datasets.population import (
   Population,
   with_two_drawings,
@@ -62,19 +63,19 @@ def load(
   split: str | None = None,
   data_dir: str | os.PathLike[str] | None = None,
   manual_dir: str | os.PathLike[str] | None = None,
+  layout: str = "auto",
+  pad: bool = False,
   say: Callable[[str], None] = logging.info,
 ) -> Population:
   """Loads a set of tensorflow-datasets, preparing it first if need be.
 
   The name is tensorflow-datasets' own, as "my_set/config:1.0.0"; a set of one's
-  own has to be imported, or prepared in data_dir. Samples are of one shape,
-  uint8 images or floats; classes and people are integers, strings or bytes. By
-  default all splits are read.
+  own has to be imported, or prepared in data_dir. Samples are of one shape; by
+  default all splits are read. See `Population.from_arrays` for samples, labels,
+  ids, `layout` and `pad`.
 
   Returns the population, in the order of the records. People with a single
-  sample are left out. Labels, and ids that aren't integers of 0 or more, are
-  numbered in sorted order; `label_names` are the set's own names of classes, or
-  else the values that were numbered. `say` is told of both.
+  sample are left out, and `say` is told.
   """
   builder = _prepared(name, data_dir, manual_dir)
   features = (image_feature, label_feature, individual_feature)
@@ -93,27 +94,31 @@ def load(
 
   with checks.naming(f"tfds:{name}"):
     _check_shapes(image_feature, images)
-    ids = _column(individual_feature, people)
-    classes = _column(label_feature, labels)
+    ids, classes = np.array(people), np.array(labels)
     _check_labelled(label_feature, classes, origins)
     rows = with_two_drawings(ids, np.arange(len(ids)), tell)
-    ids, classes = ids[rows], classes[rows]
-    if ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= 2**31:
-      ids, _ = _numbered(individual_feature, ids, tell, most_told=3)
-    numbers, names = _numbered(label_feature, classes, tell)
+    shown = np.stack([images[row] for row in rows])
+    intake.ask_layout(shown, layout)
     population = Population.from_arrays(
-      np.stack([images[row] for row in rows]), numbers, ids
+      shown,
+      classes[rows],
+      ids[rows],
+      label_names=_names(builder.info.features[label_feature], classes),
+      layout=layout,
+      pad=pad,
+      say=tell,
     )
-  feature = builder.info.features[label_feature]
-  # A feature without names of classes gives their numbers as names.
+  return dataclasses.replace(population, file_rows=rows.astype(np.int32))
+
+
+def _names(feature: Any, classes: np.ndarray) -> list[str] | None:
+  """The set's own names of classes, if its labels are numbers of them."""
   count = getattr(feature, "num_classes", None) or 0
-  if classes.dtype.kind in "iu" and classes.max() < count:
-    names = [str(feature.names[value]) for value in np.unique(classes)]
-  return dataclasses.replace(
-    population,
-    label_names=tuple(names) if _are_named(names) else None,
-    file_rows=rows.astype(np.int32),
-  )
+  if classes.dtype.kind not in "iu" or classes.max() >= count:
+    return None
+  names = [str(name) for name in feature.names]
+  # A feature without names gives their numbers.
+  return names if intake.are_named(names) else None
 
 
 def _prepared(
@@ -198,17 +203,6 @@ def _check_shapes(feature: str, samples: list[Any]) -> None:
       )
 
 
-def _column(feature: str, values: list[Any]) -> np.ndarray:
-  """Integers, strings or bytes [N]; nothing else says a class or a person."""
-  for value in map(np.asarray, values):
-    if value.ndim or not isinstance(value.item(), int | str | bytes):
-      raise ValueError(
-        f"feature {feature!r} must be an integer, a string or bytes, but is"
-        f" {value.dtype} of shape {value.shape}."
-      )
-  return np.array([np.asarray(value).item() for value in values])
-
-
 def _check_labelled(
   feature: str, labels: np.ndarray, origins: list[str]
 ) -> None:
@@ -225,31 +219,3 @@ def _check_labelled(
     f" records (of {', '.join(touched)}), which says that they have no label:"
     f" {remedy}."
   )
-
-
-def _numbered(
-  feature: str,
-  values: np.ndarray,
-  tell: Callable[[str], None],
-  most_told: int | None = None,
-) -> tuple[np.ndarray, list[str]]:
-  """Numbers [N] in sorted order, and the texts of what they stand for."""
-  known, numbers = np.unique(values, return_inverse=True)
-  texts = [
-    value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-    for value in known.tolist()
-  ]
-  if _are_named(texts):
-    told = [f"{number} is {text}" for number, text in enumerate(texts)]
-    if most_told is not None and most_told < len(told):
-      told[most_told:] = ["..."]
-    tell(
-      f"the {len(texts)} values of {feature!r} are numbered in sorted order"
-      f" ({', '.join(told)})."
-    )
-  return numbers, texts
-
-
-def _are_named(texts: list[str]) -> bool:
-  """Whether classes are called otherwise than by their numbers."""
-  return texts != [str(number) for number in range(len(texts))]

@@ -41,7 +41,8 @@ def resize(population: Population, image_size: int) -> Population:
   height, width = images.shape[1:3]
   if height != width:
     raise ValueError(
-      f"images must be square to be resized, but are {height}x{width}."
+      f"images must be square to be resized, but are {height}x{width}: pad=True"
+      " pads them with zeros."
     )
   if image_size < 1 or image_size & (image_size - 1):
     raise ValueError(f"image_size={image_size} is no power of two.")

@@ -23,6 +23,7 @@ def handwriting(
   *,
   classes: int = 10,
   samples: int = 3,
+  names: Sequence[str] | None = None,
 ) -> Figure:
   """A page of handwriting, one row a person.
 
@@ -36,6 +37,7 @@ def handwriting(
     classes: number of columns.
     samples: images of a person and class, side by side: the first in storage.
       What a person lacks stays blank (grey).
+    names: names of people by id; by default an id is a person's name.
 
   Source: Fig. 1.
   """
@@ -68,7 +70,8 @@ def handwriting(
   axes.set_xticks(
     (np.arange(classes) + 0.5) * cell - 0.5, [str(c) for c in range(classes)]
   )
-  axes.set_yticks(tops + height / 2, [f"Person {person}" for person in people])
+  called = people if names is None else [names[person] for person in people]
+  axes.set_yticks(tops + height / 2, [f"Person {one}" for one in called])
   return figure
 
 
@@ -82,6 +85,7 @@ def neighbours(
   *,
   classes: int = 10,
   samples: int = 2,
+  names: Sequence[str] | None = None,
 ) -> Figure:
   """A person's digits, those of the nearest people, those of the farthest.
 
@@ -104,8 +108,12 @@ def neighbours(
   axes = figure.axes[0]
   kinds = ("Person", "Near: person", "Far: person")
   places = axes.get_yticks()
-  names = [f"{kind} {one}" for kind, own in zip(kinds, groups) for one in own]
-  axes.set_yticks(places, names)
+  called = [
+    f"{kind} {one if names is None else names[one]}"
+    for kind, own in zip(kinds, groups)
+    for one in own
+  ]
+  axes.set_yticks(places, called)
   for first in np.cumsum([len(group) for group in groups])[:-1]:
     if 0 < first < len(people):
       between = (places[first - 1] + places[first]) / 2

@@ -146,7 +146,7 @@ def check_samples(sample_shape: tuple[int, ...]) -> None:
   if height != width:
     raise ValueError(
       f"images must be square for the paper's network, but are"
-      f" {height}x{width}."
+      f" {height}x{width}: pad=True pads them with zeros."
     )
   check_image_size(height)
 

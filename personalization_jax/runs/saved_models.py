@@ -41,18 +41,21 @@ OVERHEAD = 64 * 2**10
 def save(
   folder: pathlib.Path,
   method: str,
-  individuals: Sequence[int],
+  people: Sequence[str],
   states: Any,
   description: Description | None,
 ) -> None:
-  """Writes models of `states` [n or more]; all processes must call it."""
+  """Writes models of `states` [n or more], by people's folders.
+
+  All processes must call it.
+  """
   kept = distributed.gather(
     {"params": states.params, "batch_stats": states.batch_stats}
   )
   home = folder.absolute() / files.safe_name(method)
-  for place, individual in enumerate(individuals):
+  for place, person in enumerate(people):
     own = jax.tree.map(lambda leaf, place=place: leaf[place], kept)
-    _write(home / str(individual), own)
+    _write(home / person, own)
   if distributed.is_first() and description is not None:
     files.write_atomically(folder / DESCRIPTION, description.to_json())
 

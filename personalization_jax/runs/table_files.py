@@ -67,7 +67,7 @@ def _rows_of(result: Result, labels: np.ndarray) -> pd.DataFrame:
   general, general_size = result.global_accuracy(labels)
   nothing = np.array(None)
   values = (
-    result.method, result.individuals, result.seed,
+    result.method, result.people, result.seed,
     np.where(result.diverged, nothing, own),
     np.where(result.diverged, nothing, general),
     own_size, general_size, np.where(result.diverged, "diverged", "ok"),
@@ -92,7 +92,7 @@ def _metrics(result: Result) -> Iterator[dict[str, Any]]:
   curves = np.stack([result.individual_curve, result.global_curve], axis=-1)
   # NaN without validation data; JSON has no NaN.
   curves = np.where(np.isnan(curves), np.array(None), curves)
-  for person, points in zip(result.individuals.tolist(), curves.tolist()):
+  for person, points in zip(result.people.tolist(), curves.tolist()):
     for step, (own, general) in zip(result.curve_steps.tolist(), points):
       yield about | {
         "step": step,

@@ -10,10 +10,15 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[2]
 # Where each script's flags are defined.
 SCRIPTS = {
-  "table1": ("table1.py", "flags/study_flags.py"),
-  "plan": ("plan.py", "table1.py", "flags/study_flags.py"),
-  "personalize": ("personalize.py",),
-  "predict": ("predict.py",),
+  "table1": ("table1.py", "flags/study_flags.py", "flags/file_flags.py"),
+  "plan": (
+    "plan.py",
+    "table1.py",
+    "flags/study_flags.py",
+    "flags/file_flags.py",
+  ),
+  "personalize": ("personalize.py", "flags/file_flags.py"),
+  "predict": ("predict.py", "flags/file_flags.py"),
   "report": ("report.py",),
   "benchmark": ("benchmark.py",),
 }

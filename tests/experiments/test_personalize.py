@@ -9,7 +9,13 @@ import jax
 import numpy as np
 import orbax.checkpoint
 import pytest
-from helpers.newcomers_served import NEW, run, save_model, write_npz
+from helpers.newcomers_served import (
+  NEW,
+  run,
+  save_model,
+  sentence,
+  write_npz,
+)
 
 from experiments import personalize, predict
 from personalization_jax.datasets import synthetic
@@ -177,6 +183,89 @@ def test_predictions_are_named_if_classes_are(writers, tmp_path):
   run(predict, f"--model={model}", f"--samples={samples}", f"--output={output}")
   for row in read(output):
     assert row["predicted_name"] == names[int(row["predicted"])]
+
+
+def named(path, population, people, **arrays):
+  """A file as people have it: names of people and classes, other keys."""
+  rows = np.flatnonzero(np.isin(population.individuals, list(people)))
+  np.savez(
+    path,
+    photos=population.images[rows],
+    digit=np.array([f"digit {k}" for k in population.labels[rows]]),
+    who=np.array([people[k] for k in population.individuals[rows].tolist()]),
+    **arrays,
+  )
+  return str(path)
+
+
+KEYS = ("--image_key=photos", "--label_key=digit", "--individual_key=who")
+
+
+def test_files_agree_by_the_names_of_people_and_classes(
+  writers, tmp_path, capsys
+):
+  """However each of them would number its own."""
+  names = [f"digit {digit}" for digit in range(10)]
+  base = save_model(tmp_path / "base", hidden=(8,), label_names=names)
+  first = named(tmp_path / "a.npz", writers, {NEW: "zoe", NEW + 1: "bob"})
+  second = named(
+    tmp_path / "b.npz", writers, {NEW: "zoe", NEW + 1: "bob"}, age=np.ones(3)
+  )
+  third = named(tmp_path / "c.npz", writers, {NEW: "zoe", NEW + 1: "ada"})
+  arguments = (f"--base={base}", f"--samples={first}", "--steps=2", *KEYS)
+  said = sentence(
+    personalize, *arguments, f"--test_samples={third}", f"--output={tmp_path}/o"
+  )
+  assert "--samples and --test_samples: everyone needs" in said
+  assert "bob (to train on), ada (to test on)" in said
+  run(
+    personalize,
+    *arguments,
+    f"--test_samples={second}",
+    f"--output={tmp_path / 'out'}",
+  )
+  assert "arrays that aren't read: age" in capsys.readouterr().err
+  for name in ("bob", "zoe"):
+    report = json.loads((tmp_path / "out" / name / "person.json").read_text())
+    assert report["individual"] == name
+    assert (report["train_size"], report["held_out_size"]) == (160, 160)
+  output = tmp_path / "p.csv"
+  run(
+    predict,
+    f"--model={tmp_path / 'out' / 'zoe'}",
+    f"--samples={first}",
+    f"--output={output}",
+    *KEYS,
+  )
+  for row in read(output):
+    assert row["label"] in names
+    assert row["correct"] == str(int(row["label"] == row["predicted_name"]))
+
+
+@pytest.mark.parametrize(
+  ("people", "message"),
+  [
+    (("ada", "Ada"), "share the folder 'Ada'"),
+    (("a/b", "a_b"), "share the folder 'a_b'"),
+    (("..", "b"), "'..' can't be a folder's name"),
+    (("a" * 300, "b"), "is too long for a folder's name"),
+  ],
+)
+def test_names_that_can_t_be_folders(plain, writers, tmp_path, people, message):
+  path = tmp_path / "a.npz"
+  np.savez(
+    path,
+    images=writers.images[:8],
+    labels=writers.labels[:8],
+    individuals=np.repeat(people, 4),
+  )
+  output = tmp_path / "out"
+  said = sentence(
+    personalize, f"--base={plain}", f"--samples={path}", f"--output={output}"
+  )
+  assert said.startswith("error: --output: ")
+  assert message in said
+  assert not output.exists()
 
 
 def test_a_process_of_its_own(plain, writers, tmp_path):

@@ -16,9 +16,9 @@ def base(tmp_path_factory):
   return save_model(tmp_path_factory.mktemp("models") / "base")
 
 
-def test_floats_that_are_too_bright_are_refused(tmp_path):
+def test_floats_below_0_are_refused(tmp_path):
   """A model of uint8 images saw 0..1."""
-  np.savez(tmp_path / "a.npz", images=np.full((3, 16, 16), 255.0))
+  np.savez(tmp_path / "a.npz", images=np.full((3, 16, 16), -0.5))
   said = sentence(
     predict,
     f"--model={save_model(tmp_path / 'model', dtype='uint8')}",
@@ -92,7 +92,7 @@ FAULTS = [
   ({"labels": np.full(6, 10)}, "labels must lie in 0..9, but row 0 holds 10"),
   ({"images": np.zeros((6, 16, 8), np.uint8)}, "square"),
   ({"images": np.zeros((6, 16, 16, 3), np.uint8)}, "3 channels"),
-  ({"images": np.zeros((6, 16, 16), int)}, "must be uint8"),
+  ({"images": np.full((6, 16, 16), 256)}, "must be uint8"),
   ({"labels": np.array([None] * 6)}, "can't be read"),
   ({name: values[:0] for name, values in ARRAYS.items()}, "holds no samples"),
 ]

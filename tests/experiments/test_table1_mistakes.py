@@ -23,9 +23,7 @@ def bad_npz(folder, fault):
     "labels": np.arange(8) % 2,
     "individuals": np.arange(8) // 2,
   }
-  if fault == "empty_class":
-    arrays["labels"] *= 2
-  elif fault == "one_class":
+  if fault == "one_class":
     arrays["labels"] *= 0
   elif fault == "one_sample":
     arrays["individuals"][-1] = 9
@@ -118,9 +116,12 @@ MISTAKES = [
     },
     "there must be at least two classes",
   ),
-  ({"npz": "empty_class"}, "class 1 of 0..2 has no sample"),
+  ({"npz": "fine", "label_key": "y"}, "it has images, labels, individuals:"),
+  ({"npz": "fine", "split_key": "y"}, "'y'; it has images, labels, indi"),
   ({"npz": "one_sample"}, "individual 3 has one sample"),
-  ({"npz": "not_square"}, "must be square"),
+  ({"npz": "not_square"}, "must be square to be resized, but are 8x16: --pad"),
+  ({"pad": True}, "--pad=True can't act with --dataset=synthetic"),
+  ({"layout": "grey"}, "--layout=grey can't act with --dataset=synthetic"),
   ({"npz": "fine"}, "ask for 6 people, but the data has 4"),
   (
     {"dataset": "nist_digits", "manual_dir": "EMPTY"},

@@ -219,7 +219,11 @@ FEW = {
     # That the auto-encoder takes floats is test_autoencoder's.
     ((20, 20, 1), {"methods": "global"}),
     ((9, 12, 2), {"methods": "global", "image_size": 0, "flips": False}),
-    ((5, 4), {"model": "auto", "methods": "sg:5,ig:1", "image_size": 32}),
+    (
+      (5, 4),
+      {"model": "auto", "methods": "sg:5", "image_size": 32}
+      | {"layout": "features"},
+    ),
   ],
 )
 def test_float_samples_of_many_shapes_run(tmp_path, shape, changes):
@@ -230,6 +234,44 @@ def test_float_samples_of_many_shapes_run(tmp_path, shape, changes):
   assert len(rows) == 2 * len(changes["methods"].split(","))
   drawn = {path.stem for path in (workdir / "figures").iterdir()}
   assert ("handwriting" in drawn) == (len(shape) == 3 and shape[2] != 2)
+
+
+def test_people_and_classes_are_called_by_their_names(tmp_path):
+  people = np.array([f"ward {k % 3}/no. {k}" for k in range(10)])
+  arrays = {
+    "x": IMAGES["images"].reshape(40, -1)[:, :9],
+    "kind": np.array(["dog", "cat"])[IMAGES["labels"]],
+    "subject": people[IMAGES["individuals"]],
+  }
+  workdir = run(
+    tmp_path,
+    arrays,
+    image_key="x",
+    label_key="kind",
+    individual_key="subject",
+    methods="local",
+    num_individuals=3,
+    num_global_individuals=7,
+    validation_fraction=0.25,
+    train_fraction=0.5,
+    eval_every=1,
+    save_models=True,
+  )
+  named = {row["individual"] for row in read(workdir / "results.csv")}
+  assert len(named) == 3
+  assert named < {*people}
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  assert {json.loads(line).get("individual") for line in lines} == {
+    *named,
+    None,
+  }
+  models = {path.name for path in (workdir / "models" / "local").iterdir()}
+  assert models == {name.replace("/", "_") for name in named}
+  config = json.loads((workdir / "config.json").read_text())
+  assert config["label_names"] == ["cat", "dog"]
+  assert config["individual_key"] == "subject"
+  result = directory.load_result(workdir, "local")
+  assert {*result.people} == named
 
 
 def test_float_images_are_resized_and_flipped_as_uint8_ones():
@@ -251,7 +293,6 @@ OBJECTS = np.array([{}] * len(LABELS), object)
 # Other faults of arrays are test_population's.
 BROKEN = {
   "nan": ({**GOOD, "images": np.nan * GOOD["images"]}, {}, "row 0 of images,"),
-  "gap": ({**GOOD, "labels": 2 * LABELS}, {}, "class 1 of 0..8 has no sample"),
   "one class": ({**GOOD, "labels": 0 * LABELS}, {}, "at least two classes"),
   "objects": ({**GOOD, "labels": OBJECTS}, {}, "can't be read as an npz file"),
   "flips": (GOOD, {"flips": True}, "leave flips out"),
@@ -274,8 +315,24 @@ BROKEN = {
   ),
   "no channel": (
     {**IMAGES, "images": np.zeros((40, 16, 16))},
-    {**FEW, "model": "fig4"},
+    {**FEW, "model": "fig4", "layout": "features"},
     "samples have shape [16, 16]",
+  ),
+  "images or sequences": (
+    {**IMAGES, "images": np.zeros((40, 16, 16))},
+    FEW,
+    "say --layout=grey or --layout=features",
+  ),
+  "channels first": (
+    {**IMAGES, "images": np.zeros((40, 3, 16, 16), np.uint8)},
+    FEW,
+    "say --layout=channels_first or --layout=channels_last",
+  ),
+  "pad": (GOOD, {"pad": True}, "--pad=True can't act with samples that are no"),
+  "other keys": (
+    {"x": GOOD["images"], "y": LABELS, "subject": GOOD["individuals"]},
+    {},
+    "'images'; it has x, y, subject: say which of them it is by --image_key",
   ),
   "negative pixels": (
     {**IMAGES, "images": IMAGES["images"] - 0.5},

@@ -250,7 +250,7 @@ def test_an_npz_file_with_pickled_objects_is_refused_unopened(tmp_path):
   with zipfile.ZipFile(path, "w") as archive:
     for name in good_arrays():
       archive.writestr(f"{name}.npy", pickle.dumps(Canary()))
-  with pytest.raises(ValueError, match="must be uint8"):
+  with pytest.raises(ValueError, match="images must be bool"):
     npz.load(path)
   assert not Canary.opened
 

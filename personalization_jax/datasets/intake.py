@@ -1,0 +1,386 @@
+"""What arrays may hold, and what a population stores of it (NumPy, host).
+
+    ids                whole numbers of 0 .. 2**31 - 1 stay; all others, texts,
+                       bytes and bool are numbered in sorted order
+    labels             the same, and one-hot rows; 0 .. C-1 without gaps stay
+    samples [N, F]     float32 as they are
+    images             uint8 that reach from 0 to 255, or float32
+
+`GUIDE` has the table of all kinds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from personalization_jax import checks
+
+Say = Callable[[str], None]
+
+LAYOUTS = ("auto", "channels_last", "channels_first", "grey", "features")
+_CHANNELS = (1, 3, 4)
+_PARTS = {
+  **dict.fromkeys(("train", "training"), 0),
+  **dict.fromkeys(("validation", "valid", "val", "dev"), 1),
+  **dict.fromkeys(("test", "testing"), 2),
+}
+
+
+class Numbered(NamedTuple):
+  """Numbers [N], and the name of each; None if they are their own names."""
+
+  numbers: np.ndarray
+  names: tuple[str, ...] | None
+
+
+def individuals(values: Any, count: int, say: Say) -> Numbered:
+  """Ids [count] of 0 or more."""
+  values = _column("individuals", values, count)
+  if _fits(values, 0):
+    return Numbered(values.astype(np.int32), None)
+  return _numbered("individuals", values, say, most_told=3)
+
+
+def originals(values: Any, count: int) -> np.ndarray:
+  """Ids [count] of drawings, which nobody names."""
+  values = _column("originals", values, count)
+  if not _fits(values, -(2**31)):
+    values = np.unique(values, return_inverse=True)[1]
+  return values.astype(np.int32)
+
+
+def labels(
+  values: Any, count: int, names: Sequence[str] | None, say: Say
+) -> Numbered:
+  """Classes [count] of 0 .. C-1, each with a sample.
+
+  `names` [C] are those of the classes, if the data have any.
+  """
+  values = _label_column(values, count)
+  if names is None:
+    if _fits(values, 0):
+      used = np.unique(values)
+      if used[-1] == len(used) - 1:
+        return Numbered(values.astype(np.int32), None)
+    return _numbered("labels", values, say, most_told=12)
+  names = class_names(names)
+  numbers = places(values, count, names)
+  used = np.unique(numbers)
+  if len(used) < len(names):
+    gone = np.delete(names, used).tolist()
+    say(f"classes without a sample are left out: {listed(gone)}.")
+  kept = tuple(names[place] for place in used)
+  return Numbered(np.searchsorted(used, numbers).astype(np.int32), kept)
+
+
+def class_names(values: Any) -> tuple[str, ...]:
+  """Names of classes [C], each another one."""
+  names = tuple(map(str, _column("label_names", values, np.size(values))))
+  if len({*names}) < len(names):
+    raise ValueError("label_names has a name twice: every class needs its own.")
+  return names
+
+
+def places(values: Any, count: int, names: Sequence[str]) -> np.ndarray:
+  """The places of labels among the names of classes, int32 [count].
+
+  Labels are known by their text; if these aren't all names, whole numbers are
+  places.
+  """
+  values = _label_column(values, count)
+  place = {name: number for number, name in enumerate(names)}
+  known, which = np.unique(values, return_inverse=True)
+  numbers = [place.get(str(value)) for value in known.tolist()]
+  if None not in numbers:
+    return np.array(numbers, np.int32)[which]
+  as_places = values.astype(np.int8) if values.dtype == bool else values
+  if _fits(as_places, 0) and as_places.max() < len(names):
+    return as_places.astype(np.int32)
+  wrong = np.array([number is None for number in numbers])[which]
+  if values.dtype.kind in "iu" and wrong[outside := values >= len(names)].any():
+    wrong &= outside
+  of_names = f"be names of classes ({listed(names)}) or "
+  row = int(np.argmax(wrong))
+  raise ValueError(
+    f"labels must {of_names if are_named(names) else ''}lie in"
+    f" 0..{len(names) - 1}, but row {row} holds {values[row]}."
+  )
+
+
+def numbers_below(values: Any, count: int, num_classes: int) -> np.ndarray:
+  """Labels [count] that are numbers of classes already."""
+  values = _label_column(values, count)
+  if values.dtype.kind not in "iu":
+    raise ValueError(
+      f"labels must be integers below num_classes, but are {values.dtype}."
+    )
+  checks.in_range("labels", values, num_classes)
+  return values.astype(np.int32)
+
+
+def parts(values: Any, count: int) -> np.ndarray:
+  """Who trains (0), validates (1) and tests (2), int8 [count].
+
+  Takes whether a row is a test sample, as bool or 0 and 1, or texts.
+  """
+  values = _column("is_test", values, count)
+  is_text = values.dtype.kind == "U"
+  known, which = np.unique(values, return_inverse=True)
+  numbers = [
+    _PARTS.get(value.lower()) if is_text else {0: 0, 1: 2}.get(int(value))
+    for value in known.tolist()
+  ]
+  if None in numbers:
+    row = int(np.argmax(which == numbers.index(None)))
+    raise ValueError(
+      "is_test must be 0 for training and 1 for test samples, or the texts"
+      f" train, validation and test, but row {row} holds {values[row]}."
+    )
+  return np.array(numbers, np.int8)[which]
+
+
+def samples(
+  images: Any, *, layout: str = "auto", pad: bool = False, say: Say
+) -> np.ndarray:
+  """Samples as they are stored: uint8 [N, H, W, C] or float32 [N, ...]."""
+  images = np.asarray(images)
+  if images.dtype.kind not in "biuf":
+    raise ValueError(
+      f"images must be bool, integers or floats, but are {images.dtype}."
+    )
+  if 0 in images.shape:
+    raise ValueError(
+      f"images holds no samples, or has an empty axis: shape {images.shape}."
+    )
+  images = _laid_out(images, layout)
+  if images.ndim == 4 and layout != "features":
+    images = _pixels(images, say)
+    images = _squared(images) if pad else images
+    if images.dtype == np.uint8:
+      return images
+  with np.errstate(over="ignore"):  # `check_finite` names too large a number
+    return images.astype(np.float32, copy=False)
+
+
+def ask_layout(images: np.ndarray, layout: str) -> None:
+  """Rejects floats of a file that may be images without a channel, or not."""
+  if layout == "auto" and images.ndim == 3 and images.dtype.kind == "f":
+    raise ValueError(
+      f"images are floats {_shape(images)}, which may be images without a"
+      " channel, or sequences: say layout=grey or layout=features."
+    )
+
+
+def layout_of(shape: Sequence[int], wanted: Sequence[int]) -> str:
+  """The one layout in which samples [N, ...] suit a model; auto without."""
+  if len(wanted) != 3:
+    return "features" if [*shape[1:]] == [*wanted] else "auto"
+  if len(shape) == 3 and wanted[2] == 1:
+    return "grey"
+  if len(shape) == 4 and shape[3] == wanted[2]:
+    return "channels_last"
+  if len(shape) == 4 and shape[1] == wanted[2]:
+    return "channels_first"
+  return "auto"
+
+
+def are_named(names: Sequence[str]) -> bool:
+  """Whether things are called otherwise than by their numbers."""
+  return [*map(str, names)] != [*map(str, range(len(names)))]
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+  """Names in a sentence, not too many of them."""
+  more = f" and {len(names) - most} more" if len(names) > most else ""
+  return ", ".join(map(str, names[:most])) + more
+
+
+def _fits(values: np.ndarray, least: int) -> bool:
+  """Whether these are integers that int32 holds, from the least on."""
+  if values.dtype.kind not in "iu":
+    return False
+  return bool(values.min() >= least and values.max() < 2**31)
+
+
+def _numbered(
+  name: str, values: np.ndarray, say: Say, most_told: int
+) -> Numbered:
+  """Numbers in sorted order, with the texts of what they stand for."""
+  known, numbers = np.unique(values, return_inverse=True)
+  names = tuple(map(str, known.tolist()))
+  numbers = numbers.astype(np.int32)
+  if not are_named(names):
+    return Numbered(numbers, None)
+  told = [f"{number} is {text}" for number, text in enumerate(names)]
+  if most_told < len(told):
+    told[most_told:] = ["..."]
+  say(
+    f"the {len(names)} values of {name} are numbered in sorted order"
+    f" ({', '.join(told)})."
+  )
+  return Numbered(numbers, names)
+
+
+def _label_column(values: Any, count: int) -> np.ndarray:
+  """As `_column`; one-hot rows [count, C] are the places of their ones."""
+  values = np.asarray(values)
+  if values.ndim != 2 or values.shape[1] < 2 or values.dtype.kind not in "biuf":
+    return _column("labels", values, count)
+  ones = values == 1
+  wrong = (ones.sum(axis=1) != 1) | (ones != (values != 0)).any(axis=1)
+  if wrong.any():
+    raise ValueError(
+      f"labels {_shape(values)} must be one-hot, but row"
+      f" {int(np.argmax(wrong))} isn't a single 1 among zeros."
+    )
+  return _column("labels", ones.argmax(axis=1), count)
+
+
+def _column(name: str, values: Any, count: int) -> np.ndarray:
+  """One value for each sample [count]: bool, integers or texts."""
+  values = np.asarray(values)
+  if values.shape == (count, 1):
+    values = values[:, 0]
+  if values.shape != (count,):
+    raise ValueError(
+      f"{name} must be a vector of {count} entries, as many as images has, but"
+      f" has shape {values.shape}."
+    )
+  if values.dtype == object:  # as pandas' columns of texts
+    items = values.tolist()
+    for row, item in enumerate(items):
+      if not isinstance(item, str | bytes | int | np.integer | np.bool_):
+        raise ValueError(
+          f"{name} must be integers or texts, but row {row} holds {item!r}."
+        )
+    values = np.array(items)
+  if values.dtype.kind == "S":
+    values = np.char.decode(values, "utf-8", "backslashreplace")
+  elif values.dtype.kind == "f":
+    values = _whole(name, values)
+  if values.dtype.kind not in "biuU":
+    raise ValueError(
+      f"{name} must be integers or texts, but are {values.dtype}."
+    )
+  if values.dtype.kind == "U" and (empty := values == "").any():
+    raise ValueError(
+      f"{name} must not be empty texts, but row {int(np.argmax(empty))} is."
+    )
+  return values
+
+
+def _whole(name: str, values: np.ndarray) -> np.ndarray:
+  """Floats that are whole numbers, as integers."""
+  wrong = values != np.rint(values)  # NaN differs from itself
+  if wrong.any():
+    row = int(np.argmax(wrong))
+    raise ValueError(
+      f"{name} must be whole numbers or texts, but row {row} holds"
+      f" {values[row]}."
+    )
+  most, bits = np.abs(values).max(), np.finfo(values.dtype).nmant + 1
+  if most >= 2 ** min(bits, 63):
+    raise ValueError(
+      f"{name} are {values.dtype} and reach {most:.6g}, where neighbours can't"
+      " be told apart: give integers or texts."
+    )
+  return values.astype(np.int64)
+
+
+def _laid_out(images: np.ndarray, layout: str) -> np.ndarray:
+  """Images [N, H, W, C], or samples of other axes as they are."""
+  if layout not in LAYOUTS:
+    raise ValueError(f"layout={layout} must be one of {', '.join(LAYOUTS)}.")
+  shape, is_float = images.shape, images.dtype.kind == "f"
+  if images.ndim < 2:
+    raise ValueError(
+      "images must have shape [N, F] for feature vectors or [N, H, W, C] for"
+      f" images, but have shape {shape}."
+    )
+  if layout == "features":
+    return images
+  if layout == "auto":
+    if (
+      images.ndim == 4
+      and shape[1] in (1, 3)
+      and not {*shape[2:]} & {*_CHANNELS}
+    ):
+      raise ValueError(
+        f"images have shape {shape}, which may have their channels first: say"
+        " layout=channels_first or layout=channels_last."
+      )
+    if images.ndim == 3 and not is_float:
+      return images[..., None]
+    if images.ndim > 4 and not is_float:
+      raise ValueError(
+        f"images are {images.dtype} of shape {shape}, which are no images"
+        " [N, H, W, C]: say layout=features to have them taken as they are."
+      )
+    return images
+  if layout == "grey" and images.ndim == 3:
+    return images[..., None]
+  axes = 3 if layout == "grey" else 4
+  if images.ndim != axes and not (layout == "grey" and shape[3:] == (1,)):
+    raise ValueError(
+      f"layout={layout} is for images of {axes} axes, but they have shape"
+      f" {shape}."
+    )
+  return np.moveaxis(images, 1, 3) if layout == "channels_first" else images
+
+
+def _pixels(images: np.ndarray, say: Say) -> np.ndarray:
+  """Images [N, H, W, C] as uint8 up to 255, or floats."""
+  kind = images.dtype
+  if kind.kind == "b":
+    return images.astype(np.uint8) * np.uint8(255)
+  low, high = images.min(), images.max()
+  if kind.kind == "f":
+    if not (low >= 0 and 1 < high <= 255):
+      return images
+    is_whole = bool((images == np.rint(images)).all())
+    if not is_whole and high <= 16:
+      return images
+    top = 16 if high <= 16 else 255
+    say(
+      f"images are floats that reach {high:.6g}: divided by {top}, so that they"
+      " lie in 0..1; layout=features keeps them."
+    )
+    return images / np.float32(top)
+  if low >= 0 and high <= 255:
+    images = images.astype(np.uint8, copy=False)
+    if not 0 < high <= 16:
+      return images
+    top = 1 if high == 1 else 16
+    say(
+      f"images are integers that never leave 0..{top}: multiplied by"
+      f" {255 / top:g}, since models see 255 as 1."
+    )
+    return np.rint(images * np.float32(255 / top)).astype(np.uint8)
+  if kind == np.uint16:
+    say(
+      f"images are uint16 and reach {high}: divided by 65535, so that they lie"
+      " in 0..1; if another number is white, give floats."
+    )
+    return images / np.float32(65535)
+  raise ValueError(
+    f"images must be uint8 in 0..255, or floats in 0..1, but are {kind} in"
+    f" {low}..{high}."
+  )
+
+
+def _squared(images: np.ndarray) -> np.ndarray:
+  """Images in the middle of a square of zeros."""
+  height, width = images.shape[1:3]
+  side = max(height, width)
+  margins = [
+    ((side - length) // 2, side - length - (side - length) // 2)
+    for length in (height, width)
+  ]
+  return np.pad(images, ((0, 0), *margins, (0, 0)))
+
+
+def _shape(images: np.ndarray) -> str:
+  return f"[{', '.join(map(str, images.shape))}]"
