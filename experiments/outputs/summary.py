@@ -125,10 +125,13 @@ def write(
   every: Mapping[Finished, Result],
   space: LatentSpace | None,
   workdir: pathlib.Path,
+  *,
+  num_folds: int = 1,
 ) -> None:
   """Writes tables and figures of what is finished, and says what it took.
 
-  `study` is of the tables' first seed, as is `space`, if one was needed.
+  `study` is of the tables' first seed and of the first fold, as is `space`, if
+  one was needed.
   """
   methods = rows.parsed
   finished = [every[m, seed] for seed in rows.seeds for m in rows.methods]
@@ -141,16 +144,25 @@ def write(
     workdir,
     finished,
     study.population.labels,
-    study.groups.distances() if space else None,
+    # People of several folds have no latent space in common.
+    study.groups.distances() if space and num_folds == 1 else None,
     [every[m, seed] for m, seed in rows.beside],
   )
-  drawn = pictures.draw(study, methods, finished, space, workdir / "figures")
+  folder, notes = workdir / "figures", [*rows.notes]
+  drawn = pictures.draw(study, methods, finished, space, folder, num_folds)
+  if num_folds > 1:
+    notes.append(
+      f"All numbers are of {num_folds} folds, each with a global model of its"
+      " own; figures of training, of people's"
+      " data and of the latent space are of the first fold alone. Individual"
+      " fairness is left out: people of two folds share no latent space."
+    )
   print(markdown.markdown(table, of_run=True))
   further: list[tuple[types.ModuleType, Any]] = []
   chosen = choice.compare(finished, study.population.labels)
   if chosen and study.split.validation.shape[1]:
     further.append((choice, chosen))
-  if space and factors:
+  if space and factors and num_folds == 1:
     # Who truly writes like whom is known: are the groups of such people?
     further.append((agreement, agreement.compare(study, methods, factors)))
   drawn += [write_further(of, found, workdir) for of, found in further]
@@ -167,7 +179,7 @@ def write(
     )
   if lost := divergence(finished):
     print(lost, file=sys.stderr, flush=True)
-  for note in rows.notes:
+  for note in notes:
     print(note, flush=True)
 
 

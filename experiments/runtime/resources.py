@@ -51,8 +51,12 @@ def disk_need(
   *,
   save_models: bool = False,
   seeds: int = 1,
+  folds: int = 1,
 ) -> int:
-  """Bytes that a run takes at most at once, from shapes alone."""
+  """Bytes that a run takes at most at once, from shapes alone.
+
+  Of several folds, predictions are kept twice: of each, and of all together.
+  """
   shapes, chunk = study.trainer.shapes, study.trainer.chunk_size
   state = bytes_of(shapes) // chunk
   people, steps = len(study.split.individuals), _longest(study, methods)
@@ -70,9 +74,9 @@ def disk_need(
   recorded = 4 * steps * (3 if study.eval_every else 1)
   predictions = people * (8 * _tested(study) + recorded + 16)
   model = bytes_of(shapes.variables) // chunk + saved_models.OVERHEAD
-  return OTHER_FILES + seeds * (
+  return OTHER_FILES + seeds * folds * (
     _CHECKPOINTS * checkpoints
-    + (len(methods) + 1) * predictions
+    + (1 + (folds > 1)) * (len(methods) + 1) * predictions
     + save_models * len(methods) * people * model
   )
 
