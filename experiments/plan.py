@@ -116,7 +116,7 @@ def main(argv: Sequence[str]) -> None:
       jax.local_devices() if target == "cpu" else chips.devices(target)[:1]
     )
     people, _ = table1.load_people(methods, pathlib.Path(table1.WORKDIR.value))
-    model = study_flags.model(people[0])
+    model, folds = study_flags.model(people[0]), study_flags.folds(*people)
     study = study_flags.make_study(*people, seeds[0], model=model)
     for method in methods:
       study.check(method)
@@ -130,6 +130,8 @@ def main(argv: Sequence[str]) -> None:
     sys.exit(f"error: {console.as_flag(error, list(flags.FLAGS))}")
   devices = mesh.size if target == "cpu" else _NUM_DEVICES.value
   say(_title(target, devices, study, methods, seeds))
+  if len(folds) > 1:
+    say(f"Of the first of {len(folds)} folds, but for the hours: of all.")
   of_space: list[jax.stages.Compiled] = []
   if any(method.needs_latents for method in methods):
     one = distributed.make_mesh(mesh.devices.flat[:1])
@@ -161,7 +163,7 @@ def main(argv: Sequence[str]) -> None:
       seconds = _seconds(target, costs.cost_of_step(of_space[0], store))
       steps = latent_space.num_steps(study.split, latents)
       spent.loc["(auto-encoder, by bytes alone)"] = _spent(steps, seconds)
-    spent = len(seeds) * spent
+    spent = len(seeds) * len(folds) * spent
     spent.loc["all"] = spent.sum()
     say(
       f"\nRecommended: --individuals_per_device={chosen.individuals}. Steps of"

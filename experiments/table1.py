@@ -23,7 +23,7 @@ import numpy as np
 from absl import app, flags
 
 from experiments.flags import study_flags, values
-from experiments.outputs import summary
+from experiments.outputs import finished, summary
 from experiments.outputs.summary import Finished, Rows
 from experiments.runtime import (
   console,
@@ -131,29 +131,15 @@ def main(
       stack.enter_context(guards.alone(workdir))
       run = prepare(methods, seeds, workdir, should_stop)
     with guards.told(workdir, OSError, AnotherTrainingError):
-      summary.remark(run.studies[0], run.remarks, workdir)
-      results = run.results
-      spaces: dict[Study, LatentSpace | None] = {}
-      for study in dict.fromkeys([*run.studies, run.drawn]):
-        asked = methods if study in run.studies else ()
-        shown = run.rows.parsed if study is run.drawn else ()
-        if len(seeds) > 1 and asked:
-          say(f"Seed {study.settings.seed}.")
-        spaces[study] = find_groups(study, [*asked, *shown])
-        if asked:
-          results |= train_all(study, asked, workdir, run)
-        study.keeper.wait()
+      (first, *_), *_ = run.studies.values()
+      summary.remark(first, run.remarks, workdir, run.num_folds)
+      results, space = train_studies(run, methods, workdir)
       if distributed.is_first():
-        space = spaces[run.drawn]
         summary.write(
-          run.drawn,
-          run.factors,
-          run.rows,
-          results,
-          space,
-          workdir,
+          *(run.drawn, run.factors, run.rows, results, space, workdir),
           form=_FIGURE_FORMAT.value,
           baseline=compare_to(),
+          num_folds=run.num_folds,
         )
         if _TENSORBOARD.value:
           tensorboard.write(workdir / "tensorboard", results.values())
@@ -195,7 +181,8 @@ def compare_to() -> str | None:
 class Run(NamedTuple):
   """A run that nothing is wrong with, as far as can be told before training."""
 
-  studies: Sequence[Study]  # one for each seed
+  studies: dict[int, list[Study]]  # seed -> a study, or one for each fold
+  num_folds: int  # of people; 1 unless all take turns
   drawn: Study  # of the tables' first seed, which may be none of these
   factors: WriterFactors | None  # how synthetic people write
   rows: Rows  # what the tables are to be of
@@ -230,10 +217,11 @@ def prepare(
     }
   )
 
+  folds = study_flags.folds(*people)
   trainers: dict[Population, PopulationTrainer] = {}
 
   def trainer_of(scaled: Population) -> PopulationTrainer:
-    """Of a seed's samples; programs are compiled once for all seeds."""
+    """Of a study's samples; all studies share their compiled programs."""
     if not trainers:
       trainers[scaled] = make_trainer(
         scaled,
@@ -248,9 +236,9 @@ def prepare(
       )
     return trainers[scaled]
 
-  def make(seed: int) -> Study:
-    """One seed's study."""
-    home = study_flags.home(workdir, seed)
+  def make(seed: int, fold: int = 0) -> Study:
+    """A seed's study of a fold."""
+    home = study_flags.home(workdir, seed, fold, len(folds))
     keeper = Keeper(
       home / "checkpoints",
       seconds=60 * _CHECKPOINT_MINUTES.value,
@@ -258,7 +246,8 @@ def prepare(
       say=say,
     )
     return study_flags.make_study(
-      *people,
+      population,
+      *folds[fold],
       seed,
       trainer_of,
       keeper=keeper,
@@ -267,39 +256,41 @@ def prepare(
       keep_probabilities=_SAVE_PROBABILITIES.value,
     )
 
-  studies = [make(seed) for seed in seeds]
-  for study, method in itertools.product(studies, methods):
+  every = [*itertools.product(seeds, range(len(folds)))]
+  made = [make(*each) for each in every]
+  for study, method in itertools.product(made, methods):
     study.check(method)
   if any(method.needs_latents for method in methods):
-    latent_space.check(studies[0].population)
+    latent_space.check(made[0].population)
   trainer, memory = resources.fitting_trainer(
-    studies[0],
+    made[0],
     methods,
     latents=study_flags.latent_settings(seeds[0]),
     memory_gib=MEMORY_GIB.value,
     fewer=not _INDIVIDUALS_PER_DEVICE.value,
   )
-  if trainer is not studies[0].trainer:
+  if trainer is not made[0].trainer:
     for scaled, own in trainers.items():
       trainers[scaled] = own.with_individuals_per_device(
         trainer.individuals_per_device
       )
-    studies = [
+    made = [
       dataclasses.replace(study, trainer=trainers[study.population])
-      for study in studies
+      for study in made
     ]
   disk = resources.disk_need(
-    studies[0],
+    made[0],
     methods,
     **values.of(_SAVE_MODELS, _SAVE_PROBABILITIES),
     seeds=len(seeds),
+    folds=len(folds),
   )
   made_with = {**study_flags.about(), **run_info.describe()}
   rows = Rows([], [], [], [])
   results: dict[Finished, Result] = {}
   if distributed.is_first():
     resources.check_disk(workdir, disk)
-    rows, results = open_directory(
+    rows, results = finished.open_directory(
       workdir, methods, seeds, population, determining, made_with
     )
   rows = Rows(*json.loads(distributed.text_from_first(json.dumps(rows))))
@@ -308,11 +299,16 @@ def prepare(
       f"--compare_to={compare_to()} must be a method of the table, which has"
       f" {', '.join(rows.methods)}: add it to --methods."
     )
-  for seed in seeds:
-    for name in ("checkpoints", "predictions", "figures"):
-      files.check_writable(study_flags.home(workdir, seed) / name)
+  for seed, fold in every:
+    home = study_flags.home(workdir, seed, fold, len(folds))
+    for name in ("checkpoints", "predictions"):
+      files.check_writable(home / name)
+  files.check_writable(workdir / "figures")
+  studies: dict[int, list[Study]] = {seed: [] for seed in seeds}
+  for study in made:
+    studies[study.settings.seed].append(study)
   shown = rows.seeds[0]
-  drawn = dict(zip(seeds, studies)).get(shown) or make(shown)
+  drawn = studies[shown][0] if shown in seeds else make(shown)
   distributed.wait_for_all("prepared")
   if memory is not None:
     say(
@@ -320,8 +316,10 @@ def prepare(
       f" {trainer.individuals_per_device})."
     )
   say(f"Disk: at most {resources.megabytes(disk)} in {workdir}.")
-  remarks = study_flags.remarks(studies[0], methods, people)
-  return Run(studies, drawn, factors, rows, remarks, results, made_with)
+  remarks = study_flags.remarks(made[0], methods, people)
+  return Run(
+    studies, len(folds), drawn, factors, rows, remarks, results, made_with
+  )
 
 
 def load_people(
@@ -338,45 +336,37 @@ def load_people(
   return study_flags.vary(population), factors
 
 
-def open_directory(
-  workdir: pathlib.Path,
-  methods: Sequence[Method],
-  seeds: Sequence[int],
-  population: Population,
-  determining: Mapping[str, Any],
-  made_with: Mapping[str, Any],
-) -> tuple[Rows, dict[Finished, Result]]:
-  """Writes config.json; the tables' rows, and what is finished."""
-  now = [(method.spec, seed) for method in methods for seed in seeds]
-  finished = directory.saved(workdir)
-  names = population.label_names
-  config = directory.open_run(
-    workdir,
-    determining,
-    population.fingerprint(),
-    {**({"label_names": names} if names else {}), **made_with},
-    inert=study_flags.inert(population),
-    asked=now,
-  )
-  results: dict[Finished, Result] = {}
-  for spec, seed in dict.fromkeys([*finished, *now]):
-    home = study_flags.home(workdir, seed)
-    try:
-      if result := directory.load_result(home, spec, population, seed):
+def train_studies(
+  run: Run, methods: Sequence[Method], workdir: pathlib.Path
+) -> tuple[dict[Finished, Result], LatentSpace | None]:
+  """Everything that is finished then, and the latent space of the figures."""
+  results, space, count = run.results, None, run.num_folds
+  for seed, studies in run.studies.items():
+    if len(run.studies) > 1:
+      say(f"Seed {seed}.")
+    of_folds, population = [], run.drawn.population
+    for fold in range(count):
+      study = studies.pop(0)  # what it holds goes with it
+      if count > 1:
+        say(f"Fold {fold + 1} of {count}.")
+      shown = run.rows.parsed if study is run.drawn else ()
+      found = find_groups(study, [*methods, *shown])
+      if study is run.drawn:
+        space = found
+      home = study_flags.home(workdir, seed, fold, count)
+      of_folds.append(train_all(study, methods, home, workdir, run))
+      study.keeper.wait()
+    for spec in of_folds[0]:
+      if all(spec in of_fold for of_fold in of_folds):
+        result = Result.joined([of_fold[spec] for of_fold in of_folds])
         results[spec, seed] = result
-    except ValueError as error:
-      if (spec, seed) in now:
-        say(f"{error} It is trained again.")
-        directory.set_aside(home, spec)
-      else:
-        say(f"{error} It is left out of all tables.")
-  rows = summary.choose(
-    {spec: config["asked"].get(spec, ()) for spec in config["methods"]},
-    config["seeds"],
-    {*now, *results},
-    [method.spec for method in methods],
-  )
-  return rows, results
+        if count > 1 and distributed.is_first():
+          home = study_flags.home(workdir, seed)
+          finished.save(home, result, population, workdir, run.made_with)
+  if run.drawn.settings.seed not in run.studies:
+    space = find_groups(run.drawn, run.rows.parsed)
+    run.drawn.keeper.wait()
+  return results, space
 
 
 def find_groups(study: Study, methods: Sequence[Method]) -> LatentSpace | None:
@@ -403,30 +393,41 @@ def find_groups(study: Study, methods: Sequence[Method]) -> LatentSpace | None:
 
 
 def train_all(
-  study: Study, methods: Sequence[Method], workdir: pathlib.Path, run: Run
-) -> dict[Finished, Result]:
-  """Trains and keeps what isn't finished, and forgets its checkpoints."""
-  seed = study.settings.seed
+  study: Study,
+  methods: Sequence[Method],
+  home: pathlib.Path,
+  workdir: pathlib.Path,
+  run: Run,
+) -> dict[str, Result]:
+  """Trains and keeps what isn't finished, and forgets its checkpoints.
+
+  Spec -> result; without those that are finished for all folds.
+  """
+  seed, population = study.settings.seed, study.population
+  found: dict[str, Result] = {}
+  missing = [m.spec for m in methods if (m.spec, seed) not in run.results]
+  if distributed.is_first():
+    for spec in missing:
+      # Of several folds, some may be finished.
+      if result := finished.load(home, spec, seed, population):
+        found[spec] = result
   # The others are told: the first process alone has read what is finished.
   there = distributed.from_first(
-    np.array([(method.spec, seed) in run.results for method in methods], bool)
+    np.array([m.spec not in missing or m.spec in found for m in methods], bool)
   )
   waiting = [method for method, is_there in zip(methods, there) if not is_there]
   for method in methods:
     if method not in waiting:
       study.forget(method)
-  trained: dict[Finished, Result] = {}
   with console.progress(study.num_steps(waiting), "training") as bar:
     for method in waiting:
       bar.set_description(method.spec)
       result = study.personalize(method, on_steps=bar.update)
-      trained[method.spec, seed] = result
+      found[method.spec] = result
       if distributed.is_first():
-        home = study_flags.home(workdir, seed)
-        directory.save_result(home, result, study.population, run.made_with)
-        directory.tell_origins(workdir)
+        finished.save(home, result, population, workdir, run.made_with)
       study.forget(method)
-  return trained
+  return found
 
 
 if __name__ == "__main__":

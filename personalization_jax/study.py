@@ -248,7 +248,7 @@ class Study:
     if method.baseline and len(self.split.individuals) < 2:
       raise ValueError(
         "method 'baseline' trains on another individual's data, so"
-        " num_individuals must be at least 2."
+        " num_individuals must be at least 2, in every fold of people, too."
       )
     if method.group is not None:
       self.groups.check(method.group)

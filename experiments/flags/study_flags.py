@@ -213,7 +213,7 @@ def refuse_inert(found: Mapping[str, str]) -> None:
     for name, flag in given.items()
   )
   unset = " ".join(
-    f"--{name}={'' if flag.default is None else flag.default}"
+    f"--{name}={'' if flag.default is None else _one_line(flag.default)}"
     for name, flag in given.items()
   )
   it = "it" if len(given) == 1 else "them"
@@ -225,6 +225,7 @@ def refuse_inert(found: Mapping[str, str]) -> None:
 
 def _one_line(value: Any) -> str:
   """A value as it was given, if it is one line."""
+  value = ",".join(value) if isinstance(value, list) else value
   return str(value) if str(value).isprintable() else repr(value)
 
 

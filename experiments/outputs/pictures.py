@@ -84,65 +84,89 @@ def draw(
   folder: pathlib.Path,
   form: str,
   baseline: str | None = None,
+  num_folds: int = 1,
 ) -> list[pathlib.Path]:
   """Draws everything that a run can show, and returns the files.
 
   Samples are shown if they are images of one channel or three. `finished` has
   the results of all seeds; `space` is the latent space, if one was needed, and
   `form` the files' format. Gains are against `baseline`, by default against
-  each half's own.
+  each half's own. Of several folds the study is the first.
   """
-  pages = _of_results(study, methods, finished, baseline)
-  pages |= _of_people(study, methods, space)
+  of_study = _of_training(study, methods, finished)
+  of_study |= _of_people(study, methods, space)
+  if num_folds > 1:
+    for page in of_study.values():
+      page.get_figure(root=True).suptitle(f"Fold 1 of {num_folds}", fontsize=8)
+  pages = _of_results(study, finished, baseline) | of_study
   return [
     figures.save(page, folder / f"{name}.{form}")
     for name, page in pages.items()
   ]
 
 
+def _shown(finished: Sequence[Result]) -> np.ndarray:
+  """Whom figures show, bool [S]: who diverged in one method is in none."""
+  # They compare people.
+  return ~np.any([result.diverged for result in finished], axis=0)
+
+
 def _of_results(
-  study: Study,
-  methods: Sequence[Method],
-  finished: Sequence[Result],
-  baseline: str | None,
+  study: Study, finished: Sequence[Result], baseline: str | None
 ) -> dict[str, Any]:
-  # Who diverged in one method is shown in none: figures compare people.
-  shown = ~np.any([result.diverged for result in finished], axis=0)
-  people = np.flatnonzero(shown).tolist()
-  if not people:
+  """Of everybody's accuracies."""
+  shown = _shown(finished)
+  if not shown.any():
     return {}
   means = tables.accuracies(finished, study.population.labels)
   accuracies = {m: (own[shown], of[shown]) for m, (own, of) in means.items()}
-  # Curves are one seed's.
-  firsts = {result.method: result for result in reversed(finished)}
-  sources = {m.spec: study.batches.sources(m) for m in methods}
-  losses = {spec: firsts[spec].losses[shown] for spec in sources}
-  # After the end of an individual's own schedule there is padding.
-  lengths = {
-    m.spec: np.array([len(study.batches.sources(m, k)) for k in people])
-    for m in methods
-  }
   pages: dict[str, Any] = {
     "trade_off": figures.trade_off(accuracies),
     "distribution_individual": figures.distribution(accuracies),
     "distribution_global": figures.distribution(accuracies, of="global"),
-    "schedules": figures.schedules(sources),
-    "training_curves": figures.training_curves(losses, lengths=lengths),
-  }
-  curves = {
-    m: (one.curve_steps, one.individual_curve[shown], one.global_curve[shown])
-    for m, one in reversed(firsts.items())
-    if len(one.curve_steps)
   }
   if baseline is not None:
     if len(accuracies) > 1:
       pages["gains_compared"] = figures.gains(accuracies, baseline)
-  else:
-    for name, half in tables.halves(accuracies).items():
-      own = tables.baseline_of(half)
-      if own is not None and len(half) > 1:
-        file = "gains" if name == tables.SHAPING else "gains_grouping"
-        pages[file] = figures.gains({m: accuracies[m] for m in half}, own)
+    return pages
+  for name, half in tables.halves(accuracies).items():
+    own = tables.baseline_of(half)
+    if own is not None and len(half) > 1:
+      file = "gains" if name == tables.SHAPING else "gains_grouping"
+      pages[file] = figures.gains({m: accuracies[m] for m in half}, own)
+  return pages
+
+
+def _of_training(
+  study: Study, methods: Sequence[Method], finished: Sequence[Result]
+) -> dict[str, Any]:
+  """Of how the individuals of this study were trained."""
+  # Those of other folds come after them.
+  people = np.flatnonzero(_shown(finished)[: len(study.split.individuals)])
+  if not people.size:
+    return {}
+  # Curves are one seed's.
+  firsts = {result.method: result for result in reversed(finished)}
+  sources = {m.spec: study.batches.sources(m) for m in methods}
+  losses = {m: firsts[m].losses[people, : len(sources[m])] for m in sources}
+  # After the end of an individual's own schedule there is padding.
+  lengths = {
+    m.spec: np.array(
+      [len(study.batches.sources(m, k)) for k in people.tolist()]
+    )
+    for m in methods
+  }
+  pages: dict[str, Any] = {
+    "schedules": figures.schedules(sources),
+    "training_curves": figures.training_curves(losses, lengths=lengths),
+  }
+  curves = {}
+  for method, one in reversed(firsts.items()):
+    own, general = one.individual_curve[people], one.global_curve[people]
+    # Other folds may have been evaluated after other steps.
+    its = ~np.isnan(general).all(axis=0)
+    if its.any():
+      curves[method] = one.curve_steps[its], own[:, its], general[:, its]
   if curves:
     pages["validation_curves"] = figures.validation_curves(curves, sources)
   return pages

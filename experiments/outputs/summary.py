@@ -102,9 +102,12 @@ def choose(
   return Rows(methods, common, beside, notes)
 
 
-def remark(study: Study, remarks: Sequence[str], workdir: pathlib.Path) -> None:
+def remark(
+  study: Study, remarks: Sequence[str], workdir: pathlib.Path, num_folds: int
+) -> None:
   """Says who is trained on what and what is remarkable; keeps it, too."""
-  lines = [of_people(study), *(f"- {sentence}" for sentence in remarks)]
+  fold = f"Fold 1 of {num_folds}: " if num_folds > 1 else ""
+  lines = [fold + of_people(study), *(f"- {each}" for each in remarks)]
   say("\n".join(lines))
   if distributed.is_first():
     write_atomically(workdir / REMARKS, "\n".join(lines) + "\n")
@@ -147,12 +150,13 @@ def write(
   *,
   form: str,
   baseline: str | None = None,
+  num_folds: int = 1,
 ) -> None:
   """Writes tables and figures of what is finished, and says what it took.
 
-  `study` is of the tables' first seed, as is `space`, if one was needed; `form`
-  is the figures' format. `baseline` is what all methods are compared with, as
-  in `tables.of_results`.
+  `study` is of the tables' first seed and of the first fold, as is `space`, if
+  one was needed; `form` is the figures' format. `baseline` is what all methods
+  are compared with, as in `tables.of_results`.
   """
   methods = rows.parsed
   trained = space and space.autoencoder
@@ -170,12 +174,23 @@ def write(
     workdir,
     finished,
     study.population.labels,
-    study.groups.distances() if space else None,
+    # People of several folds have no latent space in common.
+    study.groups.distances() if space and num_folds == 1 else None,
     [every[m, seed] for m, seed in rows.beside],
     baseline,
   )
   directory.tell_baseline(workdir, baseline)
-  drawn = pictures.draw(study, methods, finished, space, folder, form, baseline)
+  drawn = pictures.draw(
+    study, methods, finished, space, folder, form, baseline, num_folds
+  )
+  notes = [*rows.notes]
+  if num_folds > 1:
+    notes.append(
+      f"All numbers are of {num_folds} folds, each with a global model of its"
+      " own; figures of training, of people's data and of the latent space are"
+      " of the first fold alone. Individual fairness is left out: people of two"
+      " folds share no latent space."
+    )
   print(markdown.markdown(table, baseline, of_run=True))
   further: list[tuple[types.ModuleType, Any]] = [
     (measures, measures.compare(finished, study.population))
@@ -188,7 +203,7 @@ def write(
       finished, labels, chosen, study.population.name_of
     )
     write_csv(people, workdir / f"{choice.BY_PERSON}.csv", choice.MISSING)
-  if space and factors:
+  if space and factors and num_folds == 1:
     # Who truly writes like whom is known: are the groups of such people?
     further.append((agreement, agreement.compare(study, methods, factors)))
   pages = [write_further(of, found, workdir, form) for of, found in further]
@@ -207,7 +222,7 @@ def write(
     print(f"Figures: {', '.join(path.name for path in drawn)} in {folder}")
   if lost := divergence(finished):
     print(lost, file=sys.stderr, flush=True)
-  for note in rows.notes:
+  for note in notes:
     print(note, flush=True)
 
 

@@ -52,8 +52,12 @@ def disk_need(
   save_models: bool = False,
   save_probabilities: bool = False,
   seeds: int = 1,
+  folds: int = 1,
 ) -> int:
-  """Bytes that a run takes at most at once, from shapes alone."""
+  """Bytes that a run takes at most at once, from shapes alone.
+
+  Of several folds, predictions are kept twice: of each, and of all together.
+  """
   shapes, chunk = study.trainer.shapes, study.trainer.chunk_size
   state = bytes_of(shapes) // chunk
   people, steps = len(study.split.individuals), _longest(study, methods)
@@ -75,9 +79,9 @@ def disk_need(
     each = study.split.test.shape[1] * study.population.num_classes
     predictions += 4 * people * each
   model = bytes_of(shapes.variables) // chunk + saved_models.OVERHEAD
-  return OTHER_FILES + seeds * (
+  return OTHER_FILES + seeds * folds * (
     _CHECKPOINTS * checkpoints
-    + (len(methods) + 1) * predictions
+    + (1 + (folds > 1)) * (len(methods) + 1) * predictions
     + save_models * len(methods) * people * model
   )
 

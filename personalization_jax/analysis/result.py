@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from dataclasses import field
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from personalization_jax import checks
 from personalization_jax.analysis import metrics
+from personalization_jax.datasets.splits import PADDING
 
 _KINDS = {"i": "integers", "f": "floats", "b": "booleans", "U": "texts"}
 _NOTHING = np.empty(0)
@@ -42,13 +44,14 @@ class Result:
     individuals: int32 [S], ids.
     individual_rows: int32 [S, R], test rows of each D_I.
     individual_predictions: int32 [S, R], predicted classes.
-    global_rows: int32 [Q], test rows of D_G.
+    global_rows: int32 [Q], test rows of D_G; [S, Q] where people of several
+      folds each have their fold's.
     global_predictions: int32 [S, Q], each individual's model on D_G.
     losses: float32 [S, T], training loss of each step in nats, NaN where a
       step was padding.
     individual_labels: int32 [S, R], the true classes; with them accuracies need
       no population. None if they are unknown.
-    global_labels: int32 [Q], likewise.
+    global_labels: int32 [Q] or [S, Q], likewise.
     validation_labels: int32 [S, V], likewise.
     diverged: bool [S], whether loss or parameters stopped being finite.
     validation_rows: int32 [S, V], validation rows of each D_I.
@@ -74,8 +77,8 @@ class Result:
     train_classes: int32 [S], how many classes they are of.
     individual_names: texts [S], what individuals are called; None if ids are
       their names.
-    one_model: all individuals share the model of D_G alone, so that its
-      acc(D_G) is one number.
+    one_model: all individuals (of a fold) share the model of D_G alone, so
+      that its acc(D_G) is one number.
     models: if asked for, `params` and `batch_stats` of all models, trees of
       arrays [S, ...]; they aren't saved with the rest.
 
@@ -122,6 +125,8 @@ class Result:
         continue
       axes, dtype = kept.metadata["axes"], kept.metadata["dtype"]
       array = np.asarray(given)
+      if axes == "Q" and array.ndim == 2:
+        axes = "SQ"
       if given is _NOTHING:  # nobody diverged, V is 0, E is 0
         people = len(self.individuals)
         shape = [people if axis == "S" else 0 for axis in axes]
@@ -140,6 +145,47 @@ class Result:
     """What individuals are called [S]: by name, or by id if they have none."""
     names = self.individual_names
     return self.individuals if names is None else names
+
+  @classmethod
+  def joined(cls, results: Sequence[Result]) -> Result:
+    """One result of all people of several folds, in their order.
+
+    Args:
+      results: of one method and seed, each with other people.
+
+    Returns:
+      The result, everyone with the test rows of D_G of their fold. Without
+      models.
+
+    Raises:
+      ValueError: if they are of several methods or seeds, or of a person twice.
+    """
+    first, *others = results
+    if not others:
+      return first
+    if {(r.method, r.seed) for r in others} != {(first.method, first.seed)}:
+      raise ValueError("results of folds must be of one method and seed.")
+    people = np.concatenate([result.individuals for result in results])
+    if len(np.unique(people)) < len(people):
+      raise ValueError("results of folds must be of different people.")
+    steps = np.unique(np.concatenate([r.curve_steps for r in results]))
+    arrays: dict[str, Any] = {"curve_steps": steps.astype(np.int32)}
+    for kept in dataclasses.fields(cls):
+      if not kept.metadata or kept.name in arrays:
+        continue
+      own = [getattr(result, kept.name) for result in results]
+      if any(array is None for array in own):
+        arrays[kept.name] = None
+        continue
+      if kept.metadata["axes"] == "Q":
+        own = [
+          np.broadcast_to(array, (len(r.individuals), array.shape[-1]))
+          for r, array in zip(results, own)
+        ]
+      if kept.metadata["axes"] == "SE":
+        own = [_at_steps(steps, r, array) for r, array in zip(results, own)]
+      arrays[kept.name] = _stacked(own)
+    return dataclasses.replace(first, models=None, **arrays)
 
   def individual_accuracy(self, labels: Labels = None) -> Accuracies:
     """acc(D_I), on everyone's own test data.
@@ -200,3 +246,23 @@ class Result:
         " has in these rows: give the one that it was made of, or none."
       )
     return there
+
+
+def _at_steps(
+  steps: np.ndarray, result: Result, curve: np.ndarray
+) -> np.ndarray:
+  """A curve [S, E] of a result at these steps, NaN where it has no point."""
+  wide = np.full((len(curve), len(steps)), np.nan, curve.dtype)
+  wide[:, np.searchsorted(steps, result.curve_steps)] = curve
+  return wide
+
+
+def _stacked(arrays: Sequence[np.ndarray]) -> np.ndarray:
+  """Arrays [n, ...] one after another, those with shorter axes padded."""
+  shape = np.max([array.shape[1:] for array in arrays], axis=0, initial=0)
+  padding = np.nan if arrays[0].dtype.kind == "f" else PADDING
+  padded = []
+  for array in arrays:
+    missing = [(0, most - own) for most, own in zip(shape, array.shape[1:])]
+    padded.append(np.pad(array, [(0, 0), *missing], constant_values=padding))
+  return np.concatenate(padded)

@@ -86,12 +86,6 @@ def keys_of(
   return own | {name: name for name in ("originals", "label_names")}
 
 
-def unread(path: str | os.PathLike[str], read: Sequence[str]) -> list[str]:
-  """Names of an npz file's arrays that aren't among those that are read."""
-  with np.load(path, allow_pickle=False) as file:
-    return [name for name in file.files if name not in read]
-
-
 def load_arrays(
   path: str | os.PathLike[str],
   keys: Mapping[str, str],

@@ -82,3 +82,71 @@ def test_arrays_of_a_device_and_lists_become_numpy_s():
 def test_other_arrays_are_refused(changes, message):
   with pytest.raises(ValueError, match=message):
     make_result(**changes)
+
+
+def test_results_of_folds_are_joined_person_by_person():
+  """What is shorter in one fold is padded; everyone keeps their accuracies."""
+  labels = np.arange(12) % 3
+  rng = np.random.default_rng(0)
+  folds = []
+  for people, tests, of_global, steps in (
+    ([3, 5, 8], [[0, 1], [2, 3], [4, -1]], [5, 6, 7, 8], [2, 4]),
+    ([1, 2], [[6, 7, 8], [9, -1, -1]], [0, 1, 2], [2, 3]),
+  ):
+    tests, of_global = np.array(tests), np.array(of_global)
+    count = len(people)
+    folds.append(
+      Result(
+        "mine",
+        7,
+        individuals=np.array(people),
+        individual_rows=tests,
+        individual_predictions=rng.integers(0, 3, tests.shape),
+        individual_labels=np.where(tests < 0, -1, labels[tests]),
+        global_rows=of_global,
+        global_predictions=rng.integers(0, 3, (count, len(of_global))),
+        global_labels=labels[of_global],
+        losses=rng.random((count, 4 + count)).astype(np.float32),
+        diverged=np.arange(count) == 1,
+        curve_steps=np.array(steps),
+        individual_curve=rng.random((count, 2)),
+        global_curve=rng.random((count, 2)),
+      )
+    )
+  joined = Result.joined(folds)
+  check_types(joined)
+  assert joined.global_rows.shape == joined.global_labels.shape == (5, 4)
+  assert joined.individuals.tolist() == [3, 5, 8, 1, 2]
+  for given in (None, labels):
+    for of in ("individual", "global", "validation"):
+      own = [getattr(fold, f"{of}_accuracy")(given) for fold in folds]
+      for of_joined, of_folds in zip(
+        getattr(joined, f"{of}_accuracy")(given), zip(*own)
+      ):
+        np.testing.assert_array_equal(of_joined, np.concatenate(of_folds))
+  assert joined.curve_steps.tolist() == [2, 3, 4]
+  first, second = folds
+  np.testing.assert_array_equal(
+    joined.individual_curve[:3, [0, 2]], first.individual_curve
+  )
+  np.testing.assert_array_equal(
+    joined.global_curve[3:, [0, 1]], second.global_curve
+  )
+  assert np.isnan(joined.global_curve[:3, 1]).all()
+  np.testing.assert_array_equal(joined.losses[3:, :6], second.losses)
+  assert np.isnan(joined.losses[3:, 6:]).all()
+  assert Result.joined([first]) is first
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"seed": 1}, "one method and seed"),
+    ({"method": "other"}, "one method and seed"),
+    ({}, "different people"),
+  ],
+)
+def test_what_are_no_folds_is_not_joined(changes, message):
+  one = make_result()
+  with pytest.raises(ValueError, match=message):
+    Result.joined([one, dataclasses.replace(one, **changes)])
