@@ -89,7 +89,8 @@ def draw(
   pages = _of_results(study, methods, finished)
   pages |= _of_people(study, methods, space)
   return [
-    figures.save(page, folder / f"{name}.{form}") for name, page in pages.items()
+    figures.save(page, folder / f"{name}.{form}")
+    for name, page in pages.items()
   ]
 
 

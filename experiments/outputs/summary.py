@@ -166,9 +166,7 @@ def write(
   )
   print(f"Tables: {workdir}/{', '.join(names)}")
   if drawn:
-    print(
-      f"Figures: {', '.join(path.name for path in drawn)} in {folder}"
-    )
+    print(f"Figures: {', '.join(path.name for path in drawn)} in {folder}")
   if lost := divergence(finished):
     print(lost, file=sys.stderr, flush=True)
   for note in rows.notes:

@@ -163,7 +163,9 @@ def test_save_writes_the_same_png_each_time(tmp_path):
   assert first == second == again
 
 
-@pytest.mark.parametrize(("form", "begins"), [("pdf", b"%PDF-"), ("svg", b"<?x")])
+@pytest.mark.parametrize(
+  ("form", "begins"), [("pdf", b"%PDF-"), ("svg", b"<?x")]
+)
 def test_figures_of_other_formats_are_the_same_each_time(
   tmp_path, monkeypatch, form, begins
 ):
