@@ -51,13 +51,13 @@ def of_results(run: Run) -> str | None:
     tests = metrics.significance(values, reference, untested)
     told[of] = _difference(tests[best], reference, of)
   diverged = np.count_nonzero(np.isnan(own))
-  lost = f" ({diverged} of its models diverged and are left out)"
+  lost = f" (left out: {diverged} of its models that diverged)"
   return (
     f"{best} is the best for individuals: {mean}{lost if diverged else ''},"
-    f" {told['individual']}. Of {len(change)} individuals"
-    f" {np.count_nonzero(change > 0)} gain by it and"
-    f" {np.count_nonzero(change < 0)} are hurt. On D_G's test data it has"
-    f" acc(D_G) {means['global'][best]:.4f}, {told['global']}."
+    f" {told['individual']}. Of {len(change)} individuals it helps"
+    f" {np.count_nonzero(change > 0)} and hurts {np.count_nonzero(change < 0)}."
+    f" On D_G's test data it has acc(D_G) {means['global'][best]:.4f},"
+    f" {told['global']}."
   )
 
 
