@@ -32,7 +32,11 @@ def open_directory(
     workdir,
     determining,
     population.fingerprint(),
-    {**({"label_names": names} if names else {}), **made_with},
+    {
+      "num_classes": population.num_classes,
+      **({"label_names": names} if names else {}),
+      **made_with,
+    },
     inert=study_flags.inert(population),
     asked=now,
   )

@@ -32,7 +32,7 @@ _CONFIG = "config.json"
 # What config.json tells beside what the run was made with.
 _NO_MAKERS = (
   "settings", "dataset_fingerprint", "methods", "seeds", "asked",
-  "label_names", "made_with", "compare_to",
+  "num_classes", "label_names", "made_with", "compare_to",
 )  # fmt: skip
 
 

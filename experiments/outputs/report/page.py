@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import itertools
 import json
 import math
@@ -12,13 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jinja2
-import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
 from experiments.outputs import agreement, choice, measures
 from experiments.outputs.pictures import CAPTIONS
-from experiments.outputs.report import runs
+from experiments.outputs.report import headline, runs
 from experiments.outputs.report.runs import Pairs, Run, one_model
 from experiments.runtime import console
 from personalization_jax import figures
@@ -28,6 +28,8 @@ from personalization_jax.analysis.markdown import Columns
 from personalization_jax.methods import known_method
 
 _NOTHING = "–"
+# Titles of figures, in the order of the page.
+_ORDER = {title: k for k, (title, _) in enumerate(CAPTIONS.values())}
 
 
 def _typeset(text: str) -> str:
@@ -38,6 +40,17 @@ def _typeset(text: str) -> str:
   return text
 
 
+def _image(data: bytes) -> str:
+  """The attributes of an image, PNG or SVG, that is on the page itself."""
+  source = base64.b64encode(data).decode()
+  if not data.startswith(b"\x89PNG"):
+    return Markup('src="data:image/svg+xml;base64,{}"').format(source)
+  width, height = (int.from_bytes(data[k : k + 4]) for k in (16, 20))
+  return Markup('src="data:image/png;base64,{}" width="{}" height="{}"').format(
+    source, width, height
+  )
+
+
 _ENVIRONMENT = jinja2.Environment(
   loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
   undefined=jinja2.StrictUndefined,
@@ -46,8 +59,7 @@ _ENVIRONMENT = jinja2.Environment(
   lstrip_blocks=True,
 )
 _ENVIRONMENT.filters |= {
-  "base64": lambda data: base64.b64encode(data).decode(),
-  "big_endian": int.from_bytes,
+  "image": _image,
   "typeset": _typeset,
   "rows": lambda columns: zip(*(cells for _, _, cells in columns)),
   "spans": lambda columns: [
@@ -89,6 +101,8 @@ def _section(run: Run) -> dict[str, Any]:
   }
   return {
     "run": run,
+    "headline": headline.of_results(run),
+    "data": headline.of_data(run) if run.people else None,
     "progress": {key: _listed(run, pairs) for key, pairs in progress.items()},
     **_settings(run),
     **_table1(run.table, run.baseline),
@@ -102,11 +116,14 @@ def _section(run: Run) -> dict[str, Any]:
       )
       if not table.empty
     ],
-    "figures": [
-      (png, *CAPTIONS.get(name, (f"{name}.png", "A figure of this run.")))
-      for name in dict.fromkeys([*CAPTIONS, *run.figures])
-      if (png := run.figures.get(name))
-    ],
+    "figures": sorted(
+      (
+        (image, *CAPTIONS.get(stem, (name, "A figure of this run.")))
+        for name, image in run.figures.items()
+        for stem in [pathlib.PurePath(name).stem]
+      ),
+      key=lambda figure: _ORDER.get(figure[1], len(_ORDER)),
+    ),
   }
 
 
@@ -191,15 +208,17 @@ def _comparison(found: Sequence[Run]) -> dict[str, Any]:
     if any(method in other.seeds_of for other in compared[1:])
   ]
   differing = _differing([_facts(run) for run in found])
+  # What decides the results stands first, what made them last.
+  decides = {
+    name: values
+    for name, values in differing.items()
+    if name.startswith("--") or name == "seeds"
+  }
+  made = {n: values for n, values in differing.items() if n not in decides}
   about: dict[str, Any] = {
-    "differing": differing,
-    "settings": _plain(
-      {"Setting": differing}
-      | {
-        run.name: [_value(values[place]) for values in differing.values()]
-        for place, run in enumerate(found)
-      }
-    ),
+    "decides": _side_by_side(found, decides),
+    "made": _side_by_side(found, made),
+    "flags_differ": any(name.startswith("--") for name in decides),
     "without": [run.name for run in found if not run.seeds],
     "methods": methods,
   }
@@ -209,10 +228,7 @@ def _comparison(found: Sequence[Run]) -> dict[str, Any]:
   shown = compared[: figures.MOST_RUNS]
   axes = figures.runs(
     {
-      run.name: {
-        method: _accuracies(run, method, "individual")
-        for method in run.seeds_of
-      }
+      run.name: {m: run.accuracies(m, "individual") for m in run.seeds_of}
       for run in shown
     }
   )
@@ -222,42 +238,65 @@ def _comparison(found: Sequence[Run]) -> dict[str, Any]:
     "tables": {
       symbol: _compared(compared, methods, of) for of, symbol in SYMBOLS.items()
     },
+    "tests": {run.name: _tests(first, run, methods) for run in others},
     "one_model": any(map(one_model, methods)),
     "shown": shown,
     "figure": figures.png(axes),
   }
 
 
+def _side_by_side(
+  found: Sequence[Run], differing: Mapping[str, Sequence[Any]]
+) -> Columns | None:
+  """A table of facts, a column a run; None without any."""
+  columns = {"Setting": [*differing]}
+  for run, values in zip(found, zip(*differing.values())):
+    columns[run.name] = [*map(_value, values)]
+  return _plain(columns) if differing else None
+
+
 def _compared(
   compared: Sequence[Run], methods: Sequence[str], of: str
 ) -> Columns:
-  """The accuracies of each run, and the differences to the first."""
+  """The accuracies of each run, and how the others differ from the first."""
   columns: Columns = [("", "Method", methods)]
   for run in compared:
     means = dict.fromkeys(methods, "-")
     for method in set(methods) & set(run.seeds_of):
-      spread = metrics.spread(_accuracies(run, method, of))
+      spread = metrics.spread(run.accuracies(method, of))
       sd = math.nan if of == "global" and one_model(method) else spread.sd
       means[method] = "{} ({})".format(
         *markdown.cells([spread.mean, sd], ".4f")
       )
     columns.append((run.name, "mean (sd)", means.values()))
-    if run is compared[0]:
-      continue
-    tests = _compare(compared[0], run, methods, of)
-    test = pd.DataFrame(tests.values(), tests.keys()).reindex(methods)
-    paired = [
-      ("difference", "difference", "+z.4f"),
+    if run is not compared[0]:
+      test = _compare(compared[0], run, methods, of)
+      columns += [
+        (run.name, "difference", markdown.cells(test["difference"], "+z.4f")),
+        (run.name, "p", markdown.cells(test["t_holm"], "p*")),
+      ]
+  return columns
+
+
+def _tests(first: Run, run: Run, methods: Sequence[str]) -> Columns:
+  """All tests of a run against the first."""
+  people, _ = _common(first, run)
+  own = [("t", "Welch, p", "p"), ("t_holm", "Holm", "p*")]
+  if people:
+    own = [
       ("pairs", "pairs", ".0f"),
       ("t", "t, p", "p"),
       ("t_holm", "Holm", "p*"),
       ("wilcoxon", "Wilcoxon, p", "p"),
       ("wilcoxon_holm", "Holm", "p*"),
     ]
-    welch = [paired[0], ("t", "Welch, p", "p"), paired[3]]
-    people, _ = _common(compared[0], run)
-    for name, header, form in paired if people else welch:
-      columns.append((run.name, header, markdown.cells(test[name], form)))
+  columns: Columns = [("", "Method", methods)]
+  for of, symbol in SYMBOLS.items():
+    test = _compare(first, run, methods, of)
+    columns += [
+      (symbol, header, markdown.cells(test[name], form))
+      for name, header, form in own
+    ]
   return columns
 
 
@@ -266,7 +305,10 @@ def _facts(run: Run) -> dict[str, Any]:
 
   Several commands may have made a run; different values are joined by commas.
   """
-  found = {f"--{flag}": value for flag, value in run.settings.items()}
+  settings = {**run.settings}
+  computes = settings.pop("model_digest", None)  # of a model of one's own
+  found = {f"--{flag}": value for flag, value in settings.items()}
+  found["model"] = computes
   found["seeds"] = ", ".join(run.seeds) or None
   found["data"] = run.about.get("dataset_fingerprint")
   made = [_made_with(about) for about in run.makers or (run.about,)]
@@ -317,30 +359,9 @@ def _common(first: Run, other: Run) -> tuple[list[str], list[str]]:
   )
 
 
-def _accuracies(
-  run: Run,
-  method: str,
-  of: str,
-  people: Sequence[str] = (),
-  seeds: Sequence[str] = (),
-) -> np.ndarray:
-  """Accuracies on "individual" or "global" data, [K, S], or [S] without seeds.
-
-  NaN for models that diverged. The default is all people by id, and means over
-  the table's seeds, or over all seeds if the table lacks the method.
-  """
-  own = run.results[run.results["method"] == method]
-  of_table = run.table_seeds if method in [*run.table["method"]] else ()
-  found = own.pivot(index="seed", columns="individual", values=f"{of}_accuracy")
-  values = found.reindex(
-    index=seeds or of_table or run.seeds, columns=people or found.columns
-  ).to_numpy()
-  return values if seeds else metrics.mean_without_nan(values)
-
-
 def _compare(
   first: Run, other: Run, methods: Sequence[str], of: str
-) -> dict[str, metrics.Significance]:
+) -> pd.DataFrame:
   """Tests methods of a run against the first run's, with Holm's correction.
 
   Common individuals and seeds are paired. Without common individuals it is
@@ -350,7 +371,7 @@ def _compare(
   people, seeds = _common(first, other)
   for method in [m for m in methods if m in other.seeds_of]:
     before, after = (
-      _accuracies(run, method, of, people, people and seeds)
+      run.accuracies(method, of, people, people and seeds)
       for run in (first, other)
     )
     if people:
@@ -361,7 +382,10 @@ def _compare(
     tests[method] = test
   # One model for all has one accuracy on global data: nothing to test.
   single = [m for m in tests if of == "global" and one_model(m)]
-  return metrics.with_holm(tests, single)
+  tests = metrics.with_holm(tests, single)
+  names = [field.name for field in dataclasses.fields(metrics.Significance)]
+  table = pd.DataFrame(tests.values(), tests.keys(), names)
+  return table.reindex(methods)
 
 
 def _plain(columns: Mapping[str, Iterable[str]]) -> Columns:

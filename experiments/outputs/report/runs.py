@@ -11,17 +11,20 @@ import os
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
+from xml.etree import ElementTree
 
+import numpy as np
 import pandas as pd
 import PIL.Image
 
 from personalization_jax import checks
-from personalization_jax.analysis import columns
+from personalization_jax.analysis import columns, metrics
 from personalization_jax.methods import known_method
 from personalization_jax.runs import directory
 
 _KEY = list(columns.RESULT_COLUMNS[:3])
 _ACCURACIES = list(columns.RESULT_COLUMNS[3:5])
+SIZES = columns.RESULT_COLUMNS[5:7]  # of test data; older runs may lack them
 # Methods or checkpoints, each with a seed.
 Pairs = list[tuple[str, str]]
 
@@ -75,13 +78,19 @@ class Run:
     self.choice = _table(folder / "choice.csv", chosen, chosen[1:])
     agreement = folder / "group_agreement.csv"
     self.agreement = _table(agreement, judged[:8], judged[4:])
+    drawn = sorted((folder / "figures").glob("*.*"))
     figures = {
-      path.stem: path.read_bytes()
-      for path in sorted((folder / "figures").glob("*.png"))
-      if path.is_file()
+      path.name: path.read_bytes()
+      for path in drawn
+      if path.suffix in _WHOLE and path.is_file()
     }
-    self.figures = {n: png for n, png in figures.items() if _is_whole(png)}
+    self.figures = {  # by the file's name
+      name: image
+      for name, image in figures.items()
+      if _WHOLE[pathlib.Path(name).suffix](image)
+    }
     self.damaged = [name for name in figures if name not in self.figures]
+    self.not_shown = [path.name for path in drawn if path.suffix == ".pdf"]
     saved = {(method, str(seed)) for method, seed in directory.saved(folder)}
     self.trained = [pair for pair in self.asked if pair in saved]
     homes = {s: folder if s == first else folder / "seeds" / s for s in seeds}
@@ -127,6 +136,28 @@ class Run:
     )
     # Whether everything that was asked for is in the tables.
     self.finished = not (table.empty or self.unfinished or self.outdated)
+
+  def accuracies(
+    self,
+    method: str,
+    of: str,
+    people: Sequence[str] = (),
+    seeds: Sequence[str] = (),
+  ) -> np.ndarray:
+    """Accuracies on "individual" or "global" data: [K, S], or means [S].
+
+    NaN for models that diverged. The default is all people by id, and means
+    over the table's seeds, or over all seeds if the table lacks the method.
+    """
+    own = self.results[self.results["method"] == method]
+    of_table = self.table_seeds if method in [*self.table["method"]] else ()
+    table = own.pivot(
+      index="seed", columns="individual", values=f"{of}_accuracy"
+    )
+    values = table.reindex(
+      index=seeds or of_table or self.seeds, columns=people or table.columns
+    ).to_numpy()
+    return values if seeds else metrics.mean_without_nan(values)
 
 
 def read_all(paths: Sequence[str]) -> list[Run]:
@@ -220,7 +251,7 @@ def _table(
 
 
 def _results(path: pathlib.Path) -> pd.DataFrame:
-  results = _table(path, (*_KEY, *_ACCURACIES), _ACCURACIES)
+  results = _table(path, (*_KEY, *_ACCURACIES), [*_ACCURACIES, *SIZES])
   values = results[_ACCURACIES]
   with _naming(path):
     for method, person, seed in results[results.duplicated(_KEY)][_KEY].values:
@@ -234,10 +265,20 @@ def _results(path: pathlib.Path) -> pd.DataFrame:
   return results
 
 
-def _is_whole(png: bytes) -> bool:
+def _is_whole_png(png: bytes) -> bool:
   """Whether this is a PNG whose chunks are all there, and as written."""
   try:
     PIL.Image.open(io.BytesIO(png), formats=["PNG"]).verify()
   except (OSError, SyntaxError):
     return False
   return png.endswith(b"IEND\xaeB`\x82")  # the last one isn't verified
+
+
+def _is_whole_svg(svg: bytes) -> bool:
+  try:
+    return ElementTree.fromstring(svg).tag.endswith("}svg")
+  except ElementTree.ParseError:
+    return False
+
+
+_WHOLE = {".png": _is_whole_png, ".svg": _is_whole_svg}

@@ -14,11 +14,13 @@ from helpers.report_runs import (
   report,
   write_csv,
 )
+from matplotlib.figure import Figure
 
 from experiments import report as script
 from experiments.outputs import agreement as table1_agreement
 from experiments.outputs import choice, pictures
 from experiments.outputs.report import page, runs
+from personalization_jax import figures
 from personalization_jax.analysis import columns
 
 AGREEMENT = columns.AGREEMENT_COLUMNS[:8]  # older runs have no p-values
@@ -131,6 +133,23 @@ def test_the_page_needs_nothing_else_and_can_be_heard(tmp_path):
   assert levels.count(1) == 1
   assert all(b <= a + 1 for a, b in itertools.pairwise(levels))
   assert re.search(r"\.scroll {[^}]*overflow-x: auto", text)
+
+
+def test_svg_is_shown_and_of_pdf_is_said_where_it_is(tmp_path):
+  make_run(tmp_path / "a")
+  folder = tmp_path / "a" / "figures"
+  (folder / "gains.png").unlink()
+  for form in ("svg", "pdf"):
+    figures.save(Figure((1, 1)), folder / f"gains.{form}")
+  (folder / "choice.svg").write_bytes(b"<svg")
+  found = report(tmp_path, tmp_path / "a")
+  first, _ = [of for tag, of in found.elements if tag == "img"]
+  kind, _, data = first["src"].partition(",")
+  assert kind == "data:image/svg+xml;base64"
+  assert base64.b64decode(data) == (folder / "gains.svg").read_bytes()
+  assert "Who gains by shaping" in first["alt"]
+  assert "isn't shown here: figures/gains.pdf." in found.text
+  assert "Damaged, and left out: figures/choice.svg." in found.text
 
 
 def test_what_files_say_is_never_markup(tmp_path):

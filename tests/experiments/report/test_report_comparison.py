@@ -17,6 +17,24 @@ CAPTIONS = {
 }
 
 
+def compared(found, of, other="b"):
+  """Method -> of each run mean (sd), of one the difference and all tests.
+
+  From a's table of means, and from what stands behind it for this run.
+  """
+  means, place = found.cells(CAPTIONS[of]), "bcd".index(other)
+  rows = found.cells(f"{other} against a: all tests")
+  half = len(rows["Method"]) // 2
+  some = slice(0, half) if of == "individual" else slice(half, None)
+  for method in [name for name in rows if name not in ("", "Method")]:
+    own = means[method]
+    its = own[1 + 3 * place : 4 + 3 * place]
+    corrected = rows["Method"].index("Holm")
+    assert its[2] == rows[method][some][corrected]
+    rows[method] = [own[0], *its[:2], *rows[method][some]]
+  return rows
+
+
 def draw(methods=METHODS, seeds=(0,), people=PEOPLE, seed=0):
   """Accuracies by chance: method -> individual -> seed -> pair."""
   rng = np.random.default_rng(seed)
@@ -73,7 +91,7 @@ def test_difference_tests_and_count_are_of_what_both_runs_have(
   make_run(tmp_path / "a", seeds=seeds[0], values=here)
   make_run(tmp_path / "b", seeds=seeds[1], values=there)
   found = report(tmp_path, tmp_path / "a", tmp_path / "b")
-  rows = found.cells(CAPTIONS[of])
+  rows = compared(found, of)
   p = {"t": [], "w": []}
   for method in METHODS:
     a, b = pairs_of(here[method], there[method], column)
@@ -118,7 +136,7 @@ def test_runs_that_are_alike_where_both_have_something_do_not_differ(
   make_run(tmp_path / "b", seeds=seeds, methods=("tl:10",), values=there)
   found = report(tmp_path, tmp_path / "a", tmp_path / "b")
   for of in CAPTIONS:
-    (before, after, *cells) = found.cells(CAPTIONS[of])["tl:10"]
+    (before, after, *cells) = compared(found, of)["tl:10"]
     assert float(after.split()[0]) > float(before.split()[0]) + 0.03
     pairs = "6" if len(seeds) > 1 else "4"
     assert cells == ["+0.0000", pairs, *["1.0000"] * 4]
@@ -143,7 +161,7 @@ def test_without_a_common_seed_people_s_means_are_paired_and_it_is_said(
     )
     for run in (here, there)
   )
-  cells = found.cells(CAPTIONS["individual"])["tl:10"]
+  cells = compared(found, "individual")["tl:10"]
   assert float(cells[2].replace("−", "-")) == pytest.approx(
     (b - a).mean(), abs=6e-5
   )
@@ -192,7 +210,7 @@ def test_of_partly_other_people_those_in_both_are_paired(tmp_path):
   make_run(tmp_path / "a", methods=("tl:10",), values=here)
   make_run(tmp_path / "b", methods=("tl:10",), values=there)
   found = report(tmp_path, tmp_path / "a", tmp_path / "b")
-  cells = found.cells(CAPTIONS["individual"])["tl:10"]
+  cells = compared(found, "individual")["tl:10"]
   a, b = (
     np.array([run["tl:10"][k][0][0] for k in ("10", "11", "12", "13")])
     for run in (here, there)
@@ -218,7 +236,7 @@ def test_other_people_are_not_paired(tmp_path, other):
   here = make_run(tmp_path / "a", methods=METHODS[:2])
   there = make_run(tmp_path / "b", methods=METHODS[:2], shift=0.1, **other)
   found = report(tmp_path, tmp_path / "a", tmp_path / "b")
-  rows = found.cells(CAPTIONS["individual"])
+  rows = compared(found, "individual")
   p = []
   for method in METHODS[:2]:
     a, b = (
@@ -250,7 +268,7 @@ def test_one_model_of_each_run_is_no_sample_to_test(tmp_path, data):
     tmp_path / "b", methods=methods, values=there, dataset_fingerprint=data
   )
   found = report(tmp_path, tmp_path / "a", tmp_path / "b")
-  rows = found.cells(CAPTIONS["global"])
+  rows = compared(found, "global")
   paired = data == "f00d"
   tests = rows["global"][4 if paired else 3 :]
   assert rows["global"][:3] == ["0.5000 (–)", "0.7500 (–)", "+0.2500"]
@@ -258,7 +276,7 @@ def test_one_model_of_each_run_is_no_sample_to_test(tmp_path, data):
   # Nor is it one of the comparisons that Holm's correction counts.
   t, t_holm = rows["tl:10"][4:6] if paired else rows["tl:10"][3:5]
   assert t_holm.strip("*") == t
-  individual = found.cells(CAPTIONS["individual"])["global"]
+  individual = compared(found, "individual")["global"]
   assert not any("–" in cell for cell in individual)
   assert "global is one model that all individuals share" in found.text
 
@@ -270,14 +288,36 @@ def test_methods_are_compared_where_two_have_them(tmp_path):
   found = report(tmp_path, *(tmp_path / name for name in "abc"))
   rows = found.cells(CAPTIONS["individual"])
   assert list(rows)[2:] == ["baseline", "tl:10"]
-  assert rows["baseline"][8:] == ["–"] * 7
-  assert rows["tl:10"][1:8] == ["–"] * 7
-  assert "–" not in rows["baseline"][:8] + rows["tl:10"][8:]
+  assert rows["baseline"][4:] == ["–"] * 3
+  assert rows["tl:10"][1:4] == ["–"] * 3
+  assert "–" not in rows["baseline"][:4] + rows["tl:10"][4:]
+  for other, method in (("b", "tl:10"), ("c", "baseline")):
+    tests = found.cells(f"{other} against a: all tests")
+    assert tests.pop(method) == ["–"] * 10
+    assert "–" not in [cell for cells in tests.values() for cell in cells]
   for run, method in (("a", "sw:2"), ("b", "es:40")):
     assert (
       f"{run}: not compared, for want of another run with it: {method}"
       in (found.text)
     )
+
+
+def test_a_run_may_have_none_of_the_methods_compared(tmp_path):
+  for name, method in (("a", "tl:10"), ("b", "tl:10"), ("c", "sw:2")):
+    make_run(tmp_path / name, methods=(method,))
+  found = report(tmp_path, *(tmp_path / name for name in "abc"))
+  assert found.cells(CAPTIONS["individual"])["tl:10"][4:] == ["–"] * 3
+
+
+def test_four_runs_fit_side_by_side(tmp_path):
+  """On 1,216 pixels, a page's width: a digit takes 9 with its room aside."""
+  for name in "abcd":
+    make_run(tmp_path / name, shift=0.01 * ord(name) - 0.97)
+  found = report(tmp_path, *(tmp_path / name for name in "abcd"))
+  for caption in CAPTIONS.values():
+    _, *lines = found.tables[caption][0]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    assert 8 * sum(widths) + 20 * len(widths) < 1216
 
 
 def test_runs_without_a_common_method_are_told_so(tmp_path):
@@ -302,6 +342,9 @@ def test_settings_that_differ(tmp_path):
     "Setting": ["a", "b"],
     "--epochs": ["3", "5"],
     "--new": ["–", "true"],
+  }
+  assert found.cells("What made them differs") == {
+    "Setting": ["a", "b"],
     "jax": ["0.10.2", "0.11.0"],
   }
   make_run(tmp_path / "d", seeds=(0, 3))

@@ -1,0 +1,140 @@
+"""The sentences that a report opens with: nothing that the run doesn't say."""
+
+import json
+
+import numpy as np
+import pytest
+from helpers.report_runs import PEOPLE, make_run, report
+from scipy import stats
+
+from experiments.outputs.report import headline, runs
+
+# What people gain by a method: five of six, about .1, and all lose on D_G.
+GAINS = np.array([0.1, 0.15, 0.05, 0.12, -0.02, 0.2])
+LOSSES = np.array([0.05, 0.02, 0.08, 0.05, 0.03, 0.07])
+LEVELS = np.array([0.5, 0.6, 0.55, 0.7, 0.45, 0.5])
+
+
+def values_of(**methods):
+  """Method -> person -> seed 0 -> accuracies, from (acc(D_I), acc(D_G)) [S]."""
+  return {
+    method.replace("_", ":"): {
+      person: {0: None if np.isnan(own[k]) else [own[k], general[k]]}
+      for k, person in enumerate(PEOPLE)
+    }
+    for method, (own, general) in methods.items()
+  }
+
+
+def told(folder, **methods):
+  values = values_of(**methods)
+  make_run(folder, methods=[*values], values=values)
+  return headline.of_results(runs.Run(folder, "a"))
+
+
+BASELINE = (LEVELS, np.full(6, 0.8))
+BETTER = (LEVELS + GAINS, 0.8 - LOSSES)
+
+
+def test_the_best_method_is_told_with_gain_cost_and_tests(tmp_path):
+  said = told(tmp_path / "a", baseline=BASELINE, tl_10=BETTER)
+  p = stats.ttest_rel(*(x[0] for x in (BETTER, BASELINE))).pvalue
+  of_all = stats.ttest_rel(*(x[1] for x in (BETTER, BASELINE))).pvalue
+  assert 1e-4 < min(p, of_all) <= max(p, of_all) < 0.05
+  assert said == (
+    f"tl:10 is the best for individuals: mean acc(D_I) {BETTER[0].mean():.4f},"
+    f" 10.0 points above baseline (p {p:.4f}). Of 6 individuals it helps 5"
+    " and hurts 1. On D_G's test data it has acc(D_G)"
+    f" {BETTER[1].mean():.4f}, 5.0 points below baseline (p {of_all:.4f})."
+  )
+  found = report(tmp_path, tmp_path / "a")
+  assert said in found.text
+  assert found.text.index(said) < found.text.index("Table I")
+  assert found.text.index("Table I") < found.text.index("--epochs")
+
+
+def test_p_is_corrected_as_in_table_1(tmp_path):
+  """For all methods of its half, and none of the other."""
+  less = (LEVELS + GAINS[::-1] / 2, 0.8 - LOSSES)
+  said = told(
+    tmp_path / "a", baseline=BASELINE, tl_10=BETTER, sw_2=less, random_9=less
+  )
+  p = stats.ttest_rel(BETTER[0], BASELINE[0]).pvalue
+  assert f"above baseline (p {2 * p:.4f})" in said
+
+
+def test_what_a_test_can_t_tell_apart_is_called_so(tmp_path):
+  unsure = (
+    LEVELS + np.array([0.5, -0.1, 0.1, -0.2, 0.1, -0.1]),
+    0.8 + LOSSES - 0.05,
+  )
+  said = told(tmp_path / "a", baseline=BASELINE, tl_10=unsure)
+  p = stats.ttest_rel(unsure[0], BASELINE[0]).pvalue
+  assert (
+    f"points above baseline, but can't be told apart from it (p {p:.4f})"
+    in said
+  )
+  assert said.count("can't be told apart from it") == 2
+
+
+def test_without_a_baseline_it_is_global(tmp_path):
+  one = (LEVELS, np.full(6, 0.8))
+  said = told(tmp_path / "a", **{"global": one, "tl_10": BETTER})
+  assert "10.0 points above global (p 0." in said
+  assert "5.0 points below global (no test: one model for all)." in said
+
+
+@pytest.mark.parametrize(
+  ("methods", "sentence"),
+  [
+    (("tl_10",), "0.7000; there is no baseline or global to compare it with."),
+    (("tl_10", "sw_2"), "there is no baseline or global to compare it with."),
+    (("baseline",), "baseline has the highest mean acc(D_I) 0.7000; there is"),
+  ],
+)
+def test_nothing_is_invented_without_a_reference(tmp_path, methods, sentence):
+  same = (np.full(6, 0.7), np.full(6, 0.7))
+  assert sentence in told(tmp_path / "a", **dict.fromkeys(methods, same))
+
+
+def test_the_baseline_may_be_the_best(tmp_path):
+  said = told(tmp_path / "a", tl_10=BASELINE, baseline=BETTER)
+  assert said.endswith(": no other method has more.")
+  assert said.startswith("baseline has the highest mean acc(D_I) 0.6500")
+
+
+def test_who_diverged_is_counted_and_left_out(tmp_path):
+  own = BETTER[0].copy()
+  own[0] = np.nan
+  said = told(tmp_path / "a", baseline=BASELINE, tl_10=(own, BETTER[1]))
+  assert "(left out: 1 of its models that diverged)" in said
+  assert "Of 5 individuals it helps 4 and hurts 1." in said
+  nobody = (np.full(6, np.nan),) * 2
+  assert told(tmp_path / "b", baseline=nobody, tl_10=nobody) is None
+  said = told(tmp_path / "c", baseline=nobody, tl_10=BETTER)
+  assert "there is no baseline" in said
+
+
+def test_the_data_are_told_as_far_as_the_files_say(tmp_path):
+  make_run(tmp_path / "a")
+  run = runs.Run(tmp_path / "a", "a")
+  assert headline.of_data(run) == (
+    "6 individuals, each tested on 20 samples of their own; data: npz."
+  )
+  path = tmp_path / "a" / "config.json"
+  config = json.loads(path.read_text())
+  config |= {"num_classes": 7, "npz_path": "people.npz"}
+  config["settings"] |= {"num_global_individuals": 9}
+  path.write_text(json.dumps(config))
+  results = tmp_path / "a" / "results.csv"
+  lines = results.read_text().replace(",20,", ",5,", 1).splitlines()
+  lines = [
+    line.replace(",20,", ",5,") if ",8,0" in line else line for line in lines
+  ]
+  results.write_text("\n".join(lines))
+  assert headline.of_data(runs.Run(tmp_path / "a", "a")) == (
+    "6 individuals, each tested on 5 / 20 / 20 (min / median / max) samples of"
+    " their own; D_G of 9 other people, tested on 30 samples; 7 classes; data:"
+    " people.npz."
+  )
+  assert "data: people.npz." in report(tmp_path, tmp_path / "a").text
