@@ -192,14 +192,14 @@ def _of_people(
   pages: dict[str, Any] = {}
   pictures = _pictures(population)
   about = (population.labels, population.individuals)
-  classes = min(10, population.num_classes)
+  shown_as: dict[str, Any] = {
+    "classes": min(10, population.num_classes),
+    "names": population.individual_names,
+    "class_names": population.label_names,
+  }
   if pictures is not None:
     pages["handwriting"] = figures.handwriting(
-      pictures,
-      *about,
-      split.individuals[:8],
-      classes=classes,
-      names=population.individual_names,
+      pictures, *about, split.individuals[:8], **shown_as
     )
   if space is None:
     return pages
@@ -224,7 +224,7 @@ def _of_people(
   near = min(3, -(-len(ranked) // 2))
   person, far = int(split.individuals[0]), ranked[near:][-3:]
   pages["neighbours"] = figures.neighbours(
-    pictures, *about, person, ranked[:near], far, classes=classes
+    pictures, *about, person, ranked[:near], far, **shown_as
   )
   asked = (method.group for method in methods if method.group)
   if sg := next((group for group in asked if group.kind == "sg"), None):

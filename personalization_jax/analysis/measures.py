@@ -76,8 +76,8 @@ def to_dataframe(
     population: what they were made of; results without true labels need it.
 
   Returns:
-    `method`, `seed` and `individual` (the id); `train_size` and `test_size`,
-    the samples of D_I, and `train_classes` and `test_classes`, how many classes
+    `method`, `seed` and `individual` (its name or id); `train_size` and
+    `test_size`, the samples of D_I, and `train_classes` and `test_classes`, how many classes
     they are of; the accuracies on the test data of D_I and D_G and on the
     validation data of D_I; the mean log losses on D_I and D_G in nats; and
     whether the model `diverged`. NaN where a number can't be computed, or an
@@ -95,7 +95,7 @@ def to_dataframe(
     columns = {
       "method": result.method,
       "seed": result.seed,
-      "individual": result.individuals,
+      "individual": result.people,
       "train_size": unknown if trained[0] is None else trained[0],
       "train_classes": unknown if trained[1] is None else trained[1],
       "test_size": size,

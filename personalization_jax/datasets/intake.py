@@ -21,7 +21,7 @@ from personalization_jax import checks
 Say = Callable[[str], None]
 
 LAYOUTS = ("auto", "channels_last", "channels_first", "grey", "features")
-_CHANNELS = (1, 3, 4)
+_CHANNELS = {1, 3, 4}
 _PARTS = {
   **dict.fromkeys(("train", "training"), 0),
   **dict.fromkeys(("validation", "valid", "val", "dev"), 1),
@@ -100,8 +100,8 @@ def places(values: Any, count: int, names: Sequence[str]) -> np.ndarray:
   if _fits(as_places, 0) and as_places.max() < len(names):
     return as_places.astype(np.int32)
   wrong = np.array([number is None for number in numbers])[which]
-  if values.dtype.kind in "iu" and wrong[outside := values >= len(names)].any():
-    wrong &= outside
+  if values.dtype.kind in "iu" and (outside := values >= len(names)).any():
+    wrong = outside
   of_names = f"be names of classes ({listed(names)}) or "
   row = int(np.argmax(wrong))
   raise ValueError(
@@ -249,7 +249,7 @@ def _column(name: str, values: Any, count: int) -> np.ndarray:
       f"{name} must be a vector of {count} entries, as many as images has, but"
       f" has shape {values.shape}."
     )
-  if values.dtype == object:  # as pandas' columns of texts
+  if values.dtype.kind in "OT":  # as pandas' columns of texts
     items = values.tolist()
     for row, item in enumerate(items):
       if not isinstance(item, str | bytes | int | np.integer | np.bool_):
@@ -303,11 +303,7 @@ def _laid_out(images: np.ndarray, layout: str) -> np.ndarray:
   if layout == "features":
     return images
   if layout == "auto":
-    if (
-      images.ndim == 4
-      and shape[1] in (1, 3)
-      and not {*shape[2:]} & {*_CHANNELS}
-    ):
+    if images.ndim == 4 and shape[1] in (1, 3) and not _CHANNELS & {*shape[2:]}:
       raise ValueError(
         f"images have shape {shape}, which may have their channels first: say"
         " layout=channels_first or layout=channels_last."
@@ -367,7 +363,7 @@ def _pixels(images: np.ndarray, say: Say) -> np.ndarray:
     return images / np.float32(65535)
   raise ValueError(
     f"images must be uint8 in 0..255, or floats in 0..1, but are {kind} in"
-    f" {low}..{high}."
+    f" {low}..{high}; layout=features keeps what is no image."
   )
 
 

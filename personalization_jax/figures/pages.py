@@ -24,6 +24,7 @@ def handwriting(
   classes: int = 10,
   samples: int = 3,
   names: Sequence[str] | None = None,
+  class_names: Sequence[str] | None = None,
 ) -> Figure:
   """A page of handwriting, one row a person.
 
@@ -38,6 +39,7 @@ def handwriting(
     samples: images of a person and class, side by side: the first in storage.
       What a person lacks stays blank (grey).
     names: names of people by id; by default an id is a person's name.
+    class_names: names of the classes; by default their numbers.
 
   Source: Fig. 1.
   """
@@ -68,10 +70,15 @@ def handwriting(
   inches = min(max(classes * samples / 3, 4.0), 14.0)
   figure, axes = _page(cells, tops, lefts.ravel(), inches, 0.8, margin=gap)
   axes.set_xticks(
-    (np.arange(classes) + 0.5) * cell - 0.5, [str(c) for c in range(classes)]
+    (np.arange(classes) + 0.5) * cell - 0.5,
+    [_called(label, class_names, 4 * samples) for label in range(classes)],
+    parse_math=False,
   )
-  called = people if names is None else [names[person] for person in people]
-  axes.set_yticks(tops + height / 2, [f"Person {one}" for one in called])
+  axes.set_yticks(
+    tops + height / 2,
+    [f"Person {_called(person, names)}" for person in people],
+    parse_math=False,
+  )
   return figure
 
 
@@ -86,6 +93,7 @@ def neighbours(
   classes: int = 10,
   samples: int = 2,
   names: Sequence[str] | None = None,
+  class_names: Sequence[str] | None = None,
 ) -> Figure:
   """A person's digits, those of the nearest people, those of the farthest.
 
@@ -103,17 +111,23 @@ def neighbours(
       " and the farthest: each can stand once."
     )
   figure = handwriting(
-    images, labels, individuals, people, classes=classes, samples=samples
+    images,
+    labels,
+    individuals,
+    people,
+    classes=classes,
+    samples=samples,
+    class_names=class_names,
   )
   axes = figure.axes[0]
   kinds = ("Person", "Near: person", "Far: person")
   places = axes.get_yticks()
   called = [
-    f"{kind} {one if names is None else names[one]}"
+    f"{kind} {_called(one, names)}"
     for kind, own in zip(kinds, groups)
     for one in own
   ]
-  axes.set_yticks(places, called)
+  axes.set_yticks(places, called, parse_math=False)
   for first in np.cumsum([len(group) for group in groups])[:-1]:
     if 0 < first < len(people):
       between = (places[first - 1] + places[first]) / 2
@@ -226,6 +240,12 @@ def latent_map(
   axes.spines[["top", "right"]].set_visible(False)
   axes.legend(ncols=2, **styles.LEGEND_RIGHT)
   return axes
+
+
+def _called(number: int, names: Sequence[str] | None, most: int = 24) -> str:
+  """What a person or class is called on a page, which has little room."""
+  name = str(number) if names is None else names[number]
+  return name if len(name) <= most else f"{name[: most - 1]}\u2026"
 
 
 def _cells(images: np.ndarray, rows: np.ndarray) -> np.ndarray:

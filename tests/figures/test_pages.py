@@ -61,6 +61,7 @@ def test_of_few_candidates_nobody_is_near_and_far(candidates, near, far):
       individuals=individuals,
       num_classes=10,
       individual_names=None,
+      label_names=None,
     ),
     split=types.SimpleNamespace(
       individuals=np.array([0]), global_people=others, global_test=np.arange(9)
@@ -85,16 +86,18 @@ def test_of_few_candidates_nobody_is_near_and_far(candidates, near, far):
 def test_people_are_called_by_their_names():
   people = np.arange(500) % 3
   about = IMAGES, np.arange(500) % 10, people
-  names = ("ada", "bob", "zoe")
+  names = ("ada", "bob$_{", "z" * 30)
+  zoe = "z" * 23 + "\u2026"
   for page, called in (
-    (figures.handwriting(*about, [2, 0], names=names), ["zoe", "ada"]),
+    (figures.handwriting(*about, [2, 0], names=names), [zoe, "ada"]),
     (
       figures.neighbours(*about, 1, [0], [2], names=names),
-      ["bob", "ada", "zoe"],
+      ["bob$_{", "ada", zoe],
     ),
   ):
     labels = page.axes[0].get_yticklabels()
     assert [label.get_text().split()[-1] for label in labels] == called
+    page.canvas.draw()
 
 
 def test_chosen_samples_stand_beside_their_sample():
