@@ -77,11 +77,11 @@ def to_dataframe(
 
   Returns:
     `method`, `seed` and `individual` (its name or id); `train_size` and
-    `test_size`, the samples of D_I, and `train_classes` and `test_classes`, how many classes
-    they are of; the accuracies on the test data of D_I and D_G and on the
-    validation data of D_I; the mean log losses on D_I and D_G in nats; and
-    whether the model `diverged`. NaN where a number can't be computed, or an
-    older version didn't keep it.
+    `test_size`, the samples of D_I, and `train_classes` and `test_classes`, how
+    many classes they are of; the accuracies on the test data of D_I and D_G and
+    on the validation data of D_I; the mean log losses on D_I and D_G in nats;
+    and whether the model `diverged`. NaN where a number can't be computed, or
+    an older version didn't keep it.
 
   Raises:
     ValueError: if results are of another population, or have no labels.
