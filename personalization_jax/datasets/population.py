@@ -160,7 +160,7 @@ class Population:
     row = int(np.argmin(np.isfinite(samples).all(axis=1)))
     raise ValueError(
       f"samples must be finite, but row {row} of images, of individual"
-      f" {self.individuals[row]}, holds NaN, infinity or a number"
+      f" {self.name_of(self.individuals[row])}, holds NaN, infinity or a number"
       " too large for float32: fill such entries in, or leave these rows out."
     )
 
