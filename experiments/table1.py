@@ -268,6 +268,7 @@ def prepare(
     latents=study_flags.latent_settings(seeds[0]),
     memory_gib=MEMORY_GIB.value,
     fewer=not _INDIVIDUALS_PER_DEVICE.value,
+    stores=len(trainers),
   )
   if trainer is not made[0].trainer:
     for scaled, own in trainers.items():

@@ -142,21 +142,6 @@ def test_own_model_on_the_command_line_is_saved(ran, monkeypatch):
   assert len(config["settings"]["model_digest"]) == 64
 
 
-def test_own_features_are_scaled_though_some_are_constant(guide):
-  """Whatever the constant: 0.1 has a spread, of its mean's rounding."""
-  lines = guide.split("training = people.images[split.global_train]\n")[1]
-  recipe = lines.split("\n\n")[0].split("people =")[0]
-  rng = np.random.default_rng(0)
-  training = rng.normal(7, 3, (3001, 4)).astype(np.float32)
-  training[:, 1], training[:, 2] = 0.1, 1e6
-  names = {"training": training}
-  exec(recipe, names)
-  scaled = (training - names["mean"]) / names["spread"]
-  np.testing.assert_allclose(scaled[:, [0, 3]].std(axis=0), 1, rtol=1e-3)
-  assert (names["spread"][1:3] == 1).all()
-  assert np.isfinite(scaled).all()
-
-
 def test_a_new_person_gets_predictions(ran):
   folder, _, said = ran
   assert (folder / "models/anna/person.json").exists()
