@@ -199,7 +199,8 @@ def prepare(
   should_stop: Callable[[], bool],
 ) -> Run:
   """Everything that a user's mistake can break, before any training."""
-  people, factors = load_people(methods, workdir)
+  notes: list[str] = []
+  people, factors = load_people(methods, workdir, notes.append)
   population = people[0]
   determining = {
     **study_flags.determining(population),
@@ -316,17 +317,22 @@ def prepare(
       f" {trainer.individuals_per_device})."
     )
   say(f"Disk: at most {resources.megabytes(disk)} in {workdir}.")
-  remarks = study_flags.remarks(made[0], methods, people)
+  notes += study_flags.remarks(made[0], methods, people)
   return Run(
-    studies, len(folds), drawn, factors, rows, remarks, results, made_with
+    studies, len(folds), drawn, factors, rows, notes, results, made_with
   )
 
 
 def load_people(
-  methods: Sequence[Method], workdir: pathlib.Path
+  methods: Sequence[Method],
+  workdir: pathlib.Path,
+  say: Callable[[str], None] = say,
 ) -> tuple[tuple[Population, np.ndarray, np.ndarray], WriterFactors | None]:
-  """What `vary` gives and hidden factors; rejects flags without effect."""
-  population, factors = study_flags.load_population()
+  """What `vary` gives and hidden factors; rejects flags without effect.
+
+  `say` is told how the data were taken.
+  """
+  population, factors = study_flags.load_population(say)
   known = list(methods)
   if distributed.is_first():
     earlier = (known_method(spec) for spec, _ in directory.saved(workdir))

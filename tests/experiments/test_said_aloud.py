@@ -56,7 +56,7 @@ def test_a_run_says_keeps_and_shows_it(images, tmp_path, capsys):
   text = "\n".join(remarks)
   assert "2 of 2 people" in text
   assert "have fewer than 10 test samples (the least: 3)" in text
-  assert "The file's arrays that nothing reads: weights." in text
+  assert "people.npz: arrays that aren't read: weights." in text
   assert "aren't flipped unless you say --flips" in text
   shown = page.page([runs.Run(tmp_path / "a", "a")])
   for remark in remarks:
