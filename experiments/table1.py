@@ -200,7 +200,8 @@ def prepare(
   should_stop: Callable[[], bool],
 ) -> Run:
   """Everything that a user's mistake can break, before any training."""
-  people, factors = load_people(methods, workdir)
+  notes: list[str] = []
+  people, factors = load_people(methods, workdir, notes.append)
   population = people[0]
   determining = {
     **study_flags.determining(population),
@@ -273,7 +274,8 @@ def prepare(
     latents=study_flags.latent_settings(seeds[0]),
     memory_gib=MEMORY_GIB.value,
     fewer=not _INDIVIDUALS_PER_DEVICE.value,
-    stores=len(trainers),
+    # The first's, and that of whoever is trained.
+    stores=1 + (first.population.scaling is not None and len(every) > 1),
   )
   if trainer is not first.trainer:
     shared = first.population, trainer
@@ -313,16 +315,21 @@ def prepare(
       f" {trainer.individuals_per_device})."
     )
   say(f"Disk: at most {resources.megabytes(disk)} in {workdir}.")
-  remarks = study_flags.remarks(first, methods, people)
-  about = factors, rows, remarks, results, made_with
+  notes += study_flags.remarks(first, methods, people)
+  about = factors, rows, notes, results, made_with
   return Run(make, len(folds), first, drawn, *about)
 
 
 def load_people(
-  methods: Sequence[Method], workdir: pathlib.Path
+  methods: Sequence[Method],
+  workdir: pathlib.Path,
+  say: Callable[[str], None] = say,
 ) -> tuple[tuple[Population, np.ndarray, np.ndarray], WriterFactors | None]:
-  """What `vary` gives and hidden factors; rejects flags without effect."""
-  population, factors = study_flags.load_population()
+  """What `vary` gives and hidden factors; rejects flags without effect.
+
+  `say` is told how the data were taken.
+  """
+  population, factors = study_flags.load_population(say)
   known = list(methods)
   if distributed.is_first():
     earlier = (known_method(spec) for spec, _ in directory.saved(workdir))

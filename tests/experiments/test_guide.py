@@ -188,8 +188,8 @@ def test_what_a_run_s_directory_holds_is_there(ran, guide):
     if line.startswith("| `")
     for path in _CODE.findall(line.split("|")[1])
   ]
-  assert len(paths) == 12
-  for path in [*paths, *(f"seeds/K/{path}" for path in paths[7:10])]:
+  assert len(paths) == 13
+  for path in [*paths, *(f"seeds/K/{path}" for path in paths[8:11])]:
     pattern = re.sub(r"\b[A-Z]+\b", "*", path)
     assert list((folder / "runs/curves").glob(pattern)), path
   trained = (folder / "runs/curves/metrics.jsonl").read_text()
