@@ -241,9 +241,11 @@ def determining(population: Population) -> dict[str, Any]:
     found["model"] = _model_name(population)
   if (kind := scaling.kind_of(population, _STANDARDISE.value)) != "none":
     found[_STANDARDISE.name] = kind
-  if (own := model(population)) is not None and _factory():
-    # Its file may change, its name wouldn't.
-    found["model_digest"] = identities.of_model(own, population.sample_shape)
+  own = model(population)
+  if own is not None and _factory():
+    # Its file may change where its name doesn't.
+    computes = identities.of_model(own, population.sample_shape)
+    found["model_digest"] = computes[:16]
   if _DATASET.value.startswith(_TFDS):
     found |= values.of(*_OF_TFDS)
   for flag in (_INDIVIDUALS, _SPLIT, _GLOBAL_INCLUDES):
