@@ -179,7 +179,7 @@ def prepare() -> tuple[Description, list[pathlib.Path], list[Study], Method]:
   ]
   lags = studies[0].has_batch_stats and not _PRECISE_BATCH_STATS.value
   last_phases = {spec: steps} if lags else {}
-  for sentence in of_study(population, split, last_phases=last_phases):
+  for sentence in of_study(population, split, last_phases):
     print(f"- {sentence}")
   return description, folders, studies, method
 

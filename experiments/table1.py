@@ -131,9 +131,8 @@ def main(
       stack.enter_context(guards.alone(workdir))
       run = prepare(methods, seeds, workdir, should_stop)
     with guards.told(workdir, OSError, AnotherTrainingError):
-      (first, *_), *_ = run.studies.values()
-      summary.remark(first, run.remarks, workdir, run.num_folds)
-      results, space = train_studies(run, methods, workdir)
+      summary.remark(run.first, run.remarks, workdir, run.num_folds)
+      results, space = train_studies(run, methods, seeds, workdir)
       if distributed.is_first():
         summary.write(
           *(run.drawn, run.factors, run.rows, results, space, workdir),
@@ -181,9 +180,11 @@ def compare_to() -> str | None:
 class Run(NamedTuple):
   """A run that nothing is wrong with, as far as can be told before training."""
 
-  studies: dict[int, list[Study]]  # seed -> a study, or one for each fold
+  # Of a seed and a fold; made when its turn comes, or memory would hold all.
+  make: Callable[[int, int], Study]
   num_folds: int  # of people; 1 unless all take turns
-  drawn: Study  # of the tables' first seed, which may be none of these
+  first: Study  # of the first seed and fold
+  drawn: Study  # of the tables' first seed, which may be another one
   factors: WriterFactors | None  # how synthetic people write
   rows: Rows  # what the tables are to be of
   remarks: Sequence[str]  # what is remarkable about their people
@@ -199,7 +200,8 @@ def prepare(
   should_stop: Callable[[], bool],
 ) -> Run:
   """Everything that a user's mistake can break, before any training."""
-  people, factors = load_people(methods, workdir)
+  notes: list[str] = []
+  people, factors = load_people(methods, workdir, notes.append)
   population = people[0]
   determining = {
     **study_flags.determining(population),
@@ -218,26 +220,28 @@ def prepare(
   )
 
   folds = study_flags.folds(*people)
-  trainers: dict[Population, PopulationTrainer] = {}
+  shared: tuple[Population, PopulationTrainer] | None = None
 
   def trainer_of(scaled: Population) -> PopulationTrainer:
     """Of a study's samples; all studies share their compiled programs."""
-    if not trainers:
-      trainers[scaled] = make_trainer(
+    nonlocal shared
+    if shared is None:
+      trainer = make_trainer(
         scaled,
         study_flags.training_settings(seeds[0]),
         model=study_flags.model(scaled),
         **values.of(_INDIVIDUALS_PER_DEVICE, SIDE_BY_SIDE, STORE),
       )
-    if scaled not in trainers:
-      one, *_ = trainers.values()
-      trainers[scaled] = dataclasses.replace(
-        one, images=scaled.images, labels=scaled.labels
-      )
-    return trainers[scaled]
+      shared = scaled, trainer
+    owner, trainer = shared
+    if scaled is owner:
+      return trainer
+    return dataclasses.replace(
+      trainer, images=scaled.images, labels=scaled.labels
+    )
 
-  def make(seed: int, fold: int = 0) -> Study:
-    """A seed's study of a fold."""
+  def make(seed: int, fold: int = 0, *, to_train: bool = True) -> Study:
+    """A seed's study of a fold; keeps nothing if it isn't to be trained."""
     home = study_flags.home(workdir, seed, fold, len(folds))
     keeper = Keeper(
       home / "checkpoints",
@@ -250,36 +254,34 @@ def prepare(
       *folds[fold],
       seed,
       trainer_of,
-      keeper=keeper,
+      keeper=keeper if to_train else None,
       models_dir=home / "models" if _SAVE_MODELS.value else None,
       eval_every=_EVAL_EVERY.value,
       keep_probabilities=_SAVE_PROBABILITIES.value,
     )
 
   every = [*itertools.product(seeds, range(len(folds)))]
-  made = [make(*each) for each in every]
-  for study, method in itertools.product(made, methods):
-    study.check(method)
+  first = make(*every[0])
+  for place, each in enumerate(every):
+    study = make(*each, to_train=False) if place else first
+    for method in methods:
+      study.check(method)
   if any(method.needs_latents for method in methods):
-    latent_space.check(made[0].population)
+    latent_space.check(first.population)
   trainer, memory = resources.fitting_trainer(
-    made[0],
+    first,
     methods,
     latents=study_flags.latent_settings(seeds[0]),
     memory_gib=MEMORY_GIB.value,
     fewer=not _INDIVIDUALS_PER_DEVICE.value,
+    # The first's, and that of whoever is trained.
+    stores=1 + (first.population.scaling is not None and len(every) > 1),
   )
-  if trainer is not made[0].trainer:
-    for scaled, own in trainers.items():
-      trainers[scaled] = own.with_individuals_per_device(
-        trainer.individuals_per_device
-      )
-    made = [
-      dataclasses.replace(study, trainer=trainers[study.population])
-      for study in made
-    ]
+  if trainer is not first.trainer:
+    shared = first.population, trainer
+    first = dataclasses.replace(first, trainer=trainer)
   disk = resources.disk_need(
-    made[0],
+    first,
     methods,
     **values.of(_SAVE_MODELS, _SAVE_PROBABILITIES),
     seeds=len(seeds),
@@ -304,11 +306,8 @@ def prepare(
     for name in ("checkpoints", "predictions"):
       files.check_writable(home / name)
   files.check_writable(workdir / "figures")
-  studies: dict[int, list[Study]] = {seed: [] for seed in seeds}
-  for study in made:
-    studies[study.settings.seed].append(study)
   shown = rows.seeds[0]
-  drawn = studies[shown][0] if shown in seeds else make(shown)
+  drawn = first if shown == seeds[0] else make(shown)
   distributed.wait_for_all("prepared")
   if memory is not None:
     say(
@@ -316,17 +315,21 @@ def prepare(
       f" {trainer.individuals_per_device})."
     )
   say(f"Disk: at most {resources.megabytes(disk)} in {workdir}.")
-  remarks = study_flags.remarks(made[0], methods, people)
-  return Run(
-    studies, len(folds), drawn, factors, rows, remarks, results, made_with
-  )
+  notes += study_flags.remarks(first, methods, people)
+  about = factors, rows, notes, results, made_with
+  return Run(make, len(folds), first, drawn, *about)
 
 
 def load_people(
-  methods: Sequence[Method], workdir: pathlib.Path
+  methods: Sequence[Method],
+  workdir: pathlib.Path,
+  say: Callable[[str], None] = say,
 ) -> tuple[tuple[Population, np.ndarray, np.ndarray], WriterFactors | None]:
-  """What `vary` gives and hidden factors; rejects flags without effect."""
-  population, factors = study_flags.load_population()
+  """What `vary` gives and hidden factors; rejects flags without effect.
+
+  `say` is told how the data were taken.
+  """
+  population, factors = study_flags.load_population(say)
   known = list(methods)
   if distributed.is_first():
     earlier = (known_method(spec) for spec, _ in directory.saved(workdir))
@@ -337,21 +340,26 @@ def load_people(
 
 
 def train_studies(
-  run: Run, methods: Sequence[Method], workdir: pathlib.Path
+  run: Run,
+  methods: Sequence[Method],
+  seeds: Sequence[int],
+  workdir: pathlib.Path,
 ) -> tuple[dict[Finished, Result], LatentSpace | None]:
   """Everything that is finished then, and the latent space of the figures."""
   results, space, count = run.results, None, run.num_folds
-  for seed, studies in run.studies.items():
-    if len(run.studies) > 1:
+  population, drawn = run.drawn.population, run.drawn.settings.seed
+  for seed in seeds:
+    if len(seeds) > 1:
       say(f"Seed {seed}.")
-    of_folds, population = [], run.drawn.population
+    of_folds = []
     for fold in range(count):
-      study = studies.pop(0)  # what it holds goes with it
+      is_drawn = (seed, fold) == (drawn, 0)
+      study = run.drawn if is_drawn else run.make(seed, fold)
       if count > 1:
         say(f"Fold {fold + 1} of {count}.")
-      shown = run.rows.parsed if study is run.drawn else ()
+      shown = run.rows.parsed if is_drawn else ()
       found = find_groups(study, [*methods, *shown])
-      if study is run.drawn:
+      if is_drawn:
         space = found
       home = study_flags.home(workdir, seed, fold, count)
       of_folds.append(train_all(study, methods, home, workdir, run))
@@ -363,7 +371,7 @@ def train_studies(
         if count > 1 and distributed.is_first():
           home = study_flags.home(workdir, seed)
           finished.save(home, result, population, workdir, run.made_with)
-  if run.drawn.settings.seed not in run.studies:
+  if drawn not in seeds:
     space = find_groups(run.drawn, run.rows.parsed)
     run.drawn.keeper.wait()
   return results, space

@@ -241,9 +241,11 @@ def determining(population: Population) -> dict[str, Any]:
     found["model"] = _model_name(population)
   if (kind := scaling.kind_of(population, _STANDARDISE.value)) != "none":
     found[_STANDARDISE.name] = kind
-  if (own := model(population)) is not None and _factory():
-    # Its file may change, its name wouldn't.
-    found["model_digest"] = identities.of_model(own, population.sample_shape)
+  own = model(population)
+  if own is not None and _factory():
+    # Its file may change where its name doesn't.
+    computes = identities.of_model(own, population.sample_shape)
+    found["model_digest"] = computes[:16]
   if _DATASET.value.startswith(_TFDS):
     found |= values.of(*_OF_TFDS)
   for flag in (_INDIVIDUALS, _SPLIT, _GLOBAL_INCLUDES):
@@ -310,14 +312,9 @@ def remarks(study: Study, methods: Sequence[Method], people: Any) -> list[str]:
   population, *_ = people
   lags = study.has_batch_stats and not study.precise_batch_stats
   last_phases = {m.spec: study.batches.last_phase(m) for m in methods if lags}
-  of_npz = _DATASET.value == "npz"
-  read = ("images", "labels", "individuals", "originals")
-  found = of_study(
-    population,
-    study.split,
-    last_phases=last_phases,
-    unread=npz.unread(_NPZ_PATH.value or "", read) if of_npz else (),
-  )
+  found = of_study(population, study.split, last_phases)
+  if population.parts is not None:
+    found.append("The data's own split (parts) is taken; nothing is drawn.")
   if study.population.scaling is not None:
     what = "Channels" if population.holds_images else "Features"
     found.append(
@@ -384,8 +381,13 @@ def latent_settings(seed: int) -> LatentSettings:
   return LatentSettings(**own, **values.of(_BATCH_SIZE, _WIDTH))
 
 
-def load_population() -> tuple[Population, WriterFactors | None]:
-  """The people, and their hidden factors where known."""
+def load_population(
+  say: Callable[[str], None] = console.say,
+) -> tuple[Population, WriterFactors | None]:
+  """The people, and their hidden factors where known.
+
+  `say` is told how the data were taken.
+  """
   dataset = _DATASET.value
   if dataset not in _OF_DATASET and not dataset.startswith(_TFDS):
     raise ValueError(
@@ -414,14 +416,14 @@ def load_population() -> tuple[Population, WriterFactors | None]:
     if not _NPZ_PATH.value:
       raise ValueError("--dataset=npz needs --npz_path.")
     how = values.of(_SPLIT_KEY, *_FILE)
-    return npz.load(_NPZ_PATH.value, **how, say=console.say), None
+    return npz.load(_NPZ_PATH.value, **how, say=say), None
   if _INDIVIDUAL_FEATURE.value is None:
     raise ValueError(
       f"--dataset={dataset} needs --individual_feature, the feature that says"
       " whose a sample is."
     )
   options = values.of(*_OF_TFDS, _FILE.layout, _FILE.pad)
-  options |= {**folders, "say": console.say}
+  options |= {**folders, "say": say}
   options["split"] = options.pop(_TFDS_SPLIT.name)
   try:
     return tfds_loader.load(dataset.removeprefix(_TFDS), **options), None
@@ -438,8 +440,6 @@ def vary(population: Population) -> tuple[Population, np.ndarray, np.ndarray]:
   if _wants_flips():
     with console.of("--flips"):
       population = variations.flips(population)
-  if population.parts is not None:
-    console.say("The data's own split (parts) is taken; nothing is drawn.")
   if rotates():
     people, global_people = _folds(population)[0]
   else:

@@ -24,7 +24,7 @@ acc(D_I), acc(D_G): means over individuals, as in Table I; 10%, median and 90%:\
  nats, averaged over an individual's test, then over individuals. ECE: expected\
  calibration error in 15 equal bins, over all individuals' test samples\
  together. Of several seeds an individual's means over them count, and the mean\
- over seeds of what is pooled.
+ over seeds of what is pooled. Results of older versions hold no probabilities.
 """
 _SHOWN = (
   ("mean", "mean"),

@@ -165,19 +165,25 @@ def fitting_trainer(
   latents: LatentSettings,
   memory_gib: float = 0.0,
   fewer: bool = True,
+  stores: int = 1,
 ) -> tuple[PopulationTrainer, MemoryPlan | None]:
   """The study's trainer and its plan, if that is known; rejects one too large.
 
   With `fewer`, it gets half as many individuals on a device until they fit into
-  `memory_gib` of each, 0 for all that there is.
+  `memory_gib` of each, 0 for all that there is. There are as many `stores` of
+  the study's size on each device, where seeds have samples of their own.
   """
   check_host(study, methods, latents)
   trainer, grouped = study.trainer, _grouped(methods)
   of_space = latent_space.lower(study.population, latents) if grouped else []
+  beside = (stores - 1) * _stored(trainer)
   while True:
     programs = lower(study, trainer)
     try:
       plan = memory_plan(study, methods, trainer, programs, of_space)
+      if plan is not None:
+        device = {name: size + beside for name, size in plan.device.items()}
+        plan = dataclasses.replace(plan, device=device)
       fault = plan and _lack(trainer, plan, memory_gib)
     except jax.errors.JaxRuntimeError as error:
       fault = no_room(error)
@@ -262,8 +268,7 @@ def _plan(
   device = {name: size for name, size in sizes.items() if size is not None}
   if device != sizes:
     return None
-  on_device = trainer.store == "device"
-  stored = on_device * bytes_of((trainer.images, trainer.labels))
+  stored = _stored(trainer)
   here = len(trainer.mesh.local_devices)
   # Rows, and states that are being saved.
   rest = _schedule_bytes(steps, batch_size, trainer.chunk_size)
@@ -281,6 +286,12 @@ def _plan(
   process = host_memory.taken() + _REST + bool(search) * _REST_OF_GROUPS
   host = {name: process + size for name, size in host.items()}
   return MemoryPlan(device, host, process)
+
+
+def _stored(trainer: PopulationTrainer) -> int:
+  """Bytes of the store on each device."""
+  on_device = trainer.store == "device"
+  return on_device * bytes_of((trainer.images, trainer.labels))
 
 
 def _lack(

@@ -5,7 +5,7 @@ Each function gives a sentence, or None where nothing is wrong.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -30,9 +30,7 @@ _LEAST_FRACTION = 0.1
 def of_study(
   population: Population,
   split: Split,
-  *,
-  last_phases: Mapping[str, int] | None = None,
-  unread: Sequence[str] = (),
+  last_phases: Mapping[str, int],
 ) -> list[str]:
   """All that is remarkable about a population and its split.
 
@@ -41,7 +39,6 @@ def of_study(
     split: what each of them is for.
     last_phases: steps of each method's last phase, by its spec, if models have
       running batch statistics that aren't computed anew.
-    unread: names of the user's arrays that nothing reads.
 
   Returns:
     Sentences.
@@ -51,8 +48,7 @@ def of_study(
     overlapping(population, split),
     untrained_classes(population, split),
     few_tests(population, split),
-    lagging(last_phases or {}),
-    unread_arrays(unread),
+    lagging(last_phases),
   ]
   return [sentence for sentence in found if sentence]
 
@@ -171,13 +167,6 @@ def lagging(last_phases: Mapping[str, int]) -> str | None:
     " few for running batch statistics: --precise_batch_stats computes them"
     " anew."
   )
-
-
-def unread_arrays(names: Sequence[str]) -> str | None:
-  """Arrays of the user's file that nothing looks at."""
-  if not names:
-    return None
-  return f"The file's arrays that nothing reads: {', '.join(names)}."
 
 
 def of_autoencoder(error: float, error_of_mean: float) -> str | None:

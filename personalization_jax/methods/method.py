@@ -22,7 +22,8 @@ Trainable = Callable[[Any], Any]
 # (see `Method.reference`) to each sample's loss [B] in nats.
 Loss = Callable[[jax.Array, jax.Array, Any, Any], jax.Array]
 # How it answers: from the model, its `TrainState` and samples [B, ...] to
-# scores [B, C], of which the highest is the answer.
+# scores [B, C], of which the highest is the answer, and whose softmax are the
+# probabilities.
 Predict = Callable[[nn.Module, Any, jax.Array], jax.Array]
 
 

@@ -15,7 +15,8 @@ class MLP(nn.Module):
   """Dense layers with ReLU between them: for feature vectors.
 
   An example of a model of one's own; see `networks.interface`. Features of
-  very different sizes want to be scaled beforehand: they are used as they are.
+  very different sizes want to be scaled beforehand (`pj.standardise`): they are
+  used as they are.
 
   Attributes:
     num_classes: number of classes.

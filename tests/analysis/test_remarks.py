@@ -15,7 +15,7 @@ PEOPLE, SAMPLES, FEATURES = 8, 40, 12
 def of(population):
   chosen = splits.choose_people(population, 3, 4, seed=1)
   split = splits.split(population, *chosen, seed=1)
-  return remarks.of_study(population, split)
+  return remarks.of_study(population, split, {})
 
 
 def vectors(**changes):
@@ -76,7 +76,7 @@ def test_equal_rows_of_a_person_are_counted():
     for person in range(3)
     for row in split.parts(person)[2]
   )
-  (said,) = remarks.of_study(population, split)
+  (said,) = remarks.of_study(population, split, {})
   assert said.startswith(
     f"{expected} of 36 test samples, of 2 of 3 people (0, 1), equal a training"
     " sample of the same person"
@@ -96,7 +96,7 @@ def test_rows_that_d_g_holds_are_counted():
   images[:SAMPLES] = images[SAMPLES : 2 * SAMPLES]
   population = vectors(images=images)
   split = splits.split(population, np.array([0, 2]), np.array([1, 3]))
-  (said,) = remarks.of_study(population, split)
+  (said,) = remarks.of_study(population, split, {})
   assert "of 1 of 2 people (0), equal a training sample of D_G" in said
 
 
@@ -127,7 +127,7 @@ def test_names_are_up_to_three_and_people_s_own():
     vectors(labels=labels), individual_names=names
   )
   split = splits.split(population, np.arange(4), np.arange(4, 8))
-  (said,) = remarks.of_study(population, split)
+  (said,) = remarks.of_study(population, split, {})
   assert said.startswith(
     "48 of 48 test samples, of 4 of 4 people (name0, name1, name2, ...), are of"
     " classes without a training sample"
@@ -140,7 +140,7 @@ def test_classes_that_somebody_lacks_are_counted():
   split = splits.split(population, np.arange(3), np.arange(3, 8), seed=1)
   labels[split.parts(1)[2][:5]] = 2
   population = dataclasses.replace(population, labels=labels, num_classes=3)
-  (said,) = remarks.of_study(population, split)
+  (said,) = remarks.of_study(population, split, {})
   assert said.startswith("5 of 36 test samples, of 1 of 3 people (1), are of")
 
 
@@ -149,7 +149,7 @@ def test_who_has_few_tests_is_named():
   people[30:40] = people[50:80] = 7
   population = vectors(individuals=people)
   split = splits.split(population, np.arange(3), np.arange(3, 8), seed=1)
-  (said,) = remarks.of_study(population, split)
+  (said,) = remarks.of_study(population, split, {})
   assert said.startswith(
     "2 of 3 people (0, 1) have fewer than 10 test samples (the least: 3)"
   )
@@ -161,11 +161,6 @@ def test_short_trainings_are_named():
   said = remarks.lagging(steps)
   assert "of tl:10, local:49 has fewer than 50 steps" in said
   assert "--precise_batch_stats" in said
-
-
-def test_arrays_that_nothing_reads_are_named():
-  assert remarks.unread_arrays([]) is None
-  assert "is_test, weights" in remarks.unread_arrays(["is_test", "weights"])
 
 
 def test_an_auto_encoder_is_compared_with_the_mean():

@@ -126,6 +126,27 @@ def test_what_is_saved_is_not_trained_again(new_study, tmp_path, monkeypatch):
   assert sum(seen) == 2 * (length - found[1].step) + length
 
 
+def test_what_an_older_version_finished_lacks_later_arrays_alone(
+  new_study, whole, tmp_path
+):
+  """It kept no probabilities of the individuals whom it had finished."""
+  stop(new_study(keeper(tmp_path, 9)), METHOD)
+  study = new_study(keeper(tmp_path))
+  done, *_ = plan(study, 5, 2)
+  path = study._task(METHOD).folder / done._replace(step=-1).name
+  with np.load(path) as arrays:
+    before = {name: arrays[name] for name in arrays if "_log_" not in name}
+    assert len(before) == len(arrays) - 6
+  np.savez_compressed(path, **before)
+  lacking = {
+    f"{data}_log_{name}": None
+    for data in ("individual", "global", "validation")
+    for name in ("probability", "confidence")
+  }
+  expected = dataclasses.replace(whole[METHOD], **lacking)
+  assert_same(study.personalize(METHOD), {METHOD: expected})
+
+
 def test_only_the_last_two_checkpoints_are_kept(new_study, tmp_path):
   stop(new_study(keeper(tmp_path, 9)), METHOD)
   folder = tmp_path / "sw-2+tl-6-last=1"

@@ -41,7 +41,7 @@ Study.personalize = lambda *_, **__: time.sleep(300)
 """
 REFUSAL = """
 from experiments.flags import study_flags
-def load_population():
+def load_population(say):
   raise ValueError("npz_path=people.npz is no file.")
 study_flags.load_population = load_population
 """

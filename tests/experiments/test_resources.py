@@ -57,6 +57,9 @@ def test_a_run_takes_no_more_disk_than_predicted(people, tmp_path):
   assert largest <= need - resources.OTHER_FILES
   assert largest > 0.2 * (need - resources.OTHER_FILES)
   assert without < min(need, resources.disk_need(study, methods, seeds=3))
+  probabilities = resources.disk_need(study, methods, save_probabilities=True)
+  each = 4 * study.split.test.size * people.num_classes
+  assert probabilities == without + 3 * each
 
 
 def test_too_little_disk_is_refused(people, tmp_path, monkeypatch):

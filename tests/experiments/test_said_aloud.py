@@ -4,8 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from helpers import newcomers_served
 from helpers.small_run import run
 
+from experiments import personalize
 from experiments.outputs.report import page, runs
 
 PEOPLE = {
@@ -56,7 +58,7 @@ def test_a_run_says_keeps_and_shows_it(images, tmp_path, capsys):
   text = "\n".join(remarks)
   assert "2 of 2 people" in text
   assert "have fewer than 10 test samples (the least: 3)" in text
-  assert "The file's arrays that nothing reads: weights." in text
+  assert "people.npz: arrays that aren't read: weights." in text
   assert "aren't flipped unless you say --flips" in text
   shown = page.page([runs.Run(tmp_path / "a", "a")])
   for remark in remarks:
@@ -87,3 +89,24 @@ def test_statistics_of_a_model_that_has_none_are_refused(tmp_path):
     run(tmp_path / "a", precise_batch_stats=True)
   assert "--precise_batch_stats=True can't act: MLP" in str(stopped.value.code)
   assert not (tmp_path / "a").exists()
+
+
+def test_personalize_says_what_concerns_its_people(images, tmp_path, capsys):
+  base = newcomers_served.save_model(tmp_path / "base", hidden=(8, 8))
+  flags_of = (
+    f"--base={base}",
+    f"--samples={images}",
+    f"--output={tmp_path / 'new'}",
+    "--steps=2",
+  )
+  newcomers_served.run(personalize, *flags_of)
+  said = capsys.readouterr().out
+  assert "- 2 of 10 test samples, of 1 of 5 people (0), equal a" in said
+  assert "- 5 of 5 people (0, 1, 2, ...) have fewer than 10 test" in said
+  assert "batch statistics" not in said  # an MLP has none
+  assert "--precise_batch_stats=True can't act" in newcomers_served.sentence(
+    personalize,
+    *flags_of[:2],
+    f"--output={tmp_path / 'x'}",
+    "--precise_batch_stats",
+  )

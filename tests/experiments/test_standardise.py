@@ -11,6 +11,7 @@ from helpers.small_run import read, run
 
 import personalization_jax as pj
 from experiments import personalize, predict, table1
+from experiments.runtime import resources
 from personalization_jax.checkpoints.keeper import (
   AnotherTrainingError,
   Keeper,
@@ -131,6 +132,29 @@ def test_a_further_seed_compiles_nothing(tmp_path, monkeypatch):
     found.clear()
   one, several = compiled
   assert sum(one) == sum(several) > 0
+
+
+def test_seeds_with_fewer_models_at_once_are_the_same(
+  finished, tmp_path, monkeypatch
+):
+  """Memory for the store of each is planned."""
+  fit, plans = resources.fitting_trainer, []
+
+  def halved(study, methods, *, stores, **how):
+    for several in (1, stores):
+      plans.append(fit(study, methods, stores=several, **how)[1].device)
+    trainer, plan = fit(study, methods, **how)
+    return trainer.with_individuals_per_device(1), plan
+
+  monkeypatch.setattr(resources, "fitting_trainer", halved)
+  seeds = {"seeds": ["0", "1"], "individuals_per_device": 2}
+  workdir = start(tmp_path, arrays_of(), **seeds)
+  for name in ("results.csv", "table1.csv"):
+    there = (finished[0] / name).read_bytes()
+    assert (workdir / name).read_bytes() == there
+  one, two = plans
+  store = 240 * (4 + 1) * 4
+  assert two == {name: size + store for name, size in one.items()}
 
 
 def test_none_leaves_samples_and_goes_on_with_a_run_of_before(tmp_path):

@@ -87,6 +87,15 @@ def test_shares_of_the_choice_are_of_people_and_not_of_seeds(tmp_path, capsys):
   assert float(line["gain"]) == pytest.approx((0.1 - 0.1) / 2)
   assert float(line["gain_with_choice"]) == pytest.approx((0.1 - 0.05) / 2)
   assert "an individual's means over them are compared" in text
+  people = choice.by_person(
+    finished, np.ones(40, np.int32), found, "person {}".format
+  )
+  assert people.to_numpy().tolist() == [
+    ["tl:2", 0, "person 3", "tl:2", 0.6, 0.5, 0.8, 0.5],
+    ["tl:2", 0, "person 5", "global", 0.4, 0.5, 0.4, 0.5],
+    ["tl:2", 1, "person 3", "tl:2", 0.6, 0.5, 0.5, 0.6],
+    ["tl:2", 1, "person 5", "tl:2", 0.6, 0.5, 0.5, 0.6],
+  ]
 
 
 def test_a_choice_without_anybody_to_compare_has_dashes(tmp_path, capsys):

@@ -15,6 +15,7 @@ from absl.testing import flagsaver
 from helpers.small_run import SMALL, read, run
 from helpers.tiny import TINY_AUTOENCODER
 
+import personalization_jax as pj
 from experiments import table1
 from experiments.flags import study_flags
 from personalization_jax.runs import directory
@@ -144,7 +145,8 @@ def test_a_narrower_call_keeps_tables_and_figures_whole(
   """And what isn't drawn any more isn't shown any more."""
   workdir = tmp_path / "run"
   shutil.copytree(finished, workdir)
-  for name in ("figures/latent_map.png", "choice.csv", "figures/mine.png"):
+  of_before = ("choice.csv", "choice_by_person.csv")
+  for name in ("figures/latent_map.png", "figures/mine.png", *of_before):
     (workdir / name).write_bytes(b"of before")
   answer_from(finished, monkeypatch)
   run(workdir, methods="tl:2")
@@ -152,7 +154,7 @@ def test_a_narrower_call_keeps_tables_and_figures_whole(
     assert (workdir / name).read_bytes() == (finished / name).read_bytes()
   figures = {path.name for path in (workdir / "figures").iterdir()}
   assert figures == FIGURES | {"mine.png"}
-  assert not (workdir / "choice.csv").exists()
+  assert not any((workdir / name).exists() for name in of_before)
   config = json.loads((workdir / "config.json").read_text())
   assert config["methods"] == SMALL["methods"].split(",")
 
@@ -170,6 +172,56 @@ def test_figures_of_another_format_are_in_the_place_of_those_before(
   assert (workdir / "table1.csv").read_bytes() == (
     finished / "table1.csv"
   ).read_bytes()
+
+
+def test_methods_are_compared_with_the_one_that_is_asked_for(
+  finished, tmp_path, monkeypatch, capsys
+):
+  """And with the paper's baseline again when nothing is asked for."""
+  workdir = tmp_path / "run"
+  shutil.copytree(finished, workdir)
+  answer_from(finished, monkeypatch)
+  run(workdir, compare_to="sw:02")
+  assert "paired t-test against sw:2, Holm" in capsys.readouterr().out
+  assert "against sw:2" in (workdir / "table1.md").read_text()
+  tested = {
+    r["method"]: r["p_individual"] for r in read(workdir / "table1.csv")
+  }
+  assert not tested.pop("sw:2")
+  assert all(tested.values())
+  figures = {path.name for path in (workdir / "figures").iterdir()}
+  assert figures == FIGURES - {"gains.png"} | {"gains_compared.png"}
+  assert '"compare_to": "sw:2"' in (workdir / "config.json").read_text()
+  with pytest.raises(SystemExit, match="--compare_to=global must be a method"):
+    run(workdir, compare_to="global")
+  run(workdir)
+  for name in ("config.json", "results.csv", "table1.csv", "table1.md"):
+    assert (workdir / name).read_bytes() == (finished / name).read_bytes()
+  assert {path.name for path in (workdir / "figures").iterdir()} == FIGURES
+
+
+def test_measures_are_of_the_saved_predictions(finished):
+  results = [
+    directory.load_result(finished, method)
+    for method in SMALL["methods"].split(",")
+  ]
+  expected = pj.measures(results).to_csv(index=False, lineterminator="\n")
+  assert (finished / "measures.csv").read_text() == expected
+  assert not pj.measures(results).isna().any(axis=None)
+  assert all(one.individual_log_probabilities is None for one in results)
+
+
+def test_probabilities_of_all_classes_are_saved_if_asked_for(
+  tmp_path, no_figures
+):
+  run(tmp_path / "run", methods="tl:2", save_probabilities=True)
+  result = directory.load_result(tmp_path / "run", "tl:2")
+  shape = result.individual_predictions.shape
+  assert result.individual_log_probabilities.shape == (*shape, 30)
+  assert (
+    "save_probabilities"
+    in json.loads((tmp_path / "run" / "config.json").read_text())["settings"]
+  )
 
 
 def test_another_version_relabels_nothing(

@@ -75,6 +75,34 @@ def test_results_survive_the_disk(run):
   assert directory.load_result(run, "es:40") is None
 
 
+def test_probabilities_survive_the_disk(tmp_path):
+  """And a result that has none, as of an older version, has none there."""
+  logs = np.random.default_rng(0).normal(size=(5, 9, 4)).astype(np.float32)
+  result = dataclasses.replace(
+    make_result("tl:3"),
+    individual_log_probability=logs[..., 0],
+    individual_log_probabilities=logs,
+    train_size=np.arange(5),
+  )
+  directory.save_result(tmp_path, result, POPULATION)
+  loaded = directory.load_result(tmp_path, "tl:3", POPULATION)
+  for name in vars(result):
+    np.testing.assert_array_equal(getattr(loaded, name), getattr(result, name))
+  assert loaded.global_log_probability is None
+  with pytest.raises(ValueError, match=r"individual_log_probability has shape"):
+    dataclasses.replace(result, individual_log_probability=logs[:, :3, 0])
+
+
+def test_what_tables_are_compared_with_is_told_while_it_is_so(tmp_path):
+  directory.open_run(tmp_path, {}, "f00d", {"commit": "c0ffee"})
+  before = (tmp_path / "config.json").read_bytes()
+  directory.tell_baseline(tmp_path, "global")
+  config = json.loads((tmp_path / "config.json").read_text())
+  assert config["compare_to"] == "global"
+  directory.tell_baseline(tmp_path, None)
+  assert (tmp_path / "config.json").read_bytes() == before
+
+
 @pytest.mark.parametrize(
   ("method", "one_model"),
   [("global", True), ("tl:3", False), ("baseline", False), ("mine", False)],

@@ -125,6 +125,42 @@ def test_every_test_row_is_scored(study):
   assert (sizes == len(study.split.global_test)).all()
 
 
+def test_probabilities_are_those_of_the_answers(people):
+  """Of every class if asked for; and what else tables need is there."""
+  study = make_study(people, how=TINY_ONE, keep_probabilities=True)
+  result = study.personalize("tl:2")
+  tested = result.individual_labels >= 0
+  every = result.individual_log_probabilities
+  assert every.shape == (*tested.shape, people.num_classes)
+  assert np.isnan(every[~tested]).all()
+  every, predictions = every[tested], result.individual_predictions[tested]
+  np.testing.assert_allclose(np.exp(every).sum(axis=-1), 1, rtol=1e-5)
+  np.testing.assert_array_equal(every.argmax(axis=-1), predictions)
+  samples = np.arange(len(every))
+  for name, classes in (
+    ("log_probability", result.individual_labels[tested]),
+    ("log_confidence", predictions),
+  ):
+    own = getattr(result, f"individual_{name}")
+    assert np.isnan(own[~tested]).all()
+    np.testing.assert_allclose(
+      own[tested], every[samples, classes], rtol=1e-5, atol=1e-6
+    )
+    for data in ("global", "validation"):
+      known = getattr(result, f"{data}_{name}")
+      predicted = getattr(result, f"{data}_predictions")
+      np.testing.assert_array_equal(np.isnan(known), predicted < 0)
+  for index in range(3):
+    own = people.labels[study.split.parts(index)[0]]
+    assert result.train_size[index] == len(own)
+    assert result.train_classes[index] == len({*own})
+  plain = make_study(people, how=TINY_ONE).personalize("tl:2")
+  assert plain.individual_log_probabilities is None
+  np.testing.assert_array_equal(
+    plain.global_predictions, result.global_predictions
+  )
+
+
 def test_what_cannot_be_trained_is_refused(people):
   study = make_study(people, 1)
   with pytest.raises(ValueError, match="num_individuals must be at least 2"):

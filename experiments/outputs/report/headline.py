@@ -11,6 +11,7 @@ from personalization_jax.analysis import markdown, metrics, tables
 from personalization_jax.analysis.columns import DATA
 
 _NO_REFERENCE = "there is no baseline or global to compare it with"
+_FEW, _MOST_NAMES = 10, 20
 
 
 def of_results(run: Run) -> str | None:
@@ -76,7 +77,8 @@ def _difference(test: metrics.Significance, reference: str, of: str) -> str:
 def of_data(run: Run) -> str:
   """Whose data a run is of, as far as its files say."""
   about, settings = run.about, run.settings
-  each, of_all = run.results.groupby("individual")[list(SIZES)].max().T.values
+  sizes = run.results.groupby("individual")[list(SIZES)].max()
+  each, of_all = sizes.T.values
   numbers = (
     [each.min(), np.median(each), each.max()] if np.ptp(each) else [each[0]]
   )
@@ -96,4 +98,10 @@ def of_data(run: Run) -> str:
     told.append(f"{classes} classes")
   if dataset := about.get("npz_path") or settings.get("dataset"):
     told.append(f"data: {dataset}")
-  return "; ".join(told) + "."
+  few = [name for name, size in zip(sizes.index, each) if size < _FEW]
+  more = f" and {len(few) - _MOST_NAMES} more" if len(few) > _MOST_NAMES else ""
+  names = (
+    f" Fewer than {_FEW} test samples, so accuracies of coarse steps:"
+    f" {', '.join(few[:_MOST_NAMES])}{more}."
+  )
+  return f"{'; '.join(told)}.{names if few else ''}"

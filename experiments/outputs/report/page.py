@@ -40,17 +40,6 @@ def _typeset(text: str) -> str:
   return text
 
 
-def _image(data: bytes) -> str:
-  """The attributes of an image, PNG or SVG, that is on the page itself."""
-  source = base64.b64encode(data).decode()
-  if not data.startswith(b"\x89PNG"):
-    return Markup('src="data:image/svg+xml;base64,{}"').format(source)
-  width, height = (int.from_bytes(data[k : k + 4]) for k in (16, 20))
-  return Markup('src="data:image/png;base64,{}" width="{}" height="{}"').format(
-    source, width, height
-  )
-
-
 _ENVIRONMENT = jinja2.Environment(
   loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
   undefined=jinja2.StrictUndefined,
@@ -59,7 +48,7 @@ _ENVIRONMENT = jinja2.Environment(
   lstrip_blocks=True,
 )
 _ENVIRONMENT.filters |= {
-  "image": _image,
+  "base64": lambda data: base64.b64encode(data).decode(),
   "typeset": _typeset,
   "rows": lambda columns: zip(*(cells for _, _, cells in columns)),
   "spans": lambda columns: [

@@ -135,6 +135,6 @@ def test_the_data_are_told_as_far_as_the_files_say(tmp_path):
   assert headline.of_data(runs.Run(tmp_path / "a", "a")) == (
     "6 individuals, each tested on 5 / 20 / 20 (min / median / max) samples of"
     " their own; D_G of 9 other people, tested on 30 samples; 7 classes; data:"
-    " people.npz."
+    " people.npz. Fewer than 10 test samples, so accuracies of coarse steps: 8."
   )
   assert "data: people.npz." in report(tmp_path, tmp_path / "a").text

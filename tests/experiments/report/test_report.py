@@ -86,6 +86,26 @@ def test_who_is_hurt_is_told(tmp_path):
   assert "Of several seeds the choice is made for each" in found.text
 
 
+def test_measures_and_what_methods_are_compared_with_are_told(tmp_path):
+  make_run(tmp_path / "a", compare_to="tl:10")
+  measured = dict.fromkeys(columns.MEASURE_COLUMNS[1:], 0.25)
+  measured |= {"individual_log_loss": "nan", "individual_pooled": 0.5}
+  write_csv(
+    tmp_path / "a" / "measures.csv",
+    columns.MEASURE_COLUMNS,
+    [("tl:10", *measured.values())],
+  )
+  found = report(tmp_path, tmp_path / "a")
+  row = found.cells("People, samples and probabilities")["tl:10"]
+  assert row[:2] == ["0.2500", "0.5000"]
+  assert row[7] == "\N{EN DASH}"
+  assert (3, "Further measures") in found.headings
+  methods = ["baseline", "tl:10", "random:9", "<b>&co"]
+  assert [*found.cells("Against tl:10")][2:] == methods
+  assert "paired t-test against tl:10, Holm-corrected" in found.text
+  assert "Shaping" not in found.tables
+
+
 def test_figures_of_a_run_have_captions():
   drawn = re.findall(r'pages\["(\w+)"\]', inspect.getsource(pictures))
   names = {*drawn, choice.FILE, table1_agreement.FILE}
@@ -125,7 +145,6 @@ def test_the_page_needs_nothing_else_and_can_be_heard(tmp_path):
     == PICTURE
   ]
   assert len(own) == 4
-  assert (own[0]["width"], own[0]["height"]) == ("60", "30")
   assert "hollow points are hurt" in own[0]["alt"]
   assert "odd <name>.png" in own[1]["alt"]
   levels = [level for level, _ in found.headings]
