@@ -17,7 +17,8 @@ _FEW, _MOST_NAMES = 10, 20
 def of_results(run: Run) -> str | None:
   """The best method by mean acc(D_I) against its reference; None if untrained.
 
-  The reference is the baseline of its half of Table I, or else `global`.
+  The reference is what the run compares with: a method that was asked for, the
+  baseline of its half of Table I, or else `global`.
   """
   methods = [*run.table["method"]]
   means = {
@@ -30,7 +31,7 @@ def of_results(run: Run) -> str | None:
   best = max(ranked, key=means["individual"].__getitem__)
   mean = f"mean acc(D_I) {means['individual'][best]:.4f}"
   half = next(own for own in tables.halves(methods).values() if best in own)
-  reference = tables.baseline_of(half) or "global"
+  reference = run.baseline or tables.baseline_of(half) or "global"
   if best == reference and len(ranked) > 1:
     return f"{best} has the highest {mean}: no other method has more."
   own, others = (
