@@ -119,13 +119,13 @@ def load_arrays(
     raise ValueError(
       f"{name}={path} is no complete npz file: write it with np.savez(...)."
     ) from error
-  for array in required:
-    if array not in arrays:
-      raise ValueError(
-        f"{name}={path} has no array {keys[array]!r}; it has"
-        f" {', '.join(there) or 'none'}: say which of them it is by"
-        f" {_KEYS[array]}."
-      )
+  if missing := [array for array in required if array not in arrays]:
+    raise ValueError(
+      f"{name}={path} has no array"
+      f" {', '.join(repr(keys[array]) for array in missing)}; it has"
+      f" {', '.join(there) or 'none'}: say which to take by"
+      f" {', '.join(_KEYS[array] for array in missing)}."
+    )
   return arrays
 
 

@@ -71,12 +71,15 @@ def handwriting(
   figure, axes = _page(cells, tops, lefts.ravel(), inches, 0.8, margin=gap)
   axes.set_xticks(
     (np.arange(classes) + 0.5) * cell - 0.5,
-    [_called(label, class_names, 4 * samples) for label in range(classes)],
+    [
+      _called(label, class_names, most=2 * samples + 1)
+      for label in range(classes)
+    ],
     parse_math=False,
   )
   axes.set_yticks(
     tops + height / 2,
-    [f"Person {_called(person, names)}" for person in people],
+    [_called(person, names, "Person ") for person in people],
     parse_math=False,
   )
   return figure
@@ -120,11 +123,12 @@ def neighbours(
     class_names=class_names,
   )
   axes = figure.axes[0]
-  kinds = ("Person", "Near: person", "Far: person")
+  kinds = ("Person ", "person ", "person ")
+  beginnings = ("", "Near: ", "Far: ")
   places = axes.get_yticks()
   called = [
-    f"{kind} {_called(one, names)}"
-    for kind, own in zip(kinds, groups)
+    beginning + _called(one, names, kind)
+    for beginning, kind, own in zip(beginnings, kinds, groups)
     for one in own
   ]
   axes.set_yticks(places, called, parse_math=False)
@@ -242,9 +246,13 @@ def latent_map(
   return axes
 
 
-def _called(number: int, names: Sequence[str] | None, most: int = 24) -> str:
-  """What a person or class is called on a page, which has little room."""
-  name = str(number) if names is None else names[number]
+def _called(
+  number: int, names: Sequence[str] | None, kind: str = "", most: int = 24
+) -> str:
+  """A name, cut where a page has no room for it; "Person 7" without names."""
+  if names is None:
+    return f"{kind}{number}"
+  name = names[number]
   return name if len(name) <= most else f"{name[: most - 1]}\u2026"
 
 

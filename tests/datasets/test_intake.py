@@ -284,7 +284,8 @@ def test_arrays_of_other_names(tmp_path):
   path, said = tmp_path / "a.npz", []
   given = arrays()
   np.savez(path, x=given["images"], y=LABELS, subject=IDS, age=IDS)
-  message = r"'images'; it has x, y, subject, age: say .* by image_key"
+  message = r"'images', 'labels', 'individuals'; it has x, y, subject, age: "
+  message += "say which to take by image_key, label_key, individual_key"
   with pytest.raises(ValueError, match=message):
     npz.load(path)
   keys = {"image_key": "x", "label_key": "y", "individual_key": "subject"}

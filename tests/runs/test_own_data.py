@@ -332,7 +332,7 @@ BROKEN = {
   "other keys": (
     {"x": GOOD["images"], "y": LABELS, "subject": GOOD["individuals"]},
     {},
-    "'images'; it has x, y, subject: say which of them it is by --image_key",
+    "it has x, y, subject: say which to take by --image_key, --label_key, --in",
   ),
   "negative pixels": (
     {**IMAGES, "images": IMAGES["images"] - 0.5},
