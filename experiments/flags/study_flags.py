@@ -314,7 +314,7 @@ def remarks(study: Study, methods: Sequence[Method], people: Any) -> list[str]:
   last_phases = {m.spec: study.batches.last_phase(m) for m in methods if lags}
   found = of_study(population, study.split, last_phases)
   if population.parts is not None:
-    found.append("The data's own split (parts) is taken; nothing is drawn.")
+    found.append("Samples are divided by the data's own split, not at random.")
   if study.population.scaling is not None:
     what = "Channels" if population.holds_images else "Features"
     found.append(

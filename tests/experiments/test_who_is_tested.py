@@ -230,7 +230,9 @@ def test_splits_by_class_and_a_d_g_with_the_individuals(
     run(tmp_path / "run", **{**people, **how, "split": "random"})
 
 
-def test_a_split_of_their_own_wins_and_is_told(people, capsys):
+def test_a_split_of_their_own_wins_and_is_told(people):
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS(["table1"])
   population = npz.load(people["npz_path"])
   parts = np.where(np.arange(len(population)) % 4, 0, 2).astype(np.int8)
   population = dataclasses.replace(population, parts=parts)
@@ -238,7 +240,6 @@ def test_a_split_of_their_own_wins_and_is_told(people, capsys):
   with flagsaver.flagsaver(dataset="npz", split="random", **drawn):
     study_flags.refuse_inert(study_flags.inert(population))
     varied = study_flags.vary(population)
-    assert "The data's own split" in capsys.readouterr().out
     settings = study_flags.determining(population)
     assert not {"train_fraction", "split"} & settings.keys()
     assert settings["validation_fraction"] == 0.0
@@ -247,6 +248,8 @@ def test_a_split_of_their_own_wins_and_is_told(people, capsys):
       study = study_flags.make_study(*varied, seed, model=model)
       tested = study.split.test[study.split.test >= 0]
       assert (varied[0].parts[tested] == 2).all()
+    told = study_flags.remarks(study, [], varied)
+    assert "Samples are divided by the data's own split, not at random." in told
     for flag, value in (("split", "stratified"), ("train_fraction", 0.5)):
       refused = pytest.raises(ValueError, match=f"--{flag}={value} can't act")
       with flagsaver.flagsaver(**{flag: value}), refused:

@@ -376,8 +376,8 @@ def test_a_mistake_gets_one_sentence(fault, tmp_path, monkeypatch):
   def refuse(*_, **__):
     raise AssertionError("training began")
 
-  monkeypatch.setattr(table1, "train_all", refuse)
-  monkeypatch.setattr(table1, "find_groups", refuse)
+  monkeypatch.setattr(table1.training, "train_all", refuse)
+  monkeypatch.setattr(table1.training, "find_groups", refuse)
   arrays, changes, sentence = BROKEN[fault]
   with pytest.raises(SystemExit) as stopped:
     run(tmp_path, arrays, **changes)

@@ -90,7 +90,7 @@ def outcome(arguments, workdir):
     contextlib.redirect_stdout(io.StringIO()),
     contextlib.redirect_stderr(io.StringIO()),
   ):
-    patch.setattr(table1, "find_groups", refuse)
+    patch.setattr(table1.training, "find_groups", refuse)
     # Or every example would compile Fig. 4's network.
     patch.setattr(resources, "planned_bytes", lambda *_, **__: 2**20)
     patch.setattr(table1.processes.jax.distributed, "initialize", refuse)
