@@ -131,7 +131,7 @@ def main(
       run = prepare(methods, seeds, workdir, should_stop)
     with guards.told(workdir, OSError, AnotherTrainingError):
       summary.remark(run.first, run.remarks, workdir, run.num_folds)
-      results, space = training.train(run, methods, seeds, workdir)
+      results, space = training.train_all(run, methods, seeds, workdir)
       if distributed.is_first():
         summary.write(
           *(run.drawn, run.factors, run.rows, results, space, workdir),

@@ -39,15 +39,18 @@ class Run(NamedTuple):
   made_with: Mapping[str, Any]  # versions, device, command and so on
 
 
-def train(
+def train_all(
   run: Run,
   methods: Sequence[Method],
   seeds: Sequence[int],
   workdir: pathlib.Path,
 ) -> tuple[dict[Finished, Result], LatentSpace | None]:
-  """Everything that is finished then, and the latent space of the figures."""
+  """Trains and keeps what isn't finished, and forgets its checkpoints.
+
+  Gives everything that is finished then, and the latent space of the figures.
+  """
   results, space, count = run.results, None, run.num_folds
-  population, drawn = run.drawn.population, run.drawn.settings.seed
+  drawn = run.drawn.settings.seed
   for seed in seeds:
     if len(seeds) > 1:
       say(f"Seed {seed}.")
@@ -62,14 +65,24 @@ def train(
       if is_drawn:
         space = found
       home = study_flags.home(workdir, seed, fold, count)
-      of_folds.append(train_all(study, methods, home, workdir, run))
+      of_fold, waiting = _unfinished(study, methods, home, run)
+      with console.progress(study.num_steps(waiting), "training") as bar:
+        for method in waiting:
+          bar.set_description(method.spec)
+          result = study.personalize(method, on_steps=bar.update)
+          of_fold[method.spec] = result
+          if distributed.is_first():
+            population = study.population
+            finished.save(home, result, population, workdir, run.made_with)
+          study.forget(method)
       study.keeper.wait()
+      of_folds.append(of_fold)
     for spec in of_folds[0]:
       if all(spec in of_fold for of_fold in of_folds):
         result = Result.joined([of_fold[spec] for of_fold in of_folds])
         results[spec, seed] = result
         if count > 1 and distributed.is_first():
-          home = study_flags.home(workdir, seed)
+          home, population = study_flags.home(workdir, seed), study.population
           finished.save(home, result, population, workdir, run.made_with)
   if drawn not in seeds:
     space = find_groups(run.drawn, run.rows.parsed)
@@ -100,24 +113,16 @@ def find_groups(study: Study, methods: Sequence[Method]) -> LatentSpace | None:
   return space
 
 
-def train_all(
-  study: Study,
-  methods: Sequence[Method],
-  home: pathlib.Path,
-  workdir: pathlib.Path,
-  run: Run,
-) -> dict[str, Result]:
-  """Trains and keeps what isn't finished, and forgets its checkpoints.
-
-  Spec -> result; without those that are finished for all folds.
-  """
-  seed, population = study.settings.seed, study.population
+def _unfinished(
+  study: Study, methods: Sequence[Method], home: pathlib.Path, run: Run
+) -> tuple[dict[str, Result], list[Method]]:
+  """What is finished of this fold alone, by spec, and what is to be trained."""
+  seed = study.settings.seed
   found: dict[str, Result] = {}
   missing = [m.spec for m in methods if (m.spec, seed) not in run.results]
   if distributed.is_first():
     for spec in missing:
-      # Of several folds, some may be finished.
-      if result := finished.load(home, spec, seed, population):
+      if result := finished.load(home, spec, seed, study.population):
         found[spec] = result
   # The others are told: the first process alone has read what is finished.
   there = distributed.from_first(
@@ -127,12 +132,4 @@ def train_all(
   for method in methods:
     if method not in waiting:
       study.forget(method)
-  with console.progress(study.num_steps(waiting), "training") as bar:
-    for method in waiting:
-      bar.set_description(method.spec)
-      result = study.personalize(method, on_steps=bar.update)
-      found[method.spec] = result
-      if distributed.is_first():
-        finished.save(home, result, population, workdir, run.made_with)
-      study.forget(method)
-  return found
+  return found, waiting

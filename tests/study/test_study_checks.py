@@ -13,7 +13,7 @@ from personalization_jax.methods import parse_method
 from personalization_jax.networks import MLP
 from personalization_jax.settings import Settings
 from personalization_jax.study import Study, make_trainer
-from personalization_jax.training import evaluation
+from personalization_jax.training import evaluation, step
 
 SETTINGS = Settings(epochs=1, batch_size=16, width=1 / 32)
 
@@ -127,7 +127,7 @@ def test_models_that_diverged_have_no_accuracy_on_the_way():
       del states
       answers = np.where(rows < 0, -1, 0)
       answers[1, 2] = -1  # of a sample that there is
-      return answers
+      return step.Answers(answers, answers, answers)
 
   validation = evaluation.Validation(
     steps=[],
