@@ -69,8 +69,8 @@ def standardise(
   """Gives each feature, or each channel, mean 0 and deviation 1.
 
   Mean and standard deviation are of D_G's training rows alone, over all axes
-  but the last: nobody's test data, and no individual's, are in them. What is
-  constant there is left alone.
+  but the last: nobody's test data are in them. What is constant there is left
+  alone.
 
   Args:
     population: N samples [..., F], as they came.
