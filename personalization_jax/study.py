@@ -459,6 +459,8 @@ class Study:
     about: dict[str, Any] = {
       "dtype": np.dtype((scaling or population.images).dtype).name,
       "label_names": population.label_names,
+      "label_values": population.label_values,
+      "white": population.white,
       "scaling": scaling and (scaling.mean, scaling.spread),
     }
     shape = population.sample_shape

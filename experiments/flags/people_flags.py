@@ -81,6 +81,8 @@ def load_people(
       is_fig_4=description.is_fig_4,
       dtype=description.dtype,
       label_names=description.label_names,
+      label_values=description.label_values,
+      white=description.white,
       **layout,
       say=tell,
     )

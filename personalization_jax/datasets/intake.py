@@ -34,6 +34,8 @@ class Numbered(NamedTuple):
 
   numbers: np.ndarray
   names: tuple[str, ...] | None
+  # What whole numbers in the file stand for 0, 1, ...; None if these do.
+  values: tuple[int, ...] | None = None
 
 
 def individuals(values: Any, count: int, say: Say) -> Numbered:
@@ -69,45 +71,65 @@ def labels(
   names = class_names(names)
   numbers = places(values, count, names)
   used = np.unique(numbers)
+  kept = tuple(names[place] for place in used)
+  whole = None
   if len(used) < len(names):
     gone = np.delete(names, used).tolist()
     say(f"classes without a sample are left out: {listed(gone)}.")
-  kept = tuple(names[place] for place in used)
-  return Numbered(np.searchsorted(used, numbers).astype(np.int32), kept)
+    whole = tuple(used.tolist())
+  numbers = np.searchsorted(used, numbers).astype(np.int32)
+  return Numbered(numbers, kept, whole)
 
 
 def class_names(values: Any) -> tuple[str, ...]:
   """Names of classes [C], each another one."""
+  if np.ndim(values) != 1 or not len(values):
+    raise ValueError(
+      f"label_names must be a vector [C], but has shape {np.shape(values)}."
+    )
   names = tuple(map(str, _column("label_names", values, np.size(values))))
   if len({*names}) < len(names):
     raise ValueError("label_names has a name twice: every class needs its own.")
   return names
 
 
-def places(values: Any, count: int, names: Sequence[str]) -> np.ndarray:
+def places(
+  values: Any,
+  count: int,
+  names: Sequence[str],
+  whole: Sequence[int] | None = None,
+) -> np.ndarray:
   """The places of labels among the names of classes, int32 [count].
 
-  Labels are known by their text; if these aren't all names, whole numbers are
-  places.
+  Texts are names, and whole numbers are places, or those of `whole` in the same
+  order (see `Numbered`). One never counts as the other: that would depend on
+  which values a file happens to hold.
   """
+  columns = np.shape(values)[1:]
   values = _label_column(values, count)
-  place = {name: number for number, name in enumerate(names)}
+  if columns == (len(names),):  # one-hot, a column for each class
+    whole = None
+  keys: Sequence[Any] = names
+  if values.dtype.kind != "U":
+    keys = range(len(names)) if whole is None else whole
+  place = {key: number for number, key in enumerate(keys)}
   known, which = np.unique(values, return_inverse=True)
-  numbers = [place.get(str(value)) for value in known.tolist()]
+  numbers = [place.get(value) for value in known.tolist()]
   if None not in numbers:
     return np.array(numbers, np.int32)[which]
-  as_places = values.astype(np.int8) if values.dtype == bool else values
-  if _fits(as_places, 0) and as_places.max() < len(names):
-    return as_places.astype(np.int32)
-  wrong = np.array([number is None for number in numbers])[which]
-  if values.dtype.kind in "iu" and (outside := values >= len(names)).any():
-    wrong = outside
-  of_names = f"be names of classes ({listed(names)}) or "
-  row = int(np.argmax(wrong))
+  row = int(np.argmax(which == numbers.index(None)))
   raise ValueError(
-    f"labels must {of_names if are_named(names) else ''}lie in"
-    f" 0..{len(names) - 1}, but row {row} holds {values[row]}."
+    f"labels must be {_among(names, whole)}, but row {row} holds {values[row]}."
   )
+
+
+def _among(names: Sequence[str], whole: Sequence[int] | None) -> str:
+  """What labels of known classes may be."""
+  numbers = f"whole numbers of 0..{len(names) - 1}"
+  if whole is not None:
+    numbers = f"whole numbers ({listed(whole)})"
+  named = f"names of classes ({listed(names)}) or " * are_named(names)
+  return named + numbers
 
 
 def numbers_below(values: Any, count: int, num_classes: int) -> np.ndarray:
@@ -143,9 +165,19 @@ def parts(values: Any, count: int) -> np.ndarray:
 
 
 def samples(
-  images: Any, *, layout: str = "auto", pad: bool = False, say: Say
-) -> np.ndarray:
-  """Samples as they are stored: uint8 [N, H, W, C] or float32 [N, ...]."""
+  images: Any,
+  *,
+  layout: str = "auto",
+  pad: bool = False,
+  white: float | None = None,
+  say: Say,
+) -> tuple[np.ndarray, float | None]:
+  """Samples as they are stored: uint8 [N, H, W, C] or float32 [N, ...].
+
+  `white` is the number in the file that is full ink, 0 if numbers stay as they
+  are; None finds it out. It is given back if there is one; None where images
+  are as models see them.
+  """
   images = np.asarray(images)
   if images.dtype.kind not in "biuf":
     raise ValueError(
@@ -156,13 +188,19 @@ def samples(
       f"images holds no samples, or has an empty axis: shape {images.shape}."
     )
   images = _laid_out(images, layout)
-  if images.ndim == 4 and layout != "features":
-    images = _pixels(images, say)
+  if layout == "features":
+    white = 0
+  if images.ndim == 4:
+    if white is None:
+      white = _white(images, say)
+    images = _pixels(images, white)
     images = _squared(images) if pad else images
-    if images.dtype == np.uint8:
-      return images
-  with np.errstate(over="ignore"):  # `check_finite` names too large a number
-    return images.astype(np.float32, copy=False)
+  else:
+    white = None
+  if images.dtype != np.uint8 or images.ndim != 4:
+    with np.errstate(over="ignore"):  # `check_finite` names too large a number
+      images = images.astype(np.float32, copy=False)
+  return images, white
 
 
 def ask_layout(images: np.ndarray, layout: str) -> None:
@@ -192,7 +230,7 @@ def are_named(names: Sequence[str]) -> bool:
   return [*map(str, names)] != [*map(str, range(len(names)))]
 
 
-def listed(names: Sequence[str], most: int = 8) -> str:
+def listed(names: Sequence[Any], most: int = 8) -> str:
   """Names in a sentence, not too many of them."""
   more = f" and {len(names) - most} more" if len(names) > most else ""
   return ", ".join(map(str, names[:most])) + more
@@ -211,6 +249,7 @@ def _numbered(
   """Numbers in sorted order, with the texts of what they stand for."""
   known, numbers = np.unique(values, return_inverse=True)
   names = tuple(map(str, known.tolist()))
+  whole = tuple(known.tolist()) if values.dtype.kind in "iu" else None
   numbers = numbers.astype(np.int32)
   if not are_named(names):
     return Numbered(numbers, None)
@@ -221,7 +260,7 @@ def _numbered(
     f"the {len(names)} values of {name} are numbered in sorted order"
     f" ({', '.join(told)})."
   )
-  return Numbered(numbers, names)
+  return Numbered(numbers, names, whole)
 
 
 def _label_column(values: Any, count: int) -> np.ndarray:
@@ -265,10 +304,10 @@ def _column(name: str, values: Any, count: int) -> np.ndarray:
     raise ValueError(
       f"{name} must be integers or texts, but are {values.dtype}."
     )
-  if values.dtype.kind == "U" and (empty := values == "").any():
-    raise ValueError(
-      f"{name} must not be empty texts, but row {int(np.argmax(empty))} is."
-    )
+  if values.dtype.kind == "U":
+    for row, text in enumerate(values.tolist()):
+      if not text or any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ValueError(f"{name} must be texts, but row {row} holds {text!r}.")
   return values
 
 
@@ -303,7 +342,11 @@ def _laid_out(images: np.ndarray, layout: str) -> np.ndarray:
   if layout == "features":
     return images
   if layout == "auto":
-    if images.ndim == 4 and shape[1] in (1, 3) and not _CHANNELS & {*shape[2:]}:
+    if (
+      images.ndim == 4
+      and shape[1] in _CHANNELS
+      and not _CHANNELS & {*shape[2:]}
+    ):
       raise ValueError(
         f"images have shape {shape}, which may have their channels first: say"
         " layout=channels_first or layout=channels_last."
@@ -327,44 +370,59 @@ def _laid_out(images: np.ndarray, layout: str) -> np.ndarray:
   return np.moveaxis(images, 1, 3) if layout == "channels_first" else images
 
 
-def _pixels(images: np.ndarray, say: Say) -> np.ndarray:
-  """Images [N, H, W, C] as uint8 up to 255, or floats."""
-  kind = images.dtype
-  if kind.kind == "b":
-    return images.astype(np.uint8) * np.uint8(255)
+def _white(images: np.ndarray, say: Say) -> float | None:
+  """The number that is full ink in images [N, H, W, C]; see `samples`."""
+  if images.dtype == bool:
+    return None
   low, high = images.min(), images.max()
-  if kind.kind == "f":
-    if not (low >= 0 and 1 < high <= 255):
-      return images
+  if images.dtype.kind == "f":
     is_whole = bool((images == np.rint(images)).all())
-    if not is_whole and high <= 16:
-      return images
-    top = 16 if high <= 16 else 255
+    if not (low >= 0 and 1 < high <= 255) or (not is_whole and high <= 16):
+      return None
+    white = 16 if high <= 16 else 255
     say(
-      f"images are floats that reach {high:.6g}: divided by {top}, so that they"
-      " lie in 0..1; layout=features keeps them."
+      f"images are floats that reach {high:.6g}: divided by {white}, so that"
+      " they lie in 0..1; layout=features keeps them."
     )
-    return images / np.float32(top)
+    return white
   if low >= 0 and high <= 255:
-    images = images.astype(np.uint8, copy=False)
     if not 0 < high <= 16:
-      return images
-    top = 1 if high == 1 else 16
+      return None
+    white = 1 if high == 1 else 16
     say(
-      f"images are integers that never leave 0..{top}: multiplied by"
-      f" {255 / top:g}, since models see 255 as 1."
+      f"images are integers that never leave 0..{white}: multiplied by"
+      f" {255 / white:g}, since models see 255 as 1."
     )
-    return np.rint(images * np.float32(255 / top)).astype(np.uint8)
-  if kind == np.uint16:
+    return white
+  if images.dtype == np.uint16:
     say(
       f"images are uint16 and reach {high}: divided by 65535, so that they lie"
       " in 0..1; if another number is white, give floats."
     )
-    return images / np.float32(65535)
+    return 65535
   raise ValueError(
-    f"images must be uint8 in 0..255, or floats in 0..1, but are {kind} in"
-    f" {low}..{high}; layout=features keeps what is no image."
+    f"images must be uint8 in 0..255, or floats in 0..1, but are {images.dtype}"
+    f" in {low}..{high}; layout=features keeps what is no image."
   )
+
+
+def _pixels(images: np.ndarray, white: float | None) -> np.ndarray:
+  """Images [N, H, W, C] as uint8 up to 255, or floats, by their white."""
+  if white == 0:
+    return images.astype(np.float32)
+  if images.dtype == bool:
+    return images.astype(np.uint8) * np.uint8(255)
+  if images.dtype.kind == "f" or (images.dtype != np.uint8 and white == 65535):
+    return images if white in (None, 1) else images / np.float32(white)
+  white = 255 if white in (None, 65535) else white
+  if images.min() < 0 or images.max() > white:
+    raise ValueError(
+      f"images are {images.dtype} and must lie in 0..{white:g}, but reach from"
+      f" {images.min()} to {images.max()}."
+    )
+  if white == 255:
+    return images.astype(np.uint8, copy=False)
+  return np.rint(images * np.float32(255 / white)).astype(np.uint8)
 
 
 def _squared(images: np.ndarray) -> np.ndarray:

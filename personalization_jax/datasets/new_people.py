@@ -22,6 +22,8 @@ def population_of(
   is_fig_4: bool = True,
   dtype: str | None = None,
   label_names: Sequence[str] | None = None,
+  label_values: Sequence[int] | None = None,
+  white: float | None = None,
   layout: str = "auto",
   pad: bool = False,
   say: Callable[[str], None] = logging.warning,
@@ -30,25 +32,33 @@ def population_of(
 
   `arrays` has images [N, ...] and where there are any labels, individuals,
   originals [N] and label_names, as `Population.from_arrays` takes them; without
-  them labels and individuals are 0. Labels are read by the model's
-  `label_names`. Samples of the model's shape stay, square images of any other
-  size are brought to it. `is_fig_4` tells the paper's model, which sees images
-  resized, and `dtype` what it was trained on, "uint8" or "float32", if that is
-  known.
+  them labels and individuals are 0. Labels and images are read as those of the
+  model's own data, by `label_names`, `label_values` and `white` of its
+  `Population`, whatever else this file holds. Samples of the model's shape
+  stay, square images of any other size are brought to it. `is_fig_4` tells the
+  paper's model, which sees images resized, and `dtype` what it was trained on,
+  "uint8" or "float32", if that is known.
   """
   images = np.asarray(arrays["images"])
   shape, count = tuple(sample_shape), len(images) if images.ndim else 0
   if layout == "auto":
-    layout = intake.layout_of(images.shape, shape)
+    is_kept = white == 0 and len(shape) == 3
+    layout = "features" if is_kept else intake.layout_of(images.shape, shape)
+  is_float = images.dtype.kind == "f"
+  # Floats for a model of integers are as it sees these.
+  if white is None or (white and is_float and dtype == "uint8"):
+    white = 1 if is_float else 255
   # Defaults can't be faulty; `from_arrays` judges the shape of the images.
   zeros = np.zeros(count, np.int32)
   labels = arrays.get("labels", zeros)
   if count:
-    if label_names is not None and "label_names" in arrays:
+    if "label_names" in arrays and label_names is None:
+      say("label_names isn't read: the model's classes have no names.")
+    elif "label_names" in arrays:
       own_names = intake.class_names(arrays["label_names"])
       labels = np.array(own_names)[intake.places(labels, count, own_names)]
     names = label_names or [*map(str, range(num_classes))]
-    labels = intake.places(labels, count, names)
+    labels = intake.places(labels, count, names, label_values)
   population = Population.from_arrays(
     images,
     labels,
@@ -59,6 +69,7 @@ def population_of(
     label_names=label_names,
     layout=layout,
     pad=pad,
+    white=white,
     say=say,
   )
   images = population.images

@@ -37,6 +37,10 @@ class Population:
       or more: person k is individual_names[k]. None if ids are names.
     parts: int8 [N], the user's own split: 0 to train on, 1 to validate on, 2 to
       test on; None if there is none.
+    label_values: what whole numbers stand for the first classes in the data;
+      None if 0, 1, ... do.
+    white: the number of the data that is full ink, by which images were brought
+      to 0..255 or 0..1; 0 if they were kept as numbers; None if they came so.
     scaling: what the samples were scaled by, which new people's want too; None
       if they are as they came.
     origin: the fingerprint of the samples as they came, if they were scaled.
@@ -51,6 +55,8 @@ class Population:
   file_rows: np.ndarray = None  # type: ignore[assignment]
   individual_names: tuple[str, ...] | None = None
   parts: np.ndarray | None = None
+  label_values: tuple[int, ...] | None = None
+  white: float | None = None
   scaling: Scaling | None = None
   origin: str = ""
 
@@ -86,6 +92,7 @@ class Population:
     is_test: Any = None,
     layout: str = "auto",
     pad: bool = False,
+    white: float | None = None,
     say: Callable[[str], None] = logging.warning,
   ) -> Population:
     """Checks plain arrays and makes a population of them.
@@ -112,6 +119,7 @@ class Population:
         "grey" (no axis for the channel), "features" (anything, kept as it is),
         or "auto".
       pad: whether to bring images into the middle of a square of zeros.
+      white: the number that is full ink; found out by default.
       say: told what was numbered or scaled, and how.
 
     Returns:
@@ -120,11 +128,16 @@ class Population:
     Raises:
       ValueError: naming, in one sentence, what is wrong with the arrays.
     """
-    images = intake.samples(images, layout=layout, pad=pad, say=say)
+    images, white = intake.samples(
+      images, layout=layout, pad=pad, white=white, say=say
+    )
     count = len(images)
-    ids, individual_names = intake.individuals(individuals, count, say)
+    ids, individual_names, _ = intake.individuals(individuals, count, say)
+    label_values = None
     if num_classes is None:
-      labels, label_names = intake.labels(labels, count, label_names, say)
+      labels, label_names, label_values = intake.labels(
+        labels, count, label_names, say
+      )
       num_classes = int(labels.max()) + 1
     else:
       labels = intake.numbers_below(labels, count, num_classes)
@@ -139,6 +152,8 @@ class Population:
       None if label_names is None else intake.class_names(label_names),
       individual_names=individual_names,
       parts=None if is_test is None else intake.parts(is_test, count),
+      label_values=label_values,
+      white=white,
     )
     if complete:
       found.check_complete()

@@ -32,12 +32,11 @@ class Scaling(NamedTuple):
 def moments(known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Mean and standard deviation of columns [N, F], float64 [F] each.
 
-  The deviation of a column that is constant up to rounding is 0.
+  The deviation of a column that is constant up to float32's rounding is 0.
   """
   known = known.astype(np.float64)
   mean, spread = known.mean(axis=0), known.std(axis=0)
-  # Rounding gives constants a spread, too.
-  varies = spread > 1e-6 * np.abs(known).max(axis=0)
+  varies = spread > 1e-7 * np.abs(known).max(axis=0)
   return mean, np.where(varies, spread, 0.0)
 
 
@@ -69,8 +68,8 @@ def standardise(
   """Gives each feature, or each channel, mean 0 and deviation 1.
 
   Mean and standard deviation are of D_G's training rows alone, over all axes
-  but the last: nobody's test data are in them. What is constant there is left
-  alone.
+  but the last: nobody's test data are in them. What is constant there is 0, and
+  isn't divided.
 
   Args:
     population: N samples [..., F], as they came.
@@ -104,10 +103,9 @@ def standardise(
   images = population.images
   known = _as_seen(images[split.global_train])
   mean, spread = moments(known.reshape(-1, images.shape[-1]))
-  varies = spread > 0
   scaling = Scaling(
-    tuple(np.where(varies, mean, 0.0).tolist()),
-    tuple(np.where(varies, spread, 1.0).tolist()),
+    tuple(mean.tolist()),
+    tuple(np.where(spread > 0, spread, 1.0).tolist()),
     images.dtype.name,
   )
   return dataclasses.replace(

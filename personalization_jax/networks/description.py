@@ -38,12 +38,15 @@ class Description:
   # Mean and spread along the samples' last axis: the model sees
   # (x - mean) / spread, of uint8 images x / 255; None if it sees x.
   scaling: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+  # As its `Population` has them: how labels and images of its data are read.
+  label_values: tuple[int, ...] | None = None
+  white: float | None = None
   # Of a model that isn't this package's: "module:Class", see `factories.make`.
   factory: str | None = None
 
   def __post_init__(self) -> None:
     """Rejects what no model can be; JSON's lists become tuples."""
-    for name in ("sample_shape", "hidden", "label_names"):
+    for name in ("sample_shape", "hidden", "label_names", "label_values"):
       if (values := getattr(self, name)) is not None:
         object.__setattr__(self, name, tuple(values))
     shape, names = self.sample_shape, self.label_names
@@ -89,7 +92,7 @@ class Description:
     *,
     dtype: Any = None,
     label_names: Sequence[str] | None = None,
-    scaling: tuple[Sequence[float], Sequence[float]] | None = None,
+    **further: Any,
   ) -> Description | None:
     """Describes a `Classifier` or an `MLP`; None for any other model.
 
@@ -108,8 +111,8 @@ class Description:
       precision=jnp.dtype(model.dtype).name,
       dtype=None if dtype is None else np.dtype(dtype).name,
       label_names=None if label_names is None else tuple(label_names),
-      scaling=scaling,  # type: ignore[arg-type]
       **about,
+      **further,
     )
 
   @classmethod
@@ -127,8 +130,9 @@ class Description:
     content = {"format": _FORMAT, **dataclasses.asdict(self)}
     if scaling := content.pop("scaling"):
       content["scaling"] = dict(zip(("mean", "spread"), scaling))
-    if self.factory is None:
-      del content["factory"]  # as it was before there was any
+    for name in ("label_values", "white", "factory"):
+      if content[name] is None:
+        del content[name]  # as it was before there was any
     return json.dumps(content, indent=1) + "\n"
 
   @property

@@ -54,6 +54,13 @@ def open_run(
   settings = json.loads(json.dumps(settings))
   first = {"settings": settings, "dataset_fingerprint": dataset_fingerprint}
   old = _same_run(workdir, settings, dataset_fingerprint, inert)
+  # Models and results of before go by these names.
+  names, now = old.get("label_names"), about.get("label_names")
+  if names and list(names) != list(now or ()):
+    raise ValueError(
+      f"workdir={workdir} holds a run whose classes are called {names}, but now"
+      f" they are {now and list(now)}: take another directory."
+    )
   finished = saved(workdir)
   # For people, settings come first.
   config = {**first, **(old if finished else about), **first}

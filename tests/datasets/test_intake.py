@@ -100,9 +100,9 @@ def test_a_file_names_its_classes(tmp_path):
   population = npz.load(path, say=said.append)
   assert population.label_names == ("sit", "run")
   assert said == ["classes without a sample are left out: walk."]
-  # Names that are texts of labels say what is what.
-  population = take(labels=LABELS + 1, label_names=["2", "1"])
-  np.testing.assert_array_equal(population.labels, 1 - LABELS)
+  # Numbers are places, whatever names look like.
+  population = take(labels=LABELS, label_names=["1", "0"])
+  np.testing.assert_array_equal(population.labels, LABELS)
   texts = np.array(["run", "sit"])[LABELS]
   assert take(labels=texts, label_names=["sit", "run"]).labels[0] == 1
 
@@ -118,7 +118,7 @@ def test_a_file_names_its_classes(tmp_path):
     ({"individuals": np.eye(3)[IDS]}, r"individuals must be a vector"),
     ({"individuals": np.where(IDS, IDS, np.nan)}, "row 0 holds nan"),
     ({"individuals": IDS + 1j}, "integers or texts, but are complex"),
-    ({"individuals": np.array([*"aabbccddeef", ""])}, "but row 11 is"),
+    ({"individuals": np.array([*"aabbccddeef", ""])}, "row 11 holds ''"),
     ({"individuals": [*"aabbccddeef", None]}, "row 11 holds None"),
     (
       {"individuals": np.array([*"aabbccddeef", np.nan], object)},
@@ -128,7 +128,7 @@ def test_a_file_names_its_classes(tmp_path):
     ({"individuals": np.full(COUNT, np.inf)}, "float64 and reach inf"),
     (
       {"label_names": ["a"]},
-      r"names of classes \(a\) or lie in 0..0, .* row 1",
+      r"names of classes \(a\) or whole numbers of 0..0, .* row 1",
     ),
     ({"label_names": ["a", "a"]}, "has a name twice"),
     ({"is_test": LABELS + 1}, "is_test must be 0 .* row 1 holds 2"),
@@ -296,9 +296,17 @@ def test_arrays_of_other_names(tmp_path):
     npz.load(path, **keys, split_key="fold")
 
 
-def as_model_takes(shape=(8, 8, 1), num_classes=2, names=None, **changes):
+def as_model_takes(
+  shape=(8, 8, 1), num_classes=2, names=None, values=None, white=None, **changes
+):
   return new_people.population_of(
-    arrays(**changes), num_classes, shape, label_names=names, say=print
+    arrays(**changes),
+    num_classes,
+    shape,
+    label_names=names,
+    label_values=values,
+    white=white,
+    say=print,
   )
 
 
@@ -306,7 +314,7 @@ def test_a_model_s_shape_says_which_axis_is_which():
   first = images(U8, 255, 3, 8, 8)
   found = as_model_takes((8, 8, 3), images=first)
   np.testing.assert_array_equal(found.images, np.moveaxis(first, 1, 3))
-  grey = as_model_takes((8, 8, 1), images=images(float, 255))
+  grey = as_model_takes((8, 8, 1), images=images(float, 255), white=255)
   assert grey.images.max() == 1
   kept = as_model_takes((8, 8), images=images(float, 255))
   assert kept.images.max() == 255
@@ -324,9 +332,8 @@ def test_a_model_s_shape_says_which_axis_is_which():
     (LABELS, ("run", "sit"), LABELS),
     (np.array(["sit", "run"])[LABELS], ("run", "sit"), 1 - LABELS),
     (np.full(COUNT, b"sit"), ("run", "sit"), np.ones(COUNT)),
-    (LABELS + 4, ("4", "5"), LABELS),
-    (LABELS + 1, ("1", "2"), LABELS),
-    (np.ones(COUNT, int), ("1", "2"), np.zeros(COUNT)),
+    (np.ones(COUNT, int), ("1", "2"), np.ones(COUNT)),
+    (np.array(["1"] * COUNT), ("1", "2"), np.zeros(COUNT)),
     (LABELS == 1, ("False", "True"), LABELS),
   ],
 )
@@ -334,6 +341,56 @@ def test_labels_are_read_by_a_model_s_names(labels, names, expected):
   found = as_model_takes(labels=labels, names=names)
   np.testing.assert_array_equal(found.labels, expected)
   assert found.label_names == names
+
+
+@pytest.mark.parametrize(
+  ("given", "expected"),
+  [
+    (np.array([5, 1] * 6), [2, 0] * 6),
+    (np.array(["5", "1"] * 6), [2, 0] * 6),
+    (np.eye(3, dtype=int)[[2, 0] * 6], [2, 0] * 6),
+    (np.eye(6, dtype=int)[[5, 1] * 6], [2, 0] * 6),
+  ],
+)
+def test_numbers_stand_for_what_they_did_in_training(given, expected):
+  """Whichever of them a file holds: 1, 3 and 5 are classes 0, 1 and 2."""
+  population = take(labels=np.array([1, 3, 5, 5] * 3))
+  about = {
+    "num_classes": 3,
+    "names": population.label_names,
+    "values": population.label_values,
+  }
+  found = as_model_takes(labels=given, **about)
+  np.testing.assert_array_equal(found.labels, expected)
+  for wrong in ([0, 1], [1, 4]):
+    message = r"\(1, 3, 5\) or whole numbers \(1, 3, 5\), but row"
+    with pytest.raises(ValueError, match=message):
+      as_model_takes(labels=np.array(wrong * 6), **about)
+
+
+def test_pixels_are_read_as_they_were_in_training():
+  """Whatever else is in a file: a dark one stays dark."""
+  dark = images(U8, 16)
+  plain = take(images=images(U8, 255))
+  assert plain.white is None
+  assert as_model_takes(images=dark, white=None).images.max() == 16
+  few = take(images=dark)
+  assert (few.white, few.images.max()) == (16, 255)
+  binary = images(U8, 1)
+  assert as_model_takes(images=binary, white=16).images.max() == 16
+  with pytest.raises(ValueError, match=r"must lie in 0\.\.16, but reach"):
+    as_model_takes(images=images(U8, 255), white=16)
+  wide = take(images=images(np.uint16, 60000))
+  assert wide.white == 65535
+  found = as_model_takes(images=images(np.uint16, 200), white=65535)
+  assert found.images.max() == np.float32(200 / 65535)
+  floats = images(float, 15)[..., None] + 0.0
+  found = as_model_takes(images=floats, white=255)
+  np.testing.assert_allclose(found.images, floats / 255, rtol=1e-6)
+  # Kept as numbers, they are never images.
+  kept = take(images=floats, layout="features")
+  assert (kept.white, kept.images.max()) == (0, 15)
+  assert as_model_takes(images=floats, white=0).images.max() == 15
 
 
 def test_a_file_s_names_and_a_model_s_are_the_same_classes():

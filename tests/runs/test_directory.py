@@ -339,6 +339,16 @@ def test_the_same_run_goes_on(tmp_path):
   assert config["device"] == "cpu"
 
 
+def test_a_run_of_classes_of_other_names_is_refused(tmp_path):
+  """Its models and predictions would go by the new names."""
+  names = {"label_names": ("ant", "bee")}
+  directory.open_run(tmp_path, SETTINGS, "abc", names)
+  directory.open_run(tmp_path, SETTINGS, "abc", names)
+  for other in ({"label_names": ("bee", "cat")}, {}):
+    with pytest.raises(ValueError, match="classes are called .*'ant', 'bee'"):
+      directory.open_run(tmp_path, SETTINGS, "abc", other)
+
+
 @pytest.mark.parametrize("flag", list(SETTINGS))
 def test_another_run_is_refused_by_the_flag_that_differs(tmp_path, flag):
   directory.open_run(tmp_path, SETTINGS, "abc", {})
