@@ -103,7 +103,7 @@ def test_every_seed_has_a_scale_of_its_own(finished, seed):
   (model, *_) = (home / "models" / "global").iterdir()
   mean, spread = saved_models.load(model)[0].scaling
   assert (mean, spread) == study.population.scaling[:2]
-  assert (mean[3], spread[3]) == (0, 1)
+  assert (mean[3], spread[3]) == (5, 1)
 
 
 def test_a_further_seed_compiles_nothing(tmp_path, monkeypatch):
