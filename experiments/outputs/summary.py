@@ -197,7 +197,8 @@ def write(
   ]
   labels = study.population.labels
   chosen = choice.compare(finished, labels)
-  if chosen and study.split.validation.shape[1]:
+  # People of the first fold may have no validation data where others have.
+  if chosen and any(result.validation_rows.shape[1] for result in finished):
     further.append((choice, chosen))
     people = choice.by_person(
       finished, labels, chosen, study.population.name_of

@@ -160,6 +160,26 @@ def test_seeds_have_folds_of_the_same_people(people, tmp_path, no_figures):
   assert config["settings"]["num_folds"] == 7
 
 
+def test_a_first_fold_without_validation_data_has_a_choice(
+  people, tmp_path, no_figures
+):
+  """Of those folds that have some, everybody else's choice is told."""
+  seed = next(
+    seed
+    for seed in range(100)
+    if 0 in splits.folds(npz.load(people["npz_path"]), 0, seed)[0][0]
+  )
+  how = {**people, **ROTATE, "num_folds": 0, "methods": "global,tl:2"}
+  # The first has 8 samples, all others have more.
+  how |= {"validation_fraction": 0.06, "seed": seed, "eval_every": 0}
+  run(tmp_path, **how)
+  lines = read(tmp_path / "choice_by_person.csv")
+  assert [
+    line["individual"] for line in lines if line["validation_accuracy"] == "nan"
+  ] == ["0"]
+  assert (tmp_path / "choice.csv").exists()
+
+
 MISTAKES = [
   (ROTATE | {"num_folds": 1}, "--num_folds=1 must be at least 2"),
   (ROTATE | {"num_folds": 8}, "--num_folds=8 must be at most 7"),
