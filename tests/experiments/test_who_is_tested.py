@@ -109,6 +109,11 @@ def test_each_fold_has_a_folder_and_the_run_has_what_all_gave(rotated):
   assert not unused & set(settings)
 
 
+def test_remarks_are_of_everybody(rotated):
+  text = (rotated / "remarks.md").read_text()
+  assert "7 of 7 people (0, 1, 2, ...) have fewer than 10 test samples" in text
+
+
 def test_a_rotation_cut_short_goes_on_to_the_same_bytes(
   rotated, people, tmp_path, monkeypatch, no_figures
 ):
