@@ -109,6 +109,12 @@ def test_each_fold_has_a_folder_and_the_run_has_what_all_gave(rotated):
   assert not unused & set(settings)
 
 
+def test_a_model_of_d_g_is_of_a_fold(rotated):
+  text = (rotated / "table1.md").read_text()
+  assert "global: one model for each fold of individuals. Its" in text
+  assert "one model for all" not in text
+
+
 def test_remarks_are_of_everybody(rotated):
   text = (rotated / "remarks.md").read_text()
   assert "7 of 7 people (0, 1, 2, ...) have fewer than 10 test samples" in text

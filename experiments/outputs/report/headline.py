@@ -55,8 +55,10 @@ def of_results(run: Run) -> str | None:
     told[of] = f"{abs(points):.1f} points {where} {reference}"
     if tested:
       p = dict(zip(methods, run.table[f"p_{of}_holm"]))[best]
-      single = of == "global" and any(map(one_model, (best, reference)))
-      told[of] += _significance(p, single)
+      why = "too few or too alike"
+      if of == "global" and any(map(one_model, (best, reference))):
+        why = f"one model for {'each fold' if _rotates(run) else 'all'}"
+      told[of] += _significance(p, why)
   own = run.accuracies(best, "individual", run.people, run.table_seeds)
   diverged = np.count_nonzero(np.isnan(own))
   lost = f" (left out: {diverged} of its models that diverged)"
@@ -69,10 +71,14 @@ def of_results(run: Run) -> str | None:
   )
 
 
-def _significance(p: float, single: bool) -> str:
-  """How sure a difference is; `single` if one side is one model for all."""
+def _rotates(run: Run) -> bool:
+  """Whether everyone is tested, fold by fold."""
+  return run.settings.get("people") == "rotate"
+
+
+def _significance(p: float, why: str) -> str:
+  """How sure a difference is, or why there is no test of it."""
   if math.isnan(p):
-    why = "one model for all" if single else "too few or too alike"
     return f" (no test: {why})"
   (cell,) = markdown.cells([p], "p")
   but = "" if p < 0.05 else ", but can't be told apart from it"

@@ -68,6 +68,12 @@ def test_without_a_baseline_of_its_half_it_is_another_without_a_test(tmp_path):
   )
   said = headline.of_results(runs.Run(tmp_path / "c", "c"))
   assert said.endswith("5.0 points below global (no test: one model for all).")
+  config = tmp_path / "c" / "config.json"
+  settings = {"people": "rotate", "num_folds": 3}
+  about = json.loads(config.read_text()) | {"settings": settings}
+  config.write_text(json.dumps(about))
+  said = headline.of_results(runs.Run(tmp_path / "c", "c"))
+  assert said.endswith("(no test: one model for each fold).")
 
 
 @pytest.mark.parametrize(
