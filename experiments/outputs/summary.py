@@ -121,12 +121,20 @@ def of_people(study: Study) -> str:
     for rows in (split.train, split.validation, split.test)
   )
   writers = study.population.individuals[split.global_train]
-  of_others = sizes(np.unique(writers, return_counts=True)[1])
+  others = writers[np.isin(writers, split.global_people)]
+  of_others = sizes(np.unique(others, return_counts=True)[1])
+  told = "".join([train, validation, test, of_others])
+  which = " (min / median / max)" if " / " in told else ""
+  also = (
+    " and the individuals' training samples"
+    if split.global_includes_individuals
+    else ""
+  )
   return (
     f"{len(split.individuals)} individuals, with {train} training,"
     f" {validation} validation and {test} test samples;"
     f" {len(split.global_people)} others, with {of_others} training samples"
-    f" (min / median / max), {len(writers)} in all, are D_G;"
+    f"{which}, {len(others)} in all,{also} are D_G;"
     f" {study.population.num_classes} classes; {mesh.size} devices"
     f" ({mesh.devices.flat[0].device_kind})."
   )
@@ -185,12 +193,7 @@ def write(
   )
   notes = [*rows.notes]
   if num_folds > 1:
-    notes.append(
-      f"All numbers are of {num_folds} folds, each with a global model of its"
-      " own; figures of training, of people's data and of the latent space are"
-      " of the first fold alone. Individual fairness is left out: people of two"
-      " folds share no latent space."
-    )
+    notes.append(pictures.OF_FOLDS.format(num_folds))
   print(markdown.markdown(table, baseline, of_run=True))
   further: list[tuple[types.ModuleType, Any]] = [
     (measures, measures.compare(finished, study.population))

@@ -256,6 +256,15 @@ def test_splits_by_class_and_a_d_g_with_the_individuals(
   run(tmp_path / "run", **{**people, **how})
   settings = json.loads((tmp_path / "run" / "config.json").read_text())
   assert settings["settings"]["split"] == "stratified"
+  # D_G's own samples are counted apart from the individuals'.
+  population = npz.load(people["npz_path"])
+  chosen = splits.split_people(population, 3, 3, how="stratified", **{
+    name: people[name] for name in ("train_fraction", "validation_fraction")
+  })  # fmt: skip
+  assert (
+    f", {len(chosen.global_train)} in all, and the individuals' training"
+    " samples are D_G;"
+  ) in (tmp_path / "run" / "remarks.md").read_text()
   assert settings["settings"]["global_includes_individuals"] is True
   with pytest.raises(SystemExit, match="--split=stratified, but this one has"):
     run(tmp_path / "run", **{**people, **how, "split": "random"})

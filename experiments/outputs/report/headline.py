@@ -57,7 +57,7 @@ def of_results(run: Run) -> str | None:
       p = dict(zip(methods, run.table[f"p_{of}_holm"]))[best]
       why = "too few or too alike"
       if of == "global" and any(map(one_model, (best, reference))):
-        why = f"one model for {'each fold' if _rotates(run) else 'all'}"
+        why = f"one model for {'each fold' if rotates(run) else 'all'}"
       told[of] += _significance(p, why)
   own = run.accuracies(best, "individual", run.people, run.table_seeds)
   diverged = np.count_nonzero(np.isnan(own))
@@ -71,7 +71,7 @@ def of_results(run: Run) -> str | None:
   )
 
 
-def _rotates(run: Run) -> bool:
+def rotates(run: Run) -> bool:
   """Whether everyone is tested, fold by fold."""
   return run.settings.get("people") == "rotate"
 
@@ -96,14 +96,21 @@ def of_data(run: Run) -> str:
   tested = " / ".join(f"{number:g}" for number in numbers)
   spread = " (min / median / max)" if len(numbers) > 1 else ""
   others = settings.get("num_global_individuals")
+  own = settings.get("global_includes_individuals")
+  also = " and the individuals' training samples" if own else ""
   classes = about.get("num_classes") or len(about.get("label_names") or ())
   told = [
     f"{len(run.people)} individuals, each tested on {tested}{spread} samples of"
     " their own"
   ]
-  if others:
+  if rotates(run):
+    folds = settings.get("num_folds")
     told.append(
-      f"D_G of {others} other people, tested on {of_all.max():g} samples"
+      f"everyone is tested, in {folds} folds: D_G is all others{also}"
+    )
+  elif others:
+    told.append(
+      f"D_G of {others} other people{also}, tested on {of_all.max():g} samples"
     )
   if classes:
     told.append(f"{classes} classes")

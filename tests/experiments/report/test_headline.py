@@ -134,3 +134,13 @@ def test_the_data_are_told_as_far_as_the_files_say(tmp_path):
     " people.npz. Fewer than 10 test samples, so accuracies of coarse steps: 8."
   )
   assert "data: people.npz." in report(tmp_path, tmp_path / "a").text
+  config["settings"] |= {"global_includes_individuals": True}
+  path.write_text(json.dumps(config))
+  told = headline.of_data(runs.Run(tmp_path / "a", "a"))
+  also = "and the individuals' training samples"
+  assert f"; D_G of 9 other people {also}, tested on 30 samples; " in told
+  config["settings"] |= {"people": "rotate", "num_folds": 3}
+  path.write_text(json.dumps(config))
+  text = report(tmp_path, tmp_path / "a").text
+  assert f"; everyone is tested, in 3 folds: D_G is all others {also};" in text
+  assert "All numbers are of 3 folds, each with a global model" in text
