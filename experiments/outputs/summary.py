@@ -178,6 +178,8 @@ def write(
     (folder / f"{name}.{old}").unlink(missing_ok=True)
   for name in (choice.FILE, choice.BY_PERSON, agreement.FILE):
     (workdir / f"{name}.csv").unlink(missing_ok=True)
+  # Whoever reads the table must know what its tests are against.
+  directory.tell_baseline(workdir, baseline)
   table = table_files.write_tables(
     workdir,
     finished,
@@ -187,7 +189,6 @@ def write(
     [every[m, seed] for m, seed in rows.beside],
     baseline,
   )
-  directory.tell_baseline(workdir, baseline)
   drawn = pictures.draw(
     study, methods, finished, space, folder, form, baseline, num_folds
   )

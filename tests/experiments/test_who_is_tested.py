@@ -217,6 +217,10 @@ MISTAKES = [
     {"individuals": ["1", "9"], "num_individuals": 100},
     "error: --individuals=9 is nobody's name: the data has 7 people (0, 1, 2,",
   ),
+  (
+    {"individuals": ["1", "1"], "num_individuals": 100},
+    "error: --individuals=1,1 names a person twice.",
+  ),
   ({"individuals": ["1"]}, "--num_individuals=3 can't act with --individuals"),
   (
     {"global_includes_individuals": True},
