@@ -502,6 +502,9 @@ def make_study(
   `trainer_of` gives the trainer of what they become.
   """
   split = _split(population, people, global_people, seed)
+  both = split.validation.shape[1] > 0, len(split.global_validation) > 0
+  if rotates() and any(both) and not all(both):
+    how["eval_every"] = 0  # other folds have curves
   how |= values.of(_PRECISE_BATCH_STATS)
   how["factory"] = _factory()
   how["among_individuals"] = _GROUP_CANDIDATES.value == "individuals"

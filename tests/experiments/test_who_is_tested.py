@@ -171,10 +171,10 @@ def test_seeds_have_folds_of_the_same_people(people, tmp_path, no_figures):
   assert config["settings"]["num_folds"] == 7
 
 
-def test_a_first_fold_without_validation_data_has_a_choice(
+def test_a_fold_without_validation_data_has_no_choice_and_no_curve(
   people, tmp_path, no_figures
 ):
-  """Of those folds that have some, everybody else's choice is told."""
+  """All others have."""
   seed = next(
     seed
     for seed in range(100)
@@ -182,13 +182,16 @@ def test_a_first_fold_without_validation_data_has_a_choice(
   )
   how = {**people, **ROTATE, "num_folds": 0, "methods": "global,tl:2"}
   # The first has 8 samples, all others have more.
-  how |= {"validation_fraction": 0.06, "seed": seed, "eval_every": 0}
+  how |= {"validation_fraction": 0.06, "seed": seed}
   run(tmp_path, **how)
   lines = read(tmp_path / "choice_by_person.csv")
   assert [
     line["individual"] for line in lines if line["validation_accuracy"] == "nan"
   ] == ["0"]
   assert (tmp_path / "choice.csv").exists()
+  curve = directory.load_result(tmp_path, "tl:2", seed=seed).individual_curve
+  assert np.isnan(curve[0]).all()
+  assert not np.isnan(curve[1:, -1]).all()
 
 
 MISTAKES = [
