@@ -56,8 +56,8 @@ _FLIPS = flags.DEFINE_bool("flips", None,
     "Add flipped copies of images as classes: 10 become 30. Unset, those of"
     " synthetic and nist_digits alone are flipped.")
 _INDIVIDUALS = flags.DEFINE_list("individuals", [],
-    "Who gets a model, instead of a draw: ids or names, separated by commas;"
-    " D_G's people are drawn from the others.")
+    "Who gets a model, instead of a draw: names, or ids where people have none,"
+    " separated by commas; D_G's people are drawn from the others.")
 _PEOPLE = flags.DEFINE_enum("people", "draw", ["draw", "rotate"],
     "Whom models are for: people drawn, or everyone, in --num_folds folds"
     " whose models see the others' data as D_G.")
