@@ -56,8 +56,8 @@ _FLIPS = flags.DEFINE_bool("flips", None,
     "Add flipped copies of images as classes: 10 become 30. Unset, those of"
     " synthetic and nist_digits alone are flipped.")
 _INDIVIDUALS = flags.DEFINE_list("individuals", [],
-    "Who gets a model, instead of a draw: ids or names, separated by commas;"
-    " D_G's people are drawn from the others.")
+    "Who gets a model, instead of a draw: names, or ids where people have none,"
+    " separated by commas; D_G's people are drawn from the others.")
 _PEOPLE = flags.DEFINE_enum("people", "draw", ["draw", "rotate"],
     "Whom models are for: people drawn, or everyone, in --num_folds folds"
     " whose models see the others' data as D_G.")
@@ -312,7 +312,11 @@ def remarks(study: Study, methods: Sequence[Method], people: Any) -> list[str]:
   population, *_ = people
   lags = study.has_batch_stats and not study.precise_batch_stats
   last_phases = {m.spec: study.batches.last_phase(m) for m in methods if lags}
-  found = of_study(population, study.split, last_phases)
+  everybody = None
+  if rotates():
+    ids, nobody = np.unique(population.individuals), np.empty(0, np.int32)
+    everybody = _split(population, ids, nobody, study.settings.seed)
+  found = of_study(population, study.split, last_phases, everybody)
   if population.parts is not None:
     found.append("Samples are divided by the data's own split, not at random.")
   if study.population.scaling is not None:
@@ -472,6 +476,18 @@ def _folds(population: Population) -> list[tuple[np.ndarray, np.ndarray]]:
   return splits.folds(population, _NUM_FOLDS.value, _SEED.value)
 
 
+def _split(
+  population: Population,
+  people: np.ndarray,
+  global_people: np.ndarray,
+  seed: int,
+) -> splits.Split:
+  how = values.of(_TRAIN_FRACTION, _VALIDATION_FRACTION, _GLOBAL_INCLUDES)
+  return splits.split(
+    population, people, global_people, **how, how=_SPLIT.value, seed=seed
+  )
+
+
 def make_study(
   population: Population,
   people: np.ndarray,
@@ -485,15 +501,10 @@ def make_study(
   Each seed has training data of its own in D_G, by which samples are scaled:
   `trainer_of` gives the trainer of what they become.
   """
-  how_split = values.of(_TRAIN_FRACTION, _VALIDATION_FRACTION, _GLOBAL_INCLUDES)
-  split = splits.split(
-    population,
-    people,
-    global_people,
-    **how_split,
-    how=_SPLIT.value,
-    seed=seed,
-  )
+  split = _split(population, people, global_people, seed)
+  both = split.validation.shape[1] > 0, len(split.global_validation) > 0
+  if rotates() and any(both) and not all(both):
+    how["eval_every"] = 0  # other folds have curves
   how |= values.of(_PRECISE_BATCH_STATS)
   how["factory"] = _factory()
   how["among_individuals"] = _GROUP_CANDIDATES.value == "individuals"

@@ -37,7 +37,7 @@ _SHOWN = (
   ("log loss", "log_loss"),
   ("ECE", "calibration_error"),
 )
-# On D_G all have the same test, so that pooled accuracy is the mean.
+# On D_G all (of a fold) have the same test, so pooled accuracy is the mean.
 _OF_ALL = ("mean", "macro_f1", "log_loss", "calibration_error")
 
 

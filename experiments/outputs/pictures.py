@@ -17,6 +17,13 @@ from personalization_jax.study import Study
 from personalization_jax.training import latent_space
 from personalization_jax.training.latent_space import LatentSpace
 
+# What a run says of several folds of people.
+OF_FOLDS = (
+  "All numbers are of {} folds, each with a global model of its own; figures of"
+  " training, of people's data and of the latent space are of the first fold"
+  " alone. Individual fairness is left out: people of two folds share no latent"
+  " space."
+)
 # File -> title and what it shows, in the order of the report.
 # fmt: off
 CAPTIONS = {

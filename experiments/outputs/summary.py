@@ -121,12 +121,20 @@ def of_people(study: Study) -> str:
     for rows in (split.train, split.validation, split.test)
   )
   writers = study.population.individuals[split.global_train]
-  of_others = sizes(np.unique(writers, return_counts=True)[1])
+  others = writers[np.isin(writers, split.global_people)]
+  of_others = sizes(np.unique(others, return_counts=True)[1])
+  told = "".join([train, validation, test, of_others])
+  which = " (min / median / max)" if " / " in told else ""
+  also = (
+    " and the individuals' training samples"
+    if split.global_includes_individuals
+    else ""
+  )
   return (
     f"{len(split.individuals)} individuals, with {train} training,"
     f" {validation} validation and {test} test samples;"
     f" {len(split.global_people)} others, with {of_others} training samples"
-    f" (min / median / max), {len(writers)} in all, are D_G;"
+    f"{which}, {len(others)} in all,{also} are D_G;"
     f" {study.population.num_classes} classes; {mesh.size} devices"
     f" ({mesh.devices.flat[0].device_kind})."
   )
@@ -170,6 +178,8 @@ def write(
     (folder / f"{name}.{old}").unlink(missing_ok=True)
   for name in (choice.FILE, choice.BY_PERSON, agreement.FILE):
     (workdir / f"{name}.csv").unlink(missing_ok=True)
+  # Whoever reads the table must know what its tests are against.
+  directory.tell_baseline(workdir, baseline)
   table = table_files.write_tables(
     workdir,
     finished,
@@ -179,25 +189,20 @@ def write(
     [every[m, seed] for m, seed in rows.beside],
     baseline,
   )
-  directory.tell_baseline(workdir, baseline)
   drawn = pictures.draw(
     study, methods, finished, space, folder, form, baseline, num_folds
   )
   notes = [*rows.notes]
   if num_folds > 1:
-    notes.append(
-      f"All numbers are of {num_folds} folds, each with a global model of its"
-      " own; figures of training, of people's data and of the latent space are"
-      " of the first fold alone. Individual fairness is left out: people of two"
-      " folds share no latent space."
-    )
+    notes.append(pictures.OF_FOLDS.format(num_folds))
   print(markdown.markdown(table, baseline, of_run=True))
   further: list[tuple[types.ModuleType, Any]] = [
     (measures, measures.compare(finished, study.population))
   ]
   labels = study.population.labels
   chosen = choice.compare(finished, labels)
-  if chosen and study.split.validation.shape[1]:
+  # People of the first fold may have no validation data where others have.
+  if chosen and any(result.validation_rows.shape[1] for result in finished):
     further.append((choice, chosen))
     people = choice.by_person(
       finished, labels, chosen, study.population.name_of

@@ -109,7 +109,13 @@ def notes(
   others_in = "table1.csv" if of_run else "the table's records()"
   names_them = "results.csv" if of_run else "Result.diverged"
   columns = {column for *_, column, _ in shown(table)}
-  single = [*table["method"][table["one_model"].astype(bool)]]
+  of_one = table[table["one_model"].astype(bool)]
+  single = [*of_one["method"]]
+  # One model differs between individuals where each fold of them has its own.
+  folds = (of_one["global_min"] < of_one["global_max"]).any()
+  all_of, once = "all individuals", "one number"
+  if folds:
+    all_of, once = "each fold of individuals", "one number for each fold"
   diverged, pairs = (n in columns for n in ("diverged", "individual_pairs"))
   coincide = table["fairness_coincide"].max()
   seeds = table["seeds"].max() > 1
@@ -122,8 +128,8 @@ def notes(
     " on the test data of D_G; sd, min and max over individuals.": True,
     f"p: two-sided paired t-test against {against}, Holm-corrected (* below"
     f" 0.05). Uncorrected values and Wilcoxon's test are in {others_in}.": True,
-    f"{', '.join(single)}: one model for all individuals. Its acc(D_G) is one"
-    " number: no sd over individuals, no test of it or against it.": single,
+    f"{', '.join(single)}: one model for {all_of}. Its acc(D_G) is {once}: no"
+    " sd over individuals, no test of it or against it.": single,
     "p of - with a difference: all individuals differ by the same, and a t-test"
     " can't tell how sure that is; Wilcoxon's can.": unsure,
     "fair max, fair mean: difference in acc(D_I) of two individuals over their"

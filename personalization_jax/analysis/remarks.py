@@ -31,6 +31,7 @@ def of_study(
   population: Population,
   split: Split,
   last_phases: Mapping[str, int],
+  everybody: Split | None = None,
 ) -> list[str]:
   """All that is remarkable about a population and its split.
 
@@ -39,44 +40,51 @@ def of_study(
     split: what each of them is for.
     last_phases: steps of each method's last phase, by its spec, if models have
       running batch statistics that aren't computed anew.
+    everybody: the people of all folds as individuals, if `split` is the first
+      of several; D_G is looked at in that fold alone.
 
   Returns:
     Sentences.
   """
+  tested = everybody or split
   found = [
-    *repeated(population, split),
-    overlapping(population, split),
-    untrained_classes(population, split),
-    few_tests(population, split),
+    *repeated(population, split, tested),
+    overlapping(population, tested),
+    untrained_classes(population, tested),
+    few_tests(population, tested),
     lagging(last_phases),
   ]
   return [sentence for sentence in found if sentence]
 
 
-def repeated(population: Population, split: Split) -> list[str]:
-  """Test samples of individuals that are equal to training samples."""
+def repeated(population: Population, split: Split, tested: Split) -> list[str]:
+  """Test samples of individuals that are equal to training samples.
+
+  Those of their own are looked for in `tested`, those of D_G in `split`.
+  """
   digests = np.array([hash(image.tobytes()) for image in population.images])
 
   def among(tests: np.ndarray, known: np.ndarray) -> np.ndarray:
     return (tests != PADDING) & np.isin(digests[tests], digests[known])
 
-  tests = split.test
   own = np.array(
-    [among(line, split.parts(i)[0]) for i, line in enumerate(tests)]
+    [among(line, tested.parts(i)[0]) for i, line in enumerate(tested.test)]
   )
+  fold = "" if tested is split else " in the first fold"
   found = []
-  for repeats, whose, remedy in (
+  for repeats, of, whose, remedy in (
     (
       own,
+      tested,
       "the same person",
       ": give equal rows one number in `originals`, which keeps them together",
     ),
-    (among(tests, split.global_train), "D_G", ""),
+    (among(split.test, split.global_train), split, f"D_G{fold}", ""),
   ):
     if repeats.any():
       found.append(
-        f"{repeats.sum()} of {_count(tests)} test samples, of"
-        f" {_people(population, split, repeats)}, equal a training sample of"
+        f"{repeats.sum()} of {_count(of.test)} test samples, of"
+        f" {_people(population, of, repeats)}, equal a training sample of"
         f" {whose}{remedy}."
       )
   return found

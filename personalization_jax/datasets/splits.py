@@ -157,7 +157,8 @@ def _ids_of(
     if isinstance(person, str) or person not in people:
       raise ValueError(f"individuals={name} is nobody's name: {there}.")
   if len(set(found)) < len(found):
-    raise ValueError("individuals names a person twice.")
+    every = ",".join(map(str, given))
+    raise ValueError(f"individuals={every} names a person twice.")
   return np.asarray(found, np.int32)
 
 

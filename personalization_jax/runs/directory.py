@@ -97,12 +97,15 @@ def _same_run(
     later_and_off = name not in before and not now[name]
     if name in inert or later_and_off or before.get(name) == now.get(name):
       continue
-    here = f"{name}={now[name]}" if name in now else "not"
-    there = f"{name}={before.get(name)}"
-    same = f" ({there})" if name in before else ""
+    here, there, same = f"is without --{name}", f"without --{name}", ""
+    if name in now:
+      here = f"has {name}={now[name]}"
+    if name in before:
+      there = f"with {name}={before[name]}"
+      same = f" ({name}={before[name]})"
     raise ValueError(
-      f"workdir={workdir} holds a run with {there}, but this one has {here}:"
-      f" take another directory, or the same settings{same} to go on."
+      f"workdir={workdir} holds a run {there}, but this one {here}: take"
+      f" another directory, or the same settings{same} to go on."
     )
   if data != dataset_fingerprint:
     raise ValueError(

@@ -88,7 +88,9 @@ def check(population: Population) -> None:
   if images.dtype != np.uint8 and not 0 <= images.min() <= images.max() <= 1:
     remedy = ""
     if population.scaling is not None:
-      remedy = ", for they were standardised: take standardise='none'"
+      remedy = " as standardised: give images in 0..1 and standardise='none'"
+      if population.scaling.dtype == "uint8":
+        remedy = ", for they were standardised: take standardise='none'"
     raise ValueError(
       "float images must lie in 0..1 for the auto-encoder of SG and IG, but"
       f" reach from {images.min():.6g} to {images.max():.6g}{remedy}."

@@ -155,6 +155,24 @@ def test_who_has_few_tests_is_named():
   )
 
 
+def test_people_of_all_folds_are_looked_at():
+  """But for D_G, which is the first fold's."""
+  people = np.repeat(np.arange(PEOPLE), SAMPLES)
+  people[SAMPLES // 2 : SAMPLES] = 7  # half of person 0's
+  population = vectors(individuals=people)
+  everyone, nobody = np.arange(PEOPLE), np.empty(0, np.int32)
+  everybody = splits.split(population, everyone, nobody, seed=1)
+  train, _, test = everybody.parts(3)
+  population.images[test[:2]] = population.images[train[:2]]
+  in_second, _, _ = everybody.parts(5)
+  population.images[everybody.parts(1)[2][0]] = population.images[in_second[0]]
+  first = splits.split(population, everyone[1:3], everyone[4:], seed=1)
+  own, of_all, few = remarks.of_study(population, first, {}, everybody)
+  assert "2 of 96 test samples, of 1 of 8 people (3), equal" in own
+  assert "of 1 of 2 people (1), equal a training sample of D_G in the" in of_all
+  assert few.startswith("1 of 8 people (0) have fewer than 10")
+
+
 def test_short_trainings_are_named():
   assert remarks.lagging({"global": 0, "es:40": 50, "tl:50": 50}) is None
   steps = {"tl:10": 10, "tl:100": 100, "local:49": 49}

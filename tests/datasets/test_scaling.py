@@ -205,3 +205,8 @@ def test_an_auto_encoder_refuses_standardised_images():
   scaled = pj.standardise(population, split, "images")
   with pytest.raises(ValueError, match="standardised: take standardise='none'"):
     latent_space.check(scaled)
+  # Left as they are, these would be refused as well.
+  population = dataclasses.replace(population, images=images.astype(np.float32))
+  scaled = pj.standardise(population, split)
+  with pytest.raises(ValueError, match="as standardised: give images in "):
+    latent_space.check(scaled)

@@ -310,7 +310,7 @@ def test_individuals_by_id_and_by_name(people):
     ({"individuals": [1, 2]}, "individuals=2 is nobody's name: the data has 9"),
     ({"individuals": ["x"]}, r"individuals=x is .* people \(1, 4, 7, 10, 13, "),
     ({"individuals": []}, "individuals names nobody: the data has 9 people"),
-    ({"individuals": [4, "4"]}, "individuals names a person twice"),
+    ({"individuals": [4, "4"]}, "individuals=4,4 names a person twice"),
     ({"individuals": [4], "num_individuals": 2}, "num_individuals=2 can't act"),
     (
       {"individuals": [4], "num_global_individuals": 9},

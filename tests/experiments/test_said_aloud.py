@@ -51,9 +51,7 @@ def test_a_run_says_keeps_and_shows_it(images, tmp_path, capsys):
   first, *remarks = lines_of(tmp_path / "a")
   assert "\n".join([first, *remarks]) in said
   assert first.startswith("2 individuals, with 7 training, 0 validation")
-  assert (
-    "3 others, with 7 training samples (min / median / max), 21 in" in first
-  )
+  assert "3 others, with 7 training samples, 21 in all, are D_G" in first
   assert "; 2 classes;" in first
   text = "\n".join(remarks)
   assert "2 of 2 people" in text

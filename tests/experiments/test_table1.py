@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import unittest.mock
 import zipfile
 
 import numpy as np
@@ -181,6 +182,13 @@ def test_methods_are_compared_with_the_one_that_is_asked_for(
   workdir = tmp_path / "run"
   shutil.copytree(finished, workdir)
   answer_from(finished, monkeypatch)
+  with monkeypatch.context() as patched:
+    cut = unittest.mock.Mock(side_effect=KeyboardInterrupt)
+    patched.setattr(table1.summary.table_files, "write_tables", cut)
+    with pytest.raises(KeyboardInterrupt):
+      run(workdir, compare_to="sw:02")
+  # A table that comes later is never taken for another comparison's.
+  assert '"compare_to": "sw:2"' in (workdir / "config.json").read_text()
   run(workdir, compare_to="sw:02")
   assert "paired t-test against sw:2, Holm" in capsys.readouterr().out
   assert "against sw:2" in (workdir / "table1.md").read_text()
@@ -191,7 +199,6 @@ def test_methods_are_compared_with_the_one_that_is_asked_for(
   assert all(tested.values())
   figures = {path.name for path in (workdir / "figures").iterdir()}
   assert figures == FIGURES - {"gains.png"} | {"gains_compared.png"}
-  assert '"compare_to": "sw:2"' in (workdir / "config.json").read_text()
   with pytest.raises(SystemExit, match="--compare_to=global must be a method"):
     run(workdir, compare_to="global")
   run(workdir)

@@ -109,6 +109,17 @@ def test_each_fold_has_a_folder_and_the_run_has_what_all_gave(rotated):
   assert not unused & set(settings)
 
 
+def test_a_model_of_d_g_is_of_a_fold(rotated):
+  text = (rotated / "table1.md").read_text()
+  assert "global: one model for each fold of individuals. Its" in text
+  assert "one model for all" not in text
+
+
+def test_remarks_are_of_everybody(rotated):
+  text = (rotated / "remarks.md").read_text()
+  assert "7 of 7 people (0, 1, 2, ...) have fewer than 10 test samples" in text
+
+
 def test_a_rotation_cut_short_goes_on_to_the_same_bytes(
   rotated, people, tmp_path, monkeypatch, no_figures
 ):
@@ -160,6 +171,29 @@ def test_seeds_have_folds_of_the_same_people(people, tmp_path, no_figures):
   assert config["settings"]["num_folds"] == 7
 
 
+def test_a_fold_without_validation_data_has_no_choice_and_no_curve(
+  people, tmp_path, no_figures
+):
+  """All others have."""
+  seed = next(
+    seed
+    for seed in range(100)
+    if 0 in splits.folds(npz.load(people["npz_path"]), 0, seed)[0][0]
+  )
+  how = {**people, **ROTATE, "num_folds": 0, "methods": "global,tl:2"}
+  # The first has 8 samples, all others have more.
+  how |= {"validation_fraction": 0.06, "seed": seed}
+  run(tmp_path, **how)
+  lines = read(tmp_path / "choice_by_person.csv")
+  assert [
+    line["individual"] for line in lines if line["validation_accuracy"] == "nan"
+  ] == ["0"]
+  assert (tmp_path / "choice.csv").exists()
+  curve = directory.load_result(tmp_path, "tl:2", seed=seed).individual_curve
+  assert np.isnan(curve[0]).all()
+  assert not np.isnan(curve[1:, -1]).all()
+
+
 MISTAKES = [
   (ROTATE | {"num_folds": 1}, "--num_folds=1 must be at least 2"),
   (ROTATE | {"num_folds": 8}, "--num_folds=8 must be at most 7"),
@@ -185,6 +219,10 @@ MISTAKES = [
   (
     {"individuals": ["1", "9"], "num_individuals": 100},
     "error: --individuals=9 is nobody's name: the data has 7 people (0, 1, 2,",
+  ),
+  (
+    {"individuals": ["1", "1"], "num_individuals": 100},
+    "error: --individuals=1,1 names a person twice.",
   ),
   ({"individuals": ["1"]}, "--num_individuals=3 can't act with --individuals"),
   (
@@ -225,6 +263,15 @@ def test_splits_by_class_and_a_d_g_with_the_individuals(
   run(tmp_path / "run", **{**people, **how})
   settings = json.loads((tmp_path / "run" / "config.json").read_text())
   assert settings["settings"]["split"] == "stratified"
+  # D_G's own samples are counted apart from the individuals'.
+  population = npz.load(people["npz_path"])
+  chosen = splits.split_people(population, 3, 3, how="stratified", **{
+    name: people[name] for name in ("train_fraction", "validation_fraction")
+  })  # fmt: skip
+  assert (
+    f", {len(chosen.global_train)} in all, and the individuals' training"
+    " samples are D_G;"
+  ) in (tmp_path / "run" / "remarks.md").read_text()
   assert settings["settings"]["global_includes_individuals"] is True
   with pytest.raises(SystemExit, match="--split=stratified, but this one has"):
     run(tmp_path / "run", **{**people, **how, "split": "random"})

@@ -357,9 +357,13 @@ def test_another_run_is_refused_by_the_flag_that_differs(tmp_path, flag):
     directory.open_run(tmp_path, {**SETTINGS, flag: 7}, "abc", {})
   without = {name: value for name, value in SETTINGS.items() if name != flag}
   with pytest.raises(
-    ValueError, match=f"with {flag}=.*, but this one has not:"
+    ValueError, match=f"with {flag}=.*, but this one is without --{flag}:"
   ):
     directory.open_run(tmp_path, without, "abc", {})
+  with pytest.raises(
+    ValueError, match="holds a run without --later, but this one has later=7:"
+  ):
+    directory.open_run(tmp_path, {**SETTINGS, "later": 7}, "abc", {})
   assert (tmp_path / "config.json").read_text() == before
 
 

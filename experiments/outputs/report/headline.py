@@ -10,7 +10,6 @@ from experiments.outputs.report.runs import SIZES, Run, one_model
 from personalization_jax.analysis import markdown, metrics, tables
 from personalization_jax.analysis.columns import DATA
 
-_NO_REFERENCE = "there is no baseline or global to compare it with"
 _FEW, _MOST_NAMES = 10, 20
 
 
@@ -18,7 +17,8 @@ def of_results(run: Run) -> str | None:
   """The best method by mean acc(D_I) against its reference; None if untrained.
 
   The reference is what the run compares with: a method that was asked for, the
-  baseline of its half of Table I, or else `global`.
+  baseline of its half of Table I or of the other one, or else `global`. The
+  p-values are Table I's, which has none of another half's baseline.
   """
   methods = [*run.table["method"]]
   means = {
@@ -27,31 +27,39 @@ def of_results(run: Run) -> str | None:
   }
   ranked = [m for m in methods if not math.isnan(means["individual"][m])]
   if not ranked:
-    return None
+    trained = run.results["method"].isin(methods).any()
+    return "All models diverged." if trained else None
   best = max(ranked, key=means["individual"].__getitem__)
   mean = f"mean acc(D_I) {means['individual'][best]:.4f}"
   half = next(own for own in tables.halves(methods).values() if best in own)
-  reference = run.baseline or tables.baseline_of(half) or "global"
+  tested = run.baseline or tables.baseline_of(half)
+  reference = tested or tables.baseline_of(methods) or "global"
   if best == reference and len(ranked) > 1:
     return f"{best} has the highest {mean}: no other method has more."
-  own, others = (
-    run.accuracies(m, "individual", run.people, run.table_seeds)
-    for m in (best, reference)
-  )
-  change = metrics.changes(*metrics.paired_means(own, others))
-  change = change[~np.isnan(change)]
+  changes = {}
+  for of in DATA:
+    own, others = (
+      run.accuracies(m, of, run.people, run.table_seeds)
+      for m in (best, reference)
+    )
+    change = metrics.changes(*metrics.paired_means(own, others))
+    changes[of] = change[~np.isnan(change)]
+  change = changes["individual"]
   if best == reference or not len(change):
-    return f"{best} has the highest {mean}; {_NO_REFERENCE}."
+    what = "nothing" if reference in methods else "no baseline or global"
+    return f"{best} has the highest {mean}; there is {what} to compare it with."
   told = {}
   for of in DATA:
-    values = {
-      m: run.accuracies(m, of, run.people, run.table_seeds)
-      for m in dict.fromkeys([*half, reference])
-    }
-    single = [m for m in values if of == "global" and one_model(m)]
-    untested = values if reference in single else single
-    tests = metrics.significance(values, reference, untested)
-    told[of] = _difference(tests[best], reference, of)
+    points = 100 * changes[of].mean()
+    where = "above" if points >= 0 else "below"
+    told[of] = f"{abs(points):.1f} points {where} {reference}"
+    if tested:
+      p = dict(zip(methods, run.table[f"p_{of}_holm"]))[best]
+      why = "too few or too alike"
+      if of == "global" and any(map(one_model, (best, reference))):
+        why = f"one model for {'each fold' if rotates(run) else 'all'}"
+      told[of] += _significance(p, why)
+  own = run.accuracies(best, "individual", run.people, run.table_seeds)
   diverged = np.count_nonzero(np.isnan(own))
   lost = f" (left out: {diverged} of its models that diverged)"
   return (
@@ -63,16 +71,18 @@ def of_results(run: Run) -> str | None:
   )
 
 
-def _difference(test: metrics.Significance, reference: str, of: str) -> str:
-  """How far a method is from its reference, and how sure that is."""
-  points = 100 * test.difference
-  where = "above" if points >= 0 else "below"
-  if math.isnan(test.t_holm):
-    why = "one model for all" if of == "global" else "too few or too alike"
-    return f"{abs(points):.1f} points {where} {reference} (no test: {why})"
-  (p,) = markdown.cells([test.t_holm], "p")
-  but = "" if test.t_holm < 0.05 else ", but can't be told apart from it"
-  return f"{abs(points):.1f} points {where} {reference}{but} (p {p})"
+def rotates(run: Run) -> bool:
+  """Whether everyone is tested, fold by fold."""
+  return run.settings.get("people") == "rotate"
+
+
+def _significance(p: float, why: str) -> str:
+  """How sure a difference is, or why there is no test of it."""
+  if math.isnan(p):
+    return f" (no test: {why})"
+  (cell,) = markdown.cells([p], "p")
+  but = "" if p < 0.05 else ", but can't be told apart from it"
+  return f"{but} (p {cell})"
 
 
 def of_data(run: Run) -> str:
@@ -86,14 +96,21 @@ def of_data(run: Run) -> str:
   tested = " / ".join(f"{number:g}" for number in numbers)
   spread = " (min / median / max)" if len(numbers) > 1 else ""
   others = settings.get("num_global_individuals")
+  own = settings.get("global_includes_individuals")
+  also = " and the individuals' training samples" if own else ""
   classes = about.get("num_classes") or len(about.get("label_names") or ())
   told = [
     f"{len(run.people)} individuals, each tested on {tested}{spread} samples of"
     " their own"
   ]
-  if others:
+  if rotates(run):
+    folds = settings.get("num_folds")
     told.append(
-      f"D_G of {others} other people, tested on {of_all.max():g} samples"
+      f"everyone is tested, in {folds} folds: D_G is all others{also}"
+    )
+  elif others:
+    told.append(
+      f"D_G of {others} other people{also}, tested on {of_all.max():g} samples"
     )
   if classes:
     told.append(f"{classes} classes")

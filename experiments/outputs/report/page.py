@@ -17,7 +17,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from experiments.outputs import agreement, choice, measures
-from experiments.outputs.pictures import CAPTIONS
+from experiments.outputs.pictures import CAPTIONS, OF_FOLDS
 from experiments.outputs.report import headline, runs
 from experiments.outputs.report.runs import Pairs, Run, one_model
 from experiments.runtime import console
@@ -94,7 +94,7 @@ def _section(run: Run) -> dict[str, Any]:
     "data": headline.of_data(run) if run.people else None,
     "progress": {key: _listed(run, pairs) for key, pairs in progress.items()},
     **_settings(run),
-    **_table1(run.table, run.baseline),
+    **_table1(run),
     "diverged": _diverged(run),
     "further": [
       (heading, of.TITLE, of.columns(table), of.NAMES, of.NOTE)
@@ -156,16 +156,20 @@ def _settings(run: Run) -> dict[str, Columns]:
   }
 
 
-def _table1(table: pd.DataFrame, baseline: str | None) -> dict[str, Any]:
+def _table1(run: Run) -> dict[str, Any]:
   """Table I in halves, or against a baseline, and its notes."""
+  table, baseline = run.table, run.baseline
   names = table["method"].map(_half)
   if baseline is not None:
     names = pd.Series(f"Against {baseline}", table.index)
   by_half = table.groupby(names, sort=False)
   shown = markdown.shown(table)
+  notes = markdown.notes(table, baseline, of_run=True)
+  if headline.rotates(run):
+    notes.append(OF_FOLDS.format(run.settings.get("num_folds")))
   return {
     "halves": {name: markdown.told(half, shown) for name, half in by_half},
-    "notes": markdown.notes(table, baseline, of_run=True),
+    "notes": notes,
   }
 
 

@@ -278,7 +278,7 @@ def test_one_model_of_each_run_is_no_sample_to_test(tmp_path, data):
   assert t_holm.strip("*") == t
   individual = compared(found, "individual")["global"]
   assert not any("–" in cell for cell in individual)
-  assert "global is one model that all individuals share" in found.text
+  assert "global is one model that all individuals (of a fold)" in found.text
 
 
 def test_methods_are_compared_where_two_have_them(tmp_path):
