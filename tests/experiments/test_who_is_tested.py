@@ -273,7 +273,7 @@ def test_splits_by_class_and_a_d_g_with_the_individuals(
     " samples are D_G;"
   ) in (tmp_path / "run" / "remarks.md").read_text()
   assert settings["settings"]["global_includes_individuals"] is True
-  with pytest.raises(SystemExit, match="--split=stratified, but this one has"):
+  with pytest.raises(SystemExit, match="--split=stratified, but this one is w"):
     run(tmp_path / "run", **{**people, **how, "split": "random"})
 
 
