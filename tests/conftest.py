@@ -23,20 +23,11 @@ with contextlib.suppress(ModuleNotFoundError):  # not made for all Pythons
 
 from personalization_jax.datasets import Population  # noqa: E402
 
-# Files whose tests share runs that take long: one worker makes each of them.
-_TOGETHER = (
-  "test_guide.py", "test_own_data.py", "test_standardise.py", "test_table1.py",
-  "test_who_is_tested.py",
-)  # fmt: skip
 
-
-@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
   """Compiles a program once for all workers, and leaves nothing behind."""
   if hasattr(config, "workerinput"):
     return  # pytest-xdist's workers inherit the environment
-  if config.getoption("dist", "no") == "load":
-    config.option.dist = "loadgroup"
   folder = tempfile.mkdtemp(prefix="compiled-")
   config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
   for name, value in (
@@ -47,16 +38,10 @@ def pytest_configure(config: pytest.Config) -> None:
     jax.config.update(name, value)
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
   """The longest first: at the end, the other workers would wait for them."""
-  longest = (
-    "test_walkthrough.py", "test_survival.py", "test_people.py", *_TOGETHER
-  )  # fmt: skip
+  longest = ("test_survival.py", "test_people.py", "test_guide.py")
   items.sort(key=lambda item: item.path.name not in longest)
-  for item in items:
-    if item.path.name in _TOGETHER:
-      item.add_marker(pytest.mark.xdist_group(item.path.name))
 
 
 @pytest.fixture(scope="session")

@@ -492,6 +492,7 @@ def card(store, quick_network, monkeypatch):
   )
 
 
+@pytest.mark.slow
 def test_a_card_s_results_are_compared_with_the_cpu_s(card):
   *rows, groups = device_check.correctness(card)
   compared = [row["name"].split(" of ")[0] for row in rows]
@@ -499,6 +500,7 @@ def test_a_card_s_results_are_compared_with_the_cpu_s(card):
   assert all(row["within"] for row in [*rows, groups])
 
 
+@pytest.mark.slow
 def test_a_card_s_steps_are_timed_in_every_way_that_works(card, monkeypatch):
   def broken(images, kernel):
     raise TypeError("not on this card")

@@ -89,10 +89,13 @@ ARRAYS = {
   "labels": np.arange(6),
 }
 FAULTS = [
-  ({"labels": np.full(6, 10)}, "labels must lie in 0..9, but row 0 holds 10"),
+  (
+    {"labels": np.full(6, 10)},
+    "labels must be whole numbers of 0..9, but row 0 holds 10",
+  ),
   ({"images": np.zeros((6, 16, 8), np.uint8)}, "square"),
   ({"images": np.zeros((6, 16, 16, 3), np.uint8)}, "3 channels"),
-  ({"images": np.full((6, 16, 16), 256)}, "must be uint8"),
+  ({"images": np.full((6, 16, 16), 256)}, "must lie in 0..255"),
   ({"labels": np.array([None] * 6)}, "can't be read"),
   ({name: values[:0] for name, values in ARRAYS.items()}, "holds no samples"),
 ]

@@ -274,6 +274,7 @@ def test_a_mistake_is_told_in_a_sentence(given, said, monkeypatch):
     plan.main(["plan"])
 
 
+@pytest.mark.slow
 def test_of_a_store_of_floats_a_batch_alone_is_read(people, monkeypatch):
   """Bytes tell the store, of which a number takes four."""
   stores = []

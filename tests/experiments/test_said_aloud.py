@@ -64,6 +64,7 @@ def test_a_run_says_keeps_and_shows_it(images, tmp_path, capsys):
   assert config_of(tmp_path / "a")["settings"]["flips"] is False
 
 
+@pytest.mark.slow
 def test_flips_are_asked_for_and_older_runs_go_on(images, tmp_path, capsys):
   workdir = tmp_path / "a"
   run(workdir, **PEOPLE, npz_path=images, flips=True)
@@ -89,6 +90,7 @@ def test_statistics_of_a_model_that_has_none_are_refused(tmp_path):
   assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.slow
 def test_personalize_says_what_concerns_its_people(images, tmp_path, capsys):
   base = newcomers_served.save_model(tmp_path / "base", hidden=(8, 8))
   flags_of = (

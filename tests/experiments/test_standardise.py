@@ -126,6 +126,7 @@ def test_a_further_seed_compiles_nothing(tmp_path, monkeypatch):
   assert sum(one) == sum(several) > 0
 
 
+@pytest.mark.slow
 def test_seeds_with_fewer_models_at_once_are_the_same(
   finished, tmp_path, monkeypatch
 ):
@@ -149,6 +150,7 @@ def test_seeds_with_fewer_models_at_once_are_the_same(
   assert two == {name: size + store for name, size in one.items()}
 
 
+@pytest.mark.slow
 def test_none_leaves_samples_and_goes_on_with_a_run_of_before(tmp_path):
   """One without the flag, whose samples nobody scaled."""
   workdir = start(tmp_path, arrays_of(), standardise="none")
@@ -177,6 +179,7 @@ def images_of(seed=0):
 IMAGES = {"model": "mlp", "flips": False, "image_size": 16}
 
 
+@pytest.mark.slow
 def test_uint8_images_are_scaled_if_asked_as_models_see_them(tmp_path):
   workdir = start(
     tmp_path, images_of(), **IMAGES, standardise="images", save_models=True
@@ -197,6 +200,7 @@ def test_uint8_images_are_scaled_if_asked_as_models_see_them(tmp_path):
   assert "trained on uint8 images" in said_to(model, tmp_path / "wrong.npz")
 
 
+@pytest.mark.slow
 def test_uint8_images_are_left_by_default(tmp_path):
   workdir = start(tmp_path, images_of(), **IMAGES, save_models=True)
   assert "standardise" not in settings_of(workdir)

@@ -175,6 +175,7 @@ def test_figures_of_another_format_are_in_the_place_of_those_before(
   ).read_bytes()
 
 
+@pytest.mark.slow
 def test_methods_are_compared_with_the_one_that_is_asked_for(
   finished, tmp_path, monkeypatch, capsys
 ):
@@ -284,6 +285,7 @@ def test_who_diverged_is_in_the_table_and_in_no_figure(
       assert row == before[row["method"], row["individual"]]
 
 
+@pytest.mark.slow
 def test_data_grouping_trains_one_auto_encoder_for_the_run(
   tmp_path, monkeypatch
 ):

@@ -104,6 +104,7 @@ def test_unclean_outputs_are_found(notebook, output):
   assert faults(spoilt) == [output]
 
 
+@pytest.mark.slow
 def test_it_runs_from_top_to_bottom_and_says_what_is_so(notebook, tmp_path):
   fresh = copy.deepcopy(notebook)
   for cell in fresh.cells:

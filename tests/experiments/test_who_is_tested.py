@@ -157,6 +157,7 @@ def test_what_folds_gave_is_joined_again_without_training(
   assert "first fold alone" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_seeds_have_folds_of_the_same_people(people, tmp_path, no_figures):
   how = {**people, **ROTATE, "num_folds": 0, "methods": "global,tl:2"}
   run(tmp_path / "run", **how, seeds=["0", "5"])
@@ -252,6 +253,7 @@ def test_flags_that_change_nothing_are_no_settings(finished):
   assert not later & {*settings}
 
 
+@pytest.mark.slow
 def test_splits_by_class_and_a_d_g_with_the_individuals(
   people, tmp_path, no_figures
 ):
@@ -303,6 +305,7 @@ def test_a_split_of_their_own_wins_and_is_told(people):
         study_flags.refuse_inert(study_flags.inert(population))
 
 
+@pytest.mark.slow
 def test_hours_are_those_of_all_folds(people, tmp_path, capsys):
   plan._OWN(["plan"])
   if not flags.FLAGS.is_parsed():

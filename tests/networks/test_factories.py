@@ -70,6 +70,7 @@ def test_a_module_that_fails_is_not_called_missing(
     make("broken:Net")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["wide", "Nnx"])
 def test_its_saved_models_are_read_again(tmp_path, name):
   """With the numbers, in another process: from the name alone."""
@@ -131,6 +132,7 @@ def test_an_nnx_module_learns():
     assert own.mean() > 0.7
 
 
+@pytest.mark.slow
 def test_nnx_modules_side_by_side_are_those_one_by_one():
   population, settings = vectors(), dataclasses.replace(SETTINGS, epochs=1)
   split = splits.split(population, *splits.choose_people(population, 3, 5))

@@ -212,6 +212,7 @@ FEW = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("shape", "changes"),
   [

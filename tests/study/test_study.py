@@ -218,6 +218,7 @@ def test_settings_are_checked(setting, value):
     Settings(**{setting: value})
 
 
+@pytest.mark.slow
 def test_saved_models_are_read_by_orbax_and_flax_alone(people, tmp_path):
   """And give the run's predictions, with Fig. 4's network and nothing else."""
   study = make_study(people, models_dir=tmp_path)

@@ -21,6 +21,7 @@ from personalization_jax.training import latent_space, step
 from personalization_jax.training.latent_space import LatentSettings
 
 
+@pytest.mark.slow
 def test_training_beats_the_mean_image_on_held_out_rows():
   variables, losses = trained()
   error, of_mean = latent_space.reconstruction_errors(

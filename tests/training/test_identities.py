@@ -245,6 +245,7 @@ def test_what_is_not_signed_is_trained_again(new_study, tmp_path):
     assert "trained again" in sentence
 
 
+@pytest.mark.slow
 def test_the_auto_encoder_is_of_its_data_and_settings(
   people, split, tmp_path, monkeypatch
 ):

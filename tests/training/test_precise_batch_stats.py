@@ -92,6 +92,7 @@ def test_statistics_are_means_over_rows(store, rows, person):
   chex.assert_trees_all_close(found, {"norm_0": expected}, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_any_momentum_and_depth_is_found(store, rows):
   """The oracle: the same batch until its running statistics stay."""
   learner = Learner(TwoMomenta(), optax.adam(1e-2))
@@ -170,6 +171,7 @@ def pair(people):
   ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "spec", ["global", "tl:3", "es:2", "local:4", "baseline"]
 )
