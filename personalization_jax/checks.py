@@ -87,7 +87,9 @@ def training(settings: Any) -> None:
 
 def plain_numbers(fields: Any) -> None:
   """Makes a dataclass's numbers Python's, so that equal ones print alike."""
-  kinds = {"int": int, "int | None": int, "float": float}
+  kinds = {
+    "int": int, "int | None": int, "float": float, "float | None": float,
+  }  # fmt: skip
   for field in dataclasses.fields(fields):
     kind, value = kinds.get(str(field.type)), getattr(fields, field.name)
     if kind is not None and value is not None:

@@ -8,6 +8,38 @@ from personalization_jax import checks
 
 
 @dataclasses.dataclass(frozen=True)
+class Personal:
+  """How people's models are trained on D_I after D_G (TL's late batches).
+
+  Attributes:
+    optimizer: "adam", or "sgd" without momentum.
+    learning_rate: None for the one on D_G.
+    weight_decay: decoupled from the gradients, a step's part of a parameter
+      being learning_rate * weight_decay.
+    fresh: whether Adam begins anew; else its moments on D_G go on.
+
+  Raises:
+    ValueError: naming what nothing can be trained with.
+  """
+
+  optimizer: str = "adam"
+  learning_rate: float | None = None
+  weight_decay: float = 0.0
+  fresh: bool = False
+
+  def __post_init__(self) -> None:
+    if self.optimizer not in ("adam", "sgd"):
+      raise ValueError(
+        f"optimizer={self.optimizer!r} must be 'adam' or 'sgd'."
+      )
+    if self.learning_rate is not None:
+      checks.positive("learning_rate", self.learning_rate)
+    if self.weight_decay:
+      checks.positive("weight_decay", self.weight_decay)
+    checks.plain_numbers(self)
+
+
+@dataclasses.dataclass(frozen=True)
 class Settings:
   """How every model is trained; the defaults are the paper's (section IV).
 
@@ -18,6 +50,7 @@ class Settings:
     width: factor on the channels of Fig. 4.
     precision: "float32" or "bfloat16", of activations.
     seed: of everything random.
+    personal: how to train on D_I after D_G, if otherwise.
 
   Raises:
     ValueError: naming what nothing can be trained with.
@@ -29,6 +62,7 @@ class Settings:
   width: float = 1.0
   precision: str = "float32"
   seed: int = 0
+  personal: Personal = Personal()
 
   def __post_init__(self) -> None:
     checks.training(self)

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 
@@ -24,7 +25,7 @@ from personalization_jax.checkpoints import files
 from personalization_jax.checkpoints.chunks import Chunk
 from personalization_jax.checkpoints.keeper import History, Keeper, Task
 from personalization_jax.datasets import Population, splits
-from personalization_jax.datasets.splits import Split
+from personalization_jax.datasets.splits import PADDING, Split
 from personalization_jax.grouping.groups import Groups
 from personalization_jax.methods import Method, parse_method
 from personalization_jax.methods.batches import Batches
@@ -34,21 +35,27 @@ from personalization_jax.runs import saved_models
 from personalization_jax.settings import Settings
 from personalization_jax.training import (
   evaluation,
+  fisher,
   identities,
   latent_space,
   phases,
+  starts,
 )
 from personalization_jax.training.evaluation import Record, Validation
 from personalization_jax.training.latent_space import (
   LatentSettings,
   LatentSpace,
 )
-from personalization_jax.training.learner import check_last_layers, make_learner
+from personalization_jax.training.learner import (
+  Learner,
+  check_last_layers,
+  make_learner,
+)
 from personalization_jax.training.population import (
   PopulationTrainer,
   individual_keys,
-  without_fillers,
 )
+from personalization_jax.training.starts import Start, Starts
 from personalization_jax.training.step import TrainState
 
 # Batches that precise batch statistics are of, at most.
@@ -64,6 +71,7 @@ def make_trainer(
   individuals_per_device: int | None = None,
   side_by_side: int | None = None,
   store: str = "device",
+  optimizer: optax.GradientTransformation | None = None,
 ) -> PopulationTrainer:
   """What trains the models of a study, or of several of one population.
 
@@ -78,13 +86,14 @@ def make_trainer(
       `distributed.default_individuals_per_device` says.
     side_by_side: see `PopulationTrainer`.
     store: likewise; "device" or "host".
+    optimizer: in the place of Adam with the settings' learning rate.
 
   Returns:
     The trainer, with the store in its place; nothing is compiled yet.
   """
   mesh = distributed.make_mesh() if mesh is None else mesh
   return PopulationTrainer(
-    make_learner(settings, population.num_classes, model),
+    make_learner(settings, population.num_classes, model, optimizer),
     population.images,
     population.labels,
     mesh,
@@ -106,6 +115,7 @@ class Study:
     split: what each of its samples is for.
     settings: how to train; by default the paper's.
     model: see `make_trainer`.
+    optimizer: likewise.
     trainer: from `make_trainer`, by default with all its defaults. Another
       study's of the same population and settings but for the seed serves this
       one too, with its compiled programs. One whose learner has an optimiser of
@@ -146,6 +156,7 @@ class Study:
   settings: Settings = dataclasses.field(default_factory=Settings)
   _: dataclasses.KW_ONLY
   model: dataclasses.InitVar[nn.Module | None] = None
+  optimizer: dataclasses.InitVar[optax.GradientTransformation | None] = None
   trainer: PopulationTrainer = None  # type: ignore[assignment]
   keeper: Keeper = None  # type: ignore[assignment]
   models_dir: pathlib.Path | None = None
@@ -158,10 +169,19 @@ class Study:
   among_individuals: bool = False
   groups: Groups = dataclasses.field(init=False)
 
-  def __post_init__(self, model: nn.Module | None) -> None:
+  def __post_init__(
+    self,
+    model: nn.Module | None,
+    optimizer: optax.GradientTransformation | None,
+  ) -> None:
     """Checks what it is given; nothing is trained yet."""
     population, split, settings = self.population, self.split, self.settings
     if self.trainer is not None:
+      if optimizer is not None:
+        raise ValueError(
+          "optimizer can't be set beside trainer, which has one already: give"
+          " it to make_trainer."
+        )
       identities.check_trainer(self.trainer, population, settings, model)
       model = self.trainer.learner.model
     _check_data(population, split, model, self.eval_every)
@@ -177,7 +197,7 @@ class Study:
       among_individuals=self.among_individuals,
     )
     self.trainer = self.trainer or make_trainer(
-      population, settings, model=model
+      population, settings, model=model, optimizer=optimizer
     )
     if self.precise_batch_stats and not self.has_batch_stats:
       raise ValueError(
@@ -188,6 +208,7 @@ class Study:
     if self.keeper.folder is not None:  # or what nothing can be kept of
       identities.of_learner(self.trainer.learner, population.sample_shape)
     self._global_phase: tuple[TrainState, Record] | None = None
+    self._starts: dict[Start, Starts] = {}
     if self.base is not None:
       if len(split.global_train):
         raise ValueError("base has D_G's place, but split has data of D_G too.")
@@ -255,6 +276,7 @@ class Study:
     if self.split.global_includes_individuals:
       _check_includes(method, self.among_individuals)
     with checks.naming(f"method {method.spec!r}"):
+      self._check_answers(method)
       if method.last_layers:
         check_last_layers(
           self.trainer.learner.model,
@@ -269,6 +291,36 @@ class Study:
             " from a generator with a seed of its own."
           )
 
+  def _check_answers(self, method: Method) -> None:
+    """Rejects what this study can't train, or choose, otherwise."""
+    if method.start is not None:
+      starts.check(method.start, self.batches)
+    if method.needs_global_model and not (
+      len(self.split.global_train) or self.base is not None
+    ):
+      raise ValueError("it needs a model of D_G, but there are no data of D_G.")
+    chosen = method.fit is not None or method.best
+    if chosen and not (self.split.validation != PADDING).any(axis=1).all():
+      raise ValueError(
+        "it chooses for each person on validation data, which not everybody"
+        " has: a validation_fraction above 0 is needed, and enough samples."
+      )
+    if method.own_statistics and not self.has_batch_stats:
+      model = type(self.trainer.learner.model).__name__
+      raise ValueError(
+        f"it computes batch statistics anew, but {model} has none."
+      )
+    if method.late:
+      self.trainer.learner.personal(self.settings, method)
+    trainable = method.trainable
+    params = self.trainer.shapes_of_one.params
+    if trainable and not any(jax.tree.leaves(trainable(params))):
+      raise ValueError("it trains no parameter of this model.")
+    if method.fit is not None:  # what it needs of the model, by tracing
+      identities.of_answers(
+        self.trainer.learner.answering(method), self.population.sample_shape
+      )
+
   def num_steps(self, methods: Sequence[Method]) -> int:
     """Training steps that these methods take, summed over individuals."""
     own = sum(
@@ -276,11 +328,19 @@ class Study:
       for method in methods
     )
     shared = 0
-    if any(method.shares_global_phase for method in methods):
+    if any(
+      method.needs_global_model
+      or (method.shares_global_phase and method.start is None)
+      for method in methods
+    ):
       _, chunk = self._global_task
       steps = self.batches.num_shared_steps
       if self._global_phase is None and chunk.step < steps:
         shared = steps
+    for start in {method.start for method in methods} - {None}:
+      if start not in self._starts:
+        _, chunk = self._start_task(start)
+        shared += starts.num_steps(chunk, self.batches)
     return own * len(self.split.individuals) + shared
 
   def personalize(
@@ -316,7 +376,7 @@ class Study:
     if method.needs_latents and self.groups.latents is None:
       self.find_groups()
     task = self._task(method)
-    trainer = self._trainer_of(method)
+    trainer: PopulationTrainer | None = None
     chunks = task.plan(len(self.split.individuals), self.trainer.chunk_size)
     if keep_models and any(chunk.is_finished for chunk in chunks):
       raise ValueError(
@@ -335,20 +395,30 @@ class Study:
         on_steps((length - shared) * len(indices))
         continue
       self.keeper.check()
+      trainer = trainer or self._trainer_of(method, on_steps)
       rows = np.stack([self.batches.rows(method, index) for index in indices])
+      own = self.split.validation[indices]
+      best = phases.Best(_looks(method, length), self.population.labels, own)
       states, record = phases.run(
         trainer,
         task,
         chunk,
         rows,
         functools.partial(self._begin, trainer, method, chunk, on_steps),
-        phases=method.phases(length),
+        phases=self._phases(method, length),
         validation=validation._replace(own=validation.own[indices]),
+        best=best if method.best else None,
         reported=shared,
         precise=self._num_precise(self.batches.last_phase(method)),
         on_steps=on_steps,
       )
-      self._save_models(method, indices, states)
+      if method.own_statistics:
+        states = trainer.precise_batch_stats(
+          states, self.batches.own_rows(method, indices)
+        )
+      if method.fit is not None:
+        states = trainer.fit(states, self.split.train[indices], own)
+      self._save_models(method, indices, trainer, states)
       arrays = evaluation.final(
         trainer,
         self.split,
@@ -358,9 +428,11 @@ class Study:
         record,
         probabilities=self.keep_probabilities,
       )
+      if method.best:
+        arrays["best_steps"] = best.found[:, 0].astype(np.int32) - shared
       task.finish(chunk, arrays)
       if keep_models:
-        models.append(without_fillers(states.variables, len(indices)))
+        models.append(trainer.variables(states, len(indices)))
     joined: dict[str, Any] = _joined(_alike(task.results(chunks)))
     for name, rows in (
       ("individual", self.split.test),
@@ -412,6 +484,36 @@ class Study:
       )
     return self._global_phase
 
+  def start(
+    self, start: Start, on_steps: Callable[[int], None] = lambda steps: None
+  ) -> Starts:
+    """What a method's training begins with in D_G's place; trained once."""
+    if start not in self._starts:
+      self._starts[start] = starts.begin(
+        start,
+        self.trainer,
+        *self._start_task(start),
+        self.batches,
+        validation=self._validation(
+          [self.batches.num_shared_steps], self.split.validation[None]
+        ),
+        precise=self._num_precise(self.batches.num_shared_steps),
+        on_steps=on_steps,
+      )
+    return self._starts[start]
+
+  @functools.cached_property
+  def _fisher(self) -> Any:
+    """The diagonal of the Fisher information on D_G of its model."""
+    state, _ = self.global_phase()
+    return fisher.diagonal(
+      self.trainer.learner,
+      jax.tree.map(lambda leaf: leaf[0], state.variables),
+      self.population.images,
+      self.population.labels,
+      self.split.global_train,
+    )
+
   def _begin(
     self,
     trainer: PopulationTrainer,
@@ -426,19 +528,53 @@ class Study:
     )
     if not method.shares_global_phase:
       return trainer.create(keys), {}
-    state, record = self.global_phase(on_steps)
-    return trainer.share(state, keys), record.of(chunk.indices)
+    if method.start is None:
+      state, record = self.global_phase(on_steps)
+      return trainer.share(state, keys), record.of(chunk.indices)
+    start = self.start(method.start, on_steps)
+    pick = start.pick[list(chunk.indices)]
+    return (
+      trainer.share(start.states, keys, pick),
+      start.history(chunk.indices),
+    )
 
   def _num_precise(self, steps: int) -> int:
     """Over how many batches of so many statistics are computed anew."""
     return min(steps, _PRECISE_BATCHES) if self.precise_batch_stats else 0
 
-  def _trainer_of(self, method: Method) -> PopulationTrainer:
-    """What trains by a method's own loss and answers by its own predict."""
-    learner = self.trainer.learner.answering(method)
+  def _learner_of(self, method: Method) -> Learner:
+    """What a method's models begin to be trained by on D_I, and answer by."""
+    learner = self.trainer.learner
+    if method.shares_global_phase:
+      learner = learner.personal(self.settings, method)
+    return learner.answering(method)
+
+  def _phases(self, method: Method, length: int) -> list[tuple[Any, ...]]:
+    """A method's phases, as `PopulationTrainer.train` takes them."""
+    found: list[tuple[Any, ...]] = list(method.phases(length))
+    base = self.trainer.learner
+    personal = base.personal(self.settings, method)
+    if method.shares_global_phase or not method.late or personal is base:
+      return found
+    if len(found) == 1:
+      found.insert(0, (length - method.late, None))
+    own = personal.answering(method)
+    return [found[0], *((*phase, own) for phase in found[1:])]
+
+  def _trainer_of(
+    self, method: Method, on_steps: Callable[[int], None]
+  ) -> PopulationTrainer:
+    """What trains as a method says, with D_G's model if it asks for that."""
+    learner = self._learner_of(method)
     if learner is self.trainer.learner:
       return self.trainer
-    return dataclasses.replace(self.trainer, learner=learner)
+    base = None
+    if method.needs_global_model:
+      state, _ = self.global_phase(on_steps)
+      base = jax.tree.map(lambda leaf: leaf[0], state.variables)
+      if method.fisher:
+        base["fisher"] = self._fisher
+    return dataclasses.replace(self.trainer, learner=learner, base=base)
 
   def _validation(self, ends: Sequence[int], own: np.ndarray) -> Validation:
     """After these steps and every so many, if at all."""
@@ -449,7 +585,11 @@ class Study:
     return Validation(sorted(points), labels, own, general)
 
   def _save_models(
-    self, method: Method, indices: list[int], states: TrainState
+    self,
+    method: Method,
+    indices: list[int],
+    trainer: PopulationTrainer,
+    states: TrainState,
   ) -> None:
     """Writes some individuals' models, if they are to be kept."""
     if self.models_dir is None:
@@ -471,7 +611,11 @@ class Study:
       description = Description(population.num_classes, shape, **about)
     folders = [self._folders[index] for index in indices]
     saved_models.save(
-      self.models_dir, method.spec, folders, states, description
+      self.models_dir,
+      method.spec,
+      folders,
+      trainer.variables(states, len(folders)),
+      description,
     )
 
   def _task(self, method: Method) -> Task:
@@ -491,6 +635,15 @@ class Study:
       "global_phase", lambda: files.digest([self._identity, steps])
     )
     (chunk,) = task.plan(1, 1)
+    return task, chunk
+
+  def _start_task(self, start: Start) -> tuple[Task, Chunk]:
+    """What keeps a start, and how far an earlier process came."""
+    steps = self.batches.num_shared_steps
+    task = self.keeper.task(
+      start.name, lambda: files.digest([self._identity, start, steps])
+    )
+    (chunk,) = task.plan(start.count, start.count)
     return task, chunk
 
   @functools.cached_property
@@ -526,6 +679,15 @@ def personalize(
   """
   study = Study(population, split, settings or Settings(), **about)
   return study.personalize(method, keep_models=keep_models)
+
+
+def _looks(method: Method, length: int) -> list[int]:
+  """After which steps `@best` looks: half of the late ones, half of that ..."""
+  late, looks = method.late, [0]
+  while late:
+    looks.append(late)
+    late //= 2
+  return sorted(length - method.late + steps for steps in looks)
 
 
 def _alike(

@@ -77,6 +77,8 @@ class Result:
     train_classes: int32 [S], how many classes they are of.
     individual_names: texts [S], what individuals are called; None if ids are
       their names.
+    best_steps: int32 [S], after how many batches of D_I each model was best on
+      validation data, and stayed so; None if that wasn't looked for.
     one_model: all individuals (of a fold) share the model of D_G alone, so
       that its acc(D_G) is one number.
     models: if asked for, `params` and `batch_stats` of all models, trees of
@@ -113,6 +115,7 @@ class Result:
   train_size: np.ndarray | None = _unknown("S")
   train_classes: np.ndarray | None = _unknown("S")
   individual_names: np.ndarray | None = _array("S", "U", default=None)
+  best_steps: np.ndarray | None = _unknown("S")
   one_model: bool = False
   models: dict[str, Any] | None = None
 

@@ -11,6 +11,7 @@ import dataclasses
 import numpy as np
 
 from personalization_jax import schedules
+from personalization_jax.datasets import splits
 from personalization_jax.datasets.splits import PADDING, Split
 from personalization_jax.grouping.groups import Groups
 from personalization_jax.methods.method import Method
@@ -107,10 +108,19 @@ class Batches:
       seed=self.settings.seed,
       individual=int(self.split.individuals[index]),
     )
-    if method.shares_global_phase:
+    if method.start is not None:
+      rows[: self.num_shared_steps] = PADDING
+    elif method.shares_global_phase:
       rows[: self.num_shared_steps] = self.shared_rows()
     missing = self.length(method) - len(rows)
     return np.pad(rows, ((0, missing), (0, 0)), constant_values=PADDING)
+
+  def own_rows(self, method: Method, indices: list[int]) -> np.ndarray:
+    """Once through what stands for D_I: int32 [n, T, B], padding first."""
+    own = splits.pad([self.individual_rows(method, each) for each in indices])
+    missing = -own.shape[1] % self.settings.batch_size
+    rows = np.pad(own, ((0, 0), (0, missing)), constant_values=PADDING)
+    return rows[:, ::-1].reshape(len(own), -1, self.settings.batch_size)
 
   def individual_rows(self, method: Method, index: int) -> np.ndarray:
     """Rows [m] that stand for D_I: its own, enlarged with a group."""

@@ -4,54 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import fractions
-from collections.abc import Callable
-from typing import Any
-
-import jax
-import optax
-from flax import linen as nn
+import re
 
 from personalization_jax import checks, schedules
 from personalization_jax.grouping.groups import Group
 from personalization_jax.methods import specs
-from personalization_jax.networks import classifier, interface
-
-# What is trained: from parameters to a tree of bools.
-Trainable = Callable[[Any], Any]
-# Against what: from logits [B, C], labels [B], parameters and the reference
-# (see `Method.reference`) to each sample's loss [B] in nats.
-Loss = Callable[[jax.Array, jax.Array, Any, Any], jax.Array]
-# How it answers: from the model, its `TrainState` and samples [B, ...] to
-# scores [B, C], of which the highest is the answer, and whose softmax are the
-# probabilities.
-Predict = Callable[[nn.Module, Any, jax.Array], jax.Array]
-
-
-@dataclasses.dataclass(frozen=True)
-class LastLayers:
-  """Trains so many last layers alone (III-C, "fewer layers adjusted")."""
-
-  count: int
-
-  def __call__(self, params: Any) -> Any:
-    """Which parameters are trained."""
-    first = classifier.count_layers(params) - self.count
-    return jax.tree_util.tree_map_with_path(
-      lambda path, _: classifier.layer_number(path[0].key) >= first, params
-    )
-
-
-def cross_entropy(
-  logits: jax.Array, labels: jax.Array, params: Any, reference: Any
-) -> jax.Array:
-  """Softmax cross-entropy, float [B] in nats."""
-  del params, reference
-  return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-
-
-def by_model(model: nn.Module, state: Any, samples: jax.Array) -> jax.Array:
-  """The model's own logits, float [B, C]."""
-  return interface.apply(model, state.variables, samples, state.key)
+from personalization_jax.methods.answers import (
+  Fit,
+  LastLayers,
+  Loss,
+  Predict,
+  Start,
+  Trainable,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,15 +49,32 @@ class Method:
       `schedules.INDIVIDUAL`, the same at every call. `spec` is then a name of
       its own.
     trainable: says which parameters the last `late` batches train, from the
-      parameters to a tree of bools, in last_layers' place. Layers before the
-      first of them behave as in evaluation, if the model takes frozen_layers.
+      parameters to a tree of bools, or of `masks.Low` for additions of low
+      rank, in last_layers' place. Layers before the first of them behave as in
+      evaluation, if the model takes frozen_layers. People who go on with D_G's
+      model share with it what isn't trained.
+    then: how many of the late batches, the last ones, train all parameters.
     loss: from logits [B, C], labels [B], parameters and the reference to each
       sample's loss [B] in nats; None for cross-entropy.
-    predict: from the model, its state (`params`, `batch_stats`, `reference`)
-      and samples [B, ...] to scores [B, C]; None for the model's logits.
-    reference: whether loss and predict are given the `params` and
-      `batch_stats` that the individual's training began with, which are
-      D_G's model in transfer learning; else they are given None.
+    predict: from the model, its state (`params`, `batch_stats`, `reference`,
+      `answer`) and samples [B, ...] to scores [B, C]; None for the model's
+      logits.
+    fit: what predict needs beside the model, found when all is trained: from
+      the model, its state and the person's training and validation data, each
+      samples [R, ...], labels int32 [R] and a mask bool [R], to any tree of
+      arrays, which is `state.answer`.
+    reference: whether loss, fit and predict are given D_G's model: a dict of
+      `params` and `batch_stats`, and for a loss its `logits` [B, C] of the
+      batch; else they are given None.
+    fisher: whether the reference has the diagonal of the Fisher information of
+      its parameters on D_G too, as `fisher`.
+    own_statistics: whether batch statistics are computed anew at the end, over
+      all of a person's training data.
+    start: what training begins with in place of D_G's model, such as
+      `reptile.Reptile`; None for that model.
+    best: whether everybody keeps the model of the step, among the late ones,
+      after which it was best on their validation data.
+    learning_rate: of the late batches; None for that of the settings.
 
   Raises:
     ValueError: if `spec` stands for another method, or names no file; a count
@@ -109,13 +91,22 @@ class Method:
   local: bool = False
   schedule: schedules.Schedule | None = None
   trainable: Trainable | None = None
+  then: int = 0
   loss: Loss | None = None
   predict: Predict | None = None
+  fit: Fit | None = None
   reference: bool = False
+  fisher: bool = False
+  own_statistics: bool = False
+  start: Start | None = None
+  best: bool = False
+  learning_rate: float | None = None
 
   def __post_init__(self) -> None:
     """Rejects what can't be told from another method, or from its files."""
-    for name, least in (("early", 0), ("late", 0), ("last_layers", 1)):
+    for name, least in (
+      ("early", 0), ("late", 0), ("last_layers", 1), ("then", 0),
+    ):  # fmt: skip
       if getattr(self, name) is not None:
         checks.whole_number(name, getattr(self, name), least)
     checks.plain_numbers(self)
@@ -130,12 +121,26 @@ class Method:
         f"method {self.spec!r} says what its late batches train: late must be"
         " above 0, and last_layers can't be set beside trainable."
       )
+    if self.then > self.late:
+      raise ValueError(
+        f"then={self.then} of method {self.spec!r} must be at most its"
+        f" late={self.late}."
+      )
+    if self.learning_rate is not None:
+      checks.positive("learning_rate", self.learning_rate)
+    for name in ("start", "best", "learning_rate"):
+      if getattr(self, name) and not (self.late and self.shares_global_phase):
+        raise ValueError(
+          f"method {self.spec!r} has {name}, which is for training on D_I after"
+          " D_G alone (late, without early, period, schedule, baseline and"
+          " local)."
+        )
     meant = specs.known_fields(self.spec)
     if meant is None:
       specs.check_name(self.spec)
       return
-    for name in ("schedule", "trainable", "loss", "predict"):
-      if getattr(self, name) is not None:
+    for name in ("schedule", "trainable", "loss", "predict", "fit"):
+      if getattr(self, name) != meant.get(name):
         raise ValueError(
           f"method {self.spec!r} has a {name} of its own, so it needs a name of"
           " its own too."
@@ -160,7 +165,8 @@ class Method:
     """Whether training begins with D_G alone, alike for every individual.
 
     Then that phase is trained once, against cross-entropy, and copied (section
-    III-C: a model trained for all users is adjusted to each).
+    III-C: a model trained for all users is adjusted to each). So is what a
+    `start` gives in its place.
     """
     shaped = self.early or self.period or self.schedule
     return not (self.baseline or self.local or shaped)
@@ -168,7 +174,20 @@ class Method:
   @property
   def one_model(self) -> bool:
     """Whether everybody has one and the same model: that of D_G alone."""
-    return self.shares_global_phase and self.late == 0
+    of_their_own = self.late or self.own_statistics or self.fit or self.predict
+    return self.shares_global_phase and not of_their_own
+
+  @property
+  def is_lean(self) -> bool:
+    """Whether people share with D_G's model all that isn't trained."""
+    of_global = self.shares_global_phase and self.start is None
+    masked = self.trainable is not None and not self.then
+    return of_global and not self.one_model and (masked or not self.late)
+
+  @property
+  def needs_global_model(self) -> bool:
+    """Whether D_G's model is at hand while people's are trained."""
+    return self.reference or self.is_lean
 
   def phases(self, steps: int) -> list[tuple[int, Trainable | None]]:
     """Of a schedule of so many steps, each phase's last one and what it trains.
@@ -180,7 +199,8 @@ class Method:
       trainable = LastLayers(self.last_layers)
     if trainable is None:
       return [(steps, None)]
-    return [(steps - self.late, None), (steps, trainable)]
+    phases = [(steps - self.late, None), (steps - self.then, trainable)]
+    return phases + [(steps, None)] * bool(self.then)
 
 
 def parse_methods(text: str) -> tuple[Method, ...]:
@@ -189,7 +209,8 @@ def parse_methods(text: str) -> tuple[Method, ...]:
   Raises a ValueError if a spec is unknown, malformed or given twice.
   """
   methods: list[Method] = []
-  for item in (item.strip() for item in text.split(",")):
+  # No spec begins with a digit, but that of lpft has two numbers.
+  for item in map(str.strip, re.split(r",(?!\s*\d)", text)):
     if not item:
       raise ValueError(
         f"a method is missing in {text!r}: give one or several with single"

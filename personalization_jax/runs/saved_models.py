@@ -42,19 +42,16 @@ def save(
   folder: pathlib.Path,
   method: str,
   people: Sequence[str],
-  states: Any,
+  kept: Mapping[str, Any],
   description: Description | None,
 ) -> None:
-  """Writes models of `states` [n or more], by people's folders.
+  """Writes whole models, trees of arrays [n, ...], by people's folders.
 
   All processes must call it.
   """
-  kept = distributed.gather(
-    {"params": states.params, "batch_stats": states.batch_stats}
-  )
   home = folder.absolute() / files.safe_name(method)
   for place, person in enumerate(people):
-    own = jax.tree.map(lambda leaf, place=place: leaf[place], kept)
+    own = jax.tree.map(lambda leaf, place=place: leaf[place], dict(kept))
     _write(home / person, own)
   if distributed.is_first() and description is not None:
     files.write_atomically(folder / DESCRIPTION, description.to_json())

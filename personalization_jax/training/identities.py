@@ -20,20 +20,24 @@ from personalization_jax.checkpoints import files
 from personalization_jax.datasets import Population
 from personalization_jax.datasets.splits import Split
 from personalization_jax.methods import Method
+from personalization_jax.methods.answers import by_model, cross_entropy
 from personalization_jax.methods.batches import Batches
-from personalization_jax.methods.method import by_model, cross_entropy
 from personalization_jax.networks import MLP, Classifier, interface
-from personalization_jax.settings import Settings
+from personalization_jax.settings import Personal, Settings
 from personalization_jax.training.learner import Learner
 from personalization_jax.training.population import PopulationTrainer
-from personalization_jax.training.step import create_state
+from personalization_jax.training.step import create_state, in_use
 
 # What a function is called differs from process to process.
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 # These of `Settings` decide through the learner, or not at all.
-_OF_THE_LEARNER = ("learning_rate", "width", "precision")
+_OF_THE_LEARNER = ("learning_rate", "width", "precision", "personal")
 # These of `Method` are what they compute.
-_COMPUTED = ("schedule", "trainable", "loss", "predict", "reference")
+_COMPUTED = ("schedule", "trainable", "loss", "predict", "fit", "reference")
+# These are younger than runs that are to go on: they count where they are set.
+_YOUNGER = (
+  "then", "fisher", "own_statistics", "start", "best", "learning_rate",
+)  # fmt: skip
 # Whose fields say all that they compute.
 _PACKAGE_S_MODELS = (Classifier, MLP)
 _BATCH = 3
@@ -71,7 +75,7 @@ def of_learner(learner: Learner, sample_shape: tuple[int, ...]) -> str:
     state = jax.eval_shape(optimizer.init, params)
     parts += _program("optimizer", optimizer.init, params)
     parts += _program("optimizer", optimizer.update, params, state, params)
-  return files.digest([*parts, *_of_answers(learner, sample_shape)])
+  return files.digest([*parts, *of_answers(learner, sample_shape)])
 
 
 def of_model(model: nn.Module, sample_shape: tuple[int, ...]) -> str:
@@ -87,13 +91,22 @@ def of_method(
   The group must be there to be found. An answer of one's own that calls Python
   raises a ValueError.
   """
-  fields = _fields(method, without=_COMPUTED)
+  fields = _fields(method, without=(*_COMPUTED, *_YOUNGER))
+  younger = {name: getattr(method, name) for name in _YOUNGER}
+  fields |= {name: value for name, value in younger.items() if value}
+  personal = batches.settings.personal
+  if method.late and personal != Personal():
+    fields["personal"] = personal
   rows = [] if method.group is None else batches.groups.rows(method.group)
   answers = dataclasses.replace(
     Learner(learner.model, learner.optimizer).answering(method),
     trainable=method.trainable,
+    lean=False,  # as shapes are
   )
-  computed = _of_answers(answers, batches.groups.population.sample_shape)
+  shape = batches.groups.population.sample_shape
+  computed = of_answers(answers, shape, fisher=method.fisher)
+  if method.is_lean:
+    computed.append("lean")  # what is kept of one under way
   return files.digest(
     [study, fields, batches.sources(method), *rows, *computed]
   )
@@ -129,17 +142,18 @@ def _of_model(model: nn.Module, sample_shape: tuple[int, ...]) -> list[Any]:
   return parts
 
 
-def _of_answers(learner: Learner, sample_shape: tuple[int, ...]) -> list[Any]:
+def of_answers(
+  learner: Learner, sample_shape: tuple[int, ...], *, fisher: bool = False
+) -> list[Any]:
   """What trainable, loss and predict compute; nothing of the paper's own."""
   if (learner.loss, learner.predict) == (cross_entropy, by_model) and not (
-    learner.trainable or learner.reference
+    learner.trainable or learner.reference or learner.fit
   ):
     return []
   create = functools.partial(create_state, learner, image_shape=sample_shape)
   _, samples, _, key = _shapes(learner.model, sample_shape)
   state = jax.eval_shape(create, key)
   params, labels = state.params, jax.ShapeDtypeStruct((_BATCH,), jnp.int32)
-  predict = functools.partial(learner.predict, learner.model)
 
   def gradients(logits: Any, labels: Any, params: Any, reference: Any) -> Any:
     def total(logits: Any, params: Any) -> Any:
@@ -150,13 +164,25 @@ def _of_answers(learner: Learner, sample_shape: tuple[int, ...]) -> list[Any]:
   own = functools.partial(by_model, learner.model)
   logits = jax.eval_shape(own, state, samples)
   trains = learner.trainable and jax.tree.leaves(learner.trainable(params))
-  given = logits, labels, params, state.reference
-  return [
+  base = dict(state.variables) if learner.reference else None
+  if fisher:
+    base = {**state.variables, "fisher": params}
+  state = jax.eval_shape(functools.partial(in_use, learner), state, base)
+  reference = base and {**base, "logits": logits}
+  given = logits, labels, params, reference
+  parts = [
     ["answers", learner.reference, trains],
     *_program("loss", learner.loss, *given),
     *_program("loss", gradients, *given),
-    *_program("predict", predict, state, samples),
   ]
+  if learner.fit is not None:
+    mask = jax.ShapeDtypeStruct((_BATCH,), bool)
+    fit = functools.partial(learner.fit, learner.model)
+    data = samples, labels, mask
+    parts += _program("fit", fit, state, data, data)
+    state = state.replace(answer=jax.eval_shape(fit, state, data, data))
+  predict = functools.partial(learner.predict, learner.model)
+  return [*parts, *_program("predict", predict, state, samples)]
 
 
 def _shapes(model: nn.Module, sample_shape: tuple[int, ...]) -> tuple[Any, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from personalization_jax.analysis import metrics
 from personalization_jax.checkpoints.chunks import Chunk
 from personalization_jax.checkpoints.keeper import History, Task
 from personalization_jax.datasets.splits import PADDING
-from personalization_jax.methods.method import Trainable
 from personalization_jax.networks import interface
 from personalization_jax.randomness import SHARED
 from personalization_jax.training.evaluation import Record, Validation
@@ -25,6 +26,37 @@ from personalization_jax.training.population import (
 from personalization_jax.training.step import TrainState, state_of
 
 
+@dataclasses.dataclass
+class Best:
+  """Keeps each model as it was when it was best on validation data.
+
+  Of equal ones the earlier stays. Nothing is kept before the first look.
+  """
+
+  steps: Sequence[int]  # after which steps of the schedule to look
+  labels: np.ndarray  # int32 [N], the store's
+  own: np.ndarray  # int32 [n, R], validation rows of n individuals
+  variables: Any = None  # `params` and `batch_stats` of a chunk
+  # float32 [n, 2]: after how many steps, and with what accuracy.
+  found: np.ndarray = dataclasses.field(init=False)
+
+  def __post_init__(self) -> None:
+    """Nothing is found yet."""
+    self.found = np.tile(np.float32([0, -1]), (len(self.own), 1))
+
+  def look(
+    self, trainer: PopulationTrainer, states: TrainState, step: int
+  ) -> None:
+    """Keeps those models that are better than any before."""
+    answers = trainer.predict(states, self.own)
+    truth = metrics.at_rows(self.labels, self.own)
+    accuracy, _ = metrics.accuracy(answers.predictions, truth)
+    better = accuracy > self.found[:, 1]
+    self.found[better, 0] = step
+    self.found[better, 1] = accuracy[better]
+    self.variables = trainer.where(better, states.variables, self.variables)
+
+
 def run(
   trainer: PopulationTrainer,
   task: Task,
@@ -32,8 +64,9 @@ def run(
   rows: np.ndarray,
   begin: Callable[[], tuple[TrainState, History]],
   *,
-  phases: Sequence[tuple[int, Trainable | None]] | None = None,
+  phases: Sequence[tuple[Any, ...]] | None = None,
   validation: Validation | None = None,
+  best: Best | None = None,
   reported: int = 0,
   precise: int = 0,
   on_steps: Callable[[int], None] = lambda steps: None,
@@ -42,16 +75,24 @@ def run(
 
   It goes on from what the task saved of the chunk, or from the models and the
   record that `begin` gives. Rows int32 [n, T, B] are of the whole schedule;
-  `phases` are as in `PopulationTrainer.train`. `on_steps` is called with the
+  `phases` are as in `PopulationTrainer.train`; `best` says which models to end
+  with, if not the last. `on_steps` is called with the
   steps done since the last call, over all n; it was told of the first
   `reported` ones already. Over the last `precise` batches, if any, the trained
   models' running batch statistics are computed anew.
   """
   count = len(chunk.indices)
   points = validation.steps if validation else ()
+  looks = best.steps if best else ()
   if chunk.step:
-    saved, history = task.restore(chunk, trainer.shapes)
-    states = trainer.place(saved)
+    like = trainer.shapes_at(chunk.step, phases)
+    if best:
+      (saved, kept), history = task.restore(chunk, (like, like.variables))
+      best.found = history.pop("best")
+      best.variables = trainer.place(kept, like.variables)
+    else:
+      saved, history = task.restore(chunk, like)
+    states = trainer.place(saved, like)
     if chunk.step > reported:
       on_steps((chunk.step - reported) * count)
   else:
@@ -71,30 +112,42 @@ def run(
       on_steps(block.finished * count)
     if block.step in points:
       evaluate(block.states)
-    task.keeper.check(
-      lambda: task.save(
-        chunk,
-        block.step,
-        block.states,
-        record.after(losses=block.losses()).saved(),
-      )
-    )
+    if best and block.step in looks:
+      best.look(trainer, block.states, block.step)
+    task.keeper.check(lambda: save(block))
+
+  def save(block: Block) -> None:
+    states: Any = block.states
+    arrays = record.after(losses=block.losses()).saved()
+    if best:
+      states = states, best.variables
+      arrays["best"] = best.found
+    task.save(chunk, block.step, states, arrays)
 
   # A checkpoint may have been written before its step's evaluation.
   if record.general.shape[1] < sum(point <= done for point in points):
     evaluate(states)
+  if best and best.variables is None:
+    best.look(trainer, states, done)
   states, losses = trainer.train(
-    states, rows, start=done, phases=phases, points=points, on_block=on_block
+    states,
+    rows,
+    start=done,
+    phases=phases,
+    points=[*points, *looks],
+    on_block=on_block,
   )
+  if best:
+    states = states.replace(**best.variables)
   if precise:
-    _, trainable = phases[-1] if phases else (0, None)
+    _, trainable, *_ = phases[-1] if phases else (0, None)
     states = trainer.precise_batch_stats(
-      states, _last(rows, precise), trainable
+      states, last_batches(rows, precise), trainable
     )
   return states, record.after(losses=losses)
 
 
-def _last(rows: np.ndarray, count: int) -> np.ndarray:
+def last_batches(rows: np.ndarray, count: int) -> np.ndarray:
   """The last so many batches with data of rows [n, T, B]; padding first."""
   order = np.argsort((rows != PADDING).any(axis=2), axis=1, kind="stable")
   return np.take_along_axis(rows, order[:, -count:, None], axis=1)

@@ -25,10 +25,14 @@ from personalization_jax import distributed
 from personalization_jax.checkpoints import files
 from personalization_jax.datasets.splits import PADDING
 from personalization_jax.distributed import AXIS
-from personalization_jax.methods.method import Trainable
+from personalization_jax.methods.answers import Trainable
 from personalization_jax.training import step
 from personalization_jax.training.learner import Learner
-from personalization_jax.training.step import Answers, TrainState
+from personalization_jax.training.step import (
+  AnsweringState,
+  Answers,
+  TrainState,
+)
 from personalization_jax.training.stores import DeviceStore, HostStore
 
 # Steps in one compiled loop.
@@ -53,6 +57,14 @@ def individual_keys(root: jax.Array, individuals: Iterable[int]) -> jax.Array:
 def without_fillers(states: Any, count: int) -> Any:
   """NumPy copies of the first so many models; all processes must call it."""
   return jax.tree.map(lambda leaf: leaf[:count], distributed.gather(states))
+
+
+class Phase(NamedTuple):
+  """Some steps of a schedule; `Method.phases` gives the first two."""
+
+  end: int  # the schedule's steps when it is over
+  trainable: Trainable | None = None  # what it trains; None for all
+  learner: Learner | None = None  # with its optimiser; None for the trainer's
 
 
 class Block(NamedTuple):
@@ -91,6 +103,8 @@ class PopulationTrainer:
   # the same program. Between blocks the host looks at the clock, saves, and
   # stops if it is asked to.
   block_seconds: float = 3.0
+  # D_G's model, `params` and `batch_stats`, for learners that want it.
+  base: Any = None
 
   def __post_init__(self) -> None:
     """Puts the store where it is to be."""
@@ -109,6 +123,8 @@ class PopulationTrainer:
       self._source = HostStore(self.mesh, self.images, self.labels)
     else:
       raise ValueError(f"store={self.store!r} must be 'device' or 'host'.")
+    if self.base is not None:
+      self.base = self._to_all(self.base)
     self._pace = Pace(self.block_steps, self.block_seconds)
 
   @functools.cached_property
@@ -147,20 +163,34 @@ class PopulationTrainer:
     create = self._program(step.create_state, 1, static=(self._shape,))
     return create(self._put_keys(keys))
 
-  def share(self, state: TrainState, keys: jax.Array) -> TrainState:
-    """Copies the first of these models to people with keys [n] (TL's start)."""
-    one = distributed.gather(state).replace(key=None)
-    one = jax.tree.map(lambda leaf: leaf[0], one)
-    share = self._program(step.continue_as, 1, (P(),))
-    return share(self._put_keys(keys), one)
+  def share(
+    self, state: TrainState, keys: jax.Array, pick: np.ndarray | None = None
+  ) -> TrainState:
+    """Copies these models to people with keys [n] (TL's start).
 
-  def place(self, states: Any) -> TrainState:
-    """Puts saved states, NumPy arrays [n, ...], back: states [chunk_size]."""
-    count = len(states.step)
+    `pick` int [n] says which each goes on with; by default the first.
+    """
+    models = distributed.gather(state).replace(key=None)
+    if pick is None:
+      one = jax.tree.map(lambda leaf: leaf[0], models)
+      share = self._program(step.continue_as, 1, (P(),))
+      return share(self._put_keys(keys), one)
+    missing = self.chunk_size - len(keys)
+    filled = np.append(pick, np.repeat(pick[-1:], missing))
+    own = jax.tree.map(lambda leaf: self._put(leaf[filled]), models)
+    return self._program(step.continue_as, 2)(self._put_keys(keys), own)
+
+  def place(self, states: Any, like: Any = None) -> Any:
+    """Puts saved states, NumPy arrays [n, ...], back: states [chunk_size].
+
+    They are a tree as `like`, by default `shapes`.
+    """
+    count = len(jax.tree.leaves(states)[0])
     self._check_count(count)
     index = np.minimum(np.arange(self.chunk_size), count - 1)
     filled = jax.tree.map(lambda leaf: leaf[index], states)
-    return distributed.put(filled, self.shapes, self._by_individual)
+    like = self.shapes if like is None else like
+    return distributed.put(filled, like, self._by_individual)
 
   def train(
     self,
@@ -168,21 +198,22 @@ class PopulationTrainer:
     rows: np.ndarray,
     *,
     start: int = 0,
-    phases: Sequence[tuple[int, Trainable | None]] | None = None,
+    phases: Sequence[tuple[Any, ...]] | None = None,
     points: Iterable[int] = (),
     on_block: Callable[[Block], None] = lambda block: None,
   ) -> tuple[TrainState, np.ndarray]:
     """Trains a chunk through what is left of a schedule, from step `start` on.
 
     The states are consumed; rows int32 [n, T, B] are of the whole schedule, -1
-    for padding, and `phases` as in `Method.phases`, by default one. A block
+    for padding, and `phases` as in `Phase`, by default one. A block
     ends at each of the `points`. `on_block` is called at each end of a block;
     what it raises ends training. Losses are float32 [n, T - start], NaN in
     steps of padding.
     """
     count, num_steps, _ = rows.shape
-    phases = phases or [(num_steps, None)]
-    stops = sorted({*points, *(end for end, _ in phases)})
+    course = [Phase(*phase) for phase in phases or [(num_steps,)]]
+    stops = sorted({*points, *(phase.end for phase in course)})
+    before = _learner_at(course, start)
     losses: list[tuple[jax.Array, int]] = []
 
     def losses_so_far() -> np.ndarray:
@@ -195,12 +226,15 @@ class PopulationTrainer:
     self._pace.begin()
     while done < num_steps:
       stop = next(stop for stop in stops if stop > done)
-      trainable = next(trained for end, trained in phases if end > done)
+      phase = next(phase for phase in course if phase.end > done)
+      if phase.learner is not before:
+        before = phase.learner
+        states = self._program(step.go_on, 1, learner=before)(states)
       steps = min(self._pace.steps(), stop - done)
       block, *store = self._block(
         rows[:, done : done + steps], self.block_steps
       )
-      states, block_losses = self._train(trainable)(
+      states, block_losses = self._train(phase.trainable, phase.learner)(
         states, block, self._to_all(np.int32(steps)), *store
       )
       self._pace.started()
@@ -217,6 +251,12 @@ class PopulationTrainer:
       if done == stop:
         self._pace.begin()  # the time of an evaluation isn't training's
     return states, losses_so_far()
+
+  def where(self, first: np.ndarray, one: Any, other: Any = None) -> Any:
+    """A copy of what states have: one's where `first` [n], or the other's."""
+    chosen = np.resize(first, self.chunk_size)  # fillers take anybody's
+    other = one if other is None else other
+    return self._program(_where, 3)(self._put(chosen), one, other)
 
   def finite(self, states: TrainState) -> np.ndarray:
     """Whose parameters and running statistics are all finite, bool [chunk]."""
@@ -235,9 +275,38 @@ class PopulationTrainer:
     of everybody must have data.
     """
     found = self._program(
-      step.precise_batch_stats, 2, self._source.layout, trainable=trainable
+      step.precise_batch_stats,
+      2,
+      self._layout,
+      trainable=None if self.learner.lean else trainable,
     )(states, *self._block(rows, rows.shape[1]))
     return states.replace(batch_stats=found)
+
+  def fit(
+    self, states: TrainState, own: np.ndarray, validation: np.ndarray
+  ) -> TrainState:
+    """The models with what their answers need, of rows [n, R] and [n, V]."""
+    longest = max(own.shape[1], validation.shape[1])
+    both = [
+      np.pad(
+        rows, ((0, 0), (0, longest - rows.shape[1])), constant_values=PADDING
+      )
+      for rows in (own, validation)
+    ]
+    block = self._block(np.stack(both, axis=1), 2)
+    answer = self._program(step.fit, 2, self._layout)(states, *block)
+    given = {name: getattr(states, name) for name in vars(states)}
+    return AnsweringState(**{**given, "answer": answer})
+
+  def variables(self, states: TrainState, count: int) -> dict[str, Any]:
+    """Whole models of the first so many states, and their answers (NumPy)."""
+    kept = {"params": states.params, "batch_stats": states.batch_stats}
+    if states.answer is not None:
+      kept["answer"] = states.answer
+    if self.learner.lean:
+      whole = self._program(step.in_use, 1, (P(),))
+      kept["params"] = whole(states, self.base).params
+    return dict(without_fillers(kept, count))
 
   def predict(self, states: TrainState, rows: np.ndarray) -> Answers:
     """What each individual's own model answers about their rows [n, R]: [n, R].
@@ -264,7 +333,7 @@ class PopulationTrainer:
     padded = np.pad(rows, ((0, 0), (0, missing)), constant_values=PADDING)
     padded = padded.reshape(count, batches, _PREDICTED)
     together = self._batches_together(batches)
-    program = self._program(function, 2, self._source.layout)
+    program = self._program(function, 2, self._layout)
     found = []
     # Without rows, what nothing gives has its shape all the same.
     for start in range(0, max(1, batches), max(1, together)):
@@ -290,63 +359,99 @@ class PopulationTrainer:
     """The very program that `predict` calls for so many rows of each."""
     batches = self._batches_together(math.ceil(num_rows / _PREDICTED))
     block = self._block_like(batches, _PREDICTED)
-    program = self._program(step.predict_rows, 2, self._source.layout)
+    program = self._program(step.predict_rows, 2, self._layout)
     return program.lower(self.shapes, *block)
 
   @functools.cached_property
   def shapes_of_one(self) -> TrainState:
     """The shapes and dtypes of one model's state."""
-    create = functools.partial(
-      step.create_state, self.learner, image_shape=self._shape
-    )
-    state: TrainState = jax.eval_shape(create, jax.random.key(0))
+    state: TrainState = jax.eval_shape(self._create_one, jax.random.key(0))
+    return state
+
+  def _create_one(self, key: jax.Array) -> TrainState:
+    state = step.create_state(self.learner, key, self._shape)
+    if self.learner.lean:
+      state = step.continue_as(self.learner, key, state)
     return state
 
   @functools.cached_property
   def shapes(self) -> TrainState:
     """The shapes, dtypes and shardings of the states of a whole chunk."""
-    return jax.tree.map(
+    return self._like(self.shapes_of_one)
+
+  def shapes_at(
+    self, done: int, phases: Sequence[tuple[Any, ...]] | None
+  ) -> TrainState:
+    """As `shapes`, of states that so many steps of these phases were taken."""
+    course = [Phase(*phase) for phase in phases or []]
+    learner = _learner_at(course, done) if course else None
+    if learner is None:
+      return self.shapes
+    go_on = functools.partial(step.go_on, learner)
+    return self._like(jax.eval_shape(go_on, self.shapes_of_one))
+
+  def _like(self, one: TrainState) -> TrainState:
+    like: TrainState = jax.tree.map(
       lambda leaf: jax.ShapeDtypeStruct(
         (self.chunk_size, *leaf.shape), leaf.dtype, sharding=self._by_individual
       ),
-      self.shapes_of_one,
+      one,
     )
+    return like
 
   @property
   def _shape(self) -> tuple[int, ...]:
     """A sample's."""
     return tuple(self.images.shape[1:])
 
-  def _train(self, trainable: Trainable | None) -> jax.stages.Wrapped:
+  def _train(
+    self, trainable: Trainable | None, learner: Learner | None = None
+  ) -> jax.stages.Wrapped:
     """States [n] (consumed), a block -> states [n] and losses [n, T]."""
-    shared = (P(), *self._source.layout)
+    lean = (learner or self.learner).lean  # it says itself what is trained
     return self._program(
-      step.train_on_rows, 2, shared, trainable=trainable, donated=(0,)
+      step.train_on_rows,
+      2,
+      (P(), *self._layout),
+      trainable=None if lean else trainable,
+      donated=(0,),
+      learner=learner,
     )
 
-  def _program(self, *function: Any, **options: Any) -> jax.stages.Wrapped:
+  def _program(
+    self, *function: Any, learner: Learner | None = None, **options: Any
+  ) -> jax.stages.Wrapped:
     return _program(
-      self.learner, self.mesh, self.side_by_side, *function, **options
+      learner or self.learner,
+      self.mesh,
+      self.side_by_side,
+      *function,
+      **options,
     )
+
+  @property
+  def _layout(self) -> tuple[P, ...]:
+    """Of images, labels and base over the mesh."""
+    return (*self._source.layout, P())
 
   def _batches_together(self, batches: int) -> int:
     """The whole store serves all batches at once, a selection of it so many."""
     return batches if self.store == "device" else self.block_steps
 
-  def _block(self, rows: np.ndarray, steps: int) -> tuple[Any, Any, Any]:
-    """Rows [n, t, B] as a block of so many steps, its images and labels."""
+  def _block(self, rows: np.ndarray, steps: int) -> tuple[Any, ...]:
+    """Rows [n, t, B] as a block of so many steps, images, labels and base."""
     self._check_count(len(rows))
     shape = (self.chunk_size, steps, rows.shape[2])
     padded = np.full(shape, PADDING, np.int32)
     padded[: len(rows), : rows.shape[1]] = rows
     block, images, labels = self._source.block(padded)
-    return self._put(block), images, labels
+    return self._put(block), images, labels, self.base
 
-  def _block_like(self, steps: int, batch_size: int) -> tuple[Any, Any, Any]:
+  def _block_like(self, steps: int, batch_size: int) -> tuple[Any, ...]:
     """As `_block`, but for the content."""
     shape = (self.chunk_size, steps, batch_size)
     rows = jax.ShapeDtypeStruct(shape, np.int32, sharding=self._by_individual)
-    return (rows, *self._source.block_like(shape))
+    return (rows, *self._source.block_like(shape), self.base)
 
   def _check_count(self, count: int) -> None:
     if not 1 <= count <= self.chunk_size:
@@ -372,7 +477,13 @@ class PopulationTrainer:
     return NamedSharding(self.mesh, P(AXIS))
 
 
-@functools.lru_cache(maxsize=128)
+def _learner_at(course: Sequence[Phase], done: int) -> Learner | None:
+  """Whose optimiser's state there is when so many steps are done."""
+  phase = next((p for p in course if p.end >= done), course[-1])
+  return phase.learner
+
+
+@functools.lru_cache(maxsize=256)
 def _program(
   learner: Learner,
   mesh: Mesh,
@@ -420,6 +531,12 @@ def _finite(learner: Learner, *trees: Any) -> jax.Array:
   del learner
   leaves = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(trees)]
   return jnp.stack(leaves).all()
+
+
+def _where(learner: Learner, first: jax.Array, one: Any, other: Any) -> Any:
+  """A tree's leaves, or another's."""
+  del learner
+  return jax.tree.map(lambda a, b: jnp.where(first, a, b), one, other)
 
 
 def planned_bytes(

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from personalization_jax.methods import masks
 from personalization_jax.networks import classifier, interface
 from personalization_jax.training.learner import Learner
 
@@ -31,6 +32,7 @@ class TrainState(flax.struct.PyTreeNode):
   opt_state: Any  # the optimiser's
   key: jax.Array  # of this individual's dropout; a step uses fold_in(key, step)
   reference = None
+  answer = None
 
   @property
   def variables(self) -> dict[str, Any]:
@@ -38,10 +40,11 @@ class TrainState(flax.struct.PyTreeNode):
     return {"params": self.params, "batch_stats": self.batch_stats}
 
 
-class ReferencedState(TrainState):
-  """One model in training, and the `params` and `batch_stats` it began with."""
+class AnsweringState(TrainState):
+  """One model, and what its answers need beside it (`Method.fit`)."""
 
-  reference: Any = None
+  answer: Any = None
+  reference: Any = None  # D_G's model, inside a program alone
 
 
 class Answers(NamedTuple):
@@ -67,7 +70,7 @@ def create_state(
   variables = interface.init(
     learner.model, init_key, jnp.zeros((1, *image_shape), jnp.float32)
   )
-  return _with_reference(learner, state_of(learner, variables, dropout_key))
+  return state_of(learner, variables, dropout_key)
 
 
 def state_of(
@@ -89,10 +92,60 @@ def continue_as(
 ) -> TrainState:
   """A trained model that another individual goes on with (TL's start).
 
-  The key gives the dropout that `create_state` would give this individual.
+  The key gives the dropout that `create_state` would give this individual. A
+  lean learner's state holds what is trained alone.
   """
-  _, dropout_key = jax.random.split(key)
-  return _with_reference(learner, state.replace(key=dropout_key))
+  own_key, dropout_key = jax.random.split(key)
+  state = state.replace(key=dropout_key)
+  if not learner.lean:
+    return go_on(learner, state)
+  assert learner.trainable is not None
+  mask = learner.trainable(state.params)
+  kept = jax.tree.map(lambda trained: trained is True, mask)
+  structure = jax.tree.structure(state.params)
+
+  def select(part: Any) -> Any:
+    """Of what the optimiser keeps of each parameter, that of the kept ones."""
+    if jax.tree.structure(part) != structure:
+      return part
+    return jax.tree.map(lambda leaf, keep: leaf if keep else None, part, kept)
+
+  of_own = jax.tree.map(
+    select,
+    state.opt_state,
+    is_leaf=lambda part: jax.tree.structure(part) == structure,
+  )
+  own = masks.own_of(state.params, mask, own_key)
+  return go_on(learner, state.replace(params=own, opt_state=of_own))
+
+
+def go_on(learner: Learner, state: TrainState) -> TrainState:
+  """The state for a learner's optimiser: it goes on if it is of the same kind.
+
+  Of Adam's, the moments go on whatever follows them.
+  """
+  old, fresh = state.opt_state, learner.optimizer.init(state.params)
+  if not learner.fresh:
+    if jax.tree.structure(old) == jax.tree.structure(fresh):
+      fresh = old
+    elif isinstance(old, tuple) and isinstance(fresh, tuple):
+      first = jax.tree.structure(old[:1]) == jax.tree.structure(fresh[:1])
+      adam = isinstance(old[0], optax.ScaleByAdamState)
+      fresh = (*old[:1], *fresh[1:]) if first and adam else fresh
+  return state.replace(opt_state=fresh)
+
+
+def in_use(learner: Learner, state: TrainState, base: Any) -> AnsweringState:
+  """A model as `fit` and `predict` are given it: whole, with its reference."""
+  given = {name: getattr(state, name) for name in state.__dataclass_fields__}
+  given["params"] = whole(learner, state.params, base)
+  given["reference"] = base if learner.reference else None
+  return AnsweringState(**given)
+
+
+def whole(learner: Learner, params: Any, base: Any) -> Any:
+  """All parameters, where a state has its own alone."""
+  return masks.merged(params, base["params"]) if learner.lean else params
 
 
 def gather(
@@ -139,8 +192,10 @@ def loss_fn(
   mask: jax.Array,
   key: jax.Array,
   frozen_layers: int,
+  base: Any = None,
 ) -> tuple[jax.Array, Any]:
   """Mean loss [] over a batch's real rows, and the new batch statistics."""
+  params = whole(learner, params, base)
   logits, batch_stats = interface.apply_in_training(
     learner.model,
     {**state.variables, "params": params},
@@ -149,7 +204,11 @@ def loss_fn(
     key,
     frozen_layers,
   )
-  losses = learner.loss(logits, labels, params, state.reference)
+  reference = None
+  if learner.reference:
+    answers = interface.apply(learner.model, base, images, key)
+    reference = {**base, "logits": answers}
+  losses = learner.loss(logits, labels, params, reference)
   total = jnp.where(mask, losses, 0.0).sum()
   return total / jnp.maximum(mask.sum(), 1), batch_stats
 
@@ -160,25 +219,27 @@ def train_step(
   images: jax.Array,
   labels: jax.Array,
   mask: jax.Array,
+  base: Any = None,
 ) -> tuple[TrainState, jax.Array]:
   """One step of one individual's model on one batch, as `gather` gives it.
 
-  Gives the model after, and the mean loss [] over the real rows, in nats. A
-  batch of padding alone moves `step` on and leaves all else untouched, or the
+  Gives the model after, and the mean loss [] over the real rows, in nats; base
+  is D_G's model, `params` and `batch_stats`, for learners that want it. A batch
+  of padding alone moves `step` on and leaves all else untouched, or the
   optimiser's momentum would go on without data.
 
   Source: section II ("trained using gradient descent based on batches").
   """
-  trainable = learner.trainable and learner.trainable(state.params)
+  trainable = _trainable(learner, state.params, base)
   frozen = _frozen_layers(learner, trainable)
   key = jax.random.fold_in(state.key, state.step)
   (loss, batch_stats), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
-    state.params, learner, state, images, labels, mask, key, frozen
+    state.params, learner, state, images, labels, mask, key, frozen, base
   )
   updates, opt_state = learner.optimizer.update(
     gradients, state.opt_state, state.params
   )
-  if trainable is not None:
+  if trainable is not None and not learner.lean:
     # Momentum gathered before would move them without a gradient.
     updates = jax.tree.map(
       lambda update, moves: update if moves else jnp.zeros_like(update),
@@ -211,6 +272,7 @@ def train_on_rows(
   num_steps: jax.Array,
   images: jax.Array,
   labels: jax.Array | None,
+  base: Any = None,
 ) -> tuple[TrainState, jax.Array]:
   """Takes num_steps [] of a block's steps, rows int32 [T, B], in one loop.
 
@@ -225,7 +287,7 @@ def train_on_rows(
   ) -> tuple[TrainState, jax.Array]:
     state, losses = carry
     state, loss = train_step(
-      learner, state, *gather(images, labels, rows[index])
+      learner, state, *gather(images, labels, rows[index]), base
     )
     loss = jnp.where((rows[index] >= 0).any(), loss, jnp.nan)
     return state, losses.at[index].set(loss)
@@ -241,6 +303,7 @@ def precise_batch_stats(
   rows: jax.Array,
   images: jax.Array,
   labels: jax.Array | None,
+  base: Any = None,
 ) -> Any:
   """Running statistics of the parameters as they are now, over rows [T, B].
 
@@ -252,8 +315,9 @@ def precise_batch_stats(
 
   Source: Wu and Johnson, "Rethinking 'Batch' in BatchNorm" (2021), section 3.
   """
-  trainable = learner.trainable and learner.trainable(state.params)
+  trainable = _trainable(learner, state.params, base)
   frozen = _frozen_layers(learner, trainable)
+  params = whole(learner, state.params, base)
   zeros = jax.tree.map(jnp.zeros_like, state.batch_stats)
   num_batches = len(rows)
   own_key, _ = jax.random.split(state.key)
@@ -263,7 +327,7 @@ def precise_batch_stats(
     samples, _, mask = gather(images, labels, rows[index])
     # No step's, and the same whatever padding comes before.
     key = jax.random.fold_in(own_key, num_batches - index)
-    variables = {"params": state.params, "batch_stats": batch_stats}
+    variables = {"params": params, "batch_stats": batch_stats}
     _, moved = interface.apply_in_training(
       learner.model, variables, samples, mask, key, frozen
     )
@@ -300,8 +364,10 @@ def predict_rows(
   rows: jax.Array,
   images: jax.Array,
   labels: jax.Array,
+  base: Any = None,
 ) -> Answers:
   """What the model answers about rows [T, B] of the store: [T, B]."""
+  state = in_use(learner, state, base)
 
   def predict(rows: jax.Array) -> Answers:
     batch, truth, mask = gather(images, labels, rows)
@@ -322,8 +388,10 @@ def log_probabilities(
   rows: jax.Array,
   images: jax.Array,
   labels: jax.Array,
+  base: Any = None,
 ) -> jax.Array:
   """As `Answers.log_probability`, of every class: float32 [T, B, C]."""
+  state = in_use(learner, state, base)
 
   def predict(rows: jax.Array) -> jax.Array:
     batch, _, mask = gather(images, labels, rows)
@@ -334,8 +402,30 @@ def log_probabilities(
   return jax.lax.map(predict, rows)
 
 
+def fit(
+  learner: Learner,
+  state: TrainState,
+  rows: jax.Array,
+  images: jax.Array,
+  labels: jax.Array,
+  base: Any = None,
+) -> Any:
+  """What `learner.fit` gives of rows [2, R], to train on and to validate on."""
+  own, validation = (gather(images, labels, each) for each in rows)
+  assert learner.fit is not None
+  state = in_use(learner, state, base)
+  return learner.fit(learner.model, state, own, validation)
+
+
 def _log_softmax(scores: jax.Array) -> jax.Array:
   return jax.nn.log_softmax(scores.astype(jnp.float32), axis=-1)
+
+
+def _trainable(learner: Learner, params: Any, base: Any) -> Any:
+  """What of the whole model is trained, as a tree; None for all."""
+  if learner.trainable is None:
+    return None
+  return learner.trainable(base["params"] if learner.lean else params)
 
 
 def _frozen_layers(learner: Learner, trainable: Any) -> int:
@@ -348,10 +438,3 @@ def _frozen_layers(learner: Learner, trainable: Any) -> int:
     if any(jax.tree.leaves(trained))
   ]
   return min(layers, default=0)
-
-
-def _with_reference(learner: Learner, state: TrainState) -> TrainState:
-  """The state, with itself to compare with if the learner wants that."""
-  if not learner.reference:
-    return state
-  return ReferencedState(**{**vars(state), "reference": state.variables})

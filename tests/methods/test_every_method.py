@@ -20,11 +20,12 @@ from personalization_jax.checkpoints.keeper import Keeper, Stopped
 from personalization_jax.datasets import splits
 from personalization_jax.distributed import make_mesh
 from personalization_jax.methods import Method, parse_method
-from personalization_jax.methods.method import by_model, cross_entropy
+from personalization_jax.methods.answers import by_model, cross_entropy
 from personalization_jax.methods.specs import SETS
 from personalization_jax.randomness import SHARED
 from personalization_jax.settings import Settings
 from personalization_jax.study import Study
+from personalization_jax.study import _looks as study_looks
 from personalization_jax.training import step
 from personalization_jax.training.learner import Learner
 from personalization_jax.training.population import (
@@ -43,7 +44,9 @@ SMALL = {
 
 def small(spec):
   kind = spec.split(":")[0]
-  return f"{kind}:{SMALL[kind]}" if kind in SMALL else spec
+  if kind in SMALL:
+    return re.sub(r":\d+", f":{SMALL[kind]}", spec)
+  return spec.replace("100,200", "2,3").replace("300", "5")
 
 
 def pulled(strength):
@@ -68,7 +71,7 @@ def least_probable(model, state, samples):
 
 
 def near_the_start(model, state, samples):
-  began = state.replace(**state.reference)
+  began = state.replace(**{**state.reference, "answer": None})
   return by_model(model, state, samples) + by_model(model, began, samples)
 
 
@@ -81,7 +84,7 @@ OWN = [
   Method("biases", late=5, trainable=biases),
   Method("least", late=5, predict=least_probable),
 ]
-SPECS = [small(s) for name in ("table1", "references") for s in SETS[name]]
+SPECS = [small(s) for names in SETS.values() for s in names]
 EVERY = [
   *map(parse_method, dict.fromkeys(SPECS)),
   *map(
@@ -124,7 +127,7 @@ def new_study(people, new_trainer):
 
   def make(keeper=None, **about):
     chosen = splits.choose_people(people, 3, 4, seed=2)
-    split = splits.split(people, *chosen, seed=2)
+    split = splits.split(people, *chosen, validation_fraction=0.25, seed=2)
     return Study(
       people,
       split,
@@ -157,7 +160,8 @@ def assert_same(one, other):
 
 def by_hand(study, method, index):
   """One person's losses and answers on D_I and D_G, by a loop over steps."""
-  learner = study.trainer.learner.answering(method)
+  trainer = study._trainer_of(method, lambda steps: None)
+  learner, base = trainer.learner, trainer.base
   store = jnp.asarray(study.population.images), study.population.labels
   store = store[0], jnp.asarray(store[1])
   root = jax.random.key(study.settings.seed)
@@ -165,30 +169,62 @@ def by_hand(study, method, index):
   rows = study.batches.rows(method, index)
   shared = study.batches.num_shared_steps if method.shares_global_phase else 0
   first = study.trainer.learner if shared else learner
+  predict = compiled(step.predict_rows, learner)
   create = compiled(
     step.create_state, first, image_shape=study.population.sample_shape
   )
   state = create(individual_key(root, SHARED) if shared else person)
-  losses = []
-  for number, batch in enumerate(rows):
+  losses, best = [], (-1, None)
+  if method.start is not None:
+    start = study.start(method.start)
+    begun = start.model(start.pick[index]).replace(key=None)
+    state = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), begun)
+    losses = list(start.history(range(index, index + 1))["losses"][0])
+
+  def look(best):
+    own = study.split.validation[index]
+    answers = predict(state, own[None], *store, base).predictions[0]
+    right = (answers == study.population.labels[own])[own >= 0].sum()
+    return (right, state) if right > best[0] else best
+
+  for number in range(len(losses), len(rows)):
     if number == shared > 0:
       state = step.continue_as(learner, person, state)
+      best = look(best) if method.best else None
     trainable = next(t for end, t in method.phases(len(rows)) if end > number)
     train = of_phase(first if number < shared else learner, trainable)
-    state, loss = train(state, *step.gather(*store, batch))
+    batch = step.gather(*store, rows[number])
+    state, loss = train(state, *batch, base)
     losses.append(loss)
+    if method.best and number + 1 in study_looks(method, len(rows)):
+      best = look(best)
   if shared == len(rows):
     state = step.continue_as(learner, person, state)
+  if method.best:
+    state = best[1]
+  if method.own_statistics:
+    own = study.batches.own_rows(method, [index])[0]
+    precise = compiled(step.precise_batch_stats, learner)
+    found = precise(state, own, *store, base)
+    state = state.replace(batch_stats=found)
+  if method.fit is not None:
+    sets = [
+      step.gather(*store, rows)
+      for rows in (study.split.train[index], study.split.validation[index])
+    ]
+    used = step.in_use(learner, state, base)
+    answer = learner.fit(learner.model, used, *sets)
+    state = step.AnsweringState(**{**vars(state), "answer": answer})
   own, general = study.split.test[index], study.split.global_test
-  predict = compiled(step.predict_rows, learner)
-  answers = predict(state, np.concatenate([own, general])[None], *store)
+  answers = predict(state, np.concatenate([own, general])[None], *store, base)
   tested = np.asarray(answers.predictions[0])
   return np.array(losses), *np.split(tested, [len(own)])
 
 
 @functools.cache
 def of_phase(learner, trainable):
-  learner = dataclasses.replace(learner, trainable=trainable)
+  if not learner.lean:
+    learner = dataclasses.replace(learner, trainable=trainable)
   return compiled(step.train_step, learner)
 
 
@@ -228,16 +264,27 @@ def test_padding_changes_nothing_and_compiles_nothing(whole, method):
   """Steps of padding alone, behind the others, and another seed's keys."""
   study, results = whole
   results(method)
-  trainer = study._trainer_of(method)
+  trainer = study._trainer_of(method, lambda steps: None)
   rows = study.batches.rows(method, 0)[None]
-  phases = method.phases(rows.shape[1])
   keys = individual_keys(jax.random.key(0), study.split.individuals[:1])
-  fresh = trainer.create(keys)
+
+  def begin():
+    if not trainer.learner.lean:
+      return trainer.create(keys)
+    state, _ = study.global_phase()
+    return trainer.share(state, keys)
+
+  if trainer.learner.lean:
+    if not method.late:
+      pytest.skip("nothing is trained")
+    rows = rows[:, -method.late :]
+  phases = method.phases(rows.shape[1])
+  fresh = begin()
   traced = len(TRACED)
   states, losses = trainer.train(fresh, rows, phases=phases)
   more = np.pad(rows, ((0, 0), (0, 3), (0, 0)), constant_values=-1)
   padded, with_padding = trainer.train(
-    trainer.create(keys), more, phases=[*phases, (more.shape[1], None)]
+    begin(), more, phases=[*phases, (more.shape[1], None)]
   )
   np.testing.assert_array_equal(with_padding[:, : losses.shape[1]], losses)
   assert np.isnan(with_padding[:, losses.shape[1] :]).all()

@@ -11,7 +11,7 @@ from personalization_jax.methods import (
   parse_method,
   parse_methods,
 )
-from personalization_jax.methods.method import LastLayers
+from personalization_jax.methods.answers import LastLayers
 from personalization_jax.methods.specs import GROUPING, SHAPING
 
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from personalization_jax.methods.method import LastLayers
+from personalization_jax.methods.answers import LastLayers
 from personalization_jax.networks import classifier
 
 

@@ -22,7 +22,7 @@ from helpers.tiny import compiled
 from personalization_jax.checkpoints.keeper import Keeper
 from personalization_jax.datasets import Population, splits
 from personalization_jax.methods import parse_method
-from personalization_jax.methods.method import LastLayers
+from personalization_jax.methods.answers import LastLayers
 from personalization_jax.networks import MLP, classifier, interface
 from personalization_jax.settings import Settings
 from personalization_jax.study import Study

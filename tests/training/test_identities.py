@@ -26,8 +26,8 @@ from personalization_jax.datasets import splits
 from personalization_jax.distributed import make_mesh
 from personalization_jax.grouping.groups import Groups
 from personalization_jax.methods import Group, Method, parse_method
+from personalization_jax.methods.answers import by_model, cross_entropy
 from personalization_jax.methods.batches import Batches
-from personalization_jax.methods.method import by_model, cross_entropy
 from personalization_jax.networks import MLP
 from personalization_jax.settings import Settings
 from personalization_jax.study import Study, make_trainer

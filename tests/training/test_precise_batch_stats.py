@@ -15,7 +15,7 @@ from helpers.tiny import TINY, Tiny, compiled
 
 from personalization_jax.checkpoints.keeper import Keeper, Stopped
 from personalization_jax.distributed import make_mesh
-from personalization_jax.methods.method import LastLayers
+from personalization_jax.methods.answers import LastLayers
 from personalization_jax.networks import MLP, interface
 from personalization_jax.networks.kernels.convolution import Convolution
 from personalization_jax.training import step

@@ -8,7 +8,7 @@ import optax
 import pytest
 from helpers.tiny import TINY, compiled
 
-from personalization_jax.methods.method import LastLayers
+from personalization_jax.methods.answers import LastLayers
 from personalization_jax.networks import MLP
 from personalization_jax.training import step
 from personalization_jax.training.learner import Learner
