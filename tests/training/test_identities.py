@@ -161,7 +161,8 @@ def test_initial_weights_are_another_training_but_for_flax_s(people, split):
     if name == "lecun_normal":
       text = (
         "Classifier(\n    # attributes\n    num_classes = 3\n"
-        "    width = 0.03125\n    dtype = dtype('float32')\n    momentum = 0.9\n)"
+        "    width = 0.03125\n    dtype = dtype('float32')\n"
+        "    momentum = 0.9\n)"
       )
       assert network == files.digest([text])
   assert len(found) == len(classifier.INITIALIZERS)
