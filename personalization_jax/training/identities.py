@@ -30,8 +30,10 @@ from personalization_jax.training.step import create_state
 
 # What a function is called differs from process to process.
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+# A `Classifier`'s, which says nothing of it in digests of older versions.
+_BY_DEFAULT = re.compile(r"^ *initializer = 'lecun_normal'\n", re.MULTILINE)
 # These of `Settings` decide through the learner, or not at all.
-_OF_THE_LEARNER = ("learning_rate", "width", "precision")
+_OF_THE_LEARNER = ("learning_rate", "width", "precision", "initializer")
 # These of `Method` are what they compute.
 _COMPUTED = ("schedule", "trainable", "loss", "predict", "reference")
 # Whose fields say all that they compute.
@@ -106,7 +108,7 @@ def _fields(of: Any, without: Collection[str] = ()) -> dict[str, Any]:
 
 def _of_model(model: nn.Module, sample_shape: tuple[int, ...]) -> list[Any]:
   """A network's answers and gradients; see `of_learner`."""
-  parts: list[Any] = [_ADDRESS.sub("", repr(model))]
+  parts: list[Any] = [_BY_DEFAULT.sub("", _ADDRESS.sub("", repr(model)))]
   if type(model) in _PACKAGE_S_MODELS:
     return parts
   variables, samples, mask, key = _shapes(model, sample_shape)
@@ -228,7 +230,11 @@ def check_trainer(
       )
   has: dict[str, Any] = {}
   if model is None and isinstance(its, Classifier):
-    has = {"width": its.width, "precision": np.dtype(its.dtype).name}
+    has = {
+      "width": its.width,
+      "precision": np.dtype(its.dtype).name,
+      "initializer": its.initializer,
+    }
   if trainer.learner.learning_rate is not None:
     has["learning_rate"] = trainer.learner.learning_rate
   for name, value in has.items():
