@@ -18,7 +18,7 @@ import pandas as pd
 import PIL.Image
 
 from personalization_jax import checks
-from personalization_jax.analysis import columns, metrics
+from personalization_jax.analysis import columns, metrics, tables
 from personalization_jax.methods import known_method
 from personalization_jax.runs import directory
 
@@ -158,6 +158,15 @@ class Run:
       index=seeds or of_table or self.seeds, columns=people or table.columns
     ).to_numpy()
     return values if seeds else metrics.mean_without_nan(values)
+
+  def values(self) -> tables.Values:
+    """All accuracies of the table's methods and seeds; of all without one."""
+    methods = [*self.table["method"]] or [*self.seeds_of]
+    seeds = self.table_seeds or self.seeds
+    return {
+      of: {m: self.accuracies(m, of, self.people, seeds) for m in methods}
+      for of in columns.DATA
+    }
 
 
 def read_all(paths: Sequence[str]) -> list[Run]:
