@@ -21,9 +21,7 @@ def write(run: Run, folder: pathlib.Path) -> str:
   summary.write_csv(table, folder / "claims.csv", "nan")
   text = f"{markdown.beside_paper(values)}\n\n{claims.text(table)}"
   write_atomically(folder / "claims.md", text)
-  means = {
-    method: tuple(metrics.mean_without_nan(values[of][method]) for of in DATA)
-    for method in values[DATA[0]]
-  }
+  mean, (own, general) = metrics.mean_without_nan, values.values()
+  means = {method: (mean(own[method]), mean(general[method])) for method in own}
   figures.save(figures.beside_paper(means), folder / "beside_paper.png")
   return text

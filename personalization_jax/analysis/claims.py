@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,9 @@ from personalization_jax.analysis.tables import Values
 LEVEL = 0.05  # of Holm-corrected p-values
 HOLDS, FAILS, UNSURE, LACKS = "holds", "doesn't", "can't be told", "lacks"
 # Sides of claim (e), over methods.
-_RHO, _SD = "rank correlation of mean and -sd", "sd, mean over methods"
+_RHO, _SD = "rank correlation of mean and -sd", "mean sd over methods"
 _LEAST_METHODS = 4
+_MOST_PEOPLE = 10_000  # of which an estimate says a number
 # Data, and the method that the paper has above another one there.
 Comparison = tuple[str, str, str]
 
@@ -128,7 +129,7 @@ def judge(values: Values) -> pd.DataFrame:
         measured[comparison] = _measure(values, *comparison)
   rows = [*measured.values()]
   corrected = metrics.holm([row["p_wilcoxon"] for row in rows])
-  tested = max(1, np.count_nonzero(~np.isnan(corrected)))
+  tested = max(1, sum(not math.isnan(p) for p in corrected))
   for row, p in zip(rows, corrected):
     row["p_holm"] = p
     row["people_needed"] = math.nan
@@ -179,8 +180,13 @@ def _measure(
   means = metrics.paired_means(*both)
   row |= _sides("ours", [metrics.spread(side).mean for side in means])
   test, change = metrics.paired_tests(*both), metrics.paired_changes(*both)
-  row |= {"difference": test.difference, "pairs": test.pairs, "change": change}
-  return row | _interval(change, np.mean) | {"p_wilcoxon": test.wilcoxon}
+  return row | {
+    "difference": test.difference,
+    **_ends(metrics.interval_of_mean(change)),
+    "pairs": test.pairs,
+    "p_wilcoxon": test.wilcoxon,
+    "change": change,
+  }
 
 
 def _over_methods(values: Values, data: str, what: str) -> dict[str, Any]:
@@ -189,29 +195,33 @@ def _over_methods(values: Values, data: str, what: str) -> dict[str, Any]:
   if len(methods) < _LEAST_METHODS:
     missing = [method for method in TABLE_1 if method not in methods]
     return {"verdict": " ".join([LACKS, *missing])}
-  own = np.stack(
-    [[metrics.mean_without_nan(values[of][m]) for m in methods] for of in DATA]
-  )
-  people = np.moveaxis(own, -1, 0)  # [S, 2, M]
+  mean = metrics.mean_without_nan
+  of_data = np.array([[mean(values[d][m]) for m in methods] for d in DATA])
+  people = np.moveaxis(of_data, -1, 0)  # [S, 2, M]
   people = people[~np.isnan(people).any(axis=(1, 2))]
+  if len(people) < 2:
+    return {"pairs": len(people)}
   theirs = np.array(
     [[[*vars(paper.spread_of(of, m)).values()] for m in methods] for of in DATA]
   )  # [2, M, mean, sd, ...]
   if what == _RHO:
     k = DATA.index(data)
-    rho = _correlation(people[:, k])
-    row = _sides("paper", [_spearman(*theirs[k, :, :2].T), 0.0])
+    own = people[:, k]
+    rho, p = float(_correlations(own[None])[0]), math.nan
+    if not math.isnan(rho):  # SciPy warns of what is constant
+      sds = own.std(axis=0, ddof=1)
+      p = float(stats.spearmanr(own.mean(axis=0), -sds).pvalue)
+    row = _sides("paper", [float(_spearman(*theirs[k, :, :2].T)), 0.0])
     row |= _sides("ours", [rho, 0.0]) | {"difference": rho}
-    row |= {"p_wilcoxon": _p_of_spearman(rho, len(methods))}
-    row |= _interval(people[:, k], _correlation)
+    row |= _ends(metrics.interval(own, _correlations)) | {"p_wilcoxon": p}
   else:
     distances = np.abs(people - np.median(people, axis=0)).mean(axis=2).T
-    change = metrics.paired_changes(*distances)
+    sds = _sds(people[None])[0].tolist()
     row = _sides("paper", theirs[:, :, 1].mean(axis=1).tolist())
-    row |= _sides("ours", _sds(people).tolist()) | {"change": change}
+    row |= _sides("ours", sds) | {"difference": sds[0] - sds[1]}
+    row |= _ends(metrics.interval(people, lambda p: -np.diff(_sds(p))[:, 0]))
     row |= {"p_wilcoxon": metrics.paired_tests(*distances).wilcoxon}
-    row |= {"difference": _sd_difference(people)}
-    row |= _interval(people, _sd_difference)
+    row |= {"change": metrics.paired_changes(*distances)}
   return row | {"pairs": len(people)}
 
 
@@ -219,53 +229,38 @@ def _sides(whose: str, both: Sequence[float]) -> dict[str, Any]:
   return dict(zip((f"{whose}_method", f"{whose}_against"), both))
 
 
-def _interval(
-  values: np.ndarray, statistic: Callable[[np.ndarray], float]
-) -> dict[str, Any]:
-  return dict(zip(("low", "high"), metrics.interval(values, statistic)))
+def _ends(interval: tuple[float, float]) -> dict[str, Any]:
+  return dict(zip(("low", "high"), interval))
 
 
-def _correlation(people: np.ndarray) -> float:
-  """Of people's accuracies [S, M]; see `_spearman`."""
-  return _spearman(people.mean(axis=0), people.std(axis=0, ddof=1))
+def _correlations(people: np.ndarray) -> np.ndarray:
+  """Of people's accuracies [R, S, M]: [R]; see `_spearman`."""
+  return _spearman(people.mean(axis=1), people.std(axis=1, ddof=1))
 
 
-def _spearman(means: np.ndarray, sds: np.ndarray) -> float:
-  """Correlation of the ranks, over methods, of mean and -sd; NaN if alike."""
+def _spearman(means: np.ndarray, sds: np.ndarray) -> np.ndarray:
+  """Correlation of the ranks of mean and -sd [..., M]; NaN if all are alike."""
   # Equal means may differ in their last bits.
-  ranks = stats.rankdata(np.round([means, -sds], 12), axis=1)
-  with np.errstate(invalid="ignore", divide="ignore"):
-    return float(np.corrcoef(ranks)[0, 1])
-
-
-def _p_of_spearman(rho: float, count: int) -> float:
-  """Two-sided p over so many methods, by Student's t as `stats.spearmanr`."""
-  with np.errstate(divide="ignore"):
-    t = np.abs(rho) * np.sqrt(np.divide(count - 2, 1 - rho**2))
-  return float(2 * stats.t.sf(t, count - 2))
+  ranks = stats.rankdata(np.round([means, -sds], 12), axis=-1)
+  first, second = ranks - ranks.mean(axis=-1, keepdims=True)
+  norms = np.sqrt((first**2).sum(axis=-1) * (second**2).sum(axis=-1))
+  with np.errstate(invalid="ignore"):
+    return (first * second).sum(axis=-1) / norms
 
 
 def _sds(people: np.ndarray) -> np.ndarray:
-  """Standard deviation over people [S, 2, M], mean over methods: [2]."""
-  return people.std(axis=0, ddof=1).mean(axis=-1)
-
-
-def _sd_difference(people: np.ndarray) -> float:
-  own, general = _sds(people)
-  return float(own - general)
+  """Standard deviation over people [R, S, 2, M], mean over methods: [R, 2]."""
+  return people.std(axis=1, ddof=1).mean(axis=-1)
 
 
 def text(table: pd.DataFrame) -> str:
   """What `judge` found, as Markdown: verdicts, comparisons, and notes."""
-  people = table["pairs"].max()
-  few = f" with {people:.0f} people"
   claims = table.drop_duplicates("claim")
-  verdicts = [v + few * (v == UNSURE) for v in claims["claim_verdict"]]
   says = {claim.name: claim.says for claim in CLAIMS}
   summary: markdown.Columns = [
     ("", "claim", claims["claim"]),
     ("", "the paper says", claims["claim"].map(says)),
-    ("", "here", verdicts),
+    ("", "here", [_told(table, claim) for claim in CLAIMS]),
   ]
   names = table["method"] + " > " + table["against"]
   comparisons: markdown.Columns = [
@@ -278,7 +273,7 @@ def text(table: pd.DataFrame) -> str:
     ("", "p", markdown.cells(table["p_wilcoxon"], "p")),
     ("", "Holm", markdown.cells(table["p_holm"], "p*")),
     ("", "verdict", table["verdict"]),
-    ("", "people needed", markdown.cells(table["people_needed"], ".0f")),
+    ("", "people needed", map(_count, table["people_needed"])),
   ]
   tested = table.drop_duplicates(["data", "method", "against"])
   count = tested["p_holm"].notna().sum()
@@ -300,6 +295,28 @@ p compares each person's distances from the medians over people.
   )
 
 
+def _told(table: pd.DataFrame, claim: Claim) -> str:
+  """A claim's verdict; if it can't be told, with how many people."""
+  own = table[table["claim"] == claim.name]
+  verdict, needed = own["claim_verdict"].iloc[0], own["people_needed"].dropna()
+  if verdict != UNSURE or needed.empty:
+    return str(verdict)
+  # One comparison is enough to settle it one way, all are needed for the other.
+  way = own["difference"] < 0 if claim.every else own["difference"] > 0
+  enough = needed[way[needed.index]]
+  most = needed.max() if enough.empty else enough.min()
+  return (
+    f"{verdict} with {own['pairs'].max():.0f} people; {_count(most)} needed"
+    " (estimate)"
+  )
+
+
+def _count(people: float) -> str:
+  if people > _MOST_PEOPLE:
+    return f">{_MOST_PEOPLE}"
+  return markdown.cells([people], ".0f")[0]
+
+
 def _both(table: pd.DataFrame, whose: str, form: str) -> list[str]:
   sides = [table[f"{whose}_{side}"] for side in ("method", "against")]
   return [
@@ -310,4 +327,7 @@ def _both(table: pd.DataFrame, whose: str, form: str) -> list[str]:
 def _ranges(table: pd.DataFrame) -> list[str]:
   columns = ("difference", "low", "high")
   cells = [markdown.cells(table[column], "+z.4f") for column in columns]
-  return [f"{mean} [{low}, {high}]" for mean, low, high in zip(*cells)]
+  return [
+    "-" if mean == "-" else f"{mean} [{low}, {high}]"
+    for mean, low, high in zip(*cells)
+  ]

@@ -135,7 +135,7 @@ def beside_paper(values: Values) -> str:
         own = metrics.paired_changes(
           values[data][method], values[data][baseline]
         )
-        low, high = metrics.interval(own, np.mean)
+        low, high = metrics.interval_of_mean(own)
         change = _short(own.mean() if len(own) else np.nan, "+z.4f")
         change += f" [{_short(low, '+.4f')}, {_short(high, '+.4f')}]"
         better = f"{(own > 0).sum()} of {len(own)}"

@@ -109,12 +109,13 @@ def paired_changes(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 def interval(
-  values: np.ndarray, statistic: Callable[[np.ndarray], float]
+  values: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[float, float]:
   """95% interval of a statistic of people's values [S, ...]; NaN without any.
 
   By the bootstrap's percentiles: people are drawn again, each with all values,
-  10,000 times and always by the same seed.
+  10,000 times and always by the same seed. The statistic is of several draws at
+  once, [R, S, ...] -> [R].
 
   Source: B. Efron, "Bootstrap methods: another look at the jackknife", Annals
   of Statistics, 1979.
@@ -123,9 +124,15 @@ def interval(
   if not count:
     return math.nan, math.nan
   rows = np.random.default_rng(0).integers(count, size=(10_000, count))
-  drawn = [statistic(values[own]) for own in rows]
-  low, high = np.percentile(drawn, [2.5, 97.5])
+  # In parts, for memory's sake.
+  drawn = [statistic(values[part]) for part in np.array_split(rows, 50)]
+  low, high = np.percentile(np.concatenate(drawn), [2.5, 97.5])
   return float(low), float(high)
+
+
+def interval_of_mean(values: np.ndarray) -> tuple[float, float]:
+  """95% interval of the mean of [S], as `interval` has it."""
+  return interval(values, lambda drawn: drawn.mean(axis=1))
 
 
 def people_needed(change: np.ndarray, level: float) -> float:
