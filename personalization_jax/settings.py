@@ -51,6 +51,8 @@ class Settings:
     precision: "float32" or "bfloat16", of activations.
     seed: of everything random.
     personal: how to train on D_I after D_G, if otherwise.
+    initializer: of the weights of Fig. 4's network: "lecun_normal" (Flax's
+      default), "glorot_uniform" (Keras') or "pytorch"; see `Classifier`.
 
   Raises:
     ValueError: naming what nothing can be trained with.
@@ -63,11 +65,17 @@ class Settings:
   precision: str = "float32"
   seed: int = 0
   personal: Personal = Personal()
+  initializer: str = "lecun_normal"
 
   def __post_init__(self) -> None:
     checks.training(self)
     if self.precision not in ("float32", "bfloat16"):
       raise ValueError(
         f"precision={self.precision!r} must be 'float32' or 'bfloat16'."
+      )
+    if self.initializer not in ("lecun_normal", "glorot_uniform", "pytorch"):
+      raise ValueError(
+        f"initializer={self.initializer!r} must be 'lecun_normal',"
+        " 'glorot_uniform' or 'pytorch'."
       )
     checks.plain_numbers(self)

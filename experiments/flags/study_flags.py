@@ -94,6 +94,10 @@ _MODEL = flags.DEFINE_string("model", "auto",
     " installed.")
 _WIDTH = flags.DEFINE_float("width", 1.0,
     "Factor on the channel counts of Fig. 4 and the auto-encoder.")
+_INITIALIZER = flags.DEFINE_enum("initializer",
+    "lecun_normal", classifier.INITIALIZERS,
+    "Initial weights of Fig. 4's network: Flax's, Keras' or PyTorch's"
+    " default.")
 _PRECISE_BATCH_STATS = flags.DEFINE_bool("precise_batch_stats", False,
     "Compute the batch statistics of trained models anew, over up to 50 of"
     " their last batches: running ones lag behind a short training.")
@@ -193,6 +197,7 @@ def inert(
   if (name := _model_name(population)) != "fig4":
     if not (images and grouped):
       found[_WIDTH.name] = f"--model={name}"
+    found[_INITIALIZER.name] = f"--model={name}"
     if _factory():
       found[_PRECISION.name] = f"--model={name}"
   return found
@@ -241,6 +246,10 @@ def determining(population: Population) -> dict[str, Any]:
     found["model"] = _model_name(population)
   if (kind := scaling.kind_of(population, _STANDARDISE.value)) != "none":
     found[_STANDARDISE.name] = kind
+  # Runs of versions without the flag have Flax's.
+  initializer = _INITIALIZER.value
+  if initializer != "lecun_normal" and _INITIALIZER.name not in left_out:
+    found[_INITIALIZER.name] = initializer
   own = model(population)
   if own is not None and _factory():
     # Its file may change where its name doesn't.
@@ -371,7 +380,9 @@ def rotates() -> bool:
 
 def training_settings(seed: int) -> Settings:
   """How every model is trained."""
-  those = (_EPOCHS, _BATCH_SIZE, _LEARNING_RATE, _WIDTH, _PRECISION)
+  those = (
+    _EPOCHS, _BATCH_SIZE, _LEARNING_RATE, _WIDTH, _PRECISION, _INITIALIZER
+  )  # fmt: skip
   settings = Settings(**values.of(*those), seed=seed)
   classifier.check_width(settings.width)
   return settings

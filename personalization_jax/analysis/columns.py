@@ -47,3 +47,9 @@ AGREEMENT_COLUMNS = (
   "group", "measure", "part", "latent_space", "mean", "sd", "random",
   "individuals", "p_random", "p_raw_pixels",
 )  # fmt: skip
+# `method` and `against` are the two sides: methods, or what is said of all.
+CLAIM_COLUMNS = (
+  "claim", "claim_verdict", "data", "method", "against", "paper_method",
+  "paper_against", "ours_method", "ours_against", "difference", "low", "high",
+  "pairs", "p_wilcoxon", "p_holm", "people_needed", "verdict",
+)  # fmt: skip

@@ -6,9 +6,10 @@ import itertools
 import math
 from collections.abc import Iterable
 
+import numpy as np
 import pandas as pd
 
-from personalization_jax.analysis import tables
+from personalization_jax.analysis import metrics, paper, tables
 from personalization_jax.analysis.columns import (
   DATA,
   FAIRNESS,
@@ -16,6 +17,8 @@ from personalization_jax.analysis.columns import (
   SYMBOLS,
   TABLE_COLUMNS,
 )
+from personalization_jax.analysis.tables import Values
+from personalization_jax.methods import known_method
 
 # A table for people: above each column's header, the header, and the cells.
 Columns = list[tuple[str, str, Iterable[str]]]
@@ -99,6 +102,54 @@ def aligned(columns: Columns, names: int = 1) -> str:
     f"| {cells} |".format(*itertools.chain(*zip(line, widths)))
     for line in (lines[0], rule, *lines[1:])
   )
+
+
+def beside_paper(values: Values) -> str:
+  """A Markdown table: ours, its change against the half's baseline, theirs.
+
+  Ranges are 95% intervals of the mean difference (`metrics.interval`); of an
+  individual's several seeds the mean counts. One model for all has no sd on
+  D_G, and no change of it.
+  """
+  methods = [*values[DATA[0]]]
+  columns: Columns = [("", "method", methods)]
+  reference = {
+    method: tables.baseline_of(half)
+    for half in tables.halves(methods).values()
+    for method in half
+  }
+  for data, symbol in SYMBOLS.items():
+    cells = []
+    for method in methods:
+      of = metrics.spread(metrics.mean_without_nan(values[data][method]))
+      theirs = "-"
+      if method in paper.TABLE_1:
+        its = paper.spread_of(data, method)
+        theirs = f"{_short(its.mean)} ({_short(its.sd)})"
+      known, baseline = known_method(method), reference[method]
+      if known and known.one_model and data == "global":
+        cells.append((_short(of.mean), "-", "-", theirs))
+        continue
+      change, better = "-", "-"
+      if baseline not in (None, method):
+        own = metrics.paired_changes(
+          values[data][method], values[data][baseline]
+        )
+        low, high = metrics.interval_of_mean(own)
+        change = _short(own.mean() if len(own) else np.nan, "+z.4f")
+        change += f" [{_short(low, '+.4f')}, {_short(high, '+.4f')}]"
+        better = f"{(own > 0).sum()} of {len(own)}"
+      cells.append(
+        (f"{_short(of.mean)} ({_short(of.sd)})", change, better, theirs)
+      )
+    headers = f"{symbol} (sd)", "change [95%]", "better for", "paper"
+    columns += [("", *both) for both in zip(headers, zip(*cells))]
+  return aligned(columns)
+
+
+def _short(value: float, form: str = ".3f") -> str:
+  """A number without the 0 before its point."""
+  return format(value, form).replace("0.", ".", 1)
 
 
 def notes(

@@ -15,6 +15,9 @@ from personalization_jax.analysis.columns import DATA, TABLE_COLUMNS
 from personalization_jax.analysis.result import Result
 from personalization_jax.methods import known_method
 
+# Data of `columns.DATA` -> method -> accuracies of seeds and people [K, S].
+Values = Mapping[str, Mapping[str, np.ndarray]]
+
 SHAPING, GROUPING = "Shaping", "Data grouping"
 
 
@@ -35,7 +38,31 @@ def of_results(
   Source: section IV, Table I.
   """
   by_method = by_seed(results)
-  values = {data: stacked(by_method, data, labels) for data in DATA}
+  return of_accuracies(
+    {data: stacked(by_method, data, labels) for data in DATA},
+    {
+      method: sum(int(one.diverged.sum()) for one in own)
+      for method, own in by_method.items()
+    },
+    {result.method for result in results if result.one_model},
+    distances,
+    baseline,
+  )
+
+
+def of_accuracies(
+  values: Values,
+  diverged: Mapping[str, int],
+  one_model: Collection[str],
+  distances: np.ndarray | None = None,
+  baseline: str | None = None,
+) -> pd.DataFrame:
+  """As `of_results`, of accuracies.
+
+  `diverged` counts each method's models that did; `one_model` has the methods
+  of which all people share one.
+  """
+  by_method = values["individual"]
   if baseline is None:
     parts = [(half, baseline_of(half)) for half in halves(by_method).values()]
   elif baseline in by_method:
@@ -44,13 +71,12 @@ def of_results(
     raise ValueError(
       f"baseline={baseline!r} must be one of {', '.join(by_method)}."
     )
-  one_model = {result.method for result in results if result.one_model}
   rows: dict[str, dict[str, Any]] = {}
   for methods, reference in parts:
     for method in methods:
       rows[method] = dict.fromkeys(TABLE_COLUMNS) | {
         "method": method,
-        "diverged": sum(int(one.diverged.sum()) for one in by_method[method]),
+        "diverged": diverged[method],
         "seeds": len(by_method[method]),
         "one_model": method in one_model,
       }
@@ -61,7 +87,7 @@ def of_results(
         rows[method] |= own
   if distances is not None and len(distances) > 1:
     for method, row in rows.items():
-      means = metrics.mean_without_nan(values["individual"][method])
+      means = metrics.mean_without_nan(by_method[method])
       fairness = metrics.individual_fairness(means, distances)
       row |= {f"fairness_{name}": x for name, x in vars(fairness).items()}
   columns = [*TABLE_COLUMNS, "one_model"]

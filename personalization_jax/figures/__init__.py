@@ -12,6 +12,7 @@ from personalization_jax.figures.accuracies import gains as gains
 from personalization_jax.figures.accuracies import trade_off as trade_off
 from personalization_jax.figures.comparisons import MOST_RUNS as MOST_RUNS
 from personalization_jax.figures.comparisons import agreement as agreement
+from personalization_jax.figures.comparisons import beside_paper as beside_paper
 from personalization_jax.figures.comparisons import choice as choice
 from personalization_jax.figures.comparisons import runs as runs
 from personalization_jax.figures.pages import chosen_samples as chosen_samples

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from matplotlib import ticker
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from personalization_jax.analysis import metrics
+from personalization_jax.analysis import metrics, paper
 from personalization_jax.analysis.model_choice import Choice
 from personalization_jax.figures import styles
+from personalization_jax.figures.accuracies import Accuracies
 
 # What is compared has a colour (Okabe and Ito's, without yellow) and a marker
 # by its place.
@@ -90,8 +93,7 @@ def runs(
     shown = [(row, (each.mean, each.sd)) for row, each in spreads]
     found[run] = {row: both for row, both in shown if not np.isnan(both[0])}
   drawn = _beside(axes, found, "runs", MOST_RUNS, 0.72 / count)
-  for row in range(0, len(methods), 2):
-    axes.axhspan(row - 0.5, row + 0.5, color="#F4F4F4", zorder=0)
+  _stripe(axes, len(methods))
   axes.set_xlabel(
     "Accuracy on the individual's data, acc$(D_I)$\nmean ± 1 standard deviation"
     " over individuals"
@@ -101,6 +103,50 @@ def runs(
   styles.accuracy_ticks(axes, "x")
   axes.legend(handles=drawn, **styles.LEGEND_ABOVE)
   return axes
+
+
+def beside_paper(accuracies: Accuracies) -> Figure:
+  """Every method's acc(D_I) and acc(D_G), and the paper's Table I below each.
+
+  A point is the mean over individuals, its bar an interval of 95% by the normal
+  approximation: 1.96 standard errors of the mean, of the paper's individuals by
+  its sd. One model for all has no bar on D_G.
+
+  Args:
+    accuracies: method -> (individual_accuracy [S], global_accuracy [S]), NaN
+      for models that diverged; a row for each, and those that Table I lacks
+      have no second point.
+  """
+  styles.check_filled("accuracies", accuracies)
+  count = len(accuracies)
+  size = (9.5, 1.5 + 0.36 * count)
+  figure = Figure(figsize=size, dpi=styles.DPI, layout="constrained")
+  panels = figure.subplots(1, len(styles.DATA))
+  theirs = {m: k for k, m in enumerate(accuracies) if m in paper.TABLE_1}
+  names = [_plain(styles.method_name(method)) for method in accuracies]
+  for k, (axes, (of, (owner, symbol))) in enumerate(
+    zip(panels, styles.DATA.items())
+  ):
+    ours = [metrics.mean_and_error(pair[k]) for pair in accuracies.values()]
+    found = {"here": {m: (x, 1.96 * e) for m, (x, e) in enumerate(ours)}}
+    found["the paper"] = {
+      row: (its.mean, 1.96 * its.sd / math.sqrt(paper.INDIVIDUALS))
+      for method, row in theirs.items()
+      for its in (paper.spread_of(of, method),)
+    }
+    drawn = _beside(axes, found, "sources", 2, 0.34)
+    _stripe(axes, count)
+    axes.set_xlabel(f"Accuracy on {owner} data, acc$({symbol})$")
+    styles.name_rows(axes, names if k == 0 else [""] * count, grid=True)
+    styles.accuracy_ticks(axes, "x")
+    if k == 0:
+      axes.legend(handles=drawn, ncols=2, **styles.LEGEND_ABOVE)
+  styles.caption(
+    panels[1],
+    "Means over individuals, 95% intervals; methods here are of the same"
+    " individuals, so differences are surer than the means",
+  )
+  return figure
 
 
 def agreement(
@@ -148,6 +194,12 @@ def agreement(
       axes.axhspan(place - 0.5, place + 0.5, color="#F2F2F2", zorder=0)
   axes.legend(ncols=len(found) + 1, **styles.LEGEND_RIGHT)
   return axes
+
+
+def _stripe(axes: Axes, rows: int) -> None:
+  """Shades every second row."""
+  for row in range(0, rows, 2):
+    axes.axhspan(row - 0.5, row + 0.5, color="#F4F4F4", zorder=0)
 
 
 def _beside(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -34,6 +35,8 @@ FIG_4 = (
   Layer(1, 256, pool=True, dropout=0.35),
 )
 IMAGE_SIZES = (16, 32, 64)
+# How weights begin: as in Flax, in Keras and in PyTorch, by default.
+INITIALIZERS = ("lecun_normal", "glorot_uniform", "pytorch")
 # Numbers of channels have 31 bits.
 _MOST = 2**31
 
@@ -49,6 +52,10 @@ class Classifier(nn.Module):
     width: factor on every channel count of Fig. 4.
     dtype: of activations; parameters stay float32.
     momentum: of the running means and variances of batch normalisation.
+    initializer: of kernels and biases, one of `INITIALIZERS`:
+      lecun_normal: truncated normal of deviation 1 / sqrt(fan_in); biases 0.
+      glorot_uniform: within +-sqrt(6 / (fan_in + fan_out)); biases 0.
+      pytorch: within +-1 / sqrt(fan_in), the layer's biases too.
 
   Source: Fig. 4.
   """
@@ -57,6 +64,7 @@ class Classifier(nn.Module):
   width: float = 1.0
   dtype: Any = jnp.float32
   momentum: float = 0.9
+  initializer: str = "lecun_normal"
 
   @nn.compact
   def __call__(
@@ -93,7 +101,11 @@ class Classifier(nn.Module):
         channels, self.momentum, window, self.dtype, name=f"norm_{index}"
       )
       x, bias = Convolution(
-        channels, layer.size, self.dtype, name=f"layer_{index}"
+        channels,
+        layer.size,
+        self.dtype,
+        **_initial(self.initializer, layer.size**2 * x.shape[-1]),
+        name=f"layer_{index}",
       )(x, norm.kernel_sign())
       x = norm(
         x, bias, weights, use_running_average=not train or index < frozen_layers
@@ -103,10 +115,38 @@ class Classifier(nn.Module):
       if layer.dropout:
         drops = train and index + 1 >= frozen_layers
         x = Dropout(layer.dropout)(x, drops=drops)
+    x = x.reshape(len(x), -1)
     logits = nn.Dense(
-      self.num_classes, dtype=self.dtype, name=f"layer_{len(FIG_4)}"
+      self.num_classes,
+      dtype=self.dtype,
+      **_initial(self.initializer, x.shape[-1]),
+      name=f"layer_{len(FIG_4)}",
+    )(x)
+    return logits.astype(jnp.float32)
+
+
+def _initial(name: str, fan_in: int) -> dict[str, Any]:
+  """What a layer's kernel and bias begin with."""
+  check_initializer(name)
+  if name == "lecun_normal":
+    return {}  # the layers' own
+  if name == "glorot_uniform":
+    return {"kernel_init": nn.initializers.glorot_uniform()}
+  bound = 1 / math.sqrt(fan_in)
+
+  def uniform(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+  return {"kernel_init": uniform, "bias_init": uniform}
+
+
+def check_initializer(name: str) -> None:
+  """Rejects what isn't one of `INITIALIZERS`."""
+  if name not in INITIALIZERS:
+    raise ValueError(
+      f"initializer={name!r} must be one of"
+      f" {', '.join(map(repr, INITIALIZERS))}."
     )
-    return logits(x.reshape(len(x), -1)).astype(jnp.float32)
 
 
 def check_width(width: float) -> None:

@@ -43,6 +43,7 @@ class Description:
   white: float | None = None
   # Of a model that isn't this package's: "module:Class", see `factories.make`.
   factory: str | None = None
+  initializer: str = "lecun_normal"  # of Fig. 4's weights
 
   def __post_init__(self) -> None:
     """Rejects what no model can be; JSON's lists become tuples."""
@@ -60,6 +61,7 @@ class Description:
       classifier.check_samples(shape)
     checks.positive("width", self.width)
     classifier.check_width(self.width)
+    classifier.check_initializer(self.initializer)
     for name, allowed in (
       ("precision", ("float32", "bfloat16")),
       ("dtype", ("uint8", "float32", None)),
@@ -102,7 +104,8 @@ class Description:
     if type(model) is MLP:
       about = {"hidden": model.hidden}
     elif type(model) is classifier.Classifier:
-      about = {"width": model.width, "momentum": model.momentum}
+      names = ("width", "momentum", "initializer")
+      about = {name: getattr(model, name) for name in names}
     else:
       return None
     return cls(
@@ -133,6 +136,8 @@ class Description:
     for name in ("label_values", "white", "factory"):
       if content[name] is None:
         del content[name]  # as it was before there was any
+    if self.initializer == "lecun_normal":
+      del content["initializer"]  # likewise
     return json.dumps(content, indent=1) + "\n"
 
   @property
@@ -148,7 +153,7 @@ class Description:
     if self.hidden is not None:
       return MLP(self.num_classes, self.hidden, dtype)
     return classifier.Classifier(
-      self.num_classes, self.width, dtype, self.momentum
+      self.num_classes, self.width, dtype, self.momentum, self.initializer
     )
 
   def shapes(self) -> dict[str, Any]:

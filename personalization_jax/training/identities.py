@@ -30,8 +30,12 @@ from personalization_jax.training.step import create_state, in_use
 
 # What a function is called differs from process to process.
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+# A `Classifier`'s, which says nothing of it in digests of older versions.
+_BY_DEFAULT = re.compile(r"^ *initializer = 'lecun_normal'\n", re.MULTILINE)
 # These of `Settings` decide through the learner, or not at all.
-_OF_THE_LEARNER = ("learning_rate", "width", "precision", "personal")
+_OF_THE_LEARNER = (
+  "learning_rate", "width", "precision", "initializer", "personal",
+)  # fmt: skip
 # These of `Method` are what they compute.
 _COMPUTED = ("schedule", "trainable", "loss", "predict", "fit", "reference")
 # These are younger than runs that are to go on: they count where they are set.
@@ -119,7 +123,7 @@ def _fields(of: Any, without: Collection[str] = ()) -> dict[str, Any]:
 
 def _of_model(model: nn.Module, sample_shape: tuple[int, ...]) -> list[Any]:
   """A network's answers and gradients; see `of_learner`."""
-  parts: list[Any] = [_ADDRESS.sub("", repr(model))]
+  parts: list[Any] = [_BY_DEFAULT.sub("", _ADDRESS.sub("", repr(model)))]
   if type(model) in _PACKAGE_S_MODELS:
     return parts
   variables, samples, mask, key = _shapes(model, sample_shape)
@@ -254,7 +258,11 @@ def check_trainer(
       )
   has: dict[str, Any] = {}
   if model is None and isinstance(its, Classifier):
-    has = {"width": its.width, "precision": np.dtype(its.dtype).name}
+    has = {
+      "width": its.width,
+      "precision": np.dtype(its.dtype).name,
+      "initializer": its.initializer,
+    }
   if trainer.learner.learning_rate is not None:
     has["learning_rate"] = trainer.learner.learning_rate
   for name, value in has.items():

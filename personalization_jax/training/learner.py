@@ -110,13 +110,16 @@ def make_learner(
 ) -> Learner:
   """The model with Adam, by default Fig. 4's network (section IV).
 
-  Another model has its own width and precision, and is called as
-  `networks.interface` says.
+  Another model has its own width, precision and initial weights, and is called
+  as `networks.interface` says.
   """
   if model is None:
     classifier.check_width(settings.width)
     model = classifier.Classifier(
-      num_classes, settings.width, jnp.dtype(settings.precision)
+      num_classes,
+      settings.width,
+      jnp.dtype(settings.precision),
+      initializer=settings.initializer,
     )
   if optimizer is not None:
     return Learner(model, optimizer)

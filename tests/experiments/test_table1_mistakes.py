@@ -98,6 +98,7 @@ MISTAKES = [
   ),
   ({"tfds_split": "train"}, "--tfds_split=train can't act with --dataset=syn"),
   ({"width": 0.5}, "--width=0.5 can't act with --model=mlp"),
+  ({"initializer": "pytorch"}, "--initializer=pytorch can't act with --model="),
   ({"model": "cnn"}, "--model='cnn' must be 'auto', 'fig4', 'mlp' or 'module"),
   ({"model": "no_such:Net"}, "error: --model: no_such:Net: there is no module"),
   (

@@ -279,6 +279,20 @@ def test_splits_by_class_and_a_d_g_with_the_individuals(
     run(tmp_path / "run", **{**people, **how, "split": "random"})
 
 
+def test_initial_weights_are_of_a_run_unless_they_are_flax_s(people):
+  """Runs of before the flag go on."""
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS(["table1"])
+  population = dataclasses.replace(
+    npz.load(people["npz_path"]), images=np.zeros((1, 16, 16, 1), np.uint8)
+  )
+  for value, expected in (("lecun_normal", None), ("pytorch", "pytorch")):
+    with flagsaver.flagsaver(dataset="npz", model="fig4", initializer=value):
+      found = study_flags.determining(population).get("initializer")
+      assert found == expected
+      assert study_flags.training_settings(0).initializer == value
+
+
 def test_a_split_of_their_own_wins_and_is_told(people):
   if not flags.FLAGS.is_parsed():
     flags.FLAGS(["table1"])

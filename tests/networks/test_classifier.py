@@ -77,6 +77,59 @@ def test_width_without_channels_is_refused(width):
   classifier.check_width(1 / 32)
 
 
+def initial(initializer):
+  """Kernels and biases of each layer, and its fan in."""
+  about = {} if initializer is None else {"initializer": initializer}
+  model = classifier.Classifier(5, width=1 / 4, **about)
+  init = jax.jit(model.init, static_argnames="train")
+  params = init(jax.random.key(3), jnp.zeros((1, 16, 16, 1)))["params"]
+  layers = [params[name] for name in sorted(params) if "layer" in name]
+  return [
+    (np.asarray(x["kernel"]), np.asarray(x["bias"]), x["kernel"][..., 0].size)
+    for x in layers
+  ]
+
+
+def assert_within(values, bound):
+  """Of a uniform distribution within +-bound."""
+  assert np.abs(values).max() <= bound
+  if values.size > 200:
+    assert np.abs(values).max() > 0.97 * bound
+    np.testing.assert_allclose(values.std(), bound / 3**0.5, rtol=0.1)
+
+
+def test_flax_s_weights_are_truncated_normal_and_the_default():
+  """Bit for bit those of layers that are told nothing."""
+  for before, now in zip(initial(None), initial("lecun_normal"), strict=True):
+    jax.tree.map(np.testing.assert_array_equal, before, now)
+    kernel, bias, fan_in = now
+    assert not bias.any()
+    if kernel.size > 200:
+      np.testing.assert_allclose(kernel.std(), fan_in**-0.5, rtol=0.1)
+      assert np.abs(kernel).max() <= 2 * fan_in**-0.5 / 0.879
+
+
+def test_keras_s_weights_are_uniform_by_both_fans():
+  for kernel, bias, fan_in in initial("glorot_uniform"):
+    fan_out = kernel.size // kernel.shape[-2]
+    assert_within(kernel, (6 / (fan_in + fan_out)) ** 0.5)
+    assert not bias.any()
+
+
+def test_pytorch_s_weights_and_biases_are_uniform_by_fan_in():
+  layers = initial("pytorch")
+  for kernel, bias, fan_in in layers:
+    assert_within(kernel, fan_in**-0.5)
+    assert_within(bias, fan_in**-0.5)
+  every = [bias * fan_in**0.5 for _, bias, fan_in in layers]
+  assert_within(np.concatenate(every), 1)
+
+
+def test_other_initial_weights_are_refused():
+  with pytest.raises(ValueError, match="initializer='he' must be one of 'lec"):
+    initial("he")
+
+
 @pytest.mark.parametrize("image_size", [8, 20, 28, 128, 0])
 def test_other_image_sizes_are_refused(image_size):
   with pytest.raises(ValueError, match=f"image_size={image_size} must be one"):

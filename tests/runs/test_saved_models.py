@@ -99,6 +99,14 @@ def test_what_a_model_was_trained_on_comes_back(tmp_path):
   assert description.network() == model
 
 
+def test_only_initial_weights_that_are_not_flax_s_are_described():
+  for name in classifier.INITIALIZERS:
+    model = classifier.Classifier(3, width=1 / 32, initializer=name)
+    text = Description.of(model, (16, 16, 1)).to_json()
+    assert ("initializer" in text) == (name != "lecun_normal")
+    assert Description.from_json(text).network() == model
+
+
 class OtherMLP(MLP):
   def __call__(self, samples):
     return 2 * super().__call__(samples)
@@ -176,6 +184,7 @@ def test_a_model_that_nobody_describes_is_refused(copied):
     ({"heads": 4}, "heads"),
     ({"momentum": 2}, "momentum=2 must lie in 0..1"),
     ({"momentum": "much"}, "describes no saved model"),
+    ({"initializer": "he"}, "initializer='he' must be one of"),
     ({"dtype": "int8"}, "dtype='int8'"),
     ({"label_names": ["a", "b"]}, "2 names for 3 classes"),
     ({"width": 1 / 16}, r"mean is float32\[1\] where float32\[2\] is"),

@@ -51,6 +51,7 @@ WORDS = {
   "dataset": ["synthetic", "npz", "mnist", "tfds:", "tfds:mnist", ""],
   "model": ["auto", "fig4", "mlp", "cnn"],
   "precision": ["float32", "bfloat16", "float64"],
+  "initializer": ["lecun_normal", "pytorch", "he"],
   "npz_path": ["", "/", "/dev/null", "no\nfile", "~"],
   "coordinator_address": ["", "localhost", ":1", "host:port"],
   "group_candidates": ["global", "individuals", "x"],

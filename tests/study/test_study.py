@@ -210,6 +210,7 @@ def test_faulty_schedules_of_one_s_own_are_refused_before_training(people):
     ("learning_rate", float("nan")),
     ("width", 0.0),
     ("precision", "float16"),
+    ("initializer", "he"),
     ("seed", -1),
   ],
 )

@@ -28,7 +28,7 @@ from personalization_jax.grouping.groups import Groups
 from personalization_jax.methods import Group, Method, parse_method
 from personalization_jax.methods.answers import by_model, cross_entropy
 from personalization_jax.methods.batches import Batches
-from personalization_jax.networks import MLP
+from personalization_jax.networks import MLP, classifier
 from personalization_jax.settings import Settings
 from personalization_jax.study import Study, make_trainer
 from personalization_jax.training import identities, latent_space
@@ -147,6 +147,29 @@ def test_another_learning_rate_is_another_training(new_study, tmp_path, stop):
     again = new_study(name, **own).personalize("local:3")
     if stop is None:
       np.testing.assert_array_equal(again.losses, result.losses)
+
+
+def test_initial_weights_are_another_training_but_for_flax_s(people, split):
+  """Flax's have the very digest of versions that had no others."""
+  found = set()
+  for name in classifier.INITIALIZERS:
+    settings = dataclasses.replace(SETTINGS, initializer=name)
+    learner = make_learner(settings, 3)
+    assert learner.model.initializer == name
+    network = identities.of_model(learner.model, (16, 16, 1))
+    found.add(network)
+    if name == "lecun_normal":
+      text = (
+        "Classifier(\n    # attributes\n    num_classes = 3\n"
+        "    width = 0.03125\n    dtype = dtype('float32')\n"
+        "    momentum = 0.9\n)"
+      )
+      assert network == files.digest([text])
+  assert len(found) == len(classifier.INITIALIZERS)
+  settings = dataclasses.replace(SETTINGS, initializer="pytorch")
+  trainer = make_trainer(people, settings)
+  with pytest.raises(ValueError, match="trains with initializer pytorch"):
+    Study(people, split, SETTINGS, trainer=trainer)
 
 
 def test_other_groups_are_another_training(new_study, latents, tmp_path):

@@ -18,7 +18,7 @@ import pandas as pd
 import PIL.Image
 
 from personalization_jax import checks
-from personalization_jax.analysis import columns, metrics
+from personalization_jax.analysis import columns, metrics, paper, tables
 from personalization_jax.methods import known_method
 from personalization_jax.runs import directory
 
@@ -158,6 +158,20 @@ class Run:
       index=seeds or of_table or self.seeds, columns=people or table.columns
     ).to_numpy()
     return values if seeds else metrics.mean_without_nan(values)
+
+  def values(self) -> tables.Values:
+    """Accuracies of the table's methods and seeds, or of all without a table.
+
+    The paper's methods come first, in its order.
+    """
+    there = [*self.table["method"]] or [*self.seeds_of]
+    methods = [m for m in paper.TABLE_1 if m in there]
+    methods += [m for m in there if m not in methods]
+    seeds = self.table_seeds or self.seeds
+    return {
+      of: {m: self.accuracies(m, of, self.people, seeds) for m in methods}
+      for of in columns.DATA
+    }
 
 
 def read_all(paths: Sequence[str]) -> list[Run]:
