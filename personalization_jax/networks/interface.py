@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -55,6 +56,45 @@ def apply(
     variables, samples, rngs={"dropout": key}, **_in_evaluation(model, samples)
   )
   return logits
+
+
+def features(model: nn.Module, variables: Any, samples: Array) -> Array:
+  """What the model's last layer sees, float32 [B, F], as in evaluation.
+
+  Raises:
+    ValueError: if no `flax.linen.Dense` gives the model's logits.
+  """
+  key = jax.random.key(0)  # for dropout that can't be switched off
+  _, found = logits_and_features(model, variables, samples, key)
+  return found
+
+
+def logits_and_features(
+  model: nn.Module, variables: Any, samples: Array, key: Array
+) -> tuple[Array, Array]:
+  """`apply` and `features` in one call."""
+  calls: list[tuple[Array, tuple[int, ...]]] = []
+
+  def record(
+    call: Callable[..., Any], args: Any, kwargs: Any, context: Any
+  ) -> Any:
+    output = call(*args, **kwargs)
+    if isinstance(context.module, nn.Dense) and (
+      context.method_name == "__call__"
+    ):
+      inputs = args[0] if args else kwargs["inputs"]
+      calls.append((inputs, output.shape))
+    return output
+
+  with nn.intercept_methods(record):
+    logits = apply(model, variables, samples, key)
+  for inputs, shape in reversed(calls):
+    if shape == logits.shape:
+      return logits, inputs.astype(jnp.float32)
+  raise ValueError(
+    f"model {type(model).__name__} has no features: its last layer, which gives"
+    " the logits, must be a flax.linen.Dense."
+  )
 
 
 def apply_in_training(
