@@ -78,10 +78,12 @@ class Neighbours:
     )
     memory = Memory(features, labels, mask, jnp.zeros(()))
     samples, labels, mask = validation
-    logs = mix.in_parts(
+    own_log, general_log = mix.in_parts(
       lambda part: self._logs(model, state, memory, part), samples
     )
-    return memory._replace(weight=mix.choose_weight(*logs, labels, mask))
+    return memory._replace(
+      weight=mix.choose_weight(own_log, general_log, labels, mask)
+    )
 
   def predict(self, model: nn.Module, state: Any, samples: Array) -> Array:
     """The mixture's log probabilities, float32 [B, C]."""

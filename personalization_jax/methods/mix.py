@@ -20,7 +20,7 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from personalization_jax.methods.answers import Predict, by_model
+from personalization_jax.methods.method import Predict, by_model
 from personalization_jax.networks import interface
 
 # What a person's own part may weigh. Divided here: XLA would round otherwise.
@@ -65,10 +65,10 @@ class Mixture:
     if self.fit_own is not None:
       inner = self.fit_own(model, state, own, validation)
     samples, labels, mask = validation
-    logs = in_parts(
+    own_log, general_log = in_parts(
       lambda part: self._logs(model, state.replace(answer=inner), part), samples
     )
-    return Mixed(choose_weight(*logs, labels, mask), inner)
+    return Mixed(choose_weight(own_log, general_log, labels, mask), inner)
 
   def predict(self, model: nn.Module, state: Any, samples: Array) -> Array:
     """The mixture's log probabilities, float32 [B, C]."""
