@@ -27,6 +27,9 @@ class Stream(enum.IntEnum):
   INDIVIDUAL_ORDER = 5
   GROUP = 6
   SAMPLE_ORDER = 7
+  EPISODE_WRITERS = 8
+  EPISODE_ROWS = 9
+  CLUSTERS = 10
 
 
 def generator(seed: int, stream: Stream, *path: int) -> np.random.Generator:
