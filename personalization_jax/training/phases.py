@@ -89,12 +89,12 @@ def run(
   if precise:
     _, trainable = phases[-1] if phases else (0, None)
     states = trainer.precise_batch_stats(
-      states, _last(rows, precise), trainable
+      states, last_batches(rows, precise), trainable
     )
   return states, record.after(losses=losses)
 
 
-def _last(rows: np.ndarray, count: int) -> np.ndarray:
+def last_batches(rows: np.ndarray, count: int) -> np.ndarray:
   """The last so many batches with data of rows [n, T, B]; padding first."""
   order = np.argsort((rows != PADDING).any(axis=2), axis=1, kind="stable")
   return np.take_along_axis(rows, order[:, -count:, None], axis=1)
