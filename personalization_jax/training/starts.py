@@ -107,7 +107,7 @@ def begin(
     batches: of the split.
     validation: as for D_G's own phase: of one model, int32 [1, S, R].
     precise: over how many of the last batches, if any, running batch
-      statistics are computed anew.
+      statistics are computed anew; of clusters, at most their last round's.
     on_steps: called with the steps done since the last call, `num_steps` in
       all. Several models are told as if one was trained.
 
