@@ -29,9 +29,7 @@ class Personal:
 
   def __post_init__(self) -> None:
     if self.optimizer not in ("adam", "sgd"):
-      raise ValueError(
-        f"optimizer={self.optimizer!r} must be 'adam' or 'sgd'."
-      )
+      raise ValueError(f"optimizer={self.optimizer!r} must be 'adam' or 'sgd'.")
     if self.learning_rate is not None:
       checks.positive("learning_rate", self.learning_rate)
     if self.weight_decay:

@@ -337,8 +337,8 @@ class Study:
       steps = self.batches.num_shared_steps
       if self._global_phase is None and chunk.step < steps:
         shared = steps
-    for start in {method.start for method in methods} - {None}:
-      if start not in self._starts:
+    for start in {method.start for method in methods}:
+      if start is not None and start not in self._starts:
         _, chunk = self._start_task(start)
         shared += starts.num_steps(chunk, self.batches)
     return own * len(self.split.individuals) + shared
@@ -512,6 +512,7 @@ class Study:
       self.population.images,
       self.population.labels,
       self.split.global_train,
+      one_by_one=self.trainer.on_cpu,
     )
 
   def _begin(

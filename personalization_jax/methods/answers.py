@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import optax
@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from personalization_jax.networks import classifier, interface
 
-# What is trained: from parameters to a tree of bools, or of `masks.Low`.
+# What is trained: from parameters to a tree of bools and `masks.LowRank`.
 Trainable = Callable[[Any], Any]
 # Against what: from logits [B, C], labels [B], parameters and the reference
 # (see `Method.reference`) to each sample's loss [B] in nats.
@@ -25,16 +25,6 @@ Predict = Callable[[nn.Module, Any, jax.Array], jax.Array]
 # state and two sets of samples [R, ...], labels [R] and masks [R], the person's
 # training and validation data, to `state.answer`.
 Fit = Callable[[nn.Module, Any, Any, Any], Any]
-
-
-class Start(Protocol):
-  """What everybody's training begins with in place of D_G's model."""
-
-  count: int  # of models
-
-  @property
-  def name(self) -> str:
-    """What its files are called."""
 
 
 @dataclasses.dataclass(frozen=True)

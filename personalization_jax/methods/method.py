@@ -14,9 +14,10 @@ from personalization_jax.methods.answers import (
   LastLayers,
   Loss,
   Predict,
-  Start,
   Trainable,
 )
+from personalization_jax.methods.clusters import Clusters
+from personalization_jax.methods.reptile import Reptile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,10 +50,10 @@ class Method:
       `schedules.INDIVIDUAL`, the same at every call. `spec` is then a name of
       its own.
     trainable: says which parameters the last `late` batches train, from the
-      parameters to a tree of bools, or of `masks.Low` for additions of low
-      rank, in last_layers' place. Layers before the first of them behave as in
-      evaluation, if the model takes frozen_layers. People who go on with D_G's
-      model share with it what isn't trained.
+      parameters to a tree of bools, and of `masks.LowRank` for additions of
+      low rank, in last_layers' place. Layers before the first of them behave
+      as in evaluation, if the model takes frozen_layers. People who go on with
+      D_G's model share with it what isn't trained.
     then: how many of the late batches, the last ones, train all parameters.
     loss: from logits [B, C], labels [B], parameters and the reference to each
       sample's loss [B] in nats; None for cross-entropy.
@@ -98,7 +99,7 @@ class Method:
   reference: bool = False
   fisher: bool = False
   own_statistics: bool = False
-  start: Start | None = None
+  start: Reptile | Clusters | None = None
   best: bool = False
   learning_rate: float | None = None
 

@@ -20,7 +20,7 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from personalization_jax.methods.method import Predict, by_model
+from personalization_jax.methods.answers import Predict, by_model
 from personalization_jax.networks import interface
 
 # What a person's own part may weigh. Divided here: XLA would round otherwise.

@@ -28,7 +28,7 @@ import optax
 from flax import linen as nn
 from jax import Array
 
-from personalization_jax.methods.method import cross_entropy
+from personalization_jax.methods.answers import cross_entropy
 from personalization_jax.networks import interface
 
 

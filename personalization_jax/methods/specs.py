@@ -115,25 +115,32 @@ class _Word(NamedTuple):
         return _number(self.spec, option)
     return default
 
+  def refuse(self, option: str | None) -> None:
+    """Rejects what stands after another colon."""
+    if option is not None:
+      raise ValueError(
+        f"':{option}' doesn't go with {self.kind!r} in {self.spec!r}."
+      )
+
 
 _Fields = tuple[str, dict[str, Any]]
 
 
-def _early(word: _Word, steps: str) -> _Fields:
+def _early(word: _Word, steps: str, option: str | None) -> _Fields:
+  word.refuse(option)
   count = _count(word.spec, steps)
   return f"es:{count}", {"early": count}
 
 
-def _weighing(word: _Word, period: str) -> _Fields:
+def _weighing(word: _Word, period: str, option: str | None) -> _Fields:
+  word.refuse(option)
   exact = _period(word.spec, period)
   return f"sw:{exact}", {"period": exact}
 
 
 def _group(word: _Word, count: str, option: str | None) -> _Fields:
-  if option not in (None, "only"):
-    raise ValueError(
-      f"':{option}' doesn't go with {word.kind!r} in {word.spec!r}."
-    )
+  if option != "only":
+    word.refuse(option)
   group = Group(word.kind, _count(word.spec, count), option == "only")
   return group.spec, {"group": group}
 
@@ -157,12 +164,13 @@ def _tuning(word: _Word, text: str, steps: int, **fields: Any) -> _Fields:
 
 def _transfer(word: _Word, steps: str, option: str | None) -> _Fields:
   if steps == "best":
-    steps, _ = str(_BEST_OF), word.options.append("best")
+    steps = str(_BEST_OF)
+    word.options.append("best")
   count = _count(word.spec, steps)
   if option is None:
     return _tuning(word, f"tl:{count}", count)
   if not option.startswith("last="):
-    raise ValueError(f"':{option}' doesn't go with 'tl' in {word.spec!r}.")
+    word.refuse(option)
   last = _count(word.spec, option.removeprefix("last="))
   return _tuning(word, f"tl:{count}:last={last}", count, last_layers=last)
 
@@ -256,13 +264,17 @@ _PENALTIES: dict[str, tuple[Callable[[float], Any], float]] = {
   "ewc": (penalties.EWC, 1.0),
   "distil": (penalties.Distillation, 1.0),
 }
-_SLOTS = {"group": "a group", "late": "what is trained last", "start": "a start"}
+_SLOTS = {
+  "group": "a group",
+  "late": "what comes last",
+  "start": "a start",
+}
 _NUMBER = r":([0-9./]+)"
 _OPTION = r"(?::(last=[0-9]+|only))?"
 # By kind: its place in a spec, what follows it, and what it means.
 _WORDS: dict[str, tuple[str, str, Callable[..., _Fields]]] = {
-  "es": ("es", _NUMBER, _early),
-  "sw": ("sw", _NUMBER, _weighing),
+  "es": ("es", _NUMBER + _OPTION, _early),
+  "sw": ("sw", _NUMBER + _OPTION, _weighing),
   **dict.fromkeys(("sg", "ig", "random"), ("group", _NUMBER + _OPTION, _group)),
   "tl": ("late", r":([0-9./]+|best)" + _OPTION, _transfer),
   **dict.fromkeys(_MASKS, ("late", _NUMBER, _masked)),
@@ -296,7 +308,7 @@ def check_name(name: str) -> None:
     )
   # Upper and lower case are one in many a file system.
   lower = name.lower()
-  if lower in _TAKEN:
+  if lower in _TAKEN or lower.startswith("start_"):
     raise ValueError(
       f"method {name!r} needs another name: what all methods share is called"
       " so."

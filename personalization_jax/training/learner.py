@@ -83,6 +83,7 @@ class Learner:
     optimizer = _optimizer(own.optimizer, rate, own.weight_decay)
     return _replaced(self, optimizer=optimizer, fresh=own.fresh)
 
+
 # The same one for the same answers: programs are compiled for it.
 _replaced = functools.lru_cache(maxsize=128)(dataclasses.replace)
 

@@ -42,7 +42,8 @@ class Best:
 
   def __post_init__(self) -> None:
     """Nothing is found yet."""
-    self.found = np.tile(np.float32([0, -1]), (len(self.own), 1))
+    nothing = np.array([0, -1], np.float32)
+    self.found = np.tile(nothing, (len(self.own), 1))
 
   def look(
     self, trainer: PopulationTrainer, states: TrainState, step: int
@@ -88,6 +89,7 @@ def run(
     like = trainer.shapes_at(chunk.step, phases)
     if best:
       (saved, kept), history = task.restore(chunk, (like, like.variables))
+      history = dict(history)
       best.found = history.pop("best")
       best.variables = trainer.place(kept, like.variables)
     else:

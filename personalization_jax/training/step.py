@@ -102,19 +102,17 @@ def continue_as(
   assert learner.trainable is not None
   mask = learner.trainable(state.params)
   kept = jax.tree.map(lambda trained: trained is True, mask)
-  structure = jax.tree.structure(state.params)
+
+  def like_parameters(part: Any) -> bool:
+    """Whether the optimiser keeps this of each parameter."""
+    return _same_trees(part, state.params)
 
   def select(part: Any) -> Any:
-    """Of what the optimiser keeps of each parameter, that of the kept ones."""
-    if jax.tree.structure(part) != structure:
+    if not like_parameters(part):
       return part
     return jax.tree.map(lambda leaf, keep: leaf if keep else None, part, kept)
 
-  of_own = jax.tree.map(
-    select,
-    state.opt_state,
-    is_leaf=lambda part: jax.tree.structure(part) == structure,
-  )
+  of_own = jax.tree.map(select, state.opt_state, is_leaf=like_parameters)
   own = masks.own_of(state.params, mask, own_key)
   return go_on(learner, state.replace(params=own, opt_state=of_own))
 
@@ -126,13 +124,18 @@ def go_on(learner: Learner, state: TrainState) -> TrainState:
   """
   old, fresh = state.opt_state, learner.optimizer.init(state.params)
   if not learner.fresh:
-    if jax.tree.structure(old) == jax.tree.structure(fresh):
+    if _same_trees(old, fresh):
       fresh = old
     elif isinstance(old, tuple) and isinstance(fresh, tuple):
-      first = jax.tree.structure(old[:1]) == jax.tree.structure(fresh[:1])
       adam = isinstance(old[0], optax.ScaleByAdamState)
-      fresh = (*old[:1], *fresh[1:]) if first and adam else fresh
+      if adam and _same_trees(old[0], fresh[0]):
+        fresh = (old[0], *fresh[1:])
   return state.replace(opt_state=fresh)
+
+
+def _same_trees(one: Any, other: Any) -> bool:
+  structures: list[Any] = [jax.tree.structure(tree) for tree in (one, other)]
+  return bool(structures[0] == structures[1])
 
 
 def in_use(learner: Learner, state: TrainState, base: Any) -> AnsweringState:

@@ -10,8 +10,8 @@ import pytest
 from helpers.own_models import Flat
 
 from personalization_jax.methods import masks
+from personalization_jax.methods.answers import LastLayers
 from personalization_jax.methods.masks import Factors, Low, LowRank
-from personalization_jax.methods.method import LastLayers
 from personalization_jax.networks import MLP, Classifier, interface
 
 

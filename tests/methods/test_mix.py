@@ -9,7 +9,7 @@ import pytest
 from helpers.one_person import MODEL, State, data, log_softmax, state
 
 from personalization_jax.methods import mix
-from personalization_jax.methods.method import by_model
+from personalization_jax.methods.answers import by_model
 from personalization_jax.networks import interface
 
 

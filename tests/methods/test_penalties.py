@@ -9,7 +9,7 @@ import pytest
 from helpers.one_person import MODEL, data, variables
 from helpers.tiny import Tiny
 
-from personalization_jax.methods.method import cross_entropy
+from personalization_jax.methods.answers import cross_entropy
 from personalization_jax.methods.penalties import (
   EWC,
   L2SP,
