@@ -37,7 +37,8 @@ HELP = (
   " whole number or 1/M), 'tl:N', 'tl:N:last=K', 'sg:N', 'ig:N' or 'random:N'"
   " (with ':only' for the group alone), 'head:N', 'bias:N', 'bn:N',"
   " 'lora:N:R', 'lpft:N,M', 'l2sp:N@L', 'ewc:N@L', 'distil:N@L' (with '@best',"
-  " '@lr=X'), 'adabn', 'knn:K', 'mix:METHOD', or several joined by '+', as in"
+  " '@lr=X'), 'adabn', 'knn:K', 'mix:METHOD', 'baseline' or 'sw:N' with"
+  " '@steps=N', or several joined by '+', as in"
   " 'es:40+sw:12+tl:10', 'reptile+tl:300' or 'ifca:2+tl:300'; sets of them are"
   f" {', '.join(map(repr, SETS))}"
 )
@@ -55,6 +56,10 @@ def fields_of(spec: str) -> dict[str, Any]:
   """What a spec sets of a `Method`, its canonical spec included."""
   if spec.startswith("mix:"):
     return _mixture(fields_of(spec.removeprefix("mix:")))
+  if match := re.fullmatch(r"(.+)@steps=([0-9./]+)", spec):
+    steps = _count(spec, match[2])
+    inner = fields_of(match[1])
+    return {**inner, "spec": f"{inner['spec']}@steps={steps}", "steps": steps}
   if spec in ("baseline", "local"):
     return {"spec": spec, spec: True}
   if spec == "global":
