@@ -27,7 +27,7 @@ SETS = {
   "references": ("global", "local"),
   # Of other papers, as README lists them.
   "field": (
-    "mix:tl:300", "knn:10", "l2sp:300@0.1", "ewc:300@1", "distil:300@1",
+    "mix:tl:300", "knn:10", "l2sp:300@0.1", "ewc:300@100", "distil:300@1",
     "bias:300", "bn:300", "head:300", "lora:300:4", "lpft:100,200", "adabn",
     "reptile+tl:300", "ifca:2+tl:300", "tl:300@best",
   ),
@@ -266,7 +266,7 @@ _MASKS = {
 # With the lambda of a spec that has none.
 _PENALTIES: dict[str, tuple[Callable[[float], Any], float]] = {
   "l2sp": (penalties.L2SP, 0.1),
-  "ewc": (penalties.EWC, 1.0),
+  "ewc": (penalties.EWC, 100.0),
   "distil": (penalties.Distillation, 1.0),
 }
 _SLOTS = {
