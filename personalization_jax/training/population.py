@@ -260,7 +260,9 @@ class PopulationTrainer:
 
   def finite(self, states: TrainState) -> np.ndarray:
     """Whose parameters and running statistics are all finite, bool [chunk]."""
-    found = self._program(_finite, 2)(states.params, states.batch_stats)
+    # Who has nothing of their own has a step all the same.
+    finite = self._program(_finite, 3)
+    found = finite(states.step, states.params, states.batch_stats)
     return np.asarray(distributed.gather(found))
 
   def precise_batch_stats(
