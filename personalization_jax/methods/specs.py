@@ -40,8 +40,8 @@ HELP = (
   " 'head:N', 'bias:N', 'bn:N', 'lora:N:R', 'lpft:N,M', 'l2sp:N@L', 'ewc:N@L'"
   " or 'distil:N@L' (without 'es' and 'sw' all take '@best' and '@lr=X'); or a"
   " start and fine-tuning, as in 'reptile+tl:300' or 'ifca:2+tl:300'."
-  " 'baseline' and 'sw:N' take '@steps=N', their number of batches. Sets of methods are"
-  f" {', '.join(map(repr, SETS))}"
+  " 'baseline' and 'sw:N' take '@steps=N', their number of batches. Sets of"
+  f" methods are {', '.join(map(repr, SETS))}"
 )
 # Section IV: data grouping trains by sample weighing with n_I = 2.
 _GROUPING_PERIOD = fractions.Fraction(2)

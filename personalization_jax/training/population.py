@@ -260,9 +260,9 @@ class PopulationTrainer:
 
   def finite(self, states: TrainState) -> np.ndarray:
     """Whose parameters and running statistics are all finite, bool [chunk]."""
-    # Who has nothing of their own has a step all the same.
-    finite = self._program(_finite, 3)
-    found = finite(states.step, states.params, states.batch_stats)
+    # Steps too: somebody who shares all with D_G's model has nothing else.
+    of = states.params, states.batch_stats, states.step
+    found = self._program(_finite, 3)(*of)
     return np.asarray(distributed.gather(found))
 
   def precise_batch_stats(
