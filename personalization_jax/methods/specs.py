@@ -33,14 +33,15 @@ SETS = {
   ),
 }  # fmt: skip
 HELP = (
-  "a method is 'baseline', 'global', 'local', 'local:N', 'es:N', 'sw:N' (N a"
-  " whole number or 1/M), 'tl:N', 'tl:N:last=K', 'sg:N', 'ig:N' or 'random:N'"
-  " (with ':only' for the group alone), 'head:N', 'bias:N', 'bn:N',"
-  " 'lora:N:R', 'lpft:N,M', 'l2sp:N@L', 'ewc:N@L', 'distil:N@L' (with '@best',"
-  " '@lr=X'), 'adabn', 'knn:K', 'mix:METHOD', 'baseline' or 'sw:N' with"
-  " '@steps=N', or several joined by '+', as in"
-  " 'es:40+sw:12+tl:10', 'reptile+tl:300' or 'ifca:2+tl:300'; sets of them are"
-  f" {', '.join(map(repr, SETS))}"
+  "a method is 'baseline', 'global', 'local', 'local:N', 'adabn', 'knn:K' or"
+  " 'mix:METHOD'; or words joined by '+', as in 'es:40+sw:12+tl:10', of 'es:N',"
+  " 'sw:N' (N a whole number or 1/M), a group 'sg:N', 'ig:N' or 'random:N'"
+  " (with ':only' for the group alone), and fine-tuning: 'tl:N', 'tl:N:last=K',"
+  " 'head:N', 'bias:N', 'bn:N', 'lora:N:R', 'lpft:N,M', 'l2sp:N@L', 'ewc:N@L'"
+  " or 'distil:N@L' (without 'es' and 'sw' all take '@best' and '@lr=X'); or a"
+  " start and fine-tuning, as in 'reptile+tl:300' or 'ifca:2+tl:300'."
+  " 'baseline' and 'sw:N' take '@steps=N', their number of batches. Sets of"
+  f" methods are {', '.join(map(repr, SETS))}"
 )
 # Section IV: data grouping trains by sample weighing with n_I = 2.
 _GROUPING_PERIOD = fractions.Fraction(2)
