@@ -49,8 +49,9 @@ class Settings:
     precision: "float32" or "bfloat16", of activations.
     seed: of everything random.
     personal: how to train on D_I after D_G, if otherwise.
-    initializer: of the weights of Fig. 4's network: "lecun_normal" (Flax's
-      default), "glorot_uniform" (Keras') or "pytorch"; see `Classifier`.
+    initializer: of the weights of Fig. 4's network: "pytorch" (its
+      default), "lecun_normal" (Flax's) or "glorot_uniform" (Keras'); see
+      `Classifier`.
 
   Raises:
     ValueError: naming what nothing can be trained with.
@@ -63,7 +64,7 @@ class Settings:
   precision: str = "float32"
   seed: int = 0
   personal: Personal = Personal()
-  initializer: str = "lecun_normal"
+  initializer: str = "pytorch"
 
   def __post_init__(self) -> None:
     checks.training(self)

@@ -95,7 +95,7 @@ _MODEL = flags.DEFINE_string("model", "auto",
 _WIDTH = flags.DEFINE_float("width", 1.0,
     "Factor on the channel counts of Fig. 4 and the auto-encoder.")
 _INITIALIZER = flags.DEFINE_enum("initializer",
-    "lecun_normal", classifier.INITIALIZERS,
+    "pytorch", classifier.INITIALIZERS,
     "Initial weights of Fig. 4's network: Flax's, Keras' or PyTorch's"
     " default.")
 _PRECISE_BATCH_STATS = flags.DEFINE_bool("precise_batch_stats", False,

@@ -64,7 +64,7 @@ class Classifier(nn.Module):
   width: float = 1.0
   dtype: Any = jnp.float32
   momentum: float = 0.9
-  initializer: str = "lecun_normal"
+  initializer: str = "pytorch"
 
   @nn.compact
   def __call__(

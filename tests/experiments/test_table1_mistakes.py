@@ -98,7 +98,10 @@ MISTAKES = [
   ),
   ({"tfds_split": "train"}, "--tfds_split=train can't act with --dataset=syn"),
   ({"width": 0.5}, "--width=0.5 can't act with --model=mlp"),
-  ({"initializer": "pytorch"}, "--initializer=pytorch can't act with --model="),
+  (
+    {"initializer": "glorot_uniform"},
+    "--initializer=glorot_uniform can't act with --model=mlp",
+  ),
   ({"model": "cnn"}, "--model='cnn' must be 'auto', 'fig4', 'mlp' or 'module"),
   ({"model": "no_such:Net"}, "error: --model: no_such:Net: there is no module"),
   (

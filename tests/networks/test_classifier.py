@@ -98,11 +98,13 @@ def assert_within(values, bound):
     np.testing.assert_allclose(values.std(), bound / 3**0.5, rtol=0.1)
 
 
-def test_flax_s_weights_are_truncated_normal_and_the_default():
-  """Bit for bit those of layers that are told nothing."""
-  for before, now in zip(initial(None), initial("lecun_normal"), strict=True):
-    jax.tree.map(np.testing.assert_array_equal, before, now)
-    kernel, bias, fan_in = now
+def test_the_default_is_pytorch_s():
+  for own, named in zip(initial(None), initial("pytorch"), strict=True):
+    jax.tree.map(np.testing.assert_array_equal, own, named)
+
+
+def test_flax_s_weights_are_truncated_normal():
+  for kernel, bias, fan_in in initial("lecun_normal"):
     assert not bias.any()
     if kernel.size > 200:
       np.testing.assert_allclose(kernel.std(), fan_in**-0.5, rtol=0.1)

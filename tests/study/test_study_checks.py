@@ -99,7 +99,7 @@ def test_a_trainer_trains_as_the_settings_say(people, split):
     ({"learning_rate": 0.5}, "learning_rate 0.001, but settings ask for 0.5"),
     ({"width": 1 / 16}, "width 0.03125, but settings ask for 0.0625"),
     ({"precision": "bfloat16"}, "precision float32, but .* for bfloat16"),
-    ({"initializer": "pytorch"}, "lecun_normal, but settings ask for pytorch"),
+    ({"initializer": "lecun_normal"}, "pytorch, but settings ask for lecun"),
   ):
     other = dataclasses.replace(SETTINGS, **changes)
     with pytest.raises(ValueError, match=sentence):
