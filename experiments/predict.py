@@ -23,6 +23,7 @@ from absl import flags
 
 from experiments.flags import file_flags, people_flags
 from experiments.runtime import console
+from personalization_jax.methods import parse_method
 from personalization_jax.settings import Settings
 from personalization_jax.training import evaluation
 from personalization_jax.training.learner import make_learner
@@ -58,6 +59,9 @@ def predict() -> None:
   learner = make_learner(
     Settings(), description.num_classes, description.network()
   )
+  if description.method is not None:
+    with console.of(f"--model={_MODEL.value}"):
+      learner = learner.answering(parse_method(description.method))
   classes, probabilities = evaluation.classify(
     learner, variables, population.images
   )

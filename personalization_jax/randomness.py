@@ -30,6 +30,7 @@ class Stream(enum.IntEnum):
   EPISODE_WRITERS = 8
   EPISODE_ROWS = 9
   CLUSTERS = 10
+  SHOTS = 11
 
 
 def generator(seed: int, stream: Stream, *path: int) -> np.random.Generator:

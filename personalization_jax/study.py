@@ -266,6 +266,11 @@ class Study:
 
   def check(self, method: Method) -> None:
     """Raises a ValueError for a method that this study can't train."""
+    if self.base is not None and method.lack:
+      raise ValueError(
+        f"method {method.spec!r} can't begin with a saved model alone:"
+        f" {method.lack}."
+      )
     if method.baseline and len(self.split.individuals) < 2:
       raise ValueError(
         "method 'baseline' trains on another individual's data, so"
@@ -579,6 +584,10 @@ class Study:
         base["fisher"] = self._fisher
     return dataclasses.replace(self.trainer, learner=learner, base=base)
 
+  def trainer_of(self, method: Method) -> PopulationTrainer:
+    """What trains and tests a method's models; D_G's is trained if needed."""
+    return self._trainer_of(method, lambda steps: None)
+
   def _validation(self, ends: Sequence[int], own: np.ndarray) -> Validation:
     """After these steps and every so many, if at all."""
     labels, general = self.population.labels, self.split.global_validation
@@ -619,6 +628,8 @@ class Study:
       folders,
       trainer.variables(states, len(folders)),
       description,
+      alone=method.predict is None,
+      reference=trainer.base if method.reference else None,
     )
 
   def _task(self, method: Method) -> Task:

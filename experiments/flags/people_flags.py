@@ -46,10 +46,9 @@ def or_say_why(
 
 
 def load_model(flag: Flag) -> tuple[Description, dict[str, Any]]:
-  """The model in a flag's folder: what it is, `params` and `batch_stats`."""
+  """The model in a flag's folder: what it is, and what it answers by."""
   with console.of(f"--{flag.name}"):
-    description, params, batch_stats = saved_models.load(flag.value or "")
-  return description, {"params": params, "batch_stats": batch_stats}
+    return saved_models.load_whole(flag.value or "")
 
 
 def load_people(

@@ -11,7 +11,8 @@ from absl import logging
 
 from personalization_jax.datasets import Population, intake, splits, variations
 from personalization_jax.datasets.scaling import Scaling
-from personalization_jax.datasets.splits import Split
+from personalization_jax.datasets.splits import PADDING, Split
+from personalization_jax.randomness import Stream, generator
 
 
 def population_of(
@@ -136,6 +137,75 @@ def hold_out(
     train_fraction=1 - validation_fraction,
     seed=seed,
   )
+
+
+def first_samples(
+  population: Population,
+  split: Split,
+  count: int | None = None,
+  *,
+  choosing: bool = False,
+  seed: int = 0,
+) -> Split:
+  """Everybody's first samples to train on, of those who have so many.
+
+  A person's order is drawn by the seed and depends on that person alone: fewer
+  samples are among more. It isn't stratified: of few samples each would be the
+  only one of its class, and nothing could be chosen by it. Copies count once,
+  with the drawing that they are of.
+
+  Args:
+    population: the store.
+    split: as `hold_out` or `join` gives it.
+    count: how many samples of each person; None for all.
+    choosing: whether a fifth of them, one at least, drawn at random, is to
+      choose by: the split's validation.
+    seed: of the order and the draw.
+
+  Returns:
+    A split whose arrays are as wide whatever the count is, so that one
+    compilation serves all.
+
+  Raises:
+    ValueError: if somebody has one sample, and choosing needs two.
+  """
+  train, validation, people = [], [], []
+  widest = 0
+  for index, person in enumerate(split.individuals.tolist()):
+    own, _, _ = split.parts(index)
+    drawings, place, copies = np.unique(
+      population.originals[own], return_inverse=True, return_counts=True
+    )
+    if choosing and len(drawings) < 2:
+      raise ValueError(
+        f"individual {population.name_of(person)} has one sample to train on,"
+        " and none to choose by: two are needed beside those held out."
+      )
+    most = _to_choose(len(drawings)) if choosing else 0
+    widest = max(widest, int(np.sort(copies)[::-1][:most].sum()))
+    if count is not None and count > len(drawings):
+      continue
+    rng = generator(seed, Stream.SHOTS, person)
+    order = rng.permutation(len(drawings))[:count]
+    lots = rng.permutation(len(drawings))[order]
+    number = _to_choose(len(order)) if choosing else 0
+    by, to_train = np.split(order[np.argsort(lots)], [number])
+    validation.append(own[np.isin(place, by)])
+    train.append(own[np.isin(place, to_train)])
+    people.append(index)
+  widths = split.train.shape[1], widest
+  both = [
+    np.pad(rows, [(0, 0), (0, width - rows.shape[1])], constant_values=PADDING)
+    for rows, width in zip(map(splits.pad, (train, validation)), widths)
+  ]
+  return dataclasses.replace(
+    split.take(np.array(people, int)), train=both[0], validation=both[1]
+  )
+
+
+def _to_choose(count: int) -> int:
+  """Of so many samples, how many are to choose by."""
+  return max(1, round(count / 5))
 
 
 def join(

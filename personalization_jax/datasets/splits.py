@@ -51,7 +51,7 @@ class Split:
     """Whether D_G is trained on individuals' rows as well."""
     return bool(np.isin(self.global_train, self.train).any())
 
-  def take(self, places: slice) -> Split:
+  def take(self, places: slice | np.ndarray) -> Split:
     """The split of these individuals alone, with D_G as it is."""
     padded = ("individuals", "train", "validation", "test")
     own = {name: getattr(self, name)[places] for name in padded}

@@ -9,6 +9,7 @@ if there is nothing to draw. Methods are written as on the command line
 
 from personalization_jax.figures.accuracies import distribution as distribution
 from personalization_jax.figures.accuracies import gains as gains
+from personalization_jax.figures.accuracies import shots as shots
 from personalization_jax.figures.accuracies import trade_off as trade_off
 from personalization_jax.figures.comparisons import MOST_RUNS as MOST_RUNS
 from personalization_jax.figures.comparisons import agreement as agreement

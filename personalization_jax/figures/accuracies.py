@@ -177,6 +177,77 @@ def gains(
   return axes
 
 
+def shots(
+  accuracies: Mapping[str, np.ndarray],
+  before: np.ndarray,
+  method: str,
+  axes: Axes | None = None,
+) -> Axes:
+  """Accuracy against the number of training samples of each person.
+
+  A thin line a person, and the mean over people with its 95% interval.
+
+  Args:
+    accuracies: number of samples, as a text -> accuracies [S] of the same
+      people in the same order; NaN where one has fewer samples, or none.
+    before: [S], the base model's.
+    method: what made the models.
+    axes: where to draw; by default a new figure.
+  """
+  styles.check_filled("accuracies", accuracies, "at least one number")
+  for count, value in accuracies.items():
+    checks.shapes(("before", before, "S"), (f"{count} shots", value, "S"))
+  values = np.stack([*accuracies.values()]).astype(float)
+  axes = styles.axes_or_new(axes, 6.5, 4.5)
+  colour, places = styles.method_style(method).colour, np.arange(len(values))
+  faint = min(0.35, max(0.06, 8 / values.shape[1]))
+  for own in values.T:
+    there = ~np.isnan(own)
+    look: Any = {"color": colour, "alpha": faint, "linewidth": 0.8}
+    axes.plot(places[there], own[there], **look)
+  means, names = np.full(len(values), np.nan), []
+  bounds = np.full((2, len(values)), np.nan)
+  for place, (count, value) in enumerate(zip(accuracies, values)):
+    known = value[~np.isnan(value)]
+    names.append(count)
+    if len(known):
+      means[place] = known.mean()
+      bounds[:, place] = metrics.interval_of_mean(known)
+    if len(known) < values.shape[1]:
+      names[-1] += f"\n({len(known)} people)"
+  axes.errorbar(
+    places,
+    means,
+    abs(bounds - means),
+    color=colour,
+    marker=styles.method_style(method).marker,
+    capsize=3,
+    zorder=3,
+    label=styles.method_name(method),
+  )
+  axes.axhline(
+    before.mean(),
+    color="black",
+    linestyle="--",
+    linewidth=1,
+    label="Base model",
+  )
+  axes.set_xticks(places, names)
+  axes.set_xlabel("Training samples of each person")
+  axes.set_ylabel("Accuracy on samples held out")
+  axes.grid(axis="y", color="#EEEEEE", linewidth=0.8)
+  axes.set_axisbelow(True)
+  axes.spines[["top", "right"]].set_visible(False)
+  styles.accuracy_ticks(axes, "y")
+  styles.caption(
+    axes,
+    f"Thick: mean over {values.shape[1]} people with its 95% interval; thin:"
+    " each person",
+  )
+  axes.legend(frameon=False, fontsize=9, loc="best")
+  return axes
+
+
 def _label_points(
   axes: Axes, points: np.ndarray, errors: np.ndarray, names: list[str]
 ) -> bool:

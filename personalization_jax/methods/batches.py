@@ -125,7 +125,10 @@ class Batches:
   def own_rows(self, method: Method, indices: list[int]) -> np.ndarray:
     """Once through what stands for D_I: int32 [n, T, B], padding first."""
     own = splits.pad([self.individual_rows(method, each) for each in indices])
-    missing = -own.shape[1] % self.settings.batch_size
+    # As many batches in every chunk, and of fewer rows of the same people.
+    longest = max(own.shape[1], self.split.train.shape[1])
+    longest += -longest % self.settings.batch_size
+    missing = longest - own.shape[1]
     rows = np.pad(own, ((0, 0), (0, missing)), constant_values=PADDING)
     return rows[:, ::-1].reshape(len(own), -1, self.settings.batch_size)
 

@@ -197,6 +197,26 @@ class Method:
     return of_global and not self.one_model and (masked or not self.late)
 
   @property
+  def lack(self) -> str | None:
+    """Why D_G's model without its data doesn't do; None if it does."""
+    if self.baseline:
+      return "it trains on D_G and another person's data from the first step"
+    if self.group is not None:
+      return "its group is chosen among D_G's samples"
+    if self.fisher:
+      return "the Fisher information that it weighs by is of D_G's samples"
+    if self.start is not None:
+      return "its start is trained on D_G's samples"
+    if self.local and not self.early:
+      return (
+        "it takes as many steps as D_G's epochs have: say how many, as in"
+        " 'local:300'"
+      )
+    if not (self.local or self.shares_global_phase):
+      return "it trains on D_G's batches among the person's own"
+    return None
+
+  @property
   def needs_global_model(self) -> bool:
     """Whether D_G's model is at hand while people's are trained."""
     return self.reference or self.is_lean

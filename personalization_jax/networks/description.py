@@ -44,6 +44,9 @@ class Description:
   # Of a model that isn't this package's: "module:Class", see `factories.make`.
   factory: str | None = None
   initializer: str = "lecun_normal"  # of Fig. 4's weights
+  # The spec of a method that doesn't answer by the model alone, such as
+  # `knn:10`; what else it needs lies beside the model (`saved_models`).
+  method: str | None = None
 
   def __post_init__(self) -> None:
     """Rejects what no model can be; JSON's lists become tuples."""
@@ -133,7 +136,7 @@ class Description:
     content = {"format": _FORMAT, **dataclasses.asdict(self)}
     if scaling := content.pop("scaling"):
       content["scaling"] = dict(zip(("mean", "spread"), scaling))
-    for name in ("label_values", "white", "factory"):
+    for name in ("label_values", "white", "factory", "method"):
       if content[name] is None:
         del content[name]  # as it was before there was any
     if self.initializer == "lecun_normal":

@@ -12,10 +12,10 @@ import numpy as np
 
 from personalization_jax.analysis import metrics
 from personalization_jax.datasets.splits import PADDING, Split
-from personalization_jax.networks import interface
 from personalization_jax.training.learner import Learner
 from personalization_jax.training.population import PopulationTrainer
 from personalization_jax.training.step import (
+  AnsweringState,
   Answers,
   TrainState,
   as_input,
@@ -176,6 +176,8 @@ def classify(
 ) -> tuple[np.ndarray, np.ndarray]:
   """The most probable class of each sample, and how probable it is.
 
+  The learner predicts by `params` and `batch_stats`, and by `answer` and
+  `reference` where it needs them, as `saved_models.load_whole` gives them.
   Classes are int32 [N], -1 where the model gives no finite numbers, and
   probabilities float32 [N]. A learner's program is compiled once.
   """
@@ -189,11 +191,15 @@ def classify(
 def _classify_batch(
   learner: Learner, variables: Any, images: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  logits = interface.apply(
-    learner.model, variables, as_input(images), jax.random.key(0)
+  state = AnsweringState(
+    step=jnp.zeros((), jnp.int32),
+    opt_state=None,
+    key=jax.random.key(0),
+    **{"batch_stats": {}, **variables},
   )
-  probabilities = jax.nn.softmax(logits)
+  scores = learner.predict(learner.model, state, as_input(images))
+  probabilities = jax.nn.softmax(scores)
   classes = jnp.where(
-    jnp.isfinite(logits).all(axis=-1), logits.argmax(axis=-1), -1
+    jnp.isfinite(scores).all(axis=-1), scores.argmax(axis=-1), -1
   )
   return classes, probabilities.max(axis=-1).astype(jnp.float32)

@@ -295,8 +295,7 @@ class PopulationTrainer:
     ]
     block = self._block(np.stack(both, axis=1), 2)
     answer = self._program(step.fit, 2, self._layout)(states, *block)
-    given = {name: getattr(states, name) for name in vars(states)}
-    return AnsweringState(**{**given, "answer": answer})
+    return _with_answer(states, answer)
 
   def variables(self, states: TrainState, count: int) -> dict[str, Any]:
     """Whole models of the first so many states, and their answers (NumPy)."""
@@ -355,12 +354,25 @@ class PopulationTrainer:
     num_steps = self._to_all(jax.ShapeDtypeStruct((), np.int32))
     return self._train(trainable).lower(self.shapes, rows, num_steps, *store)
 
-  def lower_predict(self, num_rows: int) -> jax.stages.Lowered:
-    """The very program that `predict` calls for so many rows of each."""
+  def lower_fit(self, num_rows: int) -> jax.stages.Lowered:
+    """The very program that `fit` calls for so many rows of each."""
+    block = self._block_like(2, num_rows)
+    return self._program(step.fit, 2, self._layout).lower(self.shapes, *block)
+
+  def lower_predict(self, num_rows: int, fitted: int = 1) -> jax.stages.Lowered:
+    """The very program that `predict` calls for so many rows of each.
+
+    Where a learner fits its answers, it did so to `fitted` rows of each.
+    """
     batches = self._batches_together(math.ceil(num_rows / _PREDICTED))
     block = self._block_like(batches, _PREDICTED)
     program = self._program(step.predict_rows, 2, self._layout)
-    return program.lower(self.shapes, *block)
+    states = self.shapes
+    if self.learner.fit is not None:
+      # Of one chunk already.
+      answer = jax.tree.map(self._placed, self.lower_fit(fitted).out_info)
+      states = _with_answer(states, answer)
+    return program.lower(states, *block)
 
   @functools.cached_property
   def shapes_of_one(self) -> TrainState:
@@ -392,12 +404,14 @@ class PopulationTrainer:
 
   def _like(self, one: TrainState) -> TrainState:
     like: TrainState = jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct(
-        (self.chunk_size, *leaf.shape), leaf.dtype, sharding=self._by_individual
-      ),
-      one,
+      lambda leaf: self._placed(leaf, self.chunk_size), one
     )
     return like
+
+  def _placed(self, leaf: Any, *people: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(
+      (*people, *leaf.shape), leaf.dtype, sharding=self._by_individual
+    )
 
   @property
   def _shape(self) -> tuple[int, ...]:
@@ -475,6 +489,12 @@ class PopulationTrainer:
   @property
   def _by_individual(self) -> NamedSharding:
     return NamedSharding(self.mesh, P(AXIS))
+
+
+def _with_answer(states: TrainState, answer: Any) -> AnsweringState:
+  """States, or their shapes, with what `fit` found."""
+  given = {name: getattr(states, name) for name in vars(states)}
+  return AnsweringState(**{**given, "answer": answer})
 
 
 def _learner_at(course: Sequence[Phase], done: int) -> Learner | None:

@@ -414,7 +414,14 @@ def fit(
   base: Any = None,
 ) -> Any:
   """What `learner.fit` gives of rows [2, R], to train on and to validate on."""
-  own, validation = (gather(images, labels, each) for each in rows)
+
+  def data(rows: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Zeros for padding: what is found may be kept, and holds nobody else's."""
+    samples, classes, mask = gather(images, labels, rows)
+    real = mask.reshape(-1, *[1] * (samples.ndim - 1))
+    return jnp.where(real, samples, 0), jnp.where(mask, classes, 0), mask
+
+  own, validation = map(data, rows)
   assert learner.fit is not None
   state = in_use(learner, state, base)
   return learner.fit(learner.model, state, own, validation)
