@@ -318,7 +318,10 @@ def load_people(
     earlier = (known_method(spec) for spec, _ in directory.saved(workdir))
     known += [method for method in earlier if method]
   grouped = distributed.highest(any(method.needs_latents for method in known))
-  study_flags.refuse_inert(study_flags.inert(population, grouped=bool(grouped)))
+  late = distributed.highest(any(method.late for method in known))
+  study_flags.refuse_inert(
+    study_flags.inert(population, grouped=bool(grouped), late=bool(late))
+  )
   return study_flags.vary(population), factors
 
 

@@ -217,7 +217,7 @@ def test_the_best_step_is_that_of_so_many_batches(trained):
   for person, steps in enumerate(best.best_steps):
     other = trained(f"tl:{steps}" if steps else "global")
     mine, its = (
-      jax.tree.map(lambda leaf: leaf[person], each.models)
+      jax.tree.map(lambda leaf, person=person: leaf[person], each.models)
       for each in (best, other)
     )
     chex.assert_trees_all_equal(mine, its)
@@ -244,9 +244,8 @@ def with_a_victim(people, new_study):
 @pytest.mark.parametrize(
   "spec",
   [
-    "global", "tl:5", "tl:5@best", "head:5", "bias:5@best", "lora:5:2",
-    "adabn", "knn:3", "mix:tl:5", "mix:head:5", "l2sp:5@1", "ewc:5@1",
-    "distil:5@1", "lpft:2,3", "reptile+tl:5", "ifca:2+tl:5",
+    "tl:5@best", "head:5", "lora:5:2", "adabn", "knn:3", "mix:tl:5", "ewc:5@1",
+    "reptile+tl:5", "ifca:2+tl:5",
   ],
 )  # fmt: skip
 def test_one_who_diverges_touches_nobody(with_a_victim, spec):
