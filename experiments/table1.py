@@ -49,7 +49,7 @@ from personalization_jax.methods import (
   parse_method,
   parse_methods,
 )
-from personalization_jax.methods.specs import HELP
+from personalization_jax.methods.specs import HELP, SETS
 from personalization_jax.runs import directory
 from personalization_jax.study import Study, make_trainer
 from personalization_jax.training import latent_space
@@ -131,6 +131,7 @@ def main(
       run = prepare(methods, seeds, workdir, should_stop)
     with guards.told(workdir, OSError, AnotherTrainingError):
       summary.remark(run.first, run.remarks, workdir, run.num_folds)
+      methods = run.methods
       results, space = training.train_all(run, methods, seeds, workdir)
       if distributed.is_first():
         summary.write(
@@ -245,6 +246,7 @@ def prepare(
 
   every = [*itertools.product(seeds, range(len(folds)))]
   first = make(*every[0])
+  methods = _without_inapplicable(first, methods, notes.append)
   for place, each in enumerate(every):
     study = make(*each, to_train=False) if place else first
     for method in methods:
@@ -300,7 +302,25 @@ def prepare(
   say(f"Disk: at most {resources.megabytes(disk)} in {workdir}.")
   notes += study_flags.remarks(first, methods, people)
   about = factors, rows, notes, results, made_with
-  return Run(make, len(folds), first, drawn, *about)
+  return Run(make, methods, len(folds), first, drawn, *about)
+
+
+def _without_inapplicable(
+  study: Study, methods: Sequence[Method], say: Callable[[str], None]
+) -> list[Method]:
+  """Leaves out what the set "field" has, but this model can't be trained by."""
+  named = [item.strip() for item in _METHODS.value.split(",")]
+  kept = []
+  for method in methods:
+    try:
+      study.check(method)
+    except ValueError as error:
+      if method.spec in named or method.spec not in SETS["field"]:
+        raise
+      say(f"'field' goes without {method.spec!r} here: {error}")
+    else:
+      kept.append(method)
+  return kept
 
 
 def load_people(

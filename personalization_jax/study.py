@@ -317,8 +317,10 @@ class Study:
     if trainable and not any(jax.tree.leaves(trainable(params))):
       raise ValueError("it trains no parameter of this model.")
     if method.fit is not None:  # what it needs of the model, by tracing
+      learner = self.trainer.learner.answering(method)
       identities.of_answers(
-        self.trainer.learner.answering(method), self.population.sample_shape
+        dataclasses.replace(learner, lean=False),  # as shapes are
+        self.population.sample_shape,
       )
 
   def num_steps(self, methods: Sequence[Method]) -> int:

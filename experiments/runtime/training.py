@@ -28,6 +28,7 @@ class Run(NamedTuple):
 
   # Of a seed and a fold; made when its turn comes, or memory would hold all.
   make: Callable[[int, int], Study]
+  methods: Sequence[Method]  # that are to be trained
   num_folds: int  # of people; 1 unless all take turns
   first: Study  # of the first seed and fold
   drawn: Study  # of the tables' first seed, which may be another one

@@ -7,6 +7,7 @@ model.
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -56,14 +57,18 @@ class Batches:
     """
     if method.local:
       return schedules.early_shaping(self.length(method), 0)
+    per_epoch = self._per_epoch(self._num_global(method, index))
+    epochs = self.settings.epochs
+    if method.steps:
+      epochs = math.ceil(method.steps / per_epoch)
     return schedules.combined(
-      epochs=self.settings.epochs,
-      steps_per_epoch=self._per_epoch(self._num_global(method, index)),
+      epochs=epochs,
+      steps_per_epoch=per_epoch,
       early=method.early,
       period=method.period,
       late=method.late,
       schedule=method.schedule,
-    )
+    )[: method.steps]
 
   def length(self, method: Method) -> int:
     """Steps of a method's schedule, the longest individual's."""
@@ -71,6 +76,8 @@ class Batches:
       return method.early or self.num_shared_steps
     if method.schedule is not None:
       return len(self.sources(method))
+    if method.steps:
+      return method.steps
     per_epoch = self._per_epoch(self._num_global(method))
     return method.early + self.settings.epochs * per_epoch + method.late
 

@@ -9,7 +9,7 @@ A person's probabilities are w p_knn + (1 - w) p_global, where w is chosen for
 each person on validation data; see `mix.choose_weight`.
 
 Source: Marfoq, Neglia, Kameni and Vidal, "Personalized Federated Learning
-through Local Memorization" (2022), arXiv 2111.09360, section 3.
+through Local Memorization" (2022), arXiv 2111.09360.
 """
 
 from __future__ import annotations

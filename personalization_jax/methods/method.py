@@ -76,6 +76,8 @@ class Method:
     best: whether everybody keeps the model of the step, among the late ones,
       after which it was best on their validation data.
     learning_rate: of the late batches; None for that of the settings.
+    steps: how many batches SW or the baseline has in all, as a control of their
+      number: D_G's epochs go on for so many; None for the settings' epochs.
 
   Raises:
     ValueError: if `spec` stands for another method, or names no file; a count
@@ -102,16 +104,25 @@ class Method:
   start: Reptile | Clusters | None = None
   best: bool = False
   learning_rate: float | None = None
+  steps: int | None = None
 
   def __post_init__(self) -> None:
     """Rejects what can't be told from another method, or from its files."""
     for name, least in (
       ("early", 0), ("late", 0), ("last_layers", 1), ("then", 0),
+      ("steps", 1),
     ):  # fmt: skip
       if getattr(self, name) is not None:
         checks.whole_number(name, getattr(self, name), least)
     checks.plain_numbers(self)
-    for name in ("period", "baseline", "local"):
+    if self.steps and (
+      self.early or self.late or not (self.period or self.baseline)
+    ):
+      raise ValueError(
+        f"method {self.spec!r} has steps, which are for sample weighing or the"
+        " baseline alone, without early and late."
+      )
+    for name in ("period", "baseline", "local", "steps"):
       if self.schedule is not None and getattr(self, name):
         raise ValueError(
           f"method {self.spec!r} has a schedule of its own, so {name} can't be"

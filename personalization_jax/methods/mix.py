@@ -4,7 +4,7 @@ A person's probabilities are w own + (1 - w) general, where w is chosen for each
 person on validation data.
 
 Source: Mansour, Mohri, Ro and Suresh, "Three Approaches for Personalization
-with Applications to Federated Learning" (2020), arXiv 2002.10619, section 5.
+with Applications to Federated Learning" (2020), arXiv 2002.10619.
 """
 
 from __future__ import annotations

@@ -27,19 +27,21 @@ SETS = {
   "references": ("global", "local"),
   # Of other papers, as README lists them.
   "field": (
-    "mix:tl:300", "knn:10", "l2sp:300@0.1", "ewc:300@1", "distil:300@1",
+    "mix:tl:300", "knn:10", "l2sp:300@0.1", "ewc:300@100", "distil:300@1",
     "bias:300", "bn:300", "head:300", "lora:300:4", "lpft:100,200", "adabn",
     "reptile+tl:300", "ifca:2+tl:300", "tl:300@best",
   ),
 }  # fmt: skip
 HELP = (
-  "a method is 'baseline', 'global', 'local', 'local:N', 'es:N', 'sw:N' (N a"
-  " whole number or 1/M), 'tl:N', 'tl:N:last=K', 'sg:N', 'ig:N' or 'random:N'"
-  " (with ':only' for the group alone), 'head:N', 'bias:N', 'bn:N',"
-  " 'lora:N:R', 'lpft:N,M', 'l2sp:N@L', 'ewc:N@L', 'distil:N@L' (with '@best',"
-  " '@lr=X'), 'adabn', 'knn:K', 'mix:METHOD', or several joined by '+', as in"
-  " 'es:40+sw:12+tl:10', 'reptile+tl:300' or 'ifca:2+tl:300'; sets of them are"
-  f" {', '.join(map(repr, SETS))}"
+  "a method is 'baseline', 'global', 'local', 'local:N', 'adabn', 'knn:K' or"
+  " 'mix:METHOD'; or words joined by '+', as in 'es:40+sw:12+tl:10', of 'es:N',"
+  " 'sw:N' (N a whole number or 1/M), a group 'sg:N', 'ig:N' or 'random:N'"
+  " (with ':only' for the group alone), and fine-tuning: 'tl:N', 'tl:N:last=K',"
+  " 'head:N', 'bias:N', 'bn:N', 'lora:N:R', 'lpft:N,M', 'l2sp:N@L', 'ewc:N@L'"
+  " or 'distil:N@L' (without 'es' and 'sw' all take '@best' and '@lr=X'); or a"
+  " start and fine-tuning, as in 'reptile+tl:300' or 'ifca:2+tl:300'."
+  " 'baseline' and 'sw:N' take '@steps=N', their number of batches. Sets of"
+  f" methods are {', '.join(map(repr, SETS))}"
 )
 # Section IV: data grouping trains by sample weighing with n_I = 2.
 _GROUPING_PERIOD = fractions.Fraction(2)
@@ -55,6 +57,10 @@ def fields_of(spec: str) -> dict[str, Any]:
   """What a spec sets of a `Method`, its canonical spec included."""
   if spec.startswith("mix:"):
     return _mixture(fields_of(spec.removeprefix("mix:")))
+  if match := re.fullmatch(r"(.+)@steps=([0-9./]+)", spec):
+    steps = _count(spec, match[2])
+    inner = fields_of(match[1])
+    return {**inner, "spec": f"{inner['spec']}@steps={steps}", "steps": steps}
   if spec in ("baseline", "local"):
     return {"spec": spec, spec: True}
   if spec == "global":
@@ -264,7 +270,7 @@ _MASKS = {
 # With the lambda of a spec that has none.
 _PENALTIES: dict[str, tuple[Callable[[float], Any], float]] = {
   "l2sp": (penalties.L2SP, 0.1),
-  "ewc": (penalties.EWC, 1.0),
+  "ewc": (penalties.EWC, 100.0),
   "distil": (penalties.Distillation, 1.0),
 }
 _SLOTS = {

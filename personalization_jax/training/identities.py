@@ -41,6 +41,7 @@ _COMPUTED = ("schedule", "trainable", "loss", "predict", "fit", "reference")
 # These are younger than runs that are to go on: they count where they are set.
 _YOUNGER = (
   "then", "fisher", "own_statistics", "start", "best", "learning_rate",
+  "steps",
 )  # fmt: skip
 # Whose fields say all that they compute.
 _PACKAGE_S_MODELS = (Classifier, MLP)

@@ -260,7 +260,7 @@ class PopulationTrainer:
 
   def finite(self, states: TrainState) -> np.ndarray:
     """Whose parameters and running statistics are all finite, bool [chunk]."""
-    found = self._program(_finite, 2)(states.params, states.batch_stats)
+    found = self._program(_finite, 1)(states)
     return np.asarray(distributed.gather(found))
 
   def precise_batch_stats(
@@ -526,11 +526,13 @@ def _program(
   return jax.jit(mapped, donate_argnums=donated)
 
 
-def _finite(learner: Learner, *trees: Any) -> jax.Array:
-  """Whether all numbers are finite, bool []."""
+def _finite(learner: Learner, state: TrainState) -> jax.Array:
+  """Whether all that a person has of their own is finite, bool []."""
   del learner
-  leaves = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(trees)]
-  return jnp.stack(leaves).all()
+  finite = state.step >= 0  # of nothing: a person may share all with D_G's
+  for leaf in jax.tree.leaves((state.params, state.batch_stats)):
+    finite &= jnp.isfinite(leaf).all()
+  return finite
 
 
 def _where(learner: Learner, first: jax.Array, one: Any, other: Any) -> Any:

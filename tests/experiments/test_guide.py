@@ -16,6 +16,7 @@ from absl.testing import flagsaver
 from test_imports import FILES, ROOT, reached
 
 from personalization_jax.analysis import columns
+from personalization_jax.methods import specs
 from personalization_jax.runs import saved_models
 from personalization_jax.schedules import INDIVIDUAL
 
@@ -83,7 +84,7 @@ def ran(guide, tmp_path_factory):
   names = {"__name__": "guide"}
   said = io.StringIO()
   blocks = _RUN.findall(guide)
-  assert len(blocks) == guide.count("\n<!-- run -->\n") == 12
+  assert len(blocks) == guide.count("\n<!-- run -->\n") == 16
   with (
     contextlib.chdir(folder),
     contextlib.redirect_stdout(said),
@@ -150,22 +151,53 @@ def test_a_new_person_gets_predictions(ran):
   assert len(lines) == 11
 
 
-def test_the_new_method_s_share_grows_from_0_to_1(ran, guide):
+def test_the_new_method_s_share_grows_from_0_to_1(ran):
   folder, names, said = ran
   sources = names["study"].batches.sources(names["curriculum"])
   quarters = [
     (part == INDIVIDUAL).mean() for part in np.array_split(sources, 4)
   ]
   np.testing.assert_allclose(quarters, [1 / 8, 3 / 8, 5 / 8, 7 / 8], atol=0.08)
-  assert len(sources) == names["found"][2].losses.shape[1]  # sw:2's
-  assert names["found"][-1].method == "curriculum"
-  assert np.isfinite(names["found"][-1].losses).all()
+  found = {result.method: result for result in names["found"]}
+  assert len(sources) == found["sw:2"].losses.shape[1]
+  assert np.isfinite(found["curriculum"].losses).all()
   assert "| curriculum |" in said
-  assert [result.method for result in names["pair"]] == ["tl:20", "l2-sp"]
   table = (folder / "runs/curriculum/table1.csv").read_text()
   assert "\ncurriculum," in table
-  (block,) = (code for _, code in _RUN.findall(guide) if "def growing" in code)
-  assert block.count("\n") < 40
+
+
+def test_each_question_has_a_short_example(ran, guide):
+  _, names, _ = ran
+  of_section = section(guide, "A new method")
+  blocks = [code for _, code in _RUN.findall(of_section)]
+  assert max(block.count("\n") for block in blocks) <= 25
+  questions = re.findall(r"^\*\*([^*]+\?)\*\*", of_section, re.MULTILINE)
+  assert len(questions) == 4
+  for question in questions:
+    answer = of_section.split(f"**{question}**")[1]
+    assert "= Method(" in _RUN.findall(answer)[0][1], question
+  found = {result.method: result for result in names["found"]}
+  labels = names["people"].labels
+  for name in ("own-front", "trust", "prior"):
+    own, _ = found[name].individual_accuracy(labels)
+    assert own.mean() > 0.5  # of three classes
+    ours = found[name].individual_log_probability
+    for other in ("global", "tl:20"):
+      assert not np.array_equal(ours, found[other].individual_log_probability)
+
+
+def test_an_own_front_leaves_the_rest_as_it_was(ran):
+  _, names, _ = ran
+  study, mask = names["study"], names["own_front"].trainable
+  general, _ = study.global_phase()
+  params = general.params
+  trained = mask(jax.tree.map(lambda leaf: leaf[0], params))
+  front = study.personalize(names["own_front"], keep_models=True)
+  for layer, leaves in front.models["params"].items():
+    for name, people_s in leaves.items():
+      for leaf in people_s:
+        same = np.array_equal(leaf, params[layer][name][0])
+        assert same == (trained[layer][name] is False), (layer, name)
 
 
 def test_the_report_shows_both_runs(ran):
@@ -262,6 +294,21 @@ def test_readme_says_where_the_paper_is():
     source = "".join(file.read_text() for file in sources)
     for name in re.findall(r"\w+", names):
       assert re.search(rf"^ *(def|class) {name}\b", source, re.M), (path, name)
+
+
+def test_the_field_s_methods_are_in_both_tables(guide):
+  """README has each one's source and file, GUIDE what it is without numbers."""
+  of_guide = section(guide, "Methods of the field")
+  defaults = re.findall(r"^\| `[^|]+` \| `([^`]+)` \|", of_guide, re.MULTILINE)
+  assert defaults == [*specs.SETS["field"]]
+  names = re.findall(r"^\| `([^|]+)` \| `[^`]+` \|", of_guide, re.MULTILINE)
+  rows = section(README.read_text(), "What the methods are called")
+  files = dict(
+    re.findall(r"^\| `(\S+?)`.*`(\w+/\w+\.py)` \|$", rows, re.MULTILINE)
+  )
+  assert sorted(files) == sorted(names)
+  for file in files.values():
+    assert (PACKAGE / file).exists(), file
 
 
 def test_readme_is_short():

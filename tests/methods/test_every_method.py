@@ -89,7 +89,13 @@ EVERY = [
   *map(parse_method, dict.fromkeys(SPECS)),
   *map(
     parse_method,
-    ("es:2+sw:3+tl:2:last=1", "tl:5:last=1", "local:3", "sg:5+tl:3"),
+    (
+      "es:2+sw:3+tl:2:last=1",
+      "tl:5:last=1",
+      "local:3",
+      "sg:5+tl:3",
+      "baseline@steps=13",
+    ),
   ),
   *OWN,
 ]
@@ -291,6 +297,22 @@ def test_padding_changes_nothing_and_compiles_nothing(whole, method):
   for name in ("params", "batch_stats", "opt_state"):
     chex.assert_trees_all_equal(getattr(padded, name), getattr(states, name))
   assert len(TRACED) == traced > 0
+
+
+@pytest.mark.parametrize("spec", ["baseline", "sw:2"])
+def test_more_steps_go_on_with_the_same_ones(whole, spec):
+  """The control of a number of steps: a prefix, then further epochs."""
+  study, _ = whole
+  plain, more = (
+    study.batches.rows(parse_method(each), 1)
+    for each in (spec, f"{spec}@steps=20")
+  )
+  fewer = study.batches.rows(parse_method(f"{spec}@steps=3"), 1)
+  count = (plain >= 0).any(axis=1).sum()
+  assert len(more) == 20 > count > len(fewer) == 3
+  np.testing.assert_array_equal(more[:count], plain[:count])
+  np.testing.assert_array_equal(fewer, plain[:3])
+  assert (more >= 0).any(axis=1).all()
 
 
 def parameters(whole, *methods):

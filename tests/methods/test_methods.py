@@ -36,6 +36,15 @@ def test_periods_below_one(text):
   assert method.spec == "sw:1/4"
 
 
+@pytest.mark.parametrize(
+  "spec",
+  ["es:3@steps=9", "tl:3@steps=9", "sw:2+tl:3@steps=9", "global@steps=9"],
+)
+def test_a_number_of_steps_is_sample_weighing_s_or_the_baseline_s(spec):
+  with pytest.raises(ValueError, match="steps, which are for sample weighing"):
+    parse_method(spec)
+
+
 def test_last_layers():
   method = parse_method("tl:300:last=2")
   assert (method.late, method.last_layers) == (300, 2)
