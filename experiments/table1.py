@@ -131,7 +131,7 @@ def main(
       run = prepare(methods, seeds, workdir, should_stop)
     with guards.told(workdir, OSError, AnotherTrainingError):
       summary.remark(run.first, run.remarks, workdir, run.num_folds)
-      methods = run.methods
+      methods = tuple(run.methods)
       results, space = training.train_all(run, methods, seeds, workdir)
       if distributed.is_first():
         summary.write(

@@ -413,8 +413,8 @@ def training_settings(seed: int) -> Settings:
   for flag in (_PERSONAL_LEARNING_RATE, _PERSONAL_WEIGHT_DECAY):
     if flag.value != flag.default:
       checks.positive(flag.name, flag.value)
-  personal = Personal(**{name: flag.value for name, flag in _PERSONAL.items()})
-  settings = Settings(**values.of(*those), seed=seed, personal=personal)
+  its: dict[str, Any] = {name: flag.value for name, flag in _PERSONAL.items()}
+  settings = Settings(**values.of(*those), seed=seed, personal=Personal(**its))
   classifier.check_width(settings.width)
   return settings
 

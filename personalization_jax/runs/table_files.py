@@ -73,7 +73,7 @@ def _rows_of(result: Result, labels: np.ndarray) -> pd.DataFrame:
     np.where(result.diverged, nothing, own),
     np.where(result.diverged, nothing, general),
     own_size, general_size, np.where(result.diverged, "diverged", "ok"),
-    np.where(result.diverged, nothing, result.best_steps),
+    np.where(result.diverged, nothing, np.asarray(result.best_steps)),
   )  # fmt: skip
   return pd.DataFrame(dict(zip(RESULT_COLUMNS, values, strict=True)))
 
