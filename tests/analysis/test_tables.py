@@ -5,6 +5,7 @@ import dataclasses
 import types
 
 import numpy as np
+import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 

@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 
 from personalization_jax import figures
 from personalization_jax.analysis import model_choice
+from personalization_jax.figures import styles
+from personalization_jax.methods.specs import SETS
 
 
 @pytest.mark.parametrize(
