@@ -131,7 +131,7 @@ def main(
       run = prepare(methods, seeds, workdir, should_stop)
     with guards.told(workdir, OSError, AnotherTrainingError):
       summary.remark(run.first, run.remarks, workdir, run.num_folds)
-      methods = run.methods
+      methods = tuple(run.methods)
       results, space = training.train_all(run, methods, seeds, workdir)
       if distributed.is_first():
         summary.write(
@@ -338,7 +338,10 @@ def load_people(
     earlier = (known_method(spec) for spec, _ in directory.saved(workdir))
     known += [method for method in earlier if method]
   grouped = distributed.highest(any(method.needs_latents for method in known))
-  study_flags.refuse_inert(study_flags.inert(population, grouped=bool(grouped)))
+  late = distributed.highest(any(method.late for method in known))
+  study_flags.refuse_inert(
+    study_flags.inert(population, grouped=bool(grouped), late=bool(late))
+  )
   return study_flags.vary(population), factors
 
 

@@ -28,7 +28,7 @@ from personalization_jax.datasets import (
 from personalization_jax.datasets.synthetic import WriterFactors
 from personalization_jax.methods import Method
 from personalization_jax.networks import MLP, classifier, factories
-from personalization_jax.settings import Settings
+from personalization_jax.settings import Personal, Settings
 from personalization_jax.study import Study
 from personalization_jax.training import identities
 from personalization_jax.training.latent_space import LatentSettings
@@ -86,6 +86,17 @@ _EPOCHS = flags.DEFINE_integer("epochs", 20, "Epochs on D_G.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Samples in a batch.")
 _LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-3,
     "Adam's learning rate.")
+_PERSONAL_OPTIMIZER = flags.DEFINE_enum("personal_optimizer",
+    "adam", ["adam", "sgd"],
+    "What trains everyone's model on D_I after D_G: Adam, or SGD without"
+    " momentum.")
+_PERSONAL_LEARNING_RATE = flags.DEFINE_float("personal_learning_rate", None,
+    "Its learning rate; unset, --learning_rate. A method's own, as in"
+    " tl:300@lr=0.01, counts before it.")
+_PERSONAL_WEIGHT_DECAY = flags.DEFINE_float("personal_weight_decay", 0.0,
+    "Its weight decay, decoupled from the gradients.")
+_PERSONAL_FRESH = flags.DEFINE_bool("personal_fresh", False,
+    "Begin Adam anew on D_I; else its moments on D_G go on.")
 _MODEL = flags.DEFINE_string("model", "auto",
     "Everybody's model: 'fig4', the paper's, or 'mlp', with two hidden layers"
     " of 64; 'auto' takes fig4 for images and mlp for all else. Or your own,"
@@ -149,6 +160,13 @@ _DETERMINING = (
     _SEED, _AUTOENCODER_EPOCHS, _GROUP_CANDIDATES,
     _VALIDATION_FRACTION,
 )  # fmt: skip
+# By the field of `Personal`.
+_PERSONAL = {
+    "optimizer": _PERSONAL_OPTIMIZER,
+    "learning_rate": _PERSONAL_LEARNING_RATE,
+    "weight_decay": _PERSONAL_WEIGHT_DECAY,
+    "fresh": _PERSONAL_FRESH,
+}  # fmt: skip
 _ALL = "--people=rotate, which is of everyone"
 # What acts on one kind of dataset alone.
 _OF_DATASET = {
@@ -160,12 +178,16 @@ _OF_DATASET = {
 
 
 def inert(
-  population: Population | None = None, *, grouped: bool = True
+  population: Population | None = None,
+  *,
+  grouped: bool = True,
+  late: bool = True,
 ) -> dict[str, str]:
   """Flags without effect on the results -> what they can't act with.
 
   Before the population is loaded, those of other datasets alone; `grouped`
-  tells whether a method needs a latent space.
+  tells whether a method needs a latent space, `late` whether one trains on D_I
+  after D_G.
   """
   dataset = _DATASET.value
   kind = _TFDS if dataset.startswith(_TFDS) else dataset
@@ -183,6 +205,11 @@ def inert(
       found |= dict.fromkeys(numbers, _ALL)
     elif _INDIVIDUALS.value:
       found[numbers[0]] = "--individuals"
+  if _PERSONAL_OPTIMIZER.value == "sgd":
+    found[_PERSONAL_FRESH.name] = f"--{_PERSONAL_OPTIMIZER.name}=sgd"
+  if not late:
+    alone = "methods that don't train on D_I after D_G"
+    found |= dict.fromkeys((flag.name for flag in _PERSONAL.values()), alone)
   if population is None:
     return found
   if population.parts is not None:
@@ -257,7 +284,7 @@ def determining(population: Population) -> dict[str, Any]:
     found["model_digest"] = computes[:16]
   if _DATASET.value.startswith(_TFDS):
     found |= values.of(*_OF_TFDS)
-  for flag in (_INDIVIDUALS, _SPLIT, _GLOBAL_INCLUDES):
+  for flag in (_INDIVIDUALS, _SPLIT, _GLOBAL_INCLUDES, *_PERSONAL.values()):
     if flag.value != flag.default and flag.name not in left_out:
       found[flag.name] = flag.value
   if rotates():
@@ -383,7 +410,11 @@ def training_settings(seed: int) -> Settings:
   those = (
     _EPOCHS, _BATCH_SIZE, _LEARNING_RATE, _WIDTH, _PRECISION, _INITIALIZER
   )  # fmt: skip
-  settings = Settings(**values.of(*those), seed=seed)
+  for flag in (_PERSONAL_LEARNING_RATE, _PERSONAL_WEIGHT_DECAY):
+    if flag.value != flag.default:
+      checks.positive(flag.name, flag.value)
+  its: dict[str, Any] = {name: flag.value for name, flag in _PERSONAL.items()}
+  settings = Settings(**values.of(*those), seed=seed, personal=Personal(**its))
   classifier.check_width(settings.width)
   return settings
 

@@ -156,6 +156,7 @@ def _of_training(
   firsts = {result.method: result for result in reversed(finished)}
   sources = {m.spec: study.batches.sources(m) for m in methods}
   losses = {m: firsts[m].losses[people, : len(sources[m])] for m in sources}
+  diverged = {m: firsts[m].diverged[people] for m in sources}
   # After the end of an individual's own schedule there is padding.
   lengths = {
     m.spec: np.array(
@@ -165,7 +166,9 @@ def _of_training(
   }
   pages: dict[str, Any] = {
     "schedules": figures.schedules(sources),
-    "training_curves": figures.training_curves(losses, lengths=lengths),
+    "training_curves": figures.training_curves(
+      losses, lengths=lengths, diverged=diverged
+    ),
   }
   curves = {}
   for method, one in reversed(firsts.items()):

@@ -180,7 +180,7 @@ def write(
     (workdir / f"{name}.csv").unlink(missing_ok=True)
   # Whoever reads the table must know what its tests are against.
   directory.tell_baseline(workdir, baseline)
-  table = table_files.write_tables(
+  table_files.write_tables(
     workdir,
     finished,
     study.population.labels,
@@ -195,7 +195,7 @@ def write(
   notes = [*rows.notes]
   if num_folds > 1:
     notes.append(pictures.OF_FOLDS.format(num_folds))
-  print(markdown.markdown(table, baseline, of_run=True))
+  print((workdir / "table1.md").read_text())
   further: list[tuple[types.ModuleType, Any]] = [
     (measures, measures.compare(finished, study.population))
   ]

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from experiments.runtime import host_memory
 from personalization_jax import checks, distributed, grouping
@@ -22,12 +23,14 @@ from personalization_jax.runs import saved_models
 from personalization_jax.study import Study
 from personalization_jax.training import latent_space
 from personalization_jax.training.latent_space import LatentSettings
+from personalization_jax.training.learner import Learner
 from personalization_jax.training.population import (
   BLOCK_STEPS,
+  PREDICTED,
   PopulationTrainer,
   planned_bytes,
 )
-from personalization_jax.training.step import create_state
+from personalization_jax.training.step import create_state, in_use
 
 # Two checkpoints are kept while a third is written.
 _CHECKPOINTS = 3
@@ -64,7 +67,12 @@ def disk_need(
   # People's, and what several start from: D_G's model on every device, and the
   # auto-encoder.
   kept = min(chunk, people) + study.trainer.mesh.size + 1
-  checkpoints = kept * (state + 4 * steps)
+  whole = bytes_of(shapes.variables) // chunk
+  # Of `@best` two models each. Starts stay, each with what its optimiser has.
+  twice = any(method.best for method in methods)
+  checkpoints = kept * (state + twice * whole + 4 * steps)
+  for start in {method.start for method in methods if method.start}:
+    checkpoints += start.count * (state + whole + 4 * steps)
   if _grouped(methods) and study.population.holds_images:
     learner = latent_space.make_learner(width=study.settings.width)
     shape = study.population.sample_shape
@@ -74,16 +82,74 @@ def disk_need(
   # A curve has two numbers, at every step at most.
   recorded = 4 * steps * (3 if study.eval_every else 1)
   # Of each sample a class and two probabilities; rows and true classes once.
-  predictions = people * (16 * _tested(study) + recorded + 16)
+  predictions = people * (16 * _tested(study) + recorded + 20)
   if save_probabilities:
     each = study.split.test.shape[1] * study.population.num_classes
     predictions += 4 * people * each
-  model = bytes_of(shapes.variables) // chunk + saved_models.OVERHEAD
+  models = sum(
+    whole + _answer_bytes(study, method) + saved_models.OVERHEAD
+    for method in methods
+  )
   return OTHER_FILES + seeds * folds * (
     _CHECKPOINTS * checkpoints
     + (1 + (folds > 1)) * (len(methods) + 1) * predictions
-    + save_models * len(methods) * people * model
+    + save_models * people * models
   )
+
+
+def _answer_bytes(study: Study, method: Method) -> int:
+  """Of what one person's answers need beside their model."""
+  if method.fit is None:
+    return 0
+  learner, one = study.trainer.learner, study.trainer.shapes_of_one
+  whole = Learner(learner.model, learner.optimizer, reference=True)
+  state = jax.eval_shape(
+    functools.partial(in_use, whole), one, dict(one.variables)
+  )
+  rows = _fitted(study)
+  data = (
+    jax.ShapeDtypeStruct((rows, *study.population.sample_shape), np.float32),
+    jax.ShapeDtypeStruct((rows,), np.int32),
+    jax.ShapeDtypeStruct((rows,), bool),
+  )
+  fit = functools.partial(method.fit, learner.model)
+  return bytes_of(jax.eval_shape(fit, state, data, data))
+
+
+def _fitted(study: Study) -> int:
+  """How many rows `Method.fit` is given of each of its two sets."""
+  return max(study.split.train.shape[1], study.split.validation.shape[1])
+
+
+def _beside(
+  study: Study, methods: Sequence[Method], trainer: PopulationTrainer
+) -> dict[str, int]:
+  """Phase -> what methods of the field take of a device, beside TL's plan.
+
+  Upper bounds, by shapes: people's memory isn't counted less where they share
+  most of their model.
+  """
+  at_once = trainer.side_by_side or 1
+  here = trainer.individuals_per_device
+  model = bytes_of(trainer.shapes_of_one.variables)
+  # Samples as floats, twice while they are fetched, in two sets.
+  samples = 16 * _fitted(study) * math.prod(study.population.sample_shape)
+  training, evaluation = 0, 0
+  for method in methods:
+    # D_G's model and its Fisher information; what penalties and low-rank
+    # additions compute of parameters; models that were the best; what Reptile
+    # begins an episode with.
+    base = 2 * model * method.needs_global_model
+    computed = 4 * model * bool(method.reference or method.trainable)
+    kept = 2 * model * method.best + 3 * model * bool(method.start)
+    training = max(training, base + at_once * computed + here * kept)
+    answers = 2 * here * _answer_bytes(study, method)
+    if method.fit is not None:
+      # Distances to all rows, and their order, of a batch.
+      sorting = 32 * PREDICTED * _fitted(study)
+      answers += at_once * (samples + sorting + 2 * model)
+    evaluation = max(evaluation, base + answers)
+  return {"training": training, "evaluation": evaluation}
 
 
 def _tested(study: Study) -> int:
@@ -236,7 +302,12 @@ def memory_plan(
   batch, steps = study.settings.batch_size, _longest(study, methods)
   devices = len(trainer.mesh.local_devices)
   search = _search_bytes(study, methods, devices) if _grouped(methods) else 0
-  return _plan(trainer, programs, batch, steps, of_space, search)
+  beside = _beside(study, methods, trainer)
+  if any(method.reference or method.trainable for method in methods):
+    # D_G's model answers about each batch, or other activations are kept.
+    answering = planned_bytes(programs["evaluation"], on_cpu=trainer.on_cpu)
+    beside["training"] += math.ceil(batch / PREDICTED) * (answering or 0)
+  return _plan(trainer, programs, batch, steps, of_space, search, beside)
 
 
 def check_trainer(
@@ -258,6 +329,7 @@ def _plan(
   steps: int,
   of_space: Sequence[jax.stages.Lowered | jax.stages.Compiled] = (),
   search: int = 0,
+  beside: Mapping[str, int] | None = None,
 ) -> MemoryPlan | None:
   """What each phase takes, as XLA plans its programs; None if it doesn't."""
   if trainer.on_cpu:
@@ -268,6 +340,8 @@ def _plan(
   device = {name: size for name, size in sizes.items() if size is not None}
   if device != sizes:
     return None
+  for name, size in (beside or {}).items():
+    device[name] += size
   stored = _stored(trainer)
   here = len(trainer.mesh.local_devices)
   # Rows, and states that are being saved.

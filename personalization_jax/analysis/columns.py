@@ -14,6 +14,7 @@ FAIRNESS = (
 RESULT_COLUMNS = (
   "method", "individual", "seed", "individual_accuracy", "global_accuracy",
   "individual_test_size", "global_test_size", "status",
+  "best_steps",
 )  # fmt: skip
 TABLE_COLUMNS = (
   "method",

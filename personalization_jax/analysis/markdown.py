@@ -152,6 +152,18 @@ def _short(value: float, form: str = ".3f") -> str:
   return format(value, form).replace("0.", ".", 1)
 
 
+def of_best_steps(rows: pd.DataFrame) -> list[str]:
+  """Sentences about the best steps in rows of results.csv, if there are any."""
+  rows = rows.assign(best_steps=pd.to_numeric(rows["best_steps"]))
+  found = rows.groupby("method", sort=False)["best_steps"]
+  return [
+    f"{method}: best on validation data after {own.min():.0f} to"
+    f" {own.max():.0f} batches of D_I, median {own.median():.0f}."
+    for method, own in found
+    if own.notna().any()
+  ]
+
+
 def notes(
   table: pd.DataFrame, baseline: str | None = None, *, of_run: bool = False
 ) -> list[str]:

@@ -53,6 +53,21 @@ _FAMILIES = {
   "ig": ("IG", "#56B4E9", "v", 10.2),
   "sg": ("SG", "#CC79A7", "p", 3122.0),
 }
+# Of other papers, called by their specs; hues are of Tol's muted palette, one
+# for each question that the methods answer otherwise.
+_FAMILIES |= {
+  kind: ("", hue, marker, 126.0)
+  for hue, kinds in (
+    ("#332288", {"mix": "H", "knn": "d"}),
+    ("#882255", {"l2sp": ">", "ewc": "h", "distil": "8"}),
+    (
+      "#999933",
+      {"head": "o", "bias": "s", "bn": "p", "lora": "D", "lpft": "v"},
+    ),
+    ("#CC6677", {"adabn": "8", "reptile": "<", "ifca": ">"}),
+  )
+  for kind, marker in kinds.items()
+}
 _UNKNOWN = ("", "#777777", "d", 1.0)
 
 
@@ -73,20 +88,20 @@ def method_name(method: str) -> str:
 
 
 def _part_name(part: str) -> str:
-  family, *options = part.split(":")
-  if family not in _FAMILIES:
+  family, *options = re.split("[:@]", part)
+  name = _FAMILIES.get(family, _UNKNOWN)[0]
+  if not name:
     return part
-  name = _FAMILIES[family][0]
   if options and _number(options[0]) is not None:
     name += f" n={options.pop(0)}"
-  known = {"only": "group only", "last=1": "last layer"}
+  known = {"only": "group only", "last=1": "last layer", "best": "best step"}
   further = [known.get(option, option) for option in options]
   return re.sub(r"last=(\w*)", r"last \1 layers", ", ".join([name, *further]))
 
 
 def method_style(method: str) -> Style:
   """The style of a method, which depends on nothing but its own text."""
-  parts = [part.split(":") for part in method.split("+")]
+  parts = [re.split("[:@]", part) for part in method.split("+")]
   colour = np.mean([_shade(*part[:2]) for part in parts], axis=0)
   of_one = _FAMILIES.get(parts[0][0], _UNKNOWN)[2]
   marker = {1: of_one, 2: "P"}.get(len(parts), "X")

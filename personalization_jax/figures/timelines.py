@@ -68,6 +68,7 @@ def training_curves(
   axes: Axes | None = None,
   window: int | None = None,
   lengths: Mapping[str, np.ndarray] | None = None,
+  diverged: Mapping[str, np.ndarray] | None = None,
 ) -> Axes:
   """Mean training loss over individuals, with the quartiles between them.
 
@@ -82,6 +83,9 @@ def training_curves(
     lengths: method -> integers [S], the steps that each individual trains; the
       mean at a step is over those who still train. By default everybody trains
       to the end.
+    diverged: method -> bool [S], who is left out; all others' losses that
+      aren't finite are steps without training. By default those with a loss
+      that isn't finite before their end.
     axes: where to draw; by default a new figure.
   """
   styles.check_filled("losses", losses, "at least one curve")
@@ -98,12 +102,15 @@ def training_curves(
     longest = max(value.shape[1] for value in values.values())
     window = max(1, 2 * (longest // 200))
   checks.whole_number("window", window, 1)
-  axes = styles.axes_or_new(axes, 8.0, 4.5)
+  # As high as the legend beside it.
+  axes = styles.axes_or_new(axes, 8.0, max(4.5, 0.6 + 0.19 * len(values)))
   for i, (method, value) in enumerate(values.items()):
     steps = np.arange(value.shape[1])
     ends = np.inf if lengths is None else lengths[method][:, None]
     trained = np.where(steps < ends, value, np.nan)
     finite = (np.isfinite(value) | (steps >= ends)).all(axis=1)
+    if diverged is not None:
+      finite = ~np.asarray(diverged[method], bool)
     lost = f" ({np.sum(~finite)} of {len(value)} not finite)"
     smooth = _running_mean(trained[finite], window)
     steps = steps[~np.isnan(smooth).all(axis=0)]

@@ -159,7 +159,7 @@ def _tuning(word: _Word, text: str, steps: int, **fields: Any) -> _Fields:
       rate = _number(word.spec, option.removeprefix("lr="))
       with checks.naming(f"method {word.spec!r}"):
         checks.positive("lr", rate)
-      text, fields["learning_rate"] = f"{text}@lr={rate:g}", rate
+      text, fields["learning_rate"] = f"{text}@lr={_text(rate)}", rate
     elif option == "best" and "best" not in fields:
       text, fields["best"] = f"{text}@best", True
     else:
@@ -210,9 +210,12 @@ def _penalty(word: _Word, steps: str) -> _Fields:
   count = _count(word.spec, steps)
   kind, default = _PENALTIES[word.kind]
   strength = word.strength(default)
+  text = f"{word.kind}:{count}@{_text(strength)}"
+  if not strength:
+    return _tuning(word, text, count)  # its bits are then those of TL
   return _tuning(
     word,
-    f"{word.kind}:{count}@{strength:g}",
+    text,
     count,
     loss=kind(strength),
     reference=True,
@@ -340,6 +343,11 @@ def _number(spec: str, number: str) -> float:
     return float(number)
   except ValueError:
     raise ValueError(f"{number!r} in method {spec!r} is no number.") from None
+
+
+def _text(number: float) -> str:
+  """A number in a spec, with all its digits and without a plus: 1e16."""
+  return repr(number).removesuffix(".0").replace("e+", "e")
 
 
 def _period(spec: str, number: str) -> fractions.Fraction:

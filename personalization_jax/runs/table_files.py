@@ -12,7 +12,7 @@ import pandas as pd
 
 from personalization_jax.analysis import tables
 from personalization_jax.analysis.columns import RESULT_COLUMNS, TABLE_COLUMNS
-from personalization_jax.analysis.markdown import markdown
+from personalization_jax.analysis.markdown import markdown, of_best_steps
 from personalization_jax.analysis.result import Result
 from personalization_jax.checkpoints.files import write_atomically
 
@@ -44,11 +44,13 @@ def write_tables(
   table = tables.of_results(results, labels, distances, baseline)
   every = [*results, *beside]
   rows = pd.concat([_rows_of(result, labels) for result in every])
+  told = markdown(table, baseline, of_run=True)
+  told += "".join(f"{note}\n" for note in of_best_steps(rows))
   metrics = (line for result in every for line in _metrics(result))
   for name, text in (
     ("results.csv", _csv(rows)),
     ("table1.csv", _csv(table[list(TABLE_COLUMNS)])),
-    ("table1.md", markdown(table, baseline, of_run=True)),
+    ("table1.md", told),
     ("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in metrics)),
   ):
     write_atomically(workdir / name, text)
@@ -71,6 +73,7 @@ def _rows_of(result: Result, labels: np.ndarray) -> pd.DataFrame:
     np.where(result.diverged, nothing, own),
     np.where(result.diverged, nothing, general),
     own_size, general_size, np.where(result.diverged, "diverged", "ok"),
+    np.where(result.diverged, nothing, np.asarray(result.best_steps)),
   )  # fmt: skip
   return pd.DataFrame(dict(zip(RESULT_COLUMNS, values, strict=True)))
 

@@ -38,7 +38,7 @@ from personalization_jax.training.stores import DeviceStore, HostStore
 # Steps in one compiled loop.
 BLOCK_STEPS = 50
 # Images classified at once; the last ones are filled up with padding.
-_PREDICTED = 256
+PREDICTED = 256
 # What kernels take of a CPU device beside XLA's plan: 8 to 20 MiB, measured
 # from width 0.125 and batches of 32 to width 1 and batches of 128.
 _OF_CPU_KERNELS = 24 * 2**20
@@ -327,10 +327,10 @@ class PopulationTrainer:
   ) -> Any:
     """Arrays [n, R, ...] of a function of models and their rows."""
     count, num_rows = rows.shape
-    batches = math.ceil(num_rows / _PREDICTED)
-    missing = batches * _PREDICTED - num_rows
+    batches = math.ceil(num_rows / PREDICTED)
+    missing = batches * PREDICTED - num_rows
     padded = np.pad(rows, ((0, 0), (0, missing)), constant_values=PADDING)
-    padded = padded.reshape(count, batches, _PREDICTED)
+    padded = padded.reshape(count, batches, PREDICTED)
     together = self._batches_together(batches)
     program = self._program(function, 2, self._layout)
     found = []
@@ -364,8 +364,8 @@ class PopulationTrainer:
 
     Where a learner fits its answers, it did so to `fitted` rows of each.
     """
-    batches = self._batches_together(math.ceil(num_rows / _PREDICTED))
-    block = self._block_like(batches, _PREDICTED)
+    batches = self._batches_together(math.ceil(num_rows / PREDICTED))
+    block = self._block_like(batches, PREDICTED)
     program = self._program(step.predict_rows, 2, self._layout)
     states = self.shapes
     if self.learner.fit is not None:

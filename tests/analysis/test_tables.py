@@ -5,6 +5,7 @@ import dataclasses
 import types
 
 import numpy as np
+import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
@@ -314,3 +315,15 @@ def test_a_seed_that_somebody_lost_brings_no_difference_of_people():
     table = tables.of_results([first, other], LABELS)
     found = table[["individual_seed_sd", "global_seed_sd"]].to_numpy(float)
     np.testing.assert_array_equal(found, [[sd, sd]])
+
+
+def test_best_steps_are_told_of_methods_that_have_them():
+  rows = pd.DataFrame(
+    {
+      "method": ["tl:9", "tl:9@best", "tl:9@best", "tl:9@best", "tl:9@best"],
+      "best_steps": [None, 0, 9, 4, None],  # the last one diverged
+    }
+  )
+  assert markdown.of_best_steps(rows) == [
+    "tl:9@best: best on validation data after 0 to 9 batches of D_I, median 4."
+  ]

@@ -10,15 +10,21 @@ import types
 import jax
 import numpy as np
 import pytest
-from helpers.small_study import SETTINGS, make_study
+from helpers.small_study import SETTINGS, make_study, trainer_of
 from helpers.tiny import FIG_4, TINY, TINY_AUTOENCODER, Tiny
 
 from experiments.runtime import host_memory, resources
 from personalization_jax.checkpoints import files
 from personalization_jax.checkpoints import keeper as progress
+from personalization_jax.datasets import splits
 from personalization_jax.methods import parse_methods
-from personalization_jax.training import latent_space
-from personalization_jax.training.population import planned_bytes
+from personalization_jax.study import Study
+from personalization_jax.training import latent_space, step
+from personalization_jax.training.population import (
+  PREDICTED,
+  individual_keys,
+  planned_bytes,
+)
 
 LATENTS = latent_space.LatentSettings()
 Usage = collections.namedtuple("Usage", "total used free")
@@ -60,6 +66,66 @@ def test_a_run_takes_no_more_disk_than_predicted(people, tmp_path):
   probabilities = resources.disk_need(study, methods, save_probabilities=True)
   each = 4 * study.split.test.size * people.num_classes
   assert probabilities == without + 3 * each
+
+
+@pytest.fixture(scope="module")
+def tuned(people):
+  """A study whose methods may look at validation data."""
+  split = splits.split(
+    people,
+    *splits.choose_people(people, 3, 4, seed=2),
+    validation_fraction=0.25,
+    seed=2,
+  )
+  trainer = trainer_of(people, tiny=True)
+  return lambda **how: Study(people, split, SETTINGS, trainer=trainer, **how)
+
+
+def test_methods_of_the_field_take_no_more_disk_than_predicted(tuned, tmp_path):
+  largest = 0
+  keeper = progress.Keeper(tmp_path / "checkpoints", seconds=0.0)
+  study = tuned(keeper=keeper, models_dir=tmp_path / "models")
+  methods = parse_methods("tl:5@best,head:4,knn:3,ifca:3+tl:4,reptile+tl:4")
+
+  def look(_):
+    nonlocal largest
+    keeper.wait()
+    largest = max(largest, resources.disk_used(tmp_path))
+
+  for method in methods:
+    study.personalize(method, on_steps=look)
+    look(0)
+  need = resources.disk_need(study, methods, save_models=True)
+  assert largest <= need - resources.OTHER_FILES
+  assert largest > 0.2 * (need - resources.OTHER_FILES)
+
+
+@pytest.mark.parametrize("spec", ["ewc:4@1", "distil:4@1", "lora:4:9", "knn:5"])
+def test_methods_of_the_field_take_no_more_memory_than_planned(tuned, spec):
+  study, (method,) = tuned(), parse_methods(spec)
+  trainer = study._trainer_of(method, lambda steps: None)
+  programs = resources.lower(study, study.trainer)
+  plan = resources.memory_plan(study, [method], study.trainer, programs, [])
+  state, _ = study.global_phase()
+  keys = individual_keys(jax.random.key(0), study.split.individuals[:2])
+  states = trainer.share(state, keys)
+  if method.fit is not None:
+    own = study.split.train[:2]
+    states = trainer.fit(states, own, own)
+  batches = {"training": SETTINGS.batch_size, "evaluation": PREDICTED}
+  for name, size in batches.items():
+    length = trainer.block_steps if name == "training" else 1
+    rows = np.zeros((2, length, size), np.int32)
+    block, *store = trainer._block(rows, length)
+    if name == "evaluation":
+      predict = trainer._program(step.predict_rows, 2, trainer._layout)
+      program = predict.lower(states, block, *store)
+    elif method.late:
+      steps = trainer._to_all(np.int32(1))
+      program = trainer._train(None).lower(states, block, steps, *store)
+    else:
+      continue
+    assert planned_bytes(program, on_cpu=True) <= plan.device[name], name
 
 
 def test_too_little_disk_is_refused(people, tmp_path, monkeypatch):

@@ -62,6 +62,22 @@ MISTAKES = [
   ({"epochs": 0}, "error: --epochs=0 must be at least 1"),
   ({"batch_size": -3}, "batch_size=-3 must be at least 1"),
   ({"learning_rate": -1.0}, "learning_rate=-1.0 must be above 0"),
+  (
+    {"personal_learning_rate": 0.0},
+    "--personal_learning_rate=0.0 must be above 0",
+  ),
+  (
+    {"personal_weight_decay": math.nan},
+    "--personal_weight_decay=nan must be above 0",
+  ),
+  (
+    {"personal_optimizer": "sgd", "personal_fresh": True},
+    "--personal_fresh=True can't act with --personal_optimizer=sgd",
+  ),
+  (
+    {"personal_optimizer": "sgd", "methods": "local,es:4"},
+    "--personal_optimizer=sgd can't act with methods that don't train on D_I",
+  ),
   ({"train_fraction": 1.2}, "train_fraction=1.2 must lie between"),
   ({"num_processes": 2}, "--num_processes and --process_id go together"),
   (

@@ -293,6 +293,26 @@ def test_initial_weights_are_of_a_run_unless_they_are_flax_s(people):
       assert study_flags.training_settings(0).initializer == value
 
 
+def test_a_personal_optimiser_is_of_a_run_if_it_is_asked_for(tmp_path):
+  """Runs of before the flags go on without them, and with no others."""
+  workdir = tmp_path / "run"
+  run(workdir, methods="global,tl:2")
+  settings = json.loads((workdir / "config.json").read_text())["settings"]
+  assert not [name for name in settings if name.startswith("personal")]
+  before = (workdir / "predictions" / "global.npz").stat().st_mtime_ns
+  sgd = {"personal_optimizer": "sgd", "personal_learning_rate": 0.1}
+  with pytest.raises(SystemExit, match="holds a run without --personal_"):
+    run(workdir, methods="global,tl:2", **sgd)
+  path = workdir / "predictions" / "global.npz"
+  assert path.stat().st_mtime_ns == before
+  other = tmp_path / "other"
+  run(other, methods="global,tl:2,tl:2@lr=0.003", **sgd)
+  settings = json.loads((other / "config.json").read_text())["settings"]
+  assert sgd.items() <= settings.items()
+  both = [read(folder / "results.csv") for folder in (workdir, other)]
+  assert both[0][:3] == both[1][:3]  # global's
+
+
 def test_a_split_of_their_own_wins_and_is_told(people):
   if not flags.FLAGS.is_parsed():
     flags.FLAGS(["table1"])

@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 
 from personalization_jax import figures
 from personalization_jax.analysis import model_choice
+from personalization_jax.figures import styles
+from personalization_jax.methods.specs import SETS
 
 
 @pytest.mark.parametrize(
@@ -366,3 +368,15 @@ def test_a_figure_that_cannot_be_written_leaves_the_one_before(
     figures.save(figure, tmp_path / "b.png")
   assert path.read_bytes() == before
   assert list(tmp_path.iterdir()) == [path]
+
+
+def test_methods_of_the_field_are_called_by_their_specs_and_drawn_apart():
+  names = {
+    "l2sp:300@0.1": "l2sp:300@0.1",
+    "tl:300@best": "TL n=300, best step",
+    "tl:300:last=1@lr=0.01": "TL n=300, last layer, lr=0.01",
+    "reptile+tl:300": "reptile + TL n=300",
+  }
+  assert {spec: styles.method_name(spec) for spec in names} == names
+  drawn = map(styles.method_style, SETS["field"])
+  assert len(set(drawn)) == len(SETS["field"])

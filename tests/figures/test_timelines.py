@@ -136,6 +136,18 @@ def test_training_curves_count_who_diverged():
   ]
 
 
+def test_steps_without_training_are_no_divergence_where_that_is_known():
+  losses = np.ones((3, 10))
+  losses[:2, 5:7] = np.nan
+  gone = np.array([False, True, False])
+  axes = figures.training_curves(
+    {"ifca:2+tl:3": losses}, window=1, diverged={"ifca:2+tl:3": gone}
+  )
+  (text,) = axes.get_legend().get_texts()
+  assert text.get_text() == "ifca:2 + TL n=3 (1 of 3 not finite)"
+  np.testing.assert_array_equal(axes.lines[0].get_ydata(), 1)
+
+
 def test_validation_curves_show_means_and_quartiles_above_the_schedule():
   rng = np.random.default_rng(0)
   steps = np.array([0, 4, 8])

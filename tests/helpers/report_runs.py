@@ -115,9 +115,9 @@ def make_run(
     folder / "results.csv",
     columns.RESULT_COLUMNS,
     [
-      (method, person, seed, *map(float, pair), 20, 30, "ok")
+      (method, person, seed, *map(float, pair), 20, 30, "ok", "")
       if pair is not None
-      else (method, person, seed, "", "", 20, 30, "diverged")
+      else (method, person, seed, "", "", 20, 30, "diverged", "")
       for method, by_person in values.items()
       for person, by_seed in by_person.items()
       for seed, pair in by_seed.items()

@@ -257,3 +257,19 @@ def test_a_spec_names_no_other_method(spec, fields):
 def test_counts_are_whole_numbers(make):
   with pytest.raises(ValueError, match=r"=\S+ must be"):
     make()
+
+
+@pytest.mark.parametrize(
+  ("spec", "canonical"),
+  [
+    ("l2sp:5@1000000", "l2sp:5@1000000"),
+    ("l2sp:5@1e16", "l2sp:5@1e16"),
+    ("ewc:5@0.12345678", "ewc:5@0.12345678"),
+    ("tl:5@best@lr=0.000012345678", "tl:5@lr=1.2345678e-05@best"),
+    ("distil:5", "distil:5@1"),
+  ],
+)
+def test_numbers_in_specs_keep_all_their_digits(spec, canonical):
+  method = parse_method(spec)
+  assert method.spec == canonical
+  assert parse_method(canonical) == method

@@ -28,7 +28,7 @@ PEOPLE = 6
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch):
   """Several of them in each prediction, the last one ragged."""
-  monkeypatch.setattr(population, "_PREDICTED", 8)
+  monkeypatch.setattr(population, "PREDICTED", 8)
 
 
 @pytest.fixture(scope="module")

@@ -165,6 +165,8 @@ def _table1(run: Run) -> dict[str, Any]:
   by_half = table.groupby(names, sort=False)
   shown = markdown.shown(table)
   notes = markdown.notes(table, baseline, of_run=True)
+  of_table = run.results[run.results["method"].isin(table["method"])]
+  notes += markdown.of_best_steps(of_table)
   if headline.rotates(run):
     notes.append(OF_FOLDS.format(run.settings.get("num_folds")))
   return {

@@ -24,7 +24,9 @@ from personalization_jax.runs import directory
 
 _KEY = list(columns.RESULT_COLUMNS[:3])
 _ACCURACIES = list(columns.RESULT_COLUMNS[3:5])
-SIZES = columns.RESULT_COLUMNS[5:7]  # of test data; older runs may lack them
+SIZES = columns.RESULT_COLUMNS[5:7]  # of test data
+# Older runs may lack them.
+_FURTHER = (*SIZES, columns.RESULT_COLUMNS[8])
 # Methods or checkpoints, each with a seed.
 Pairs = list[tuple[str, str]]
 
@@ -265,7 +267,7 @@ def _table(
 
 
 def _results(path: pathlib.Path) -> pd.DataFrame:
-  results = _table(path, (*_KEY, *_ACCURACIES), [*_ACCURACIES, *SIZES])
+  results = _table(path, (*_KEY, *_ACCURACIES), [*_ACCURACIES, *_FURTHER])
   values = results[_ACCURACIES]
   with _naming(path):
     for method, person, seed in results[results.duplicated(_KEY)][_KEY].values:

@@ -200,7 +200,7 @@ def test_who_diverged_is_named(tmp_path):
   path = tmp_path / "a" / "results.csv"
   first = path.read_text().splitlines()[1].split(",")
   assert first[:3] == ["baseline", "8", "0"]
-  gone = ",".join([*first[:3], "", "", "20", "30", "diverged"])
+  gone = ",".join([*first[:3], "", "", "20", "30", "diverged", ""])
   path.write_text(path.read_text().replace(",".join(first), gone))
   table = tmp_path / "a" / "table1.csv"
   lines = read_csv(table)
