@@ -110,8 +110,8 @@ def beside_paper(accuracies: Accuracies) -> Figure:
 
   A point is the mean over individuals, its bar an interval of 95% by the normal
   approximation: 1.96 standard errors of the mean, of the paper's individuals by
-  its sd. One model for all has no bar on D_G. What is far below Table I's methods
-  stands at the left edge as a number.
+  its sd. One model for all has no bar on D_G. What is far below Table I's
+  methods stands at the left edge as a number.
 
   Args:
     accuracies: method -> (individual_accuracy [S], global_accuracy [S]), NaN
