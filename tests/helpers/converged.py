@@ -41,7 +41,8 @@ class Numbers:
     return float(metrics.mean_without_nan(self.values[of][method]).mean())
 
   def sd(self, of: str, method: str) -> str:
-    return short(metrics.spread(self.values[of][method][0]).sd)
+    people = metrics.mean_without_nan(self.values[of][method])
+    return short(metrics.spread(people).sd)
 
   def best(self, of: str, methods: list[str]) -> list[str]:
     """From the highest mean to the lowest."""
