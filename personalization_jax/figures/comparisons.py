@@ -110,7 +110,8 @@ def beside_paper(accuracies: Accuracies) -> Figure:
 
   A point is the mean over individuals, its bar an interval of 95% by the normal
   approximation: 1.96 standard errors of the mean, of the paper's individuals by
-  its sd. One model for all has no bar on D_G.
+  its sd. One model for all has no bar on D_G. What is far below Table I's
+  methods stands at the left edge as a number.
 
   Args:
     accuracies: method -> (individual_accuracy [S], global_accuracy [S]), NaN
@@ -136,6 +137,7 @@ def beside_paper(accuracies: Accuracies) -> Figure:
     }
     drawn = _beside(axes, found, "sources", 2, 0.34)
     _stripe(axes, count)
+    _leave_out(axes, found["here"], found["the paper"])
     axes.set_xlabel(f"Accuracy on {owner} data, acc$({symbol})$")
     styles.name_rows(axes, names if k == 0 else [""] * count, grid=True)
     styles.accuracy_ticks(axes, "x")
@@ -194,6 +196,27 @@ def agreement(
       axes.axhspan(place - 0.5, place + 0.5, color="#F2F2F2", zorder=0)
   axes.legend(ncols=len(found) + 1, **styles.LEGEND_RIGHT)
   return axes
+
+
+def _leave_out(
+  axes: Axes,
+  ours: Mapping[int, tuple[float, float]],
+  theirs: Mapping[int, tuple[float, float]],
+) -> None:
+  """Begins the axis a little below the paper's methods: others may be far."""
+  known = [(ours[row], theirs[row]) for row in theirs]
+  ends = np.array([(x - e, x + e) for both in known for x, e in both])
+  ends = ends[~np.isnan(ends).any(axis=1)]
+  if not len(ends):
+    return
+  low, high = ends.min(), ends.max()
+  span = max(high - low, 0.01)
+  lows = {row: x - np.nan_to_num(e) for row, (x, e) in ours.items()}
+  near = [end for end in lows.values() if end >= low - span]
+  axes.set_xlim(left=min(low, *near) - 0.05 * span)
+  for row in [row for row, end in lows.items() if end < low - span]:
+    where: Any = {"transform": axes.get_yaxis_transform(), "va": "center"}
+    axes.text(0.01, row, f"← {ours[row][0]:.3f}", fontsize=9, **where)
 
 
 def _stripe(axes: Axes, rows: int) -> None:

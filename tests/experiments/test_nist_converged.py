@@ -1,15 +1,25 @@
 """The converged run on real digits: its tables are its results', recomputed."""
 
 import math
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import converged
 from test_imports import ROOT
 
+from experiments.outputs import choice
 from experiments.outputs.report import runs
-from personalization_jax.analysis import claims, markdown, metrics, tables
+from personalization_jax.analysis import (
+  claims,
+  markdown,
+  metrics,
+  model_choice,
+  tables,
+)
 from personalization_jax.analysis.columns import (
+  CHOICE_COLUMNS,
   CLAIM_COLUMNS,
   FAIRNESS,
   TABLE_COLUMNS,
@@ -23,10 +33,17 @@ COLUMNS = [
 ]
 
 
+README, RESULTS = "README.md", "experiments/RESULTS.md"
+# The documents' sections on the run, and which sentences they have.
+SECTIONS = {
+  README: ("Real digits", converged.readme),
+  RESULTS: ("Real digits: Table I, converged", converged.results),
+}
+REMAKE = "remake them: python -m experiments.report --claims"
+
+
 @pytest.fixture(scope="module")
 def run():
-  if not (FOLDER / "results.csv").exists():
-    pytest.skip(f"{FOLDER}/results.csv isn't committed yet")
   return runs.read_all([str(FOLDER)])[0]
 
 
@@ -66,18 +83,87 @@ def test_claims_are_those_of_the_results(run):
   assert (FOLDER / "claims.md").read_text() == text
 
 
+def section(name):
+  title, _ = SECTIONS[name]
+  text = (ROOT / name).read_text().split(f"\n## {title}\n")[1]
+  return text.split("\n## ")[0]
+
+
 def rows_of(text):
   """A document's table rows, whatever the width of their columns."""
-  lines = (line for line in text.splitlines() if line.startswith("|"))
+  rule = r"\|(?!\s?-+[-:| ]*$)"
+  lines = (line for line in text.splitlines() if re.match(rule, line))
   return {tuple(map(str.strip, line.split("|"))) for line in lines}
 
 
-@pytest.mark.parametrize("name", ["README.md", "experiments/RESULTS.md"])
-def test_documents_have_the_table(run, name):
-  shown = rows_of((ROOT / name).read_text())
+def test_readme_has_the_table(run):
+  """The paper's methods and the references."""
+  shown = {"method", *TABLE_1, "global", "local"}
   rows = rows_of(markdown.beside_paper(run.values()))
-  missing = [row[1] for row in rows if row not in shown and row[1] in TABLE_1]
-  assert not missing, "remake it: python -m experiments.report --claims"
+  assert rows_of(section(README)) == {r for r in rows if r[1] in shown}, REMAKE
+
+
+def test_results_have_the_tables(run):
+  """All methods, the claims and the choice; no other row."""
+  texts = (
+    markdown.beside_paper(run.values()),
+    claims.text(claims.judge(run.values())),
+    markdown.aligned(choice.columns(run.choice), choice.NAMES),
+  )
+  rows = set().union(*map(rows_of, texts))
+  assert rows_of(section(RESULTS)) == rows, REMAKE
+
+
+def flat(text):
+  """Prose in one line: no tables, blocks, pictures, headings or list marks."""
+  text = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+  text = re.sub(r"^(\||#|!\[).*$", "", text, flags=re.MULTILINE)
+  return " ".join(re.sub(r"^- ", "", text, flags=re.MULTILINE).split())
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_documents_say_what_the_results_do(run, name):
+  """Each sentence holds and is there; no number is in any other one."""
+  text = flat(section(name))
+  numbers = converged.Numbers(run)
+  for holds, sentence in SECTIONS[name][1](numbers):
+    assert holds, f"no longer so: {sentence}"
+    assert sentence in text, f"{name} lacks: {sentence}"
+    text = text.replace(sentence, "")
+  if name == RESULTS:
+    note = flat(claims.text(numbers.claims))
+    assert note in text
+    text = text.replace(note, "")
+  rest = re.sub(r"`[^`]*`|\bn=\d+", "", text)
+  for known in converged.ELSEWHERE:
+    rest = rest.replace(known, "")
+  assert not re.findall(r"[^.]*\d[^.]*", rest)
+
+
+def test_the_choice_is_that_of_each_person(run):
+  by_person = pd.read_csv(FOLDER / "choice_by_person.csv", dtype={"seed": str})
+  by_person["individual"] = by_person["individual"].astype(str)
+  rows = []
+  for method, own in by_person.groupby("method", sort=False):
+    own = own.set_index("individual").loc[run.people]
+    validated, tested = (
+      {method: own[f"{of}_accuracy"], "global": own[f"{of}_accuracy_of_global"]}
+      for of in ("validation", "test")
+    )
+    for name, accuracies in tested.items():
+      of_run = run.accuracies(name, "individual", run.people)
+      np.testing.assert_allclose(accuracies, of_run, rtol=1e-12)
+    found = model_choice.judge_all(validated, tested, "global")[method]
+    assert [*(own["chosen"] == method)] == [*found.personal]
+    rows.append({"method": method} | vars(found))
+  same(pd.DataFrame(rows), run.choice, CHOICE_COLUMNS)
+  assert {*run.choice["method"]} == {*run.seeds_of} - {"global"}
+
+
+def test_measures_are_of_the_same_accuracies(run):
+  found = recomputed(run)
+  columns = [f"{of}_mean" for of in ("individual", "global")]
+  same(found, pd.read_csv(FOLDER / "measures.csv"), ["method", *columns])
 
 
 def test_the_run_converged_with_people_enough(run):

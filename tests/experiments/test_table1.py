@@ -393,7 +393,9 @@ def test_npz_with_varied_class_counts(tmp_path, people, no_figures):
   assert config["settings"]["class_concentration"] == 0.5
 
 
-@pytest.mark.parametrize("preset", ["quickstart", "nist_small", "paper"])
+@pytest.mark.parametrize(
+  "preset", ["quickstart", "nist_small", "nist_converged", "paper"]
+)
 def test_presets_name_flags_there_are(preset):
   path = f"{table1.__file__.rsplit('/', 1)[0]}/presets/{preset}.flags"
   values = flags.FLAGS.read_flags_from_files([f"--flagfile={path}"])

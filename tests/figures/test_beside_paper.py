@@ -65,6 +65,17 @@ def test_names_and_captions_have_room():
     assert (box[2:] <= figure.bbox.extents[2:]).all()
 
 
+def test_what_is_far_below_is_a_number_at_the_edge():
+  accuracies = make_accuracies((*TABLE_1, "global", "local"), size=40)
+  accuracies["local"][1][:] = 0.2
+  own, general = figures.beside_paper(accuracies).axes
+  assert [text.get_text() for text in general.texts] == ["← 0.200"]
+  assert general.texts[0].get_position()[1] == len(TABLE_1) + 1
+  shown = [np.mean(accuracies[method][1]) for method in (*TABLE_1, "global")]
+  assert 0.2 < general.get_xlim()[0] < min(shown)
+  assert not own.texts
+
+
 def test_nothing_is_refused():
   with pytest.raises(ValueError, match="at least one"):
     figures.beside_paper({})
