@@ -30,7 +30,7 @@ PEOPLE = vectors(num_people=3)
 ADMITTED = (
   "tl:3@best", "tl:3@lr=0.01", "l2sp:3@0.1", "distil:3", "bias:3",
   "bn:3", "head:3", "lora:3:2", "lpft:2,1", "adabn", "knn:2", "mix:tl:3",
-  "mix:knn:2", "local:3", "global",
+  "local:3", "global",
 )  # fmt: skip
 
 
