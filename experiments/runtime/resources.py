@@ -86,8 +86,11 @@ def disk_need(
   if save_probabilities:
     each = study.split.test.shape[1] * study.population.num_classes
     predictions += 4 * people * each
+  # What answers otherwise is saved with D_G's model beside it.
   models = sum(
-    whole + _answer_bytes(study, method) + saved_models.OVERHEAD
+    whole * (1 + (method.predict is not None))
+    + _answer_bytes(study, method)
+    + saved_models.OVERHEAD
     for method in methods
   )
   return OTHER_FILES + seeds * folds * (
