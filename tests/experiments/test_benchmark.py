@@ -71,7 +71,7 @@ def quick_network(monkeypatch):
   monkeypatch.setattr(
     study,
     "make_learner",
-    lambda settings, classes, model: Learner(Tiny(classes), OPTIMIZER),
+    lambda settings, classes, model, optimizer: Learner(Tiny(classes), OPTIMIZER),
   )
 
 
