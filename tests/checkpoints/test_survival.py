@@ -92,6 +92,7 @@ def incomplete(workdir):
   return [path for path in found if not trees.exists(path)]
 
 
+@pytest.mark.slow
 def test_kills_change_nothing(tmp_path, cache, whole):
   """SIGKILL behind a checkpoint, SIGKILL in the next one, then SIGTERM."""
   workdir = tmp_path / "run"

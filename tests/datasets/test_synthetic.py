@@ -257,6 +257,7 @@ def test_skeletons_are_smooth_where_chords_are_not():
   assert turns(curves[0, 0]) < 0.45
 
 
+@pytest.mark.slow
 def test_double_precision_mode_draws_the_same(sized):
   plain, factors = sized[16]
   with jax.enable_x64(True):

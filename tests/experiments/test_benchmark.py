@@ -71,7 +71,9 @@ def quick_network(monkeypatch):
   monkeypatch.setattr(
     study,
     "make_learner",
-    lambda settings, classes, model, optimizer: Learner(Tiny(classes), OPTIMIZER),
+    lambda settings, classes, model, optimizer: Learner(
+      Tiny(classes), OPTIMIZER
+    ),
   )
 
 
@@ -190,6 +192,7 @@ def assert_leaves_close(ours, theirs, tolerance):
 # The same network
 
 
+@pytest.mark.slow
 def test_torch_scores_as_we_do(torch, variables, batch, short):
   from experiments.benchmarks.torch_peers import Network
 
@@ -202,6 +205,7 @@ def test_torch_scores_as_we_do(torch, variables, batch, short):
   np.testing.assert_allclose(theirs, ours, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_torch_steps_as_we_do(torch, store, variables, our_step, no_dropout):
   from experiments.benchmarks import torch_peers
 
@@ -263,6 +267,7 @@ def test_torch_drops_out_and_casts(torch, store, variables, variant, short):
   assert len(np.unique(losses[:, 0])) == 3
 
 
+@pytest.mark.slow
 def test_plain_linen_steps_as_we_do(
   store, variables, batch, our_step, no_dropout
 ):

@@ -43,6 +43,7 @@ def read(path):
     return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_a_new_person_is_served_better_than_before(writers, tmp_path, capsys):
   """From a base that never saw this writer to a CSV file of predictions."""
   base, anna = tmp_path / "base", tmp_path / "models" / "anna"

@@ -111,7 +111,13 @@ def table_of(path):
     return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("spec", ADMITTED)
+@pytest.mark.parametrize(
+  "spec",
+  [
+    pytest.param(spec, marks=[pytest.mark.slow] * (place % 3 > 0))
+    for place, spec in enumerate(ADMITTED)
+  ],
+)
 def test_every_method_gives_a_model_that_answers_as_it_was_tested(
   make, samples, base, tmp_path, spec
 ):

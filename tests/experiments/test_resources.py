@@ -81,6 +81,7 @@ def tuned(people):
   return lambda **how: Study(people, split, SETTINGS, trainer=trainer, **how)
 
 
+@pytest.mark.slow
 def test_methods_of_the_field_take_no_more_disk_than_predicted(tuned, tmp_path):
   largest = 0
   keeper = progress.Keeper(tmp_path / "checkpoints", seconds=0.0)

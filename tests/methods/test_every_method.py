@@ -99,8 +99,20 @@ EVERY = [
   ),
   *OWN,
 ]
+# Of one kind with another one here.
+SLOW = (
+  "ewc:5@100", "distil:5@1", "bias:5", "bn:5", "pulled from nothing", "biases",
+)  # fmt: skip
 every_method = pytest.mark.parametrize(
-  "method", EVERY, ids=[re.sub(r"\W", "-", each.spec) for each in EVERY]
+  "method",
+  [
+    pytest.param(
+      each,
+      id=re.sub(r"\W", "-", each.spec),
+      marks=[pytest.mark.slow] * (each.spec in SLOW),
+    )
+    for each in EVERY
+  ],
 )
 TRACED = []
 

@@ -111,6 +111,7 @@ def distance(one, other):
   return max(jax.tree.leaves(gaps))
 
 
+@pytest.mark.slow
 def test_a_pull_without_end_is_the_global_model(new_study, trained):
   """By SGD, whose steps are as long as gradients, at a rate of 1 / strength.
 
@@ -244,8 +245,11 @@ def with_a_victim(people, new_study):
 @pytest.mark.parametrize(
   "spec",
   [
-    "tl:5@best", "head:5", "lora:5:2", "adabn", "knn:3", "mix:tl:5", "ewc:5@1",
-    "reptile+tl:5", "ifca:2+tl:5",
+    "tl:5@best", "head:5", "knn:3", "ifca:2+tl:5",
+    *(
+      pytest.param(spec, marks=pytest.mark.slow)
+      for spec in ("lora:5:2", "adabn", "mix:tl:5", "ewc:5@1", "reptile+tl:5")
+    ),
   ],
 )  # fmt: skip
 def test_one_who_diverges_touches_nobody(with_a_victim, spec):

@@ -129,6 +129,7 @@ def test_neither_chunks_nor_devices_store_or_blocks_matter(
   assert_same(run(new_trainer(**about), schedule), alone)
 
 
+@pytest.mark.slow
 def test_fig_4_s_network_gives_the_same_bits_everywhere(new_trainer, schedule):
   which = [3, 0, 1, 5, 2]
   alone = run(new_trainer(learner=FIG_4), schedule)

@@ -299,6 +299,7 @@ def gradients():
   return digests
 
 
+@pytest.mark.slow
 def test_the_number_of_threads_does_not_decide_bits():
   """Of this process, which has four at least, and of one with two."""
   code = "import test_convolution; print(*test_convolution.gradients())"
