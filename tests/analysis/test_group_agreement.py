@@ -302,6 +302,7 @@ def test_sg_by_noise_comes_near_its_expectation(population, split, factors):
     assert abs(one.values.mean() - one.random.mean()) < 0.08
 
 
+@pytest.mark.slow
 def test_pixels_are_searched_for_as_many_as_is_affordable(
   population, split, factors, monkeypatch, tmp_path, capsys
 ):

@@ -292,6 +292,7 @@ def test_one_who_diverges_touches_nobody(
   assert np.isfinite([own[others], general[others]]).all()
 
 
+@pytest.mark.slow
 def test_the_auto_encoder_goes_on_to_the_same_bits(
   people, tmp_path, monkeypatch
 ):

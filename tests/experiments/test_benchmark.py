@@ -357,6 +357,7 @@ def test_long_calls_are_not_repeated_as_often(monkeypatch):
   assert measuring.rounds(calls, 4).count().to_dict() == {"ours": 4, "peer": 2}
 
 
+@pytest.mark.slow
 def test_workers_work_fail_and_are_cut_off():
   with measuring.workers([(DIVISION, 6), (DIVISION, 9)], 20) as divide:
     assert divide(3) == [2, 3]
@@ -420,6 +421,7 @@ def test_the_suite_without_peers(store, quick_network, monkeypatch):
   assert not list(training.run(options_of(only="no such row")))
 
 
+@pytest.mark.slow
 def test_the_best_way_that_works_meets_the_peers(
   store, quick_network, monkeypatch
 ):

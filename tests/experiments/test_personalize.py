@@ -269,6 +269,7 @@ def test_names_that_can_t_be_folders(plain, writers, tmp_path, people, message):
   assert not output.exists()
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own(plain, writers, tmp_path):
   """The flags are known there, and nothing else is said."""
   samples = write_npz(tmp_path / "a.npz", writers, [NEW], count=5)

@@ -289,6 +289,7 @@ jax.monitoring.register_event_duration_secs_listener(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", ["adabn", "knn:2", "tl:3@best"])
 def test_few_samples_compile_nothing_more_and_all_are_the_plain_run(
   make, capsys, spec

@@ -186,6 +186,7 @@ def device_need(study, count):
   return max(plan.device.values())
 
 
+@pytest.mark.slow
 def test_as_many_models_go_at_once_as_memory_holds(study):
   needs = {count: device_need(study, count) for count in (1, 2, 4)}
   assert needs[1] < needs[2] < needs[4]

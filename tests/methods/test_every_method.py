@@ -102,6 +102,7 @@ EVERY = [
 # Of one kind with another one here.
 SLOW = (
   "ewc:5@100", "distil:5@1", "bias:5", "bn:5", "pulled from nothing", "biases",
+  "pulled", "least", "lora:5:4", "mix:tl:5",
 )  # fmt: skip
 every_method = pytest.mark.parametrize(
   "method",

@@ -142,6 +142,7 @@ def test_adam_stays_within_some_steps_of_what_it_is_pulled_to(trained):
   assert distance(trained("tl:60"), general) > 10 * RATE
 
 
+@pytest.mark.slow
 def test_ewc_with_a_fisher_of_ones_is_l2sp(new_study, trained, monkeypatch):
   def ones(learner, variables, *_, **__):
     return jax.tree.map(jnp.ones_like, variables["params"])

@@ -39,6 +39,7 @@ def test_training_beats_the_mean_image_on_held_out_rows():
   assert losses[-7:].mean() < 0.3 * losses[0]
 
 
+@pytest.mark.slow
 def test_loss_is_the_mean_square_over_rows_and_pixels():
   """And padding counts neither in it nor in batch statistics."""
   batch = IMAGES[:5].astype(np.float32) / 255

@@ -437,6 +437,7 @@ def test_learners_that_train_otherwise_have_other_digests():
   assert len(set(found)) == len(found)
 
 
+@pytest.mark.slow
 def test_a_learner_has_the_same_digest_in_every_process():
   """And built a second time."""
   code = "import test_identities; print(*test_identities.digests())"

@@ -71,6 +71,7 @@ def test_the_table_tells_means_and_spread_over_seeds(several):
   assert "seed sd(D_I)" in (several / "table1.md").read_text()
 
 
+@pytest.mark.slow
 def test_one_seed_of_several_is_what_it_is_alone(several, tmp_path):
   alone = {name: value for name, value in SEEDS.items() if name != "seeds"}
   run(tmp_path / "alone", **alone)

@@ -56,6 +56,7 @@ def test_training_learns(store):
   assert (answers.predictions[0] == batch[1]).mean() > 0.8
 
 
+@pytest.mark.slow
 def test_padding_changes_nothing(store, state):
   rows = jnp.array([4, 8, 15, 16, 23])
   plain, plain_loss = train_step(state, *gather(*store, rows))
