@@ -406,6 +406,7 @@ def test_a_row_shows_what_was_measured():
   assert measuring.line(row) == "one: unit s, ours 0.6667, peer_name two"
 
 
+@pytest.mark.slow
 def test_the_suite_without_peers(store, quick_network, monkeypatch):
   # Drawing takes longer than all else. Flips make classes of their own.
   drawn = dataclasses.replace(
@@ -539,6 +540,7 @@ def test_a_formulation_convolves_and_has_gradients(name):
     np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_the_paper_s_study_gives_table_1_s_time(card):
   card.individuals = 1
   (row,) = device_check.paper(card)

@@ -107,6 +107,7 @@ def ran(guide, tmp_path_factory):
   return folder, names, said.getvalue()
 
 
+@pytest.mark.slow
 def test_own_data_are_trained_on(ran):
   folder, _, said = ran
   lines = (folder / "runs/own/results.csv").read_text().splitlines()
@@ -121,6 +122,7 @@ def test_own_data_are_trained_on(ran):
   jax.tree.map(np.testing.assert_array_equal, models[0], models[-1])
 
 
+@pytest.mark.slow
 def test_own_model_has_learned(ran):
   _, names, _ = ran
   results = {result.method: result for result in names["results"]}
@@ -130,6 +132,7 @@ def test_own_model_has_learned(ran):
     assert own.mean() > 0.5  # of three classes
 
 
+@pytest.mark.slow
 def test_own_model_on_the_command_line_is_saved(ran, monkeypatch):
   folder, _, _ = ran
   people = folder / "runs/normed/models/tl-20"
@@ -143,6 +146,7 @@ def test_own_model_on_the_command_line_is_saved(ran, monkeypatch):
   assert len(config["settings"]["model_digest"]) == 16
 
 
+@pytest.mark.slow
 def test_a_new_person_gets_predictions(ran):
   folder, _, said = ran
   assert (folder / "models/anna/person.json").exists()
@@ -151,6 +155,7 @@ def test_a_new_person_gets_predictions(ran):
   assert len(lines) == 11
 
 
+@pytest.mark.slow
 def test_the_new_method_s_share_grows_from_0_to_1(ran):
   folder, names, said = ran
   sources = names["study"].batches.sources(names["curriculum"])
@@ -166,6 +171,7 @@ def test_the_new_method_s_share_grows_from_0_to_1(ran):
   assert "\ncurriculum," in table
 
 
+@pytest.mark.slow
 def test_each_question_has_a_short_example(ran, guide):
   _, names, _ = ran
   of_section = section(guide, "A new method")
@@ -186,6 +192,7 @@ def test_each_question_has_a_short_example(ran, guide):
       assert not np.array_equal(ours, found[other].individual_log_probability)
 
 
+@pytest.mark.slow
 def test_an_own_front_leaves_the_rest_as_it_was(ran):
   _, names, _ = ran
   study, mask = names["study"], names["own_front"].trainable
@@ -200,6 +207,7 @@ def test_an_own_front_leaves_the_rest_as_it_was(ran):
         assert same == (trained[layer][name] is False), (layer, name)
 
 
+@pytest.mark.slow
 def test_the_report_shows_both_runs(ran):
   folder, _, _ = ran
   page = (folder / "report.html").read_text()
@@ -211,6 +219,7 @@ def section(guide, title):
   return guide.split(f"\n## {title}\n")[1].split("\n## ")[0]
 
 
+@pytest.mark.slow
 def test_what_a_run_s_directory_holds_is_there(ran, guide):
   folder, _, _ = ran
   table = section(guide, "A run's directory").split("Columns of")[0]

@@ -157,6 +157,7 @@ def test_inputs_that_tie_share_the_gradient(sign, platform):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", [blocked, winograd, accelerator])
 def test_bfloat16_loses_no_gradient_of_peaks(by, platform):
   """Peaks are found by comparing, and products are rounded before that."""
