@@ -53,34 +53,24 @@ class L2SP:
     losses = cross_entropy(logits, labels, params, reference)
     if not self.strength:
       return losses
-    squares = _squares(params, reference["params"])
+    squares = self._squares(params, reference)
     return losses + self.strength / 2 * optax.tree.sum(squares)
+
+  def _squares(self, params: Any, reference: Any) -> Any:
+    """What is summed of each parameter."""
+    return _squares(params, reference["params"])
 
 
 @dataclasses.dataclass(frozen=True)
-class EWC:
-  """As `L2SP`, each parameter's square weighted by its Fisher information.
+class EWC(L2SP):
+  """As `L2SP`, each square weighted by the parameter's Fisher information.
 
-  Attributes:
-    strength: what that is multiplied by; 0 for cross-entropy itself.
+  The reference has `fisher` beside `params`.
   """
 
-  strength: float
-
-  def __post_init__(self) -> None:
-    """Rejects what is no strength."""
-    _check("strength", self.strength)
-
-  def __call__(
-    self, logits: Array, labels: Array, params: Any, reference: Any
-  ) -> Array:
-    """Each sample's loss [B]; the reference has `params` and `fisher`."""
-    losses = cross_entropy(logits, labels, params, reference)
-    if not self.strength:
-      return losses
-    squares = _squares(params, reference["params"])
-    weighted = jax.tree.map(jnp.multiply, reference["fisher"], squares)
-    return losses + self.strength / 2 * optax.tree.sum(weighted)
+  def _squares(self, params: Any, reference: Any) -> Any:
+    squares = super()._squares(params, reference)
+    return jax.tree.map(jnp.multiply, reference["fisher"], squares)
 
 
 @dataclasses.dataclass(frozen=True)
