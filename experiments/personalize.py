@@ -239,7 +239,7 @@ def prepare() -> Plan:
         )
     files.check_writable(output)
   _check_memory(first, method)
-  lags = first.has_batch_stats and not _PRECISE_BATCH_STATS.value
+  lags = first.trainer.has_batch_stats and not _PRECISE_BATCH_STATS.value
   last_phases = {method.spec: steps} if lags else {}
   for sentence in of_study(population, split, last_phases):
     print(f"- {sentence}")

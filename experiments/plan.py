@@ -42,6 +42,7 @@ from experiments.runtime import (
   processes,
   resources,
   run_info,
+  sizes,
 )
 from experiments.runtime.console import say
 from experiments.runtime.costs import Cost
@@ -159,7 +160,7 @@ def main(argv: Sequence[str]) -> None:
   else:
     spent = hours(study, methods, chosen, alone=rows[0], devices=devices)
     if of_space and target != "cpu":
-      store = resources.bytes_of(study.population.images)
+      store = sizes.bytes_of(study.population.images)
       seconds = _seconds(target, costs.cost_of_step(of_space[0], store))
       steps = latent_space.num_steps(study.split, latents)
       spent.loc["(auto-encoder, by bytes alone)"] = _spent(steps, seconds)
@@ -246,7 +247,7 @@ def plan_row(
     raise ValueError(f"--target={target}: XLA tells no memory of its programs.")
   device, host = max(plan.device.values()), max(plan.host.values(), default=0)
   batch = study.settings.batch_size
-  cost = costs.cost_of_step(compiled, resources.bytes_of(trainer.images))
+  cost = costs.cost_of_step(compiled, sizes.bytes_of(trainer.images))
   if _DUMP.value:
     _dump(pathlib.Path(_DUMP.value), f"{target}_{count}", compiled, cost)
   together = trainer.side_by_side or 1
@@ -264,9 +265,9 @@ def plan_row(
   return Row(
     count,
     together,
-    resources.bytes_of(trainer.shapes) // trainer.mesh.size,
+    sizes.bytes_of(trainer.shapes) // trainer.mesh.size,
     (trainer.store == "device")
-    * resources.bytes_of((trainer.images, trainer.labels)),
+    * sizes.bytes_of((trainer.images, trainer.labels)),
     compiled.memory_analysis().temp_size_in_bytes,
     device,
     host,

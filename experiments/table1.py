@@ -26,11 +26,13 @@ from experiments.outputs import finished, summary
 from experiments.outputs.summary import Finished, Rows
 from experiments.runtime import (
   console,
+  disk,
   guards,
   interruption,
   processes,
   resources,
   run_info,
+  sizes,
   tensorboard,
   training,
 )
@@ -265,7 +267,7 @@ def prepare(
   if trainer is not first.trainer:
     shared = first.population, trainer
     first = dataclasses.replace(first, trainer=trainer)
-  disk = resources.disk_need(
+  need = disk.need(
     first,
     methods,
     **values.of(_SAVE_MODELS, _SAVE_PROBABILITIES),
@@ -276,7 +278,7 @@ def prepare(
   rows = Rows([], [], [], [])
   results: dict[Finished, Result] = {}
   if distributed.is_first():
-    resources.check_disk(workdir, disk)
+    disk.check(workdir, need)
     rows, results = finished.open_directory(
       workdir, methods, seeds, population, determining, made_with
     )
@@ -299,7 +301,7 @@ def prepare(
       f"Memory: {memory} (individuals at once on a device:"
       f" {trainer.individuals_per_device})."
     )
-  say(f"Disk: at most {resources.megabytes(disk)} in {workdir}.")
+  say(f"Disk: at most {sizes.megabytes(need)} in {workdir}.")
   notes += study_flags.remarks(first, methods, people)
   about = factors, rows, notes, results, made_with
   return Run(make, methods, len(folds), first, drawn, *about)

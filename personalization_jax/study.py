@@ -18,19 +18,17 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from personalization_jax import checks, distributed
+from personalization_jax import distributed
 from personalization_jax.analysis import metrics
 from personalization_jax.analysis.result import Result
 from personalization_jax.checkpoints import files
 from personalization_jax.checkpoints.chunks import Chunk
 from personalization_jax.checkpoints.keeper import History, Keeper, Task
-from personalization_jax.datasets import Population, splits
-from personalization_jax.datasets.splits import PADDING, Split
+from personalization_jax.datasets import Population
+from personalization_jax.datasets.splits import Split
 from personalization_jax.grouping.groups import Groups
 from personalization_jax.methods import Method, parse_method
 from personalization_jax.methods.batches import Batches
-from personalization_jax.networks import classifier, interface
-from personalization_jax.networks.description import Description
 from personalization_jax.runs import saved_models
 from personalization_jax.settings import Settings
 from personalization_jax.training import (
@@ -40,17 +38,14 @@ from personalization_jax.training import (
   latent_space,
   phases,
   starts,
+  suitability,
 )
 from personalization_jax.training.evaluation import Record, Validation
 from personalization_jax.training.latent_space import (
   LatentSettings,
   LatentSpace,
 )
-from personalization_jax.training.learner import (
-  Learner,
-  check_last_layers,
-  make_learner,
-)
+from personalization_jax.training.learner import Learner, make_learner
 from personalization_jax.training.population import (
   PopulationTrainer,
   individual_keys,
@@ -184,7 +179,7 @@ class Study:
         )
       identities.check_trainer(self.trainer, population, settings, model)
       model = self.trainer.learner.model
-    _check_data(population, split, model, self.eval_every)
+    suitability.check_data(population, split, model, self.eval_every)
     if self.models_dir is not None:
       names = map(population.name_of, split.individuals)
       self._folders = files.folder_names(names)
@@ -199,7 +194,7 @@ class Study:
     self.trainer = self.trainer or make_trainer(
       population, settings, model=model, optimizer=optimizer
     )
-    if self.precise_batch_stats and not self.has_batch_stats:
+    if self.precise_batch_stats and not self.trainer.has_batch_stats:
       raise ValueError(
         "precise_batch_stats=True can't act:"
         f" {type(self.trainer.learner.model).__name__} has no batch statistics."
@@ -220,11 +215,6 @@ class Study:
   def batches(self) -> Batches:
     """The rows of everybody's batches."""
     return Batches(self.split, self.settings, self.groups)
-
-  @property
-  def has_batch_stats(self) -> bool:
-    """Whether models keep running statistics of their batches."""
-    return bool(jax.tree.leaves(self.trainer.shapes_of_one.batch_stats))
 
   def find_groups(
     self,
@@ -266,67 +256,8 @@ class Study:
 
   def check(self, method: Method) -> None:
     """Raises a ValueError for a method that this study can't train."""
-    if self.base is not None and method.lack:
-      raise ValueError(
-        f"method {method.spec!r} can't begin with a saved model alone:"
-        f" {method.lack}."
-      )
-    if method.baseline and len(self.split.individuals) < 2:
-      raise ValueError(
-        "method 'baseline' trains on another individual's data, so"
-        " num_individuals must be at least 2, in every fold of people, too."
-      )
-    if method.group is not None:
-      self.groups.check(method.group)
-    if self.split.global_includes_individuals:
-      _check_includes(method, self.among_individuals)
-    with checks.naming(f"method {method.spec!r}"):
-      self._check_answers(method)
-      if method.last_layers:
-        check_last_layers(
-          self.trainer.learner.model,
-          method.last_layers,
-          self.trainer.shapes.params,
-        )
-      if method.schedule is not None:
-        once, again = (self.batches.sources(method) for _ in range(2))
-        if not np.array_equal(once, again):
-          raise ValueError(
-            "its schedule differs from call to call: draw its random numbers"
-            " from a generator with a seed of its own."
-          )
-
-  def _check_answers(self, method: Method) -> None:
-    """Rejects what this study can't train, or choose, otherwise."""
-    if method.start is not None:
-      starts.check(method.start, self.batches)
-    if method.needs_global_model and not (
-      len(self.split.global_train) or self.base is not None
-    ):
-      raise ValueError("it needs a model of D_G, but there are no data of D_G.")
-    chosen = method.fit is not None or method.best
-    if chosen and not (self.split.validation != PADDING).any(axis=1).all():
-      raise ValueError(
-        "it chooses for each person on validation data, which not everybody"
-        " has: a validation_fraction above 0 is needed, and enough samples."
-      )
-    if method.own_statistics and not self.has_batch_stats:
-      model = type(self.trainer.learner.model).__name__
-      raise ValueError(
-        f"it computes batch statistics anew, but {model} has none."
-      )
-    if method.late:
-      self.trainer.learner.personal(self.settings, method)
-    trainable = method.trainable
-    params = self.trainer.shapes_of_one.params
-    if trainable and not any(jax.tree.leaves(trainable(params))):
-      raise ValueError("it trains no parameter of this model.")
-    if method.fit is not None:  # what it needs of the model, by tracing
-      learner = self.trainer.learner.answering(method)
-      identities.of_answers(
-        dataclasses.replace(learner, lean=False),  # as shapes are
-        self.population.sample_shape,
-      )
+    has_base = self.base is not None
+    suitability.check_method(method, self.batches, self.trainer, has_base)
 
   def num_steps(self, methods: Sequence[Method]) -> int:
     """Training steps that these methods take, summed over individuals."""
@@ -405,7 +336,8 @@ class Study:
       trainer = trainer or self._trainer_of(method, on_steps)
       rows = np.stack([self.batches.rows(method, index) for index in indices])
       own = self.split.validation[indices]
-      best = phases.Best(_looks(method, length), self.population.labels, own)
+      looks = self.batches.looks(method)
+      best = phases.Best(looks, self.population.labels, own)
       states, record = phases.run(
         trainer,
         task,
@@ -606,28 +538,14 @@ class Study:
     """Writes some individuals' models, if they are to be kept."""
     if self.models_dir is None:
       return
-    model, population = self.trainer.learner.model, self.population
-    scaling = population.scaling
-    about: dict[str, Any] = {
-      "dtype": np.dtype((scaling or population.images).dtype).name,
-      "label_names": population.label_names,
-      "label_values": population.label_values,
-      "white": population.white,
-      "scaling": scaling and (scaling.mean, scaling.spread),
-    }
-    shape = population.sample_shape
-    if self.factory is None:
-      description = Description.of(model, shape, **about)
-    else:
-      about["factory"] = self.factory
-      description = Description(population.num_classes, shape, **about)
+    model = self.trainer.learner.model
     folders = [self._folders[index] for index in indices]
     saved_models.save(
       self.models_dir,
       method.spec,
       folders,
       trainer.variables(states, len(folders)),
-      description,
+      saved_models.describe(model, self.population, self.factory),
       alone=method.predict is None,
       reference=trainer.base if method.reference else None,
     )
@@ -695,15 +613,6 @@ def personalize(
   return study.personalize(method, keep_models=keep_models)
 
 
-def _looks(method: Method, length: int) -> list[int]:
-  """After which steps `@best` looks: half of the late ones, half of that ..."""
-  late, looks = method.late, [0]
-  while late:
-    looks.append(late)
-    late //= 2
-  return sorted(length - method.late + steps for steps in looks)
-
-
 def _alike(
   parts: Sequence[Mapping[str, np.ndarray]],
 ) -> list[dict[str, np.ndarray]]:
@@ -712,46 +621,6 @@ def _alike(
   return [{name: part[name] for name in names} for part in parts]
 
 
-def _check_includes(method: Method, among_individuals: bool) -> None:
-  """Rejects what D_G can't serve where it includes the individuals' rows."""
-  included = "D_G includes already (global_includes_individuals)"
-  if method.baseline:
-    raise ValueError(
-      f"method {method.spec!r} adds another individual's data to D_G, which"
-      f" {included}: compare with 'global'."
-    )
-  group = method.group
-  if group and not (group.kind == "ig" and among_individuals):
-    raise ValueError(
-      f"method {method.spec!r} would enlarge a person's data with their own"
-      f" rows, which {included}."
-    )
-
-
 def _joined(parts: Sequence[Any]) -> Any:
   """Trees of arrays [n, ...] as one."""
   return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-
-
-def _check_data(
-  population: Population, split: Split, model: nn.Module | None, eval_every: int
-) -> None:
-  """Rejects samples that can't be trained or evaluated on."""
-  if population.num_classes < 2:
-    raise ValueError(
-      "labels hold one class alone; there must be at least two classes."
-    )
-  splits.check(split, population)
-  population.check_finite()
-  checks.whole_number("eval_every", eval_every, 0)
-  if eval_every and not (
-    split.validation.shape[1] and len(split.global_validation)
-  ):
-    raise ValueError(
-      f"eval_every={eval_every} needs data to evaluate on: a"
-      " validation_fraction above 0, and enough samples."
-    )
-  if model is None or isinstance(model, classifier.Classifier):
-    classifier.check_samples(population.sample_shape)
-  else:
-    interface.check(model, population.sample_shape, population.num_classes)

@@ -346,7 +346,7 @@ def _wants_flips() -> bool:
 def remarks(study: Study, methods: Sequence[Method], people: Any) -> list[str]:
   """What is remarkable about a study of the people that `vary` gave."""
   population, *_ = people
-  lags = study.has_batch_stats and not study.precise_batch_stats
+  lags = study.trainer.has_batch_stats and not study.precise_batch_stats
   last_phases = {m.spec: study.batches.last_phase(m) for m in methods if lags}
   everybody = None
   if rotates():

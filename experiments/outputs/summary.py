@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 
 from experiments.outputs import agreement, choice, measures, pictures
-from experiments.runtime import resources
+from experiments.runtime import disk, resources
 from experiments.runtime.console import say
+from experiments.runtime.sizes import megabytes
 from personalization_jax import distributed, figures
 from personalization_jax.analysis import markdown
 from personalization_jax.analysis.remarks import of_autoencoder
@@ -220,7 +221,7 @@ def write(
       names.append(f"{choice.BY_PERSON}.csv")
   print(
     f"Peak memory: {resources.peak_memory()}; disk:"
-    f" {resources.megabytes(resources.disk_used(workdir))}."
+    f" {megabytes(disk.used(workdir))}."
   )
   print(f"Tables: {workdir}/{', '.join(names)}")
   if drawn:

@@ -1,41 +1,31 @@
-"""What a run needs of disk and memory, and what it took (host)."""
+"""What a run needs of memory, and what it took (host)."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import math
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import jax
-import numpy as np
 
-from experiments.runtime import host_memory
+from experiments.runtime import host_memory, sizes
+from experiments.runtime.sizes import bytes_of, megabytes
 from personalization_jax import checks, distributed, grouping
-from personalization_jax.checkpoints import files
 from personalization_jax.datasets.splits import PADDING
 from personalization_jax.methods import Method
 from personalization_jax.networks import classifier
 from personalization_jax.networks.autoencoder import NUM_LATENTS
-from personalization_jax.runs import saved_models
 from personalization_jax.study import Study
 from personalization_jax.training import latent_space
 from personalization_jax.training.latent_space import LatentSettings
-from personalization_jax.training.learner import Learner
 from personalization_jax.training.population import (
   BLOCK_STEPS,
   PREDICTED,
   PopulationTrainer,
   planned_bytes,
 )
-from personalization_jax.training.step import create_state, in_use
 
-# Two checkpoints are kept while a third is written.
-_CHECKPOINTS = 3
-# Tables, figures, Orbax's own small files.
-OTHER_FILES = 32 * 2**20
 # What a CPU's compiler takes for each line of StableHLO, and keeps: 58 to 91
 # KiB, measured on programs of 5,000 to 9,000 lines.
 _COMPILED_LINE = 92 * 2**10
@@ -46,82 +36,6 @@ _REST = 160 * 2**20
 _REST_OF_GROUPS = 160 * 2**20
 # Bytes of a sample while it is standardised, to each of its own.
 _WIDER = 8
-
-
-def disk_need(
-  study: Study,
-  methods: Sequence[Method],
-  *,
-  save_models: bool = False,
-  save_probabilities: bool = False,
-  seeds: int = 1,
-  folds: int = 1,
-) -> int:
-  """Bytes that a run takes at most at once, from shapes alone.
-
-  Of several folds, predictions are kept twice: of each, and of all together.
-  """
-  shapes, chunk = study.trainer.shapes, study.trainer.chunk_size
-  state = bytes_of(shapes) // chunk
-  people, steps = len(study.split.individuals), _longest(study, methods)
-  # People's, and what several start from: D_G's model on every device, and the
-  # auto-encoder.
-  kept = min(chunk, people) + study.trainer.mesh.size + 1
-  whole = bytes_of(shapes.variables) // chunk
-  # Of `@best` two models each. Starts stay, each with what its optimiser has.
-  twice = any(method.best for method in methods)
-  checkpoints = kept * (state + twice * whole + 4 * steps)
-  for start in {method.start for method in methods if method.start}:
-    checkpoints += start.count * (state + whole + 4 * steps)
-  if _grouped(methods) and study.population.holds_images:
-    learner = latent_space.make_learner(width=study.settings.width)
-    shape = study.population.sample_shape
-    create = functools.partial(create_state, learner, image_shape=shape)
-    own = bytes_of(jax.eval_shape(create, jax.random.key(0)))
-    checkpoints += max(0, own - state)
-  # A curve has two numbers, at every step at most.
-  recorded = 4 * steps * (3 if study.eval_every else 1)
-  # Of each sample a class and two probabilities; rows and true classes once.
-  predictions = people * (16 * _tested(study) + recorded + 20)
-  if save_probabilities:
-    each = study.split.test.shape[1] * study.population.num_classes
-    predictions += 4 * people * each
-  # What answers otherwise is saved with D_G's model beside it.
-  models = sum(
-    whole * (1 + (method.predict is not None))
-    + _answer_bytes(study, method)
-    + saved_models.OVERHEAD
-    for method in methods
-  )
-  return OTHER_FILES + seeds * folds * (
-    _CHECKPOINTS * checkpoints
-    + (1 + (folds > 1)) * (len(methods) + 1) * predictions
-    + save_models * people * models
-  )
-
-
-def _answer_bytes(study: Study, method: Method) -> int:
-  """Of what one person's answers need beside their model."""
-  if method.fit is None:
-    return 0
-  learner, one = study.trainer.learner, study.trainer.shapes_of_one
-  whole = Learner(learner.model, learner.optimizer, reference=True)
-  state = jax.eval_shape(
-    functools.partial(in_use, whole), one, dict(one.variables)
-  )
-  rows = _fitted(study)
-  data = (
-    jax.ShapeDtypeStruct((rows, *study.population.sample_shape), np.float32),
-    jax.ShapeDtypeStruct((rows,), np.int32),
-    jax.ShapeDtypeStruct((rows,), bool),
-  )
-  fit = functools.partial(method.fit, learner.model)
-  return bytes_of(jax.eval_shape(fit, state, data, data))
-
-
-def _fitted(study: Study) -> int:
-  """How many rows `Method.fit` is given of each of its two sets."""
-  return max(study.split.train.shape[1], study.split.validation.shape[1])
 
 
 def _beside(
@@ -136,7 +50,9 @@ def _beside(
   here = trainer.individuals_per_device
   model = bytes_of(trainer.shapes_of_one.variables)
   # Samples as floats, twice while they are fetched, in two sets.
-  samples = 16 * _fitted(study) * math.prod(study.population.sample_shape)
+  samples = (
+    16 * sizes.num_fitted(study) * math.prod(study.population.sample_shape)
+  )
   training, evaluation = 0, 0
   for method in methods:
     # D_G's model and its Fisher information; what penalties and low-rank
@@ -146,29 +62,13 @@ def _beside(
     computed = 4 * model * bool(method.reference or method.trainable)
     kept = 2 * model * method.best + 3 * model * bool(method.start)
     training = max(training, base + at_once * computed + here * kept)
-    answers = 2 * here * _answer_bytes(study, method)
+    answers = 2 * here * sizes.answer_bytes(study, method)
     if method.fit is not None:
       # Distances to all rows, and their order, of a batch.
-      sorting = 32 * PREDICTED * _fitted(study)
+      sorting = 32 * PREDICTED * sizes.num_fitted(study)
       answers += at_once * (samples + sorting + 2 * model)
     evaluation = max(evaluation, base + answers)
   return {"training": training, "evaluation": evaluation}
-
-
-def _tested(study: Study) -> int:
-  """How many samples a model classifies at most."""
-  split = study.split
-  own = split.validation.shape[1] + split.test.shape[1]
-  return own + len(split.global_test)
-
-
-def _longest(study: Study, methods: Sequence[Method]) -> int:
-  """Steps of the longest schedule."""
-  return max((study.batches.length(method) for method in methods), default=0)
-
-
-def _grouped(methods: Sequence[Method]) -> bool:
-  return any(method.needs_latents for method in methods)
 
 
 def check_host(
@@ -184,7 +84,7 @@ def check_host(
       f" ({steps} steps: --epochs={settings.epochs},"
       f" --batch_size={settings.batch_size})",
     )
-  if _grouped(methods):
+  if sizes.need_latents(methods):
     steps = latent_space.num_steps(study.split, latents)
     check_fits(
       _schedule_bytes(steps, latents.batch_size, 1),
@@ -243,7 +143,7 @@ def fitting_trainer(
   the study's size on each device, where seeds have samples of their own.
   """
   check_host(study, methods, latents)
-  trainer, grouped = study.trainer, _grouped(methods)
+  trainer, grouped = study.trainer, sizes.need_latents(methods)
   of_space = latent_space.lower(study.population, latents) if grouped else []
   beside = (stores - 1) * _stored(trainer)
   while True:
@@ -279,7 +179,7 @@ def lower(
   """The very programs that a trainer runs for a study, by phase."""
   return {
     "training": trainer.lower_train(study.settings.batch_size),
-    "evaluation": trainer.lower_predict(_tested(study)),
+    "evaluation": trainer.lower_predict(sizes.num_tested(study)),
   }
 
 
@@ -302,9 +202,11 @@ def memory_plan(
   Programs are those of `lower` and of `latent_space.lower`. None if XLA tells
   nothing.
   """
-  batch, steps = study.settings.batch_size, _longest(study, methods)
+  batch, steps = study.settings.batch_size, sizes.longest(study, methods)
   devices = len(trainer.mesh.local_devices)
-  search = _search_bytes(study, methods, devices) if _grouped(methods) else 0
+  search = (
+    _search_bytes(study, methods, devices) if sizes.need_latents(methods) else 0
+  )
   beside = _beside(study, methods, trainer)
   if any(method.reference or method.trainable for method in methods):
     # D_G's model answers about each batch, or other activations are kept.
@@ -452,24 +354,6 @@ def _but_may_take() -> str:
   )
 
 
-def check_disk(workdir: pathlib.Path, need: int) -> None:
-  """Rejects a run of so many bytes, all in all, that would fill its disk."""
-  free = files.free_space(workdir)
-  missing = need - disk_used(workdir)
-  if missing > free:
-    raise ValueError(
-      f"--workdir={workdir} needs {megabytes(missing)} more, but its disk has"
-      f" {megabytes(free)} free: make room or take another directory."
-    )
-
-
-def disk_used(folder: pathlib.Path) -> int:
-  """Bytes of all files below a folder; 0 if there is none."""
-  return sum(
-    path.stat().st_size for path in folder.rglob("*") if path.is_file()
-  )
-
-
 def peak_memory() -> str:
   """The most memory that this process had, of the host and of its devices."""
   text = f"{megabytes(host_memory.peak())} of the host"
@@ -479,14 +363,3 @@ def peak_memory() -> str:
   if peak := max(one.get("peak_bytes_in_use", 0) for one in stats):
     text += f", {megabytes(peak)} of a device"
   return text
-
-
-def bytes_of(tree: Any) -> int:
-  """Bytes of a tree of arrays, or of their shapes."""
-  leaves = jax.tree.leaves(tree)
-  return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-
-
-def megabytes(size: int) -> str:
-  """A number of bytes for people."""
-  return f"{math.ceil(size / 2**20):,} MiB"

@@ -81,6 +81,15 @@ class Batches:
     per_epoch = self._per_epoch(self._num_global(method))
     return method.early + self.settings.epochs * per_epoch + method.late
 
+  def looks(self, method: Method) -> list[int]:
+    """After which steps `@best` looks: late ones halved again and again."""
+    late, looks = method.late, [0]
+    while late:
+      looks.append(late)
+      late //= 2
+    before = self.length(method) - method.late
+    return sorted(before + steps for steps in looks)
+
   def last_phase(self, method: Method) -> int:
     """Steps of an individual's own last phase: TL's, or all after ES's.
 

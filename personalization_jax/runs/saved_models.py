@@ -36,10 +36,12 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from flax import linen as nn
 from flax import traverse_util
 
 from personalization_jax import checks, distributed
 from personalization_jax.checkpoints import files
+from personalization_jax.datasets import Population
 from personalization_jax.networks import interface
 from personalization_jax.networks.description import Description
 
@@ -48,6 +50,27 @@ DIGESTS = "sha256.json"
 ANSWER = "answer.npz"
 # Bytes of a model's files beside its numbers.
 OVERHEAD = 64 * 2**10
+
+
+def describe(
+  model: nn.Module, population: Population, factory: str | None = None
+) -> Description | None:
+  """What these people's models are; None if only their parameters can be told.
+
+  `factory` is "module:Class" of a model that isn't this package's.
+  """
+  scaling, shape = population.scaling, population.sample_shape
+  about: dict[str, Any] = {
+    "dtype": np.dtype((scaling or population.images).dtype).name,
+    "label_names": population.label_names,
+    "label_values": population.label_values,
+    "white": population.white,
+    "scaling": scaling and (scaling.mean, scaling.spread),
+  }
+  if factory is None:
+    return Description.of(model, shape, **about)
+  about["factory"] = factory
+  return Description(population.num_classes, shape, **about)
 
 
 def save(

@@ -374,6 +374,11 @@ class PopulationTrainer:
       states = _with_answer(states, answer)
     return program.lower(states, *block)
 
+  @property
+  def has_batch_stats(self) -> bool:
+    """Whether models keep running statistics of their batches."""
+    return bool(jax.tree.leaves(self.shapes_of_one.batch_stats))
+
   @functools.cached_property
   def shapes_of_one(self) -> TrainState:
     """The shapes and dtypes of one model's state."""

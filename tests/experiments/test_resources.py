@@ -13,7 +13,7 @@ import pytest
 from helpers.small_study import SETTINGS, make_study, trainer_of
 from helpers.tiny import FIG_4, TINY, TINY_AUTOENCODER, Tiny
 
-from experiments.runtime import host_memory, resources
+from experiments.runtime import disk, host_memory, resources, sizes
 from personalization_jax.checkpoints import files
 from personalization_jax.checkpoints import keeper as progress
 from personalization_jax.datasets import splits
@@ -35,7 +35,7 @@ def test_bytes_of_a_tree_are_those_of_its_arrays():
     "a": np.zeros((3, 5), np.float32),
     "key": jax.random.split(jax.random.key(0), 3),
   }
-  assert resources.bytes_of(tree) == 60 + 24
+  assert sizes.bytes_of(tree) == 60 + 24
 
 
 def test_a_run_takes_no_more_disk_than_predicted(people, tmp_path):
@@ -53,17 +53,17 @@ def test_a_run_takes_no_more_disk_than_predicted(people, tmp_path):
   def look(_):
     nonlocal largest
     keeper.wait()
-    largest = max(largest, resources.disk_used(tmp_path))
+    largest = max(largest, disk.used(tmp_path))
 
   for method in methods:
     study.personalize(method, on_steps=look)
     look(0)
-  need = resources.disk_need(study, methods, save_models=True)
-  without = resources.disk_need(study, methods)
-  assert largest <= need - resources.OTHER_FILES
-  assert largest > 0.2 * (need - resources.OTHER_FILES)
-  assert without < min(need, resources.disk_need(study, methods, seeds=3))
-  probabilities = resources.disk_need(study, methods, save_probabilities=True)
+  need = disk.need(study, methods, save_models=True)
+  without = disk.need(study, methods)
+  assert largest <= need - disk.OTHER_FILES
+  assert largest > 0.2 * (need - disk.OTHER_FILES)
+  assert without < min(need, disk.need(study, methods, seeds=3))
+  probabilities = disk.need(study, methods, save_probabilities=True)
   each = 4 * study.split.test.size * people.num_classes
   assert probabilities == without + 3 * each
 
@@ -91,20 +91,20 @@ def test_methods_of_the_field_take_no_more_disk_than_predicted(tuned, tmp_path):
   def look(_):
     nonlocal largest
     keeper.wait()
-    largest = max(largest, resources.disk_used(tmp_path))
+    largest = max(largest, disk.used(tmp_path))
 
   for method in methods:
     study.personalize(method, on_steps=look)
     look(0)
-  need = resources.disk_need(study, methods, save_models=True)
-  assert largest <= need - resources.OTHER_FILES
-  assert largest > 0.2 * (need - resources.OTHER_FILES)
+  need = disk.need(study, methods, save_models=True)
+  assert largest <= need - disk.OTHER_FILES
+  assert largest > 0.2 * (need - disk.OTHER_FILES)
 
 
 @pytest.mark.parametrize("spec", ["ewc:4@1", "distil:4@1", "lora:4:9", "knn:5"])
 def test_methods_of_the_field_take_no_more_memory_than_planned(tuned, spec):
   study, (method,) = tuned(), parse_methods(spec)
-  trainer = study._trainer_of(method, lambda steps: None)
+  trainer = study.trainer_of(method)
   programs = resources.lower(study, study.trainer)
   plan = resources.memory_plan(study, [method], study.trainer, programs, [])
   state, _ = study.global_phase()
@@ -137,10 +137,10 @@ def test_too_little_disk_is_refused(people, tmp_path, monkeypatch):
     ValueError,
     match=re.escape("needs 11 MiB more, but its disk has 5 MiB free"),
   ):
-    resources.check_disk(tmp_path / "a" / "run", need)
+    disk.check(tmp_path / "a" / "run", need)
   # What is there already needn't be free.
   (tmp_path / "checkpoint").write_bytes(b"x" * (7 * 2**20))
-  resources.check_disk(tmp_path, need)
+  disk.check(tmp_path, need)
 
 
 def test_schedules_that_no_memory_holds_are_refused(people):
@@ -266,7 +266,7 @@ def test_evaluation_counts_where_it_takes_more_than_training(people):
     plan.device[name] for name in ("training", "evaluation")
   )
   assert evaluation > training
-  assert f"evaluation {resources.megabytes(evaluation)}" in str(plan)
+  assert f"evaluation {sizes.megabytes(evaluation)}" in str(plan)
   with pytest.raises(ValueError, match="of each device for evaluation, but m"):
     fitting(study, memory_gib=(evaluation - 1) / 2**30, fewer=False)
 
@@ -284,7 +284,7 @@ def test_models_that_a_container_cannot_hold_are_refused(study, monkeypatch):
   """On a CPU every device takes from the host's memory."""
   _, plan = fitting(study)
   assert max(plan.host.values()) >= plan.process + study.trainer.mesh.size * (
-    resources.bytes_of(study.trainer.shapes) // study.trainer.mesh.size
+    sizes.bytes_of(study.trainer.shapes) // study.trainer.mesh.size
   )
   monkeypatch.setattr(resources, "_check_compiling", lambda programs: None)
   monkeypatch.setattr(host_memory, "limit", lambda: plan.process // 2)
@@ -295,8 +295,8 @@ def test_models_that_a_container_cannot_hold_are_refused(study, monkeypatch):
 
 
 def test_memory_is_planned_for_all_that_a_block_holds(trainer):
-  states = resources.bytes_of(trainer.shapes) // trainer.mesh.size
-  store = resources.bytes_of((trainer.images, trainer.labels))
+  states = sizes.bytes_of(trainer.shapes) // trainer.mesh.size
+  store = sizes.bytes_of((trainer.images, trainer.labels))
   rows = 4 * trainer.individuals_per_device * trainer.block_steps * 8
   small = planned_bytes(trainer.lower_train(8), on_cpu=True)
   assert small > 2 * states + store + rows
@@ -373,7 +373,7 @@ def test_methods_that_group_plan_for_their_latent_space(study, monkeypatch):
   _, plan = resources.fitting_trainer(
     study, parse_methods("sg:5,ig:2"), latents=LATENTS
   )
-  store = resources.bytes_of((study.trainer.images, study.trainer.labels))
+  store = sizes.bytes_of((study.trainer.images, study.trainer.labels))
   assert plan.device["grouping"] > store
   assert plan.device["the latent space"] >= store
   assert list(fitting(study)[1].device) == ["training", "evaluation"]

@@ -25,7 +25,6 @@ from personalization_jax.methods.specs import SETS
 from personalization_jax.randomness import SHARED
 from personalization_jax.settings import Settings
 from personalization_jax.study import Study
-from personalization_jax.study import _looks as study_looks
 from personalization_jax.training import step
 from personalization_jax.training.learner import Learner
 from personalization_jax.training.population import (
@@ -179,7 +178,7 @@ def assert_same(one, other):
 
 def by_hand(study, method, index):
   """One person's losses and answers on D_I and D_G, by a loop over steps."""
-  trainer = study._trainer_of(method, lambda steps: None)
+  trainer = study.trainer_of(method)
   learner, base = trainer.learner, trainer.base
   store = jnp.asarray(study.population.images), study.population.labels
   store = store[0], jnp.asarray(store[1])
@@ -215,7 +214,7 @@ def by_hand(study, method, index):
     batch = step.gather(*store, rows[number])
     state, loss = train(state, *batch, base)
     losses.append(loss)
-    if method.best and number + 1 in study_looks(method, len(rows)):
+    if method.best and number + 1 in study.batches.looks(method):
       best = look(best)
   if shared == len(rows):
     state = step.continue_as(learner, person, state)
@@ -283,7 +282,7 @@ def test_padding_changes_nothing_and_compiles_nothing(whole, method):
   """Steps of padding alone, behind the others, and another seed's keys."""
   study, results = whole
   results(method)
-  trainer = study._trainer_of(method, lambda steps: None)
+  trainer = study.trainer_of(method)
   rows = study.batches.rows(method, 0)[None]
   keys = individual_keys(jax.random.key(0), study.split.individuals[:1])
 
