@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from absl import flags
 
-from personalization_jax.datasets import intake
+from personalization_jax.datasets import pixels
 
 flags.disclaim_key_flags()  # they are those of the module that calls `define`
 
@@ -32,7 +32,7 @@ def define(flag_values: flags.FlagValues = flags.FLAGS) -> FileFlags:
     flags.DEFINE_string("individual_key", "individuals",
         "The npz file's array of whose each sample is.",
         flag_values=flag_values),
-    flags.DEFINE_enum("layout", "auto", intake.LAYOUTS,
+    flags.DEFINE_enum("layout", "auto", pixels.LAYOUTS,
         "The axes of a sample: an image's channels come last, first, or have no"
         " axis (grey); features are anything, kept as it is. auto finds it"
         " out, or asks.", flag_values=flag_values),

@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from personalization_jax.datasets import Population, intake, splits, variations
+from personalization_jax.datasets import (
+  Population,
+  intake,
+  pixels,
+  splits,
+  variations,
+)
 from personalization_jax.datasets.scaling import Scaling
 from personalization_jax.datasets.splits import PADDING, Split
 from personalization_jax.randomness import Stream, generator
@@ -44,7 +50,7 @@ def population_of(
   shape, count = tuple(sample_shape), len(images) if images.ndim else 0
   if layout == "auto":
     is_kept = white == 0 and len(shape) == 3
-    layout = "features" if is_kept else intake.layout_of(images.shape, shape)
+    layout = "features" if is_kept else pixels.layout_of(images.shape, shape)
   is_float = images.dtype.kind == "f"
   # Floats for a model of integers are as it sees these.
   if white is None or (white and is_float and dtype == "uint8"):

@@ -12,7 +12,7 @@ import numpy as np
 from absl import logging
 
 from personalization_jax import checks
-from personalization_jax.datasets import intake
+from personalization_jax.datasets import intake, pixels
 from personalization_jax.datasets.population import Population
 
 # The argument that names the array of a kind, where it may have another name.
@@ -65,7 +65,7 @@ def load(
   keys["is_test"] = split_key or "is_test"
   arrays: Any = load_arrays(path, keys, required)
   with checks.naming(f"npz_path={path}"):
-    intake.ask_layout(arrays["images"], layout)
+    pixels.ask_layout(arrays["images"], layout)
     found = Population.from_arrays(**arrays, layout=layout, pad=pad, say=say)
   tell_unread(path, keys.values(), say)
   return found

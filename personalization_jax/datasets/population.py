@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from personalization_jax.datasets import intake
+from personalization_jax.datasets import intake, pixels
 from personalization_jax.datasets.scaling import Scaling
 
 
@@ -128,7 +128,7 @@ class Population:
     Raises:
       ValueError: naming, in one sentence, what is wrong with the arrays.
     """
-    images, white = intake.samples(
+    images, white = pixels.samples(
       images, layout=layout, pad=pad, white=white, say=say
     )
     count = len(images)

@@ -18,7 +18,7 @@ from absl import logging
 
 from personalization_jax import checks
 from personalization_jax.checks import first_line
-from personalization_jax.datasets import intake
+from personalization_jax.datasets import intake, pixels
 from personalization_jax.datasets.population import (
   Population,
   with_two_drawings,
@@ -98,7 +98,7 @@ def load(
     _check_labelled(label_feature, classes, origins)
     rows = with_two_drawings(ids, np.arange(len(ids)), tell)
     shown = np.stack([images[row] for row in rows])
-    intake.ask_layout(shown, layout)
+    pixels.ask_layout(shown, layout)
     population = Population.from_arrays(
       shown,
       classes[rows],
