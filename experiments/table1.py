@@ -179,6 +179,15 @@ def compare_to() -> str | None:
     return parse_method(_COMPARE_TO.value).spec
 
 
+def check_compare_to(methods: Sequence[str]) -> None:
+  """Rejects a --compare_to that these specs of a table lack."""
+  if compare_to() not in (None, *methods):
+    raise ValueError(
+      f"--compare_to={compare_to()} must be a method of the table, which has"
+      f" {', '.join(methods)}: add it to --methods."
+    )
+
+
 def prepare(
   methods: Sequence[Method],
   seeds: Sequence[int],
@@ -279,15 +288,14 @@ def prepare(
   results: dict[Finished, Result] = {}
   if distributed.is_first():
     disk.check(workdir, need)
+    known = [method.spec for method in methods]
+    known += [spec for spec, _ in directory.saved(workdir)]
+    check_compare_to([*dict.fromkeys(known)])
     rows, results = finished.open_directory(
       workdir, methods, seeds, population, determining, made_with
     )
   rows = Rows(*json.loads(distributed.text_from_first(json.dumps(rows))))
-  if compare_to() not in (None, *rows.methods):
-    raise ValueError(
-      f"--compare_to={compare_to()} must be a method of the table, which has"
-      f" {', '.join(rows.methods)}: add it to --methods."
-    )
+  check_compare_to(rows.methods)
   for seed, fold in every:
     home = study_flags.home(workdir, seed, fold, len(folds))
     for name in ("checkpoints", "predictions"):

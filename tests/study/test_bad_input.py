@@ -45,7 +45,8 @@ NUMERIC = [
   "width", "seed", "class_concentration", "individuals_per_device",
   "side_by_side",
   "cpu_devices", "autoencoder_epochs", "checkpoint_minutes", "num_processes",
-  "process_id", "memory_gib", "eval_every", "seeds",
+  "process_id", "memory_gib", "eval_every", "seeds", "validation_fraction",
+  "num_folds", "personal_learning_rate", "personal_weight_decay",
 ]  # fmt: skip
 WORDS = {
   "dataset": ["synthetic", "npz", "mnist", "tfds:", "tfds:mnist", ""],
@@ -56,13 +57,23 @@ WORDS = {
   "coordinator_address": ["", "localhost", ":1", "host:port"],
   "group_candidates": ["global", "individuals", "x"],
   "store": ["device", "host", "disk"],
+  "personal_optimizer": ["adam", "sgd", "lion"],
+  "people": ["draw", "rotate", "all"],
+  "split": ["random", "stratified", "x"],
+  "standardise": ["auto", "features", "images", "none", "x"],
+  "compare_to": ["global", "tl:2", "nobody", ""],
 }
 METHODS = st.one_of(
   st.text("estlwignradombaseline:+,/.=0123456789 ", max_size=24),
   st.lists(
     st.sampled_from(
       ["baseline", "es:1", "sw:2", "sw:1/3", "tl:2", "tl:2:last=9", "ig:1",
-       "ig:9", "sg:4", "sg:9999999", "random:3:only", "sw:0", "es:-1", "+", ""]
+       "ig:9", "sg:4", "sg:9999999", "random:3:only", "sw:0", "es:-1", "+", "",
+       "knn:5", "knn:0", "mix:tl:2", "mix:mix:tl:2", "l2sp:2@1", "ewc:2@-1",
+       "distil:2@nan", "bias:2", "bn:0", "head:2", "lora:2:1", "lora:2:0",
+       "lpft:1,1", "adabn", "reptile+tl:2", "ifca:2+tl:2", "ifca:0+tl:2",
+       "tl:best", "tl:4@best", "tl:2@lr=0", "tl:2@lr=0.01", "baseline@steps=3",
+       "sw:2@steps=0", "field"]
     ),
     max_size=4,
   ).map(",".join),
