@@ -180,7 +180,6 @@ def results(n: Numbers) -> Sentences:
     *_differs(n),
     *_open(n),
     *_hurt(n),
-    *further(n),
   ]
 
 
@@ -424,44 +423,13 @@ def _open(n: Numbers) -> Sentences:
     (
       n.run.settings["epochs"] * 182 == steps,
       f"ES n=400 takes {400 / steps:.0%} more steps than the {steps:,} on D_G,"
-      f" TL n=300 {300 / steps:.0%}; this run has no control with as many"
+      f" TL n=300 {300 / steps:.0%}: the next section has controls with as many"
       " steps.",
     ),
     (
       "tl:10 has fewer than 50 steps" in n.run.remarks,
       "TL n=10 was tested with running batch statistics, for which its last"
       " phase is too short (`remarks.md`).",
-    ),
-  ]
-
-
-def further(n: Numbers) -> Sentences:
-  """Of methods that the paper names and doesn't show, once they are there."""
-  those = [m for m in n.values[OWN] if m not in (*METHODS, "global", "local")]
-  if not those:
-    return []
-  both = [n.best(of, [*METHODS, *those])[0] for of in (OWN, GENERAL)]
-  found = (
-    f"`{both[0]}` is the best on D_I and `{both[1]}` on D_G: none is both."
-  )
-  if both[0] == both[1]:
-    found = f"`{both[0]}` is the best on D_I and on D_G."
-  maker = next(m for m in n.run.makers if those[0] in m["results"])
-  return [
-    *(
-      (
-        True,
-        f"`{m}` has {n.at(OWN, m)} on D_I and {n.at(GENERAL, m)} on D_G;"
-        f" against TL n=300 {n.interval(OWN, m, 'tl:300')} and"
-        f" {n.interval(GENERAL, m, 'tl:300')}.",
-      )
-      for m in those
-    ),
-    (True, f"Of the paper's thirteen methods and these {found}"),
-    (
-      maker["platform"] == "cpu",
-      f"These were trained on {maker['num_devices']} CPU cores with jax"
-      f" {maker['versions']['jax']}, float32.",
     ),
   ]
 
