@@ -15,25 +15,16 @@ from personalization_jax.analysis import (
   markdown,
   metrics,
   model_choice,
-  tables,
 )
 from personalization_jax.analysis.columns import (
   CHOICE_COLUMNS,
   CLAIM_COLUMNS,
-  FAIRNESS,
-  TABLE_COLUMNS,
 )
 from personalization_jax.analysis.paper import TABLE_1
 
 RESULTS_OF = ROOT / "experiments" / "results"
 FOLDER = RESULTS_OF / "nist_converged"
-# Individual fairness is of latent spaces too, which no table has.
-COLUMNS = [
-  c for c in TABLE_COLUMNS if c not in (*FAIRNESS, "fairness_coincide")
-]
-
-
-README, RESULTS = "README.md", "experiments/RESULTS.md"
+README, RESULTS = documents.README, documents.RESULTS
 # The documents' sections on the run, and which sentences they have.
 SECTIONS = {
   README: ("Real digits", converged.readme),
@@ -52,38 +43,17 @@ def further():
   return runs.read_all([str(RESULTS_OF / "nist_forms")])[0]
 
 
-def recomputed(run):
-  gone = run.results[run.results["status"] == "diverged"]
-  methods = [*run.table["method"]]
-  gone = gone[gone["seed"].isin(run.table_seeds)]["method"].value_counts()
-  values = run.values()
-  return tables.of_accuracies(
-    {of: {m: own[m] for m in methods} for of, own in values.items()},
-    {method: int(gone.get(method, 0)) for method in methods},
-    {method for method in methods if runs.one_model(method)},
-    baseline=run.baseline,
-  )
-
-
-def same(found, committed, columns):
-  """Compares texts exactly, and numbers but for their last digits."""
-  assert len(found) == len(committed)
-  for column in columns:
-    own, its = found[column], committed[column]
-    if pd.api.types.is_numeric_dtype(its):
-      own, its = (c.to_numpy(float) for c in (own, its))
-      np.testing.assert_allclose(own, its, rtol=1e-6, atol=1e-9, err_msg=column)
-    else:
-      assert [*own] == [*its], column
-
-
 def test_table_1_is_that_of_the_results(run):
-  same(recomputed(run), pd.read_csv(FOLDER / "table1.csv"), COLUMNS)
+  documents.same(
+    documents.recomputed(run),
+    pd.read_csv(FOLDER / "table1.csv"),
+    documents.COLUMNS,
+  )
 
 
 def test_claims_are_those_of_the_results(run):
   found = claims.judge(run.values())
-  same(found, pd.read_csv(FOLDER / "claims.csv"), CLAIM_COLUMNS)
+  documents.same(found, pd.read_csv(FOLDER / "claims.csv"), CLAIM_COLUMNS)
   text = f"{markdown.beside_paper(run.values())}\n\n{claims.text(found)}"
   assert (FOLDER / "claims.md").read_text() == text
 
@@ -139,14 +109,16 @@ def test_the_choice_is_that_of_each_person(run):
     found = model_choice.judge_all(validated, tested, "global")[method]
     assert [*(own["chosen"] == method)] == [*found.personal]
     rows.append({"method": method} | vars(found))
-  same(pd.DataFrame(rows), run.choice, CHOICE_COLUMNS)
+  documents.same(pd.DataFrame(rows), run.choice, CHOICE_COLUMNS)
   assert {*run.choice["method"]} == {*run.seeds_of} - {"global"}
 
 
 def test_measures_are_of_the_same_accuracies(run):
-  found = recomputed(run)
+  found = documents.recomputed(run)
   columns = [f"{of}_mean" for of in ("individual", "global")]
-  same(found, pd.read_csv(FOLDER / "measures.csv"), ["method", *columns])
+  documents.same(
+    found, pd.read_csv(FOLDER / "measures.csv"), ["method", *columns]
+  )
 
 
 def test_the_run_converged_with_people_enough(run):

@@ -1,8 +1,9 @@
 """What RESULTS says of three runs with class counts of people's own."""
 
-from experiments.outputs.report import runs
 from helpers import forms
 from helpers.converged import GENERAL, OWN, Sentences, short
+
+from experiments.outputs.report import runs
 from personalization_jax.analysis import markdown, metrics
 
 METHODS = ("local", "sw:2", "tl:300")
@@ -14,18 +15,14 @@ def changes(
   found: dict[str, runs.Run],
 ) -> dict[tuple[str, str], forms.Change]:
   """On D_I from `global`, by concentration and method; corrected over all."""
-  told = {}
-  for concentration, run in found.items():
-    values = {OWN: run.values()[OWN], GENERAL: run.values()[OWN]}
-    pairs = [(method, "global") for method in METHODS]
-    for (of, method, _), change in forms.changes(values, pairs).items():
-      if of == OWN:
-        told[concentration, method] = change
-  for change, p in zip(
-    told.values(), metrics.holm([c.p for c in told.values()])
-  ):
-    change.holm = p
-  return told
+  return forms.corrected(
+    {
+      (concentration, method): forms.change(own[method], own["global"])
+      for concentration, run in found.items()
+      for own in [run.values()[OWN]]
+      for method in METHODS
+    }
+  )
 
 
 def table(found: dict[str, runs.Run]) -> str:
@@ -58,3 +55,67 @@ def table(found: dict[str, runs.Run]) -> str:
     "acc(D_G)",
   )
   return markdown.aligned([("", *both) for both in zip(names, zip(*rows))], 2)
+
+
+def sentences(found: dict[str, runs.Run]) -> Sentences:
+  """What RESULTS says of them beside the table."""
+  told = changes(found)
+  uneven, middle, even = CONCENTRATIONS
+
+  def mean(of: str, concentration: str, method: str) -> float:
+    return float(found[concentration].values()[of][method].mean())
+
+  alone = [mean(OWN, c, "local") for c in CONCENTRATIONS]
+  general = [mean(GENERAL, c, "tl:300") for c in CONCENTRATIONS]
+  gains = [told[c, "tl:300"].mean for c in CONCENTRATIONS]
+  cost = forms.change(
+    *(found[c].values()[GENERAL]["tl:300"] for c in (uneven, even))
+  )
+  makers = {
+    (one.makers[0]["commit"], one.makers[0]["versions"]["jax"])
+    for one in found.values()
+  }
+  return [
+    (
+      makers == {("1c286b9e27ad", "0.10.2")}
+      and all(
+        run.settings["class_concentration"] == float(c)
+        and run.settings["epochs"] == 5
+        and len(run.people) == 10
+        for c, run in found.items()
+      )
+      and "with 101 / 123.5 / 135 training" in found[uneven].remarks,
+      "Ten people's class proportions are drawn from a Dirichlet distribution"
+      " whose concentration of 0.1 gives one or two classes nearly everything,"
+      " and 100 nearly even ones; half of their samples are removed for that,"
+      " which leaves about 123 to train on. 5 epochs, one seed, two Intel Xeon"
+      " cores, jax 0.10.2, 2026-11-27, commit 1c286b9, four to five minutes"
+      " each.",
+    ),
+    (
+      alone == sorted(alone)[::-1]
+      and told[uneven, "local"].holm > 0.05
+      and max(told[c, "local"].holm for c in (middle, even)) < 0.05,
+      "A model of D_I alone is the better the fewer classes a person has:"
+      f" {short(alone[2])}, {short(alone[1])} and {short(alone[0])}. It is"
+      " worse than D_G's model where they are even or any, and not told from it"
+      " where they are few.",
+    ),
+    (
+      all(
+        mean(OWN, c, "tl:300") > mean(OWN, c, m)
+        for c in CONCENTRATIONS
+        for m in ("global", "local", "sw:2")
+      )
+      and min(told[c, "tl:300"].holm for c in CONCENTRATIONS) > 0.05,
+      "TL n=300 has the highest mean on D_I each time,"
+      f" {short(min(gains))} to {short(max(gains))} above D_G's model; ten"
+      " people don't tell that after correction over the nine tests.",
+    ),
+    (
+      general == sorted(general) and cost.high < 0 and cost.p < 0.05,
+      f"It costs D_G the more the fewer the classes: {short(general[2])},"
+      f" {short(general[1])} and {short(general[0])}, the last below the first"
+      f" by {cost} (p = {short(cost.p)}, uncorrected).",
+    ),
+  ]

@@ -6,7 +6,9 @@ are compared person by person, with those of the converged run too.
 """
 
 import dataclasses
+from typing import Any
 
+import numpy as np
 from helpers.converged import GENERAL, OWN, SHAPING, Sentences, short
 
 from experiments.outputs.report import runs
@@ -59,25 +61,33 @@ def both(run: runs.Run, further: runs.Run) -> tables.Values:
   }
 
 
+def change(values: np.ndarray, reference: np.ndarray) -> Change:
+  """Of accuracies [K, S] from others, uncorrected."""
+  found = metrics.paired_changes(values, reference)
+  p = metrics.paired_tests(values, reference).wilcoxon
+  return Change(float(found.mean()), *metrics.interval_of_mean(found), p)
+
+
+def corrected(found: dict[Any, Change]) -> dict[Any, Change]:
+  """Changes with Holm's correction over all of them."""
+  every = metrics.holm([one.p for one in found.values()])
+  return {
+    key: dataclasses.replace(one, holm=p)
+    for (key, one), p in zip(found.items(), every)
+  }
+
+
 def changes(
   values: tables.Values, pairs: list[tuple[str, str]]
 ) -> dict[tuple[str, str, str], Change]:
   """By data, method and the one compared with; corrected over all of them."""
-  found = {}
-  for of in (OWN, GENERAL):
-    for method, other in pairs:
-      own = values[of][method], values[of][other]
-      change = metrics.paired_changes(*own)
-      found[of, method, other] = Change(
-        float(change.mean()),
-        *metrics.interval_of_mean(change),
-        metrics.paired_tests(*own).wilcoxon,
-      )
-  for change, p in zip(
-    found.values(), metrics.holm([c.p for c in found.values()])
-  ):
-    change.holm = p
-  return found
+  return corrected(
+    {
+      (of, *pair): change(*(values[of][method] for method in pair))
+      for of in (OWN, GENERAL)
+      for pair in pairs
+    }
+  )
 
 
 def table(values: tables.Values, pairs: list[tuple[str, str]]) -> str:
@@ -190,6 +200,52 @@ def of_forms(run: runs.Run, further: runs.Run) -> Sentences:
       True,
       "They also leave batch normalisation's statistics as they were on D_G:"
       " this run can't tell whether that or the fewer weights keep D_G.",
+    ),
+  ]
+
+
+def of_controls(run: runs.Run, controls: runs.Run) -> Sentences:
+  """What RESULTS says of the baseline and SW with more steps."""
+  values, (longer, weighed) = both(run, controls), LONGER.values()
+  found = changes(values, OF_CONTROLS)
+  steps = run.settings["epochs"] * 182
+  known = {**run.settings, "num_individuals": 20}
+  return [
+    (
+      controls.settings == known
+      and len(controls.people) == 20
+      and steps + 400 == 4040
+      and f"{longer} {weighed}" == "baseline@steps=4040 sw:2@steps=4040",
+      "The first 20 of the 40 people, with 4,040 steps: as many as ES n=400"
+      " takes, and 100 more than TL n=300.",
+    ),
+    (
+      all(
+        found[of, more, method].holm > 0.05
+        for of in (OWN, GENERAL)
+        for method, more in LONGER.items()
+      )
+      and found[GENERAL, longer, "baseline"].high < 0.0035,
+      "More steps alone change nothing that can be told:"
+      f" {found[OWN, longer, 'baseline']} on D_I and"
+      f" {found[GENERAL, longer, 'baseline']} on D_G for the baseline.",
+    ),
+    (
+      found[GENERAL, "tl:300", longer].holm < 1e-4
+      and found[OWN, "tl:300", longer].low > 0
+      and found[OWN, "tl:300", longer].holm > 0.05
+      and found[OWN, "tl:300", longer].mean
+      >= change(values[OWN]["tl:300"], values[OWN]["baseline"]).mean,
+      "So TL's cost on D_G comes of the person's data, not of the steps; its"
+      " gain on D_I is no smaller against the longer baseline"
+      f" ({found[OWN, 'tl:300', longer]}, which 20 people don't tell after"
+      " correction).",
+    ),
+    (
+      found[OWN, "es:400", longer].low < 0 < found[OWN, "es:400", longer].high,
+      "ES n=400 isn't told from a baseline of as many steps, on D_I"
+      f" ({found[OWN, 'es:400', longer]}) or on D_G"
+      f" ({found[GENERAL, 'es:400', longer]}).",
     ),
   ]
 

@@ -1,0 +1,51 @@
+"""RESULTS says of the runs beside the converged one what their files do."""
+
+import pandas as pd
+import pytest
+from helpers import class_counts, documents, forms
+from test_imports import ROOT
+
+from experiments.outputs.report import runs
+
+FOLDER = ROOT / "experiments" / "results"
+FORMS = "The forms combined, and more steps"
+RESULTS = documents.RESULTS
+CLASSES = "Class counts of people's own"
+KINDS = {c: f"class_counts/{c}" for c in class_counts.CONCENTRATIONS}
+
+
+def read(name):
+  return runs.read_all([str(FOLDER / name)])[0]
+
+
+@pytest.mark.parametrize(
+  "name", ["nist_forms", "nist_controls", *KINDS.values()]
+)
+def test_tables_are_those_of_the_results(name):
+  run = read(name)
+  assert run.finished
+  table = pd.read_csv(FOLDER / name / "table1.csv")
+  documents.same(documents.recomputed(run), table, documents.COLUMNS)
+
+
+def test_results_have_the_forms_and_the_controls():
+  run, further, controls = map(
+    read, ("nist_converged", "nist_forms", "nist_controls")
+  )
+  values = forms.both(run, further)
+  texts = (
+    forms.levels(values, forms.SHOWN),
+    forms.table(values, forms.OF_FORMS),
+    forms.table(forms.both(run, controls), forms.OF_CONTROLS),
+  )
+  rows = set().union(*map(documents.rows_of, texts))
+  assert documents.rows_of(documents.section(RESULTS, FORMS)) == rows
+  said = forms.of_forms(run, further) + forms.of_controls(run, controls)
+  documents.check(RESULTS, FORMS, said, ["H100"])
+
+
+def test_results_have_the_class_counts():
+  found = {c: read(name) for c, name in KINDS.items()}
+  rows = documents.rows_of(class_counts.table(found))
+  assert documents.rows_of(documents.section(RESULTS, CLASSES)) == rows
+  documents.check(RESULTS, CLASSES, class_counts.sentences(found))
