@@ -122,10 +122,11 @@ def vary_class_counts(
   """Gives each of these people class preferences of their own.
 
   Of the people with ids [S], nobody else. A person's class proportions are
-  drawn from a symmetric Dirichlet distribution, whose concentration of 0.1
-  gives one or two classes nearly everything, 1 any proportions, and 100 nearly
-  even ones. Half of the rows are removed at random so that, as nearly as the
-  person's samples allow, the classes are in those proportions.
+  drawn from a symmetric Dirichlet distribution: a concentration of 0.1 asks for
+  a few classes, 1 for any proportions, and 100 for nearly even ones. Half of
+  the rows are removed at random so that the classes come as near to these as
+  the other half allows: of a person with as many samples of each class at
+  least half of the classes stay.
 
   Source: section II, variant 1 (class counts variation).
   """

@@ -51,7 +51,7 @@ def test_what_the_paper_has_holds_where_differences_are_sure(table):
   # sds are all alike here.
   found.pop("e1")
   assert set(found.values()) == {"holds"}
-  assert " ".join(found) == "a1 a2 a3 b1 b2 c1 c2 d1 d2 e2"
+  assert " ".join(found) == "a1 a2 a3 b1 b2 c1 c2 c3 d1 d2 e2"
   # The table's .980 for both, so that one setting decides.
   tied = verdicts(table)["individual", "sw:12", "baseline"]
   assert tied == "can't be told"
@@ -71,7 +71,8 @@ def test_numbers_are_those_of_the_accuracies(table):
 
 def test_p_values_are_corrected_over_all_comparisons_once(table):
   once = table.drop_duplicates(["data", "method", "against"])
-  assert len(once) == len(table) - 1  # SW n=2 above the baseline is in a2, c1
+  # SW n=2 beside the baseline is in a2 and c1, and in c2 and c3.
+  assert len(once) == len(table) - 2
   tested = once[once["p_wilcoxon"].notna()].sort_values("p_wilcoxon")
   highest, count = 0.0, len(tested)
   for k, row in enumerate(tested.to_dict("records")):
@@ -95,7 +96,7 @@ def test_small_effects_can_not_be_told_and_say_how_many_people_would():
   values = like_the_paper(noise=0.05)
   found = claims.judge(values)
   assert by_claim(found)["b1"] == "can't be told"
-  row = found.query("claim == 'c2' and method == 'es:40'").iloc[0]
+  row = found.query("claim == 'c3' and method == 'es:40'").iloc[0]
   assert row["verdict"] == "can't be told"
   change = (values["global"]["es:40"] - values["global"]["sw:2"])[0]
   count = found.drop_duplicates(["data", "method", "against"])["p_holm"].count()
@@ -104,7 +105,9 @@ def test_small_effects_can_not_be_told_and_say_how_many_people_would():
   expected = math.ceil(np.pi / 3 * (z / effect) ** 2)
   assert PEOPLE < row["people_needed"] == expected < 10_000
   text = claims.text(found)
-  assert "| can't be told with 40 people; >10000 needed (estimate)" in text
+  start = "| can't be told with 40 people; >10000 needed to"
+  assert f"{start} confirm it (estimate)" in text
+  assert f"{start} refute it (estimate)" in text
   assert f"over all {count} comparisons" in text
 
 
@@ -245,3 +248,24 @@ def test_our_table_stands_beside_the_paper_s():
   against = values["global"]["ig:5"] - values["global"]["random:1500"]
   assert rows["ig:5"][6] == f"{(against > 0).sum()} of 40"
   assert rows["global"][3:] == ["-", ".900", "-", "-", "-"]
+
+
+def test_claims_at_the_papers_level_have_no_correction():
+  rng = np.random.default_rng(2)
+  values = like_the_paper(noise=1e-5)
+  of = values["individual"]
+  # p of about .03, of which Holm's correction leaves nothing.
+  chance = rng.normal(size=PEOPLE)
+  chance = 0.34 + (chance - chance.mean()) / chance.std(ddof=1)
+  settings = {claim.name: claim for claim in claims.CLAIMS}
+  for sign, expected in ((1, "holds"), (-1, "doesn't")):
+    for method in ("tl:10", "tl:300"):
+      of[method] = of["baseline"] + sign * 0.01 * chance
+    found = claims.judge(values)
+    own = found[found["claim"] == "a3"]
+    assert (own["p_wilcoxon"] < 0.1).all() and (own["p_holm"] > 0.05).all()
+    assert by_claim(found)["a3"] == "can't be told"
+    assert claims.loosely(found, settings["a3"]) == expected
+  del of["tl:10"], of["tl:300"]
+  found = claims.judge(values)
+  assert claims.loosely(found, settings["a3"]) == "lacks tl:10 tl:300"

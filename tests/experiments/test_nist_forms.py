@@ -1,11 +1,13 @@
 """RESULTS says of the runs beside the converged one what their files do."""
 
+import numpy as np
 import pandas as pd
 import pytest
 from helpers import class_counts, documents, forms
 from test_imports import ROOT
 
 from experiments.outputs.report import runs
+from personalization_jax.datasets import nist_digits, variations
 
 FOLDER = ROOT / "experiments" / "results"
 FORMS = "The forms combined, and more steps"
@@ -42,6 +44,33 @@ def test_results_have_the_forms_and_the_controls():
   assert documents.rows_of(documents.section(RESULTS, FORMS)) == rows
   said = forms.of_forms(run, further) + forms.of_controls(run, controls)
   documents.check(RESULTS, FORMS, said, ["H100"])
+
+
+def test_class_counts_are_those_of_the_digits(shared_data):
+  """As RESULTS has them, of the ten people of these runs."""
+  digits = nist_digits.load("mnist", manual_dir=str(shared_data))
+  digits = variations.flips(digits)
+  people = np.array([*map(int, read(KINDS["1"]).people)])
+  found = {}
+  for concentration in class_counts.CONCENTRATIONS:
+    varied = variations.vary_class_counts(
+      digits, people, concentration=float(concentration)
+    )
+    counts = np.array(
+      [
+        np.bincount(varied.labels[varied.individuals == person], minlength=30)
+        for person in people
+      ]
+    )
+    there = (counts > 0).sum(axis=1)
+    largest = np.sort(counts, axis=1)[:, -2:].sum(axis=1) / counts.sum(axis=1)
+    share = f"{np.median(largest):.0%}"
+    found[concentration] = (min(there), max(there), share)
+  assert found == {
+    "0.1": (16, 20, "15%"),
+    "1": (27, 30, "14%"),
+    "100": (30, 30, "8%"),
+  }
 
 
 def test_results_have_the_class_counts():

@@ -9,7 +9,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-from helpers.converged import GENERAL, OWN, SHAPING, Sentences, short
+from helpers.converged import GENERAL, OWN, Sentences, short
 
 from experiments.outputs.report import runs
 from personalization_jax.analysis import markdown, metrics, tables
@@ -122,14 +122,22 @@ def of_forms(run: runs.Run, further: runs.Run) -> Sentences:
   }
   own, general = means[OWN], means[GENERAL]
   three, early, mixed = COMBINED
-  shaping = [*SHAPING, *COMBINED, *LAST]
-  most = max(own, key=own.get)
   again = {
-    name: f"{short(one.accuracies('tl:300', OWN).mean(), '.4f')} on D_I and"
-    f" {short(one.accuracies('tl:300', GENERAL).mean(), '.4f')} on D_G"
-    for name, one in (("here", further), ("there", run))
+    (method, of): further.accuracies(method, of) - run.accuracies(method, of)
+    for method in ("tl:300", "global")
+    for of in (OWN, GENERAL)
   }
-  choice = further.choice.set_index("method")["hurt"]
+  moved = {k: short(v.mean(), "+z.4f") for k, v in again.items()}
+  apart = [short(again[m, OWN].std(ddof=1)) for m in ("tl:300", "global")]
+  hurt = {
+    one: (one.choice.set_index("method")["hurt"] * len(one.people)).round()
+    for one in (run, further)
+  }
+  # What they begin with, or are compared with, in the same run.
+  start = {
+    m: change(values[GENERAL][m], values[GENERAL]["global"])
+    for m in (mixed, *LAST, "tl:300")
+  }
   maker = further.makers[0]
   return [
     (
@@ -141,29 +149,34 @@ def of_forms(run: runs.Run, further: runs.Run) -> Sentences:
       " 2026-11-27, commit 1c286b9, beside other work.",
     ),
     (
-      abs(own["tl:300"] - run.accuracies("tl:300", OWN).mean()) < 0.002,
-      f"TL n=300 was trained again and has {again['here']}, on the H100"
-      f" {again['there']}: rounding alone moves a mean by that.",
+      all(abs(change.mean()) < 0.0015 for change in again.values()),
+      "Trained again on these cores with this jax, TL n=300 moved by"
+      f" {moved['tl:300', OWN]} on D_I and {moved['tl:300', GENERAL]} on D_G,"
+      f" and D_G's model by {moved['global', OWN]} on D_I, where single people"
+      f" moved by an sd of {apart[0]} and {apart[1]}: comparisons of the two"
+      " machines' rows have that in them.",
     ),
     (
-      most == early
-      and own[early] - own["tl:300"] < 0.005
-      and found[OWN, early, "tl:300"].holm > 0.05
-      and general[early] == min(general[m] for m in shaping),
-      "No combined form is the best on both. ES n=400 + TL n=300 has the"
-      f" highest mean on D_I of all rows ({short(own[early])}) and the lowest"
-      f" of shaping on D_G ({short(general[early])}), and isn't told from TL"
-      " n=300 alone.",
+      not any(
+        own[m] == max(own.values()) and general[m] == max(general.values())
+        for m in COMBINED
+      )
+      and all(found[of, early, "tl:300"].holm > 0.05 for of in (OWN, GENERAL)),
+      "No combined form's mean is the best on both. ES n=400 + TL n=300"
+      f" ({short(own[early])} and {short(general[early])}) isn't told from TL"
+      " n=300 alone on either.",
     ),
     (
       found[OWN, mixed, "baseline"].holm < 0.05
       and found[GENERAL, mixed, "baseline"].holm > 0.05
-      and found[OWN, mixed, "sw:12"].holm > 0.05,
+      and found[OWN, mixed, "sw:12"].holm > 0.05
+      and start[mixed].high < 0,
       "ES n=400 + SW n=12 is better than the baseline on D_I"
       f" ({found[OWN, mixed, 'baseline']}, p ="
-      f" {short(found[OWN, mixed, 'baseline'].holm)}) without a cost on D_G"
-      f" that can be told ({found[GENERAL, mixed, 'baseline']}); what it adds"
-      f" to SW n=12 can't be told ({found[OWN, mixed, 'sw:12']}).",
+      f" {short(found[OWN, mixed, 'baseline'].holm)}). On D_G it isn't told"
+      f" from the baseline ({found[GENERAL, mixed, 'baseline']}) and is below"
+      f" the model of D_G alone ({start[mixed]}). What it adds to SW n=12 can't"
+      f" be told ({found[OWN, mixed, 'sw:12']}).",
     ),
     (
       found[GENERAL, three, "baseline"].high < 0
@@ -182,19 +195,25 @@ def of_forms(run: runs.Run, further: runs.Run) -> Sentences:
         and found[GENERAL, m, "baseline"].holm > 0.05
         for m in LAST
       ),
-      "Transfer learning of the last layer alone, or of the last two, gains on"
-      " D_I what TL n=300 gains, as far as 40 people tell, and hardly costs"
-      f" D_G: the last one against TL n=300 {found[OWN, LAST[0], 'tl:300']} on"
-      f" D_I and {found[GENERAL, LAST[0], 'tl:300']} on D_G (p < .0001);"
-      " against the"
+      "Transfer learning of the last layer alone, or of the last two, isn't"
+      " told from TL n=300 on D_I and costs D_G less: the last one against TL"
+      f" n=300 {found[OWN, LAST[0], 'tl:300']} on D_I and"
+      f" {found[GENERAL, LAST[0], 'tl:300']} on D_G (p < .0001); against the"
       f" baseline {found[OWN, LAST[0], 'baseline']} (p ="
       f" {short(found[OWN, LAST[0], 'baseline'].holm, '.4f')}) and"
       f" {found[GENERAL, LAST[0], 'baseline']}.",
     ),
     (
-      choice[LAST[0]] == choice[LAST[1]],
-      f"They hurt {choice[LAST[0]]:.0%} of the people against the model of D_G"
-      f" alone, TL n=300 {choice['tl:300']:.0%}.",
+      all(start[m].high < 0 and start[m].p < 1e-4 for m in (*LAST, "tl:300")),
+      "Against the model of D_G that they begin with, D_G loses"
+      f" {start[LAST[0]]} by it and {start['tl:300']} by TL n=300 (p < .0001,"
+      " uncorrected).",
+    ),
+    (
+      hurt[further][LAST[0]] == hurt[further][LAST[1]],
+      f"They hurt {hurt[further][LAST[0]]:.0f} people each, TL n=300"
+      f" {hurt[further]['tl:300']:.0f} here and {hurt[run]['tl:300']:.0f} on"
+      " the H100: too few to tell.",
     ),
     (
       True,
@@ -258,10 +277,9 @@ def of_readme(run: runs.Run, further: runs.Run) -> Sentences:
   return [
     (
       found[OWN, last, "tl:300"].holm > 0.05
-      and found[GENERAL, last, "tl:300"].low > 0
-      and found[GENERAL, last, "baseline"].holm > 0.05,
+      and found[GENERAL, last, "tl:300"].low > 0,
       "Of what the paper names and doesn't show, transfer learning of the last"
-      f" layer alone (`{last}`) is as good for individuals as TL n=300"
-      f" ({at[OWN]}) and hardly costs D_G ({at[GENERAL]}).",
+      f" layer alone (`{last}`) isn't told from TL n=300 for individuals"
+      f" ({at[OWN]}) and costs D_G less ({at[GENERAL]}).",
     )
   ]
