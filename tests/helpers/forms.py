@@ -1,8 +1,9 @@
-"""What RESULTS says of two runs beside the converged one, with its people.
+"""What RESULTS says of the runs beside the converged one, with its people.
 
 `nist_forms` has the combined forms and TL of the last layers for all of them,
-`nist_controls` the baseline and SW with more steps for the first ones. Methods
-are compared person by person, with those of the converged run too.
+`nist_controls_3940` and `_4040` the baseline and SW with so many steps, the
+second for the first of them. Methods are compared person by person, with those
+of the converged run too.
 """
 
 import dataclasses
@@ -16,7 +17,8 @@ from personalization_jax.analysis import markdown, metrics, tables
 
 COMBINED = ("es:40+sw:12+tl:10", "es:400+tl:300", "es:400+sw:12")
 LAST = ("tl:300:last=1", "tl:300:last=2")
-LONGER = {"baseline": "baseline@steps=4040", "sw:2": "sw:2@steps=4040"}
+# Steps: those of TL n=300, and of ES n=400.
+CONTROLS = {3940: "nist_controls_3940", 4040: "nist_controls_4040"}
 OF_FORMS = [
   *((form, "baseline") for form in COMBINED),
   ("es:40+sw:12+tl:10", "tl:300"),
@@ -26,10 +28,17 @@ OF_FORMS = [
 ]
 # Rows of RESULTS, of which the last ones are this run's.
 SHOWN = ["baseline", "es:400", "sw:12", "sw:2", "tl:300", *COMBINED, *LAST]
-OF_CONTROLS = [
-  *((longer, method) for method, longer in LONGER.items()),
-  *((method, LONGER["baseline"]) for method in ("es:400", "tl:300")),
-]
+
+
+def of_longer(steps: int) -> list[tuple[str, str]]:
+  """The comparisons of a control."""
+  longer = f"baseline@steps={steps}"
+  return [
+    (longer, "baseline"),
+    (f"sw:2@steps={steps}", "sw:2"),
+    ("es:400", longer),
+    ("tl:300", longer),
+  ]
 
 
 @dataclasses.dataclass
@@ -217,54 +226,88 @@ def of_forms(run: runs.Run, further: runs.Run) -> Sentences:
     ),
     (
       True,
-      "They also leave batch normalisation's statistics as they were on D_G:"
-      " this run can't tell whether that or the fewer weights keep D_G.",
+      "They also leave batch normalisation's statistics as they were on D_G, of"
+      " which the end of this section says more.",
     ),
   ]
 
 
-def of_controls(run: runs.Run, controls: runs.Run) -> Sentences:
-  """What RESULTS says of the baseline and SW with more steps."""
-  values, (longer, weighed) = both(run, controls), LONGER.values()
-  found = changes(values, OF_CONTROLS)
-  steps = run.settings["epochs"] * 182
-  known = {**run.settings, "num_individuals": 20}
+def of_controls(
+  run: runs.Run, further: runs.Run, controls: dict[int, runs.Run]
+) -> Sentences:
+  """What RESULTS says of the baseline and SW with more steps, and of AdaBN."""
+  of = {steps: both(run, control) for steps, control in controls.items()}
+  found = {k: changes(values, of_longer(k)) for k, values in of.items()}
+  most = run.settings["epochs"] * 182
+  many = {3940: 40, 4040: 20}
+  longer = {k: f"baseline@steps={k}" for k in of}
+  first, second = (found[k] for k in of)
+  with_3940, with_4040 = longer.values()
+  longest = [
+    found[k][data, f"{m}@steps={k}", m]
+    for k in of
+    for data in (OWN, GENERAL)
+    for m in ("baseline", "sw:2")
+  ]
+  commits = [maker["commit"] for maker in controls[3940].makers]
+  values, start = of[3940], both(run, further)[GENERAL]
+  own, general = (
+    change(values[data]["adabn"], values[data]["global"])
+    for data in (OWN, GENERAL)
+  )
+  lost = change(start["tl:300"], start["global"])
   return [
     (
-      controls.settings == known
-      and len(controls.people) == 20
-      and steps + 400 == 4040
-      and f"{longer} {weighed}" == "baseline@steps=4040 sw:2@steps=4040",
-      "The first 20 of the 40 people, with 4,040 steps: as many as ES n=400"
-      " takes, and 100 more than TL n=300.",
+      (most + 300, most + 400) == (*of,)
+      and all(
+        control.settings
+        == {**run.settings, "num_individuals": many[k], "seed": 0}
+        and len(control.people) == many[k]
+        and control.makers[0]["platform"] == "cpu"
+        for k, control in controls.items()
+      ),
+      "All 40 people with TL n=300's 3,940 steps, and the first 20 of them with"
+      " ES n=400's 4,040.",
+    ),
+    (
+      "a5f8633d2f70" in commits,
+      "Those of 3,940 steps are of commit a5f8633.",
+    ),
+    (
+      all(one.holm > 0.05 and one.low < 0 < one.high for one in longest),
+      "More steps alone change nothing that can be told, of the baseline"
+      f" {first[OWN, with_3940, 'baseline']} on D_I and"
+      f" {first[GENERAL, with_3940, 'baseline']} on D_G.",
+    ),
+    (
+      first[GENERAL, "tl:300", with_3940].holm < 1e-4
+      and first[OWN, "tl:300", with_3940].holm < 0.05
+      and first[OWN, "tl:300", with_3940].low > 0,
+      "So TL n=300's gain on D_I and its cost on D_G come of the person's data:"
+      " against a baseline of as many steps they are"
+      f" {first[OWN, 'tl:300', with_3940]} (p ="
+      f" {short(first[OWN, 'tl:300', with_3940].holm)}) and"
+      f" {first[GENERAL, 'tl:300', with_3940]} (p < .0001).",
     ),
     (
       all(
-        found[of, more, method].holm > 0.05
-        for of in (OWN, GENERAL)
-        for method, more in LONGER.items()
-      )
-      and found[GENERAL, longer, "baseline"].high < 0.0035,
-      "More steps alone change nothing that can be told:"
-      f" {found[OWN, longer, 'baseline']} on D_I and"
-      f" {found[GENERAL, longer, 'baseline']} on D_G for the baseline.",
+        one[data, "es:400", which].low < 0 < one[data, "es:400", which].high
+        for one, which in ((first, with_3940), (second, with_4040))
+        for data in (OWN, GENERAL)
+      ),
+      "ES n=400 isn't told from either longer baseline, on D_I or on D_G.",
     ),
     (
-      found[GENERAL, "tl:300", longer].holm < 1e-4
-      and found[OWN, "tl:300", longer].low > 0
-      and found[OWN, "tl:300", longer].holm > 0.05
-      and found[OWN, "tl:300", longer].mean
-      >= change(values[OWN]["tl:300"], values[OWN]["baseline"]).mean,
-      "So TL's cost on D_G comes of the person's data, not of the steps; its"
-      " gain on D_I is no smaller against the longer baseline"
-      f" ({found[OWN, 'tl:300', longer]}, which 20 people don't tell after"
-      " correction).",
+      own.low > 0 and own.p < 0.05 and general.high < 0,
+      "D_G's model with the batch statistics of the person's training data"
+      " (`adabn`, no training, in the same run) has"
+      f" {own} on D_I against that model (p = {short(own.p)}) and {general} on"
+      " D_G (p < .0001, both uncorrected).",
     ),
     (
-      found[OWN, "es:400", longer].low < 0 < found[OWN, "es:400", longer].high,
-      "ES n=400 isn't told from a baseline of as many steps, on D_I"
-      f" ({found[OWN, 'es:400', longer]}) or on D_G"
-      f" ({found[GENERAL, 'es:400', longer]}).",
+      general.p < 1e-4 and lost.high < 5 * general.mean,
+      "So the statistics alone explain little of what TL n=300 costs D_G"
+      f" ({short(lost.mean, '+z.4f')}); most of it comes with the weights.",
     ),
   ]
 
