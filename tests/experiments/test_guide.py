@@ -84,7 +84,7 @@ def ran(guide, tmp_path_factory):
   names = {"__name__": "guide"}
   said = io.StringIO()
   blocks = _RUN.findall(guide)
-  assert len(blocks) == guide.count("\n<!-- run -->\n") == 18
+  assert len(blocks) == guide.count("\n<!-- run -->\n") == 19
   with (
     contextlib.chdir(folder),
     contextlib.redirect_stdout(said),
