@@ -67,15 +67,15 @@ _METHODS = flags.DEFINE_string("methods", "shaping",
 WORKDIR = flags.DEFINE_string("workdir", "runs/table1", "The run directory.")
 _INDIVIDUALS_PER_DEVICE = flags.DEFINE_integer("individuals_per_device", 0,
     "Models on a device at once, which bounds memory; 0 takes 1 on a CPU and"
-    " 8 elsewhere.", lower_bound=0)
+    " elsewhere 8, or 4, 2 or 1 where more don't fit.", lower_bound=0)
 SIDE_BY_SIDE = flags.DEFINE_integer("side_by_side", 0,
     "How many of them one operation computes; the others follow one after"
     " another. 0 takes 1 on a CPU and all of them elsewhere;"
     " experiments.plan tells what else would take.", lower_bound=0)
 MEMORY_GIB = flags.DEFINE_float("memory_gib", 0.0,
     "GiB of each device's memory that training may take; 0 for all of it."
-    " Unless --individuals_per_device is set, as many models are trained at"
-    " once as fit.", lower_bound=0.0)
+    " Unless --individuals_per_device is set, its default is halved until the"
+    " models fit.", lower_bound=0.0)
 STORE = flags.DEFINE_enum("store", "device", ["device", "host"],
     "Where the images are: on every device, or on the host, which sends"
     " each block of steps the rows that it needs.")

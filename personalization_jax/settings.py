@@ -39,7 +39,10 @@ class Personal:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """How every model is trained; the defaults are the paper's (section IV).
+  """How every model is trained; by default as section IV says.
+
+  It names Adam, epochs, batch size and network, but no learning rate or initial
+  weights: README, "How the paper is read".
 
   Attributes:
     epochs: epochs on D_G.

@@ -72,7 +72,8 @@ def make_trainer(
 
   Args:
     population: the store.
-    settings: width, precision and learning rate.
+    settings: width, precision, initial weights and learning rate; with a
+      model, the learning rate alone.
     model: what everybody's model is: any Flax Linen module that gives logits
       [B, num_classes] of samples [B, ...], called as `networks.interface` says;
       by default Fig. 4's network.

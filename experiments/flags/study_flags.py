@@ -71,8 +71,8 @@ _CLASS_CONCENTRATION = flags.DEFINE_float("class_concentration", None,
     "Vary the individuals' class counts by a Dirichlet distribution with this"
     " parameter (section II, variant 1); unset, they stay as they are.")
 _IMAGE_SIZE = flags.DEFINE_integer("image_size", 32,
-    "Pixels a side: 16, 32 or 64; 0 keeps the images' size. Other"
-    " samples are never resized.")
+    "Pixels a side: 16, 32 or 64; 0 keeps the images' size, but for synthetic"
+    " ones. Other samples are never resized.")
 _TRAIN_FRACTION = flags.DEFINE_float("train_fraction", 0.7,
     "Fraction of everyone's samples to train on.")
 _STANDARDISE = flags.DEFINE_enum("standardise", "auto", scaling.KINDS,
@@ -115,9 +115,11 @@ _PRECISE_BATCH_STATS = flags.DEFINE_bool("precise_batch_stats", False,
 _PRECISION = flags.DEFINE_enum("precision", "float32", ["float32", "bfloat16"],
     "Number format of activations.")
 _VALIDATION_FRACTION = flags.DEFINE_float("validation_fraction", 0.0,
-    "Fraction of everyone's samples for --eval_every and for the choice"
-    " between a person's model and `global`'s. It is taken out of the"
-    " test data, which are 1 - --train_fraction - --validation_fraction.")
+    "Fraction of everyone's samples for --eval_every, for methods that choose"
+    " by them (mix, knn, ifca, @best) and for the choice between a person's"
+    " model and `global`'s. It is taken out of the test data, which are"
+    " 1 - --train_fraction - --validation_fraction; of a split in the data"
+    " without validation data, out of what trains.")
 _SEED = flags.DEFINE_integer("seed", 0,
     "Seed of everything random; with --seeds, of who the individuals are.")
 # They may grow from one call to the next; what is finished stays.

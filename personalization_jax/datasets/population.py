@@ -112,7 +112,8 @@ class Population:
       num_classes: if it is given, labels are numbers below it.
       complete: whether to reject classes without a sample and people with one
         sample, with which no study can be made.
-      label_names: names of the classes; those without a sample are left out.
+      label_names: names of the classes; those without a sample are left out,
+        but with num_classes, which says how many names there are.
       is_test: [N], the user's own split: whether a row is a test sample, or the
         texts train, validation and test.
       layout: what the axes of samples are: "channels_last", "channels_first",
@@ -141,6 +142,11 @@ class Population:
       num_classes = int(labels.max()) + 1
     else:
       labels = intake.numbers_below(labels, count, num_classes)
+      if label_names is not None and len(label_names) != num_classes:
+        raise ValueError(
+          f"label_names has {len(label_names)} names for"
+          f" num_classes={num_classes}: one for each class."
+        )
     if originals is None:
       originals = np.arange(count)
     found = cls(

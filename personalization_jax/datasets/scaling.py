@@ -68,8 +68,8 @@ def standardise(
   """Gives each feature, or each channel, mean 0 and deviation 1.
 
   Mean and standard deviation are of D_G's training rows alone, over all axes
-  but the last: nobody's test data are in them. What is constant there is 0, and
-  isn't divided.
+  but the last: nobody's test data are in them. What is constant there has that
+  constant taken off, and isn't divided: it is 0 but where others differ.
 
   Args:
     population: N samples [..., F], as they came.

@@ -29,7 +29,7 @@ Fit = Callable[[nn.Module, Any, Any, Any], Any]
 
 @dataclasses.dataclass(frozen=True)
 class LastLayers:
-  """Trains so many last layers alone (III-C, "fewer layers adjusted")."""
+  """Trains so many last layers alone (III-C)."""
 
   count: int
 

@@ -73,8 +73,9 @@ class Method:
       all of a person's training data.
     start: what training begins with in place of D_G's model, such as
       `reptile.Reptile`; None for that model.
-    best: whether everybody keeps the model of the step, among the late ones,
-      after which it was best on their validation data.
+    best: whether everybody keeps the model that was best on their validation
+      data, after 0 (D_G's model), late, late / 2, late / 4, ... or 1 of the
+      late batches; of equals the earliest.
     learning_rate: of the late batches; None for that of the settings.
     steps: how many batches SW or the baseline has in all, as a control of their
       number: D_G's epochs go on for so many; None for the settings' epochs.

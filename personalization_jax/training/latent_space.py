@@ -61,7 +61,9 @@ class LatentSpace(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class LatentSettings:
-  """How the auto-encoder is trained; the defaults are the paper's.
+  """How the auto-encoder is trained.
+
+  Epochs and batch size are the paper's, which names no learning rate.
 
   Raises:
     ValueError: naming what nothing can be trained with.

@@ -231,7 +231,7 @@ def train_step(
   of padding alone moves `step` on and leaves all else untouched, or the
   optimiser's momentum would go on without data.
 
-  Source: section II ("trained using gradient descent based on batches").
+  Source: section II ("altered using gradient descent based on batches").
   """
   trainable = _trainable(learner, state.params, base)
   frozen = _frozen_layers(learner, trainable)

@@ -66,6 +66,10 @@ def test_floats_of_any_shape_are_kept_as_they_are(dtype, shape):
       "class 1 of 0..2 has no",
     ),
     ({"labels": np.arange(6) % 2, "num_classes": 1}, "row 1 holds 1"),
+    (
+      {"num_classes": 2, "label_names": ["a", "b", "c"]},
+      "label_names has 3 names for num_classes=2",
+    ),
     ({"individuals": np.zeros(7, int)}, r"individuals .* has shape \(7,\)"),
     ({"individuals": np.array([*"aabbbz"])}, "individual z has one sample"),
     ({"individuals": np.array([0, 0, 1, 1, 1, 7])}, "individual 7 has one"),
