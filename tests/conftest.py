@@ -16,6 +16,11 @@ pytest.register_assert_rewrite("helpers")
 jax.config.update("jax_num_cpu_devices", 4)
 jax.devices()  # from here on scripts that tests call don't change their number
 
+# Tests compile more than they compute. With 0 in the environment they compile
+# as users do, as processes that they start do in any case.
+if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
+  jax.config.update("jax_disable_most_optimizations", True)
+
 # It defines flags when it is first imported, and flagsaver would forget those
 # that come within its context.
 with contextlib.suppress(ModuleNotFoundError):  # not made for all Pythons

@@ -260,8 +260,7 @@ def of_controls(
     (
       (most + 300, most + 400) == (*of,)
       and all(
-        control.settings
-        == {**run.settings, "num_individuals": many[k], "seed": 0}
+        control.settings == {**run.settings, "num_individuals": many[k]}
         and len(control.people) == many[k]
         and control.makers[0]["platform"] == "cpu"
         for k, control in controls.items()
