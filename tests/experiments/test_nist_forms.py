@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import class_counts, documents, forms
+from helpers import class_counts, documents, forms, small_preset
 from test_imports import ROOT
 
 from experiments.outputs.report import runs
@@ -12,6 +12,7 @@ from personalization_jax.datasets import nist_digits, variations
 FOLDER = ROOT / "experiments" / "results"
 FORMS = "The forms combined, and more steps"
 RESULTS = documents.RESULTS
+SMALL = "Real digits in ten minutes"
 CLASSES = "Class counts of people's own"
 KINDS = {c: f"class_counts/{c}" for c in class_counts.CONCENTRATIONS}
 
@@ -21,7 +22,8 @@ def read(name):
 
 
 @pytest.mark.parametrize(
-  "name", ["nist_forms", *forms.CONTROLS.values(), *KINDS.values()]
+  "name",
+  ["nist_forms", "nist_small", *forms.CONTROLS.values(), *KINDS.values()],
 )
 def test_tables_are_those_of_the_results(name):
   run = read(name)
@@ -47,6 +49,11 @@ def test_results_have_the_forms_and_the_controls():
   said = forms.of_forms(run, further)
   said += forms.of_controls(run, further, controls)
   documents.check(RESULTS, FORMS, said, ["H100"])
+
+
+def test_results_have_the_small_preset():
+  said = small_preset.sentences(*map(read, ("nist_small", "nist_converged")))
+  documents.check(RESULTS, SMALL, said)
 
 
 def test_class_counts_are_those_of_the_digits(shared_data):
