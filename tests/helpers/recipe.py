@@ -46,7 +46,9 @@ def _cell(own: pd.DataFrame) -> str:
 
 def table(runs: pd.DataFrame) -> str:
   """Markdown: means over seeds, and how many."""
-  there = [name for name in NAMES if not of(runs, name, SIZES[2]).empty]
+  there = [
+    name for name in NAMES if any(len(of(runs, name, size)) for size in SIZES)
+  ]
   columns = [("", "initial weights", [NAMES[name] for name in there])]
   columns += [
     (
@@ -97,9 +99,9 @@ def _of_weights(runs: pd.DataFrame) -> Sentences:
   early = pd.concat(quarter)
   means = [own.mean() for own in quarter]
   low, high = full.min(axis=None), full.max(axis=None)
-  tall, ahead = (
+  small, tall, ahead = (
     (of(runs, "pytorch", size) - of(runs, "lecun_normal", size))[GENERAL]
-    for size in SIZES[1:3]
+    for size in SIZES[:3]
   )
   return [
     (
@@ -119,9 +121,23 @@ def _of_weights(runs: pd.DataFrame) -> Sentences:
       f" of three seeds, by {short(ahead.min())} to {short(ahead.max())}.",
     ),
     (
-      len(tall) == 3 and tall.min() < 0 < tall.max(),
-      "At a quarter of the width and 32 pixels neither is above the other in"
-      f" each ({short(tall.min(), '+.3f')} to {short(tall.max(), '+.3f')}).",
+      all(len(own) == 3 and own.min() < 0 < own.max() for own in (small, tall)),
+      "At a quarter of the width neither is above the other in each"
+      f" ({short(small.min(), '+.3f')} to {short(small.max(), '+.3f')} at 16"
+      f" pixels, {short(tall.min(), '+.3f')} to {short(tall.max(), '+.3f')} at"
+      " 32).",
+    ),
+    (
+      max(
+        own.max() - own.min()
+        for size in SIZES[:3]
+        for own in [
+          pd.Series([of(runs, name, size)[GENERAL].mean() for name in NAMES])
+        ]
+      )
+      < 0.006,
+      "The weights' means of training to the end at .001 are within .006 of"
+      " each other on D_G.",
     ),
   ]
 
