@@ -59,6 +59,15 @@ class Record(NamedTuple):
       }
     )
 
+  def ended(self, individual: np.ndarray, general: np.ndarray) -> Record:
+    """The record with its last evaluation replaced, of [n, k] and [n]."""
+    before = self._replace(
+      individual=self.individual[:, :-1], general=self.general[:, :-1]
+    )
+    return before.after(
+      individual=individual[:, None], general=general[:, None]
+    )
+
   def of(self, people: range) -> dict[str, np.ndarray]:
     """What m of the k people begin with who all go on with this one model."""
     return {

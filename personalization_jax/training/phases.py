@@ -80,7 +80,8 @@ def run(
   with, if not the last. `on_steps` is called with the
   steps done since the last call, over all n; it was told of the first
   `reported` ones already. Over the last `precise` batches, if any, the trained
-  models' running batch statistics are computed anew.
+  models' running batch statistics are computed anew, before the evaluation at
+  the schedule's end.
   """
   count = len(chunk.indices)
   points = validation.steps if validation else ()
@@ -146,6 +147,9 @@ def run(
     states = trainer.precise_batch_stats(
       states, last_batches(rows, precise), trainable
     )
+    # Curves end with the models that are given.
+    if validation and rows.shape[1] in points:
+      record = record.ended(*validation.accuracy(trainer, states))
   return states, record.after(losses=losses)
 
 

@@ -297,9 +297,6 @@ class _Rounds:
     if missing := len(points) - len(looks):
       looks += [validation.accuracy(trainer, placed)] * missing
     more = {"losses": losses}
-    if looks:
-      individual, general = (np.stack(each, axis=1) for each in zip(*looks))
-      more |= {"individual": individual, "general": general}
     after = without_fillers(placed, count)
     if precise and steps:
       last = phases.last_batches(rows, min(precise, steps))
@@ -309,6 +306,11 @@ class _Rounds:
       for new, old in zip(*map(jax.tree.leaves, (anew, after))):
         new[idle] = old[idle]
       after = anew
+      if rows.shape[1] in points:
+        looks[-1] = validation.accuracy(trainer, trainer.place(after))
+    if looks:
+      individual, general = (np.stack(each, axis=1) for each in zip(*looks))
+      more |= {"individual": individual, "general": general}
     return after, more
 
   def _rows(self, number: int, states: TrainState) -> np.ndarray:

@@ -31,10 +31,18 @@ def trainer_of(people, devices=2, settings=SETTINGS, tiny=False, **how):
 
 
 def make_study(
-  people, num_individuals=3, devices=2, settings=SETTINGS, how=None, **kw
+  people,
+  num_individuals=3,
+  devices=2,
+  settings=SETTINGS,
+  how=None,
+  validation_fraction=0.0,
+  **kw,
 ):
   """`how` has what `trainer_of` takes beside the devices and the settings."""
   chosen = splits.choose_people(people, num_individuals, 4, seed=2)
-  split = splits.split(people, *chosen, seed=2)
+  split = splits.split(
+    people, *chosen, validation_fraction=validation_fraction, seed=2
+  )
   trainer = trainer_of(people, devices, settings, **(how or {}))
   return Study(people, split, settings, trainer=trainer, **kw)

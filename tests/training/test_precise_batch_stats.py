@@ -19,6 +19,7 @@ from personalization_jax.methods.answers import LastLayers
 from personalization_jax.networks import MLP, interface
 from personalization_jax.networks.kernels.convolution import Convolution
 from personalization_jax.training import step
+from personalization_jax.training.evaluation import Validation
 from personalization_jax.training.learner import Learner
 from personalization_jax.training.population import (
   PopulationTrainer,
@@ -198,6 +199,37 @@ def test_answers_are_those_of_the_saved_models(pair, people):
   logits = interface.apply(Tiny(), variables, images, jax.random.key(0))
   answers = result.individual_predictions[1][: len(rows)]
   np.testing.assert_array_equal(answers, np.argmax(logits, axis=1))
+
+
+@pytest.mark.parametrize("spec", ["global", "tl:3", "es:2"])
+def test_curves_end_with_the_models_that_are_given(people, monkeypatch, spec):
+  """A running mean stands for accuracy, so that no two models are alike."""
+
+  def look(self, trainer, states):
+    models, people, _ = self.own.shape
+    mean = np.asarray(states.batch_stats["norm_0"]["mean"])[:models, 0]
+    return np.repeat(mean[:, None], people, axis=1), mean
+
+  monkeypatch.setattr(Validation, "accuracy", look)
+  plain, precise = (
+    make_study(
+      people,
+      how=TINY_ONE,
+      validation_fraction=0.2,
+      eval_every=4,
+      precise_batch_stats=on,
+    ).personalize(spec, keep_models=True)
+    for on in (False, True)
+  )
+  # TL goes on with D_G's model as that was given.
+  until = 1 if spec == "tl:3" else -1
+  for name in ("individual_curve", "global_curve"):
+    for each in (plain, precise):
+      mean = each.models["batch_stats"]["norm_0"]["mean"][:, 0]
+      np.testing.assert_array_equal(getattr(each, name)[:, -1], mean)
+    same = getattr(precise, name) == getattr(plain, name)
+    assert same[:, :until].all()
+    assert not same[:, until:].any()
 
 
 @pytest.mark.parametrize("spec", ["tl:3", "es:2"])

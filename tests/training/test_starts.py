@@ -328,8 +328,9 @@ def test_batch_statistics_are_there_and_may_be_computed_anew(people, start):
   """A network with normalisation and dropout, on several devices."""
   study = make_study(people, how={"tiny": True})
   split = study.split
+  end = study.batches.num_shared_steps
   validation = Validation(
-    [], people.labels, split.test[None], split.global_test
+    [end - 1, end], people.labels, split.test[None], split.global_test
   )
   batches = dataclasses.replace(
     study.batches, split=dataclasses.replace(split, validation=split.test)
@@ -358,4 +359,14 @@ def test_batch_statistics_are_there_and_may_be_computed_anew(people, start):
   ):
     assert np.isfinite(other).all()
     assert not np.array_equal(one, other)
-  assert batches.num_shared_steps == running.record.losses.shape[1]
+  assert end == running.record.losses.shape[1]
+  for one in found:  # the last look is at the models that are given
+    alike = validation._replace(
+      own=np.repeat(validation.own, start.count, axis=0)
+    )
+    trainer = study.trainer.with_individuals_per_device(start.count)
+    own, general = alike.accuracy(trainer, trainer.place(one.states))
+    np.testing.assert_array_equal(one.record.individual[:, -1], np.float32(own))
+    np.testing.assert_array_equal(
+      one.record.general[:, -1], np.float32(general)
+    )
