@@ -553,5 +553,8 @@ def make_study(
   how["factory"] = _factory()
   how["among_individuals"] = _GROUP_CANDIDATES.value == "individuals"
   population = scaling.standardise(population, split, _STANDARDISE.value)
-  how["trainer"] = trainer_of(population)
+  trainer = how["trainer"] = trainer_of(population)
+  if trainer and _factory():
+    # Its width is its own, even where the network is Fig. 4's.
+    how["model"] = trainer.learner.model
   return Study(population, split, training_settings(seed), **how)

@@ -14,6 +14,7 @@ from experiments.flags import study_flags
 from personalization_jax.analysis.result import Result
 from personalization_jax.datasets import npz, splits
 from personalization_jax.runs import directory
+from personalization_jax.study import make_trainer
 
 FILES = ("results.csv", "table1.csv", "table1.md", "metrics.jsonl")
 HOW = {
@@ -291,6 +292,25 @@ def test_initial_weights_are_of_a_run_unless_they_are_flax_s(people):
       found = study_flags.determining(population).get("initializer")
       assert found == expected
       assert study_flags.training_settings(0).initializer == value
+
+
+def test_the_papers_network_of_ones_own_has_its_own_width(people):
+  """No flag can tell it: --width has no say in a model by name."""
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS(["table1"])
+  population = npz.load(people["npz_path"])
+  images = np.zeros((len(population), 16, 16, 1), np.uint8)
+  population = dataclasses.replace(population, images=images)
+  ids = np.unique(population.individuals)
+
+  def trainer_of(population):
+    settings = study_flags.training_settings(0)
+    own = study_flags.model(population)
+    return make_trainer(population, settings, model=own)
+
+  with flagsaver.flagsaver(dataset="npz", model="helpers.own_factories:narrow"):
+    study = study_flags.make_study(population, ids[:2], ids[2:], 0, trainer_of)
+  assert study.trainer.learner.model.width == 1 / 32
 
 
 def test_a_personal_optimiser_is_of_a_run_if_it_is_asked_for(tmp_path):

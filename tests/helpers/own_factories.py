@@ -1,7 +1,15 @@
 """Models that are asked for by name, `helpers.own_factories:...`."""
 
+import functools
+
 import flax.linen as nn
 from flax import nnx
+
+from personalization_jax.networks import Classifier
+
+narrow = functools.partial(
+  Classifier, width=1 / 32, momentum=0.99, initializer="glorot_uniform"
+)
 
 
 class Dropping(nn.Module):
