@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib import patheffects
@@ -35,7 +35,10 @@ def trade_off(accuracies: Accuracies, axes: Axes | None = None) -> Axes:
   One point a method, at its means over individuals, with bars of one standard
   error of the mean; none where everybody has the same accuracy, as with one
   model for all. Names stand beside the points, or in a legend where there is no
-  room; they are laid out for the size that the axes have at the call.
+  room; they are laid out for the size that the axes have at the call. A few
+  methods far below all others, as models of D_I alone on D_G, stand in a grey
+  strip at the edge, with their means in numbers, and leave the scale to the
+  others.
 
   Args:
     accuracies: method -> (individual_accuracy [S], global_accuracy [S]).
@@ -46,6 +49,13 @@ def trade_off(accuracies: Accuracies, axes: Axes | None = None) -> Axes:
   # Of global data, then of the individual's: [methods, 2] each.
   pairs = [[*map(metrics.mean_and_error, p[::-1])] for p in checked.values()]
   means, errors = np.moveaxis(np.array(pairs), -1, 0)
+  same = np.isnan(errors).any()
+  names = [*map(styles.method_name, checked)]
+  strips = [_strip(means[:, i], errors[:, i]) for i in range(2)]
+  for i, (far, low, high) in enumerate(strips):
+    for k in np.flatnonzero(far):
+      names[k] += f" {'←↓'[i]} {means[k, i]:.3f}"
+    means[far, i], errors[far, i] = (low + high) / 2, np.nan
   for method, (x, y), error in zip(checked, means, errors):
     style = styles.method_style(method)
     paint = style.colour, "white"
@@ -64,12 +74,12 @@ def trade_off(accuracies: Accuracies, axes: Axes | None = None) -> Axes:
   styles.caption(
     axes,
     "Means over individuals; bars: ± 1 standard error of the mean"
-    + (", none where all are the same" if np.isnan(errors).any() else "")
-    + ("; dotted: baseline" if "baseline" in checked else ""),
+    + (", none where all are the same" if same else "")
+    + ("; dotted: baseline" if "baseline" in checked else "")
+    + ("; grey: not to scale" if any(far.any() for far, *_ in strips) else ""),
   )
-  styles.accuracy_ticks(axes, "x")
-  styles.accuracy_ticks(axes, "y")
-  names = [*map(styles.method_name, checked)]
+  _scale(axes, "x", *strips[0])
+  _scale(axes, "y", *strips[1])
   if not _label_points(axes, means, errors, names):
     axes.legend(**styles.LEGEND_BESIDE | {"fontsize": None})
   return axes
@@ -246,6 +256,40 @@ def shots(
   )
   axes.legend(frameon=False, fontsize=9, loc="best")
   return axes
+
+
+def _strip(
+  means: np.ndarray, errors: np.ndarray
+) -> tuple[np.ndarray, float, float]:
+  """Which of these means [P] lie far below, and a strip's ends below the rest.
+
+  Far is at most a third of them, below a gap of twice what the others take.
+  """
+  ordered = np.sort(means)
+  below = np.zeros(len(means), bool)
+  if len(means) > 2:
+    gap = int(np.argmax(np.diff(ordered)))
+    below = means < ordered[gap + 1]
+  bars = np.nan_to_num(errors)[~below]
+  low, high = np.min(means[~below] - bars), np.max(means[~below] + bars)
+  room = high - low
+  few = below.any() and 3 * below.sum() <= len(means)
+  far = below & few & (low - means > 2 * room) & (room > 0)
+  return far, low - 0.25 * room, low - 0.1 * room
+
+
+def _scale(
+  axes: Axes, which: Literal["x", "y"], far: np.ndarray, low: float, high: float
+) -> None:
+  """Ticks of accuracies, but for a grey strip, which has no scale."""
+  if far.any():
+    span = axes.axvspan if which == "x" else axes.axhspan
+    span(low, high, color="#EEEEEE", zorder=0.3)
+    (axes.set_xlim if which == "x" else axes.set_ylim)(low, None)
+  styles.accuracy_ticks(axes, which)
+  if far.any():
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_ticks([t for t in axis.get_ticklocs() if t > high])
 
 
 def _label_points(

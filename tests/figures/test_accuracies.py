@@ -47,7 +47,8 @@ def test_standard_errors_never_pass_one():
   for size in (2, 3, 10, 100):
     values = {str(i): (rng.beta(9, 0.3, size),) * 2 for i in range(5)}
     values["one is wrong"] = (np.r_[0.0, np.ones(size - 1)],) * 2
-    for container in figures.trade_off(values).containers:
+    for value in values.values():
+      (container,) = figures.trade_off({"es:40": value}).containers
       for bars in container.lines[2]:
         assert np.max(bars.get_segments()) <= 1 + 1e-12
 
@@ -66,6 +67,22 @@ def test_trade_off_labels_cover_neither_each_other_nor_points(size, seed):
     assert (box[:2] >= frame[:2]).all() and (box[2:] <= frame[2:]).all()
     for centre in axes.transData.transform(points):
       assert not overlap(box, np.r_[centre, centre])
+
+
+def test_trade_off_leaves_the_scale_to_all_but_far_ones():
+  """One model of D_I alone on D_G would press all others into a corner."""
+  low, high = np.full(5, 0.4), np.full(5, 0.9)
+  spread = np.linspace(-0.01, 0.01, 5)
+  near = {f"tl:{n}": (high + spread, high + n / 100 + spread) for n in range(5)}
+  axes = figures.trade_off(near | {"local": (high, low)})
+  x, y = axes.containers[-1].lines[0].get_xydata()[0]
+  left = axes.get_xlim()[0]
+  assert 0.8 < left < x < min(axes.get_xticks()) and y == 0.9
+  assert axes.texts[-1].get_text() == "Local ← 0.400"
+  assert "grey: not to scale" in axes.get_title("left").replace("\n", " ")
+  axes = figures.trade_off(near | {"local": (high, high - 0.05)})
+  assert axes.containers[-1].lines[0].get_xydata()[0][0] == pytest.approx(0.85)
+  assert axes.texts[-1].get_text() == "Local" and axes.get_xlim()[0] < 0.85
 
 
 def test_trade_off_without_room_has_a_legend():
