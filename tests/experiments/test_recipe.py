@@ -10,8 +10,8 @@ ASKED = [
   "batches of 128, 100 writers and 20 epochs (3,640 steps)",
   "16 pixels",
   "A seed takes 1.5 to 8 minutes",
-  "12 at full width",
-  "45 to 60 at both",
+  "10 to 12 at full width",
+  "40 to 60 at both",
   "Few steps: 216, of 3 epochs and 40 writers",
   "32 pixels",
 ]

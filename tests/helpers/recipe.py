@@ -21,6 +21,7 @@ RATES = (0.0003, 0.001, 0.003, 0.01)
 STATISTICS = {False: "running", True: "precise"}
 COMMITS = ("d6345ac", "8ee5817", "87345f2", "6e88580", "eeb5016", "dccd162")
 COMMITS += ("d58394a", "54c56c6", "cf28e1e", "83aa5b5", "70082cb", "e6055d8")
+COMMITS += ("1e1608d", "e315305")
 ORDERED = ("baseline", "es:400", "tl:300")
 ORDERINGS = [
   (name, precise)
@@ -138,9 +139,6 @@ def short_table(runs: pd.DataFrame) -> str:
   return markdown.aligned(columns, 1)
 
 
-TABLES = (rates_table, order_table, table, short_table)
-
-
 def _after_few(
   runs: pd.DataFrame, size: tuple[float, int], rate: float
 ) -> pd.DataFrame:
@@ -172,6 +170,22 @@ def _ends(values: pd.Series, form: str = "+.3f") -> str:
 
 def _each(values: pd.Series, form: str = "+.4f") -> str:
   return ", ".join(short(each, form) for each in values)
+
+
+def _change(own: pd.Series) -> str:
+  """A difference's mean over seeds, and whether all agree on its direction."""
+  if len(own) == 1:
+    return f"{short(own.iloc[0], '+.4f')} (one seed)"
+  agree = own.min() > 0 or own.max() < 0
+  seeds = f"each of {len(own)}" if agree else _each(own)
+  return f"{short(own.mean(), '+.4f')} ({seeds})"
+
+
+def _against(
+  runs: pd.DataFrame, size: tuple[float, int], mine: str, other: str
+) -> pd.Series:
+  """One's initial weights less another's on D_G at the default rate."""
+  return (of(runs, mine, size) - of(runs, other, size))[GENERAL].dropna()
 
 
 def of_cells(runs: pd.DataFrame) -> Sentences:
@@ -338,8 +352,7 @@ def of_orders(runs: pd.DataFrame) -> Sentences:
 def _above_flax(runs: pd.DataFrame) -> str:
   """By how much PyTorch's means are above Flax's, to the end on D_G."""
   means = [
-    (of(runs, "pytorch", size) - of(runs, "lecun_normal", size))[GENERAL].mean()
-    for size in SIZES[:3]
+    _against(runs, size, "pytorch", "lecun_normal").mean() for size in SIZES[:3]
   ]
   return f"{short(min(means))} to {short(max(means))}"
 
@@ -357,18 +370,16 @@ def of_weights(runs: pd.DataFrame) -> Sentences:
   early = pd.concat(quarter)
   means = [own.mean() for own in quarter]
   low, high = full.min(axis=None), full.max(axis=None)
-  small, tall, ahead = (
-    (of(runs, "pytorch", size) - of(runs, "lecun_normal", size))[GENERAL]
-    for size in SIZES[:3]
-  )
-  keras = [
-    pd.DataFrame(
-      {
-        name: (of(runs, "glorot_uniform", size) - of(runs, name, size))[GENERAL]
-        for name in ("lecun_normal", "pytorch")
-      }
-    ).dropna()
+  flax, keras, torch = NAMES
+  small, tall, ahead = (_against(runs, size, torch, flax) for size in SIZES[:3])
+  others = [
+    " and ".join(
+      _change(_against(runs, size, keras, its)) for its in (flax, torch)
+    )
     for size in SIZES[1:3]
+  ]
+  paper = [
+    _change(_against(runs, SIZES[3], its, torch)) for its in (flax, keras)
   ]
   return [
     (
@@ -400,25 +411,56 @@ def of_weights(runs: pd.DataFrame) -> Sentences:
       " D_G at these three sizes.",
     ),
     (
-      all(own.shape == (1, 2) and own.max(axis=None) < 0 for own in keras),
-      "Keras', one seed, are below both at a quarter of the width and 32 pixels"
-      f" ({_each(keras[0].loc[0])}) and at full width and 16"
-      f" ({_each(keras[1].loc[0])}; Flax's, PyTorch's).",
+      True,
+      "Keras' have against Flax's and against PyTorch's, in the mean over"
+      f" seeds, {others[0]} at a quarter of the width and 32 pixels, and"
+      f" {others[1]} at full width and 16.",
+    ),
+    (
+      True,
+      "With full width and 32 pixels Flax's have"
+      f" {paper[0]} and Keras' {paper[1]} against PyTorch's.",
     ),
   ]
 
 
 def of_sizes(runs: pd.DataFrame) -> Sentences:
+  """Width and pixels, by PyTorch's weights and then by the others."""
   small, tall, wide, both = (of(runs, "pytorch", size) for size in SIZES)
   wider, taller, larger = (
     own[GENERAL] - small[GENERAL] for own in (wide, tall, both)
   )
   last, own = (both[name] - wide[name] for name in (GENERAL, OWN))
+  others = {
+    name: " and ".join(
+      _change(
+        (
+          of(runs, name, SIZES[3], precise=precise)
+          - of(runs, name, SIZES[2], precise=precise)
+        )[GENERAL].dropna()
+      )
+      for precise in STATISTICS
+    )
+    for name in list(NAMES)[:2]
+  }
+  gained = pd.concat(
+    [
+      (of(runs, name, one) - of(runs, name, two))[GENERAL].dropna()
+      for name in NAMES
+      for one, two in ((SIZES[2], SIZES[0]), (SIZES[3], SIZES[1]))
+    ]
+  )
+  first = {
+    (name, size, precise): of(runs, name, size, precise=precise)[GENERAL][0]
+    for name, precise in _kinds()
+    for size in SIZES
+  }
+  name, (width, pixels), precise = max(first, key=first.__getitem__)
   return [
     (
       len(wider) == 3 and wider.min() > 0,
-      f"At 16 pixels full width has {short(wider.mean(), '+.4f')} on D_G"
-      " against a quarter of it, in each of three seeds.",
+      f"PyTorch's at 16 pixels: full width has {short(wider.mean(), '+.4f')}"
+      " on D_G against a quarter of it, in each of three seeds.",
     ),
     (
       len(taller) == 3 and taller.max() < 0,
@@ -433,61 +475,116 @@ def of_sizes(runs: pd.DataFrame) -> Sentences:
       " network, above it in two of three.",
     ),
     (
-      (both - tall)[GENERAL].min() > 0 and wider.min() > 0,
-      "Width helps on D_G at both sizes of image, pixels at neither width, in"
-      " every seed: the paper's own network isn't the best here on D_G.",
-    ),
-    (
       own.min() < 0 < own.max(),
       "On D_I the first of these has no one direction"
       f" ({', '.join(short(each, '+.3f') for each in own)}).",
     ),
+    (
+      True,
+      "The others at full width, with running and with precise statistics: 32"
+      f" pixels instead of 16 have {others['lecun_normal']} (Flax's), and"
+      f" {others['glorot_uniform']} (Keras').",
+    ),
+    (
+      gained.min() > 0,
+      "Full width is above a quarter of it on D_G with all weights, at both"
+      f" sizes of image, in all of {len(gained)} pairs.",
+    ),
+    (
+      True,
+      f"By seed 0, which every cell has, {NAMES[name]} at width {width:g} and"
+      f" {pixels} pixels with {STATISTICS[precise]} statistics are highest"
+      f" ({short(max(first.values()), '.4f')}).",
+    ),
   ]
+
+
+def _faster(
+  runs: pd.DataFrame, name: str, size: tuple[float, int], precise: bool
+) -> pd.Series:
+  """The highest rate less the default one on D_G, by seed."""
+  fast, slow = (
+    of(runs, name, size, rate=rate, precise=precise)[GENERAL]
+    for rate in (RATES[-1], 0.001)
+  )
+  return (fast - slow).dropna()
+
+
+def faster_table(runs: pd.DataFrame) -> str:
+  """Markdown: the highest rate's change on D_G, and seeds that it is above."""
+
+  def cell(own: pd.Series) -> str:
+    if own.empty:
+      return "-"
+    return f"{short(own.mean(), '+.4f')} ({(own > 0).sum()} of {len(own)})"
+
+  columns = [("", "initial weights, statistics", _titles(_kinds()))]
+  columns += [
+    (
+      "",
+      f"width {size[0]:g}, {size[1]} pixels",
+      [cell(_faster(runs, name, size, precise)) for name, precise in _kinds()],
+    )
+    for size in SIZES
+  ]
+  return markdown.aligned(columns, 1)
+
+
+TABLES = (rates_table, order_table, table, short_table, faster_table)
 
 
 def of_faster(runs: pd.DataFrame) -> Sentences:
-  """The highest rate at other sizes."""
-  cells = [("pytorch", SIZES[1]), ("pytorch", SIZES[2])]
-  cells += [("lecun_normal", SIZES[1])]
-  found = [
-    [
-      (
-        of(runs, name, size, rate=RATES[-1], precise=precise)
-        - of(runs, name, size, precise=precise)
-      )[GENERAL].dropna()
-      for precise in STATISTICS
-    ]
-    for name, size in cells
-  ]
-  texts = [" and ".join(_each(own) for own in pair) for pair in found]
+  """The highest rate, and the momentum, at other sizes."""
+  late = of(runs, "pytorch", SIZES[1], momentum=0.99)
+  moved = (late - of(runs, "pytorch", SIZES[1]))[GENERAL].dropna()
+  changes = {
+    (kind, size): _faster(runs, kind[0], size, kind[1]).mean()
+    for kind in _kinds()
+    for size in SIZES
+    if len(_faster(runs, kind[0], size, kind[1])) == 3
+  }
+  found = []
+  for best in (max, min):
+    ((name, precise), (width, pixels)) = key = best(changes, key=changes.get)
+    found.append(
+      f"{short(changes[key], '+.4f')} ({NAMES[name]} with {STATISTICS[precise]}"
+      f" statistics, width {width:g} and {pixels} pixels)"
+    )
   return [
     (
-      all(len(own) == 1 for pair in found for own in pair),
-      ".01 instead of .001, one seed, changes D_G with running and with precise"
-      f" statistics by {texts[0]} at a quarter of the width and 32 pixels and"
-      f" by {texts[1]} at full width and 16 (PyTorch's), and by {texts[2]} at"
-      " a quarter and 32 (Flax's).",
-    )
+      max(changes.values()) < -min(changes.values()),
+      f"Of those with three seeds the most that it gives is {found[0]}, and the"
+      f" most that it takes {found[1]}.",
+    ),
+    (
+      len(moved) > 0,
+      "The momentum of .99 instead of .9 changes D_G by"
+      f" {_change(moved)} at a quarter of the width and 32 pixels.",
+    ),
   ]
 
 
 def of_methods(runs: pd.DataFrame) -> Sentences:
-  tall, wide = (
-    (of(runs, "pytorch", size, "tl:300") - of(runs, "pytorch", size)).dropna()
-    for size in SIZES[1:3]
-  )
-  shaped, alone = (
-    of(runs, "pytorch", SIZES[1], method, people=3)
-    for method in ("es:400", "global")
-  )
-  early = (shaped - alone).dropna()
-  texts = [
-    " and ".join(
-      f"{short(own[name].iloc[0], '+.4f')} on {symbol}"
+  """Methods at other sizes, by one seed, against the model of D_G."""
+
+  def against(
+    method: str, size: tuple[float, int], people: int = 9
+  ) -> pd.DataFrame:
+    one, two = (
+      of(runs, "pytorch", size, m, people=people) for m in (method, "global")
+    )
+    return (one - two).dropna()
+
+  def both(own: pd.DataFrame) -> str:
+    return " and ".join(
+      f"{short(own[name].mean(), '+.4f')} on {symbol}"
       for name, symbol in ((GENERAL, "D_G"), (OWN, "D_I"))
     )
-    for own in (tall, wide)
-  ]
+
+  tall, wide = (against("tl:300", size) for size in SIZES[1:3])
+  shaped, weighed = (
+    against(method, SIZES[1], people=3) for method in ("es:400", "sw:2")
+  )
   return [
     (
       all(
@@ -495,14 +592,12 @@ def of_methods(runs: pd.DataFrame) -> Sentences:
         for own in (tall, wide)
       ),
       "TL n=300, nine people and one seed, changes D_G's model by"
-      f" {texts[0]} at a quarter of the width and 32 pixels, and by {texts[1]}"
-      " at full width and 16 pixels.",
+      f" {both(tall)} at a quarter of the width and 32 pixels, and by"
+      f" {both(wide)} at full width and 16 pixels.",
     ),
     (
-      len(early) == 1,
-      "ES n=400, three people and one seed, has"
-      f" {short(early[GENERAL].iloc[0], '+.4f')} on D_G and"
-      f" {short(early[OWN].iloc[0], '+.4f')} on D_I against that model at a"
-      " quarter of the width and 32 pixels.",
+      len(shaped) == len(weighed) == 1,
+      "Three people's at a quarter of the width and 32 pixels, one seed,"
+      f" against that model: ES n=400 {both(shaped)}, SW n=2 {both(weighed)}.",
     ),
   ]
