@@ -91,13 +91,26 @@ def distribution(
   """Every individual's accuracy by each method, one row a method.
 
   A row is a box (quartiles, median, whiskers to the extremes as in Table I), a
-  diamond at the mean, and below it one point an individual. Takes what
-  `trade_off` takes; `of` chooses the accuracy on individual or global data.
+  diamond at the mean, and below it one point an individual. A few methods far
+  below all others have their numbers instead, and leave the scale to the
+  others. Takes what `trade_off` takes; `of` chooses the accuracy on individual
+  or global data.
   """
   values = _chosen(accuracies, of)
+  ends = np.array([(value.min(), value.max()) for value in values.values()])
+  far = dict(zip(values, _far(*ends.T)))
   axes = styles.axes_or_new(axes, 7.5, 1.2 + 0.45 * len(values))
   for row, (method, value) in enumerate(values.items()):
     style = styles.method_style(method)
+    if far[method]:
+      axes.text(
+        0.01,
+        row,
+        f"← mean {value.mean():.3f}, {value.min():.3f} to {value.max():.3f}",
+        transform=axes.get_yaxis_transform(),
+        verticalalignment="center",
+      )
+      continue
     axes.boxplot(
       [value],
       positions=[row - 0.2],
@@ -111,14 +124,15 @@ def distribution(
     look: Any = {"color": style.colour, "alpha": 0.7, "linewidths": 0}
     name = styles.method_name(method)
     axes.scatter(np.sort(value), places, s=size, label=name, **look)
-  if "baseline" in values:
+  if "baseline" in values and not far["baseline"]:
     axes.axvline(values["baseline"].mean(), **_GUIDE)
   owner, symbol = styles.DATA[of]
   axes.set_xlabel(f"Accuracy on {owner} data, acc$({symbol})$")
   styles.caption(
     axes,
     "Dots: individuals; box: quartiles; whiskers: extremes; diamond: mean"
-    + ("; dotted: baseline's mean" if "baseline" in values else ""),
+    + ("; dotted: baseline's mean" if "baseline" in values else "")
+    + ("; arrow: off the scale" if any(far.values()) else ""),
   )
   styles.name_rows(axes, [*map(styles.method_name, values)])
   styles.accuracy_ticks(axes, "x")
@@ -258,23 +272,28 @@ def shots(
   return axes
 
 
+def _far(lows: np.ndarray, highs: np.ndarray) -> np.ndarray:
+  """Which of these ranges [P] lie far below the rest.
+
+  They are at most a third, below a gap of twice what the others take.
+  """
+  ordered = np.sort(highs)
+  if len(ordered) < 3:
+    return np.zeros(len(ordered), bool)
+  below = highs < ordered[np.argmax(np.diff(ordered)) + 1]
+  low, room = np.min(lows[~below]), np.ptp([lows[~below], highs[~below]])
+  few = 3 * below.sum() <= len(below)
+  return below & few & (low - highs > 2 * room) & (room > 0)
+
+
 def _strip(
   means: np.ndarray, errors: np.ndarray
 ) -> tuple[np.ndarray, float, float]:
-  """Which of these means [P] lie far below, and a strip's ends below the rest.
-
-  Far is at most a third of them, below a gap of twice what the others take.
-  """
-  ordered = np.sort(means)
-  below = np.zeros(len(means), bool)
-  if len(means) > 2:
-    gap = int(np.argmax(np.diff(ordered)))
-    below = means < ordered[gap + 1]
-  bars = np.nan_to_num(errors)[~below]
-  low, high = np.min(means[~below] - bars), np.max(means[~below] + bars)
+  """Which of these means [P] lie far below, and a strip's ends below others."""
+  bars = np.nan_to_num(errors)
+  far = _far(means - bars, means + bars)
+  low, high = np.min((means - bars)[~far]), np.max((means + bars)[~far])
   room = high - low
-  few = below.any() and 3 * below.sum() <= len(means)
-  far = below & few & (low - means > 2 * room) & (room > 0)
   return far, low - 0.25 * room, low - 0.1 * room
 
 

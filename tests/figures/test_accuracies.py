@@ -124,6 +124,21 @@ def test_distribution_shows_everyone_and_the_mean(size, of, row):
   np.testing.assert_array_equal(again, axes.collections[0].get_offsets())
 
 
+def test_distribution_leaves_the_scale_to_all_but_far_ones():
+  high, spread = np.full(5, 0.9), np.linspace(-0.02, 0.02, 5)
+  near = {f"tl:{n}": (high, high + spread) for n in range(4)}
+  axes = figures.distribution(
+    near | {"local": (high, np.linspace(0.2, 0.4, 5))}, of="global"
+  )
+  assert axes.texts[-1].get_text() == "← mean 0.300, 0.200 to 0.400"
+  assert axes.texts[-1].get_position()[1] == 4
+  assert axes.get_xlim()[0] > 0.85 and len(axes.collections) == 4
+  assert "arrow: off the scale" in axes.get_title("left").replace("\n", " ")
+  low = {"local": (high, np.linspace(0.7, 0.84, 5))}
+  axes = figures.distribution(near | low, of="global")
+  assert axes.get_xlim()[0] < 0.7 and len(axes.collections) == 5
+
+
 def test_gains_are_paired_sorted_and_counted():
   accuracies = {
     "baseline": (np.array([0.5, 0.6, 0.7, 0.8]), np.zeros(4)),
