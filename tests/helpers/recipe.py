@@ -1,5 +1,8 @@
 """What RESULTS says of the recipe, of recipe.csv."""
 
+import itertools
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from helpers.converged import Sentences, short
@@ -21,13 +24,14 @@ RATES = (0.0003, 0.001, 0.003, 0.01)
 STATISTICS = {False: "running", True: "precise"}
 COMMITS = ("d6345ac", "8ee5817", "87345f2", "6e88580", "eeb5016", "dccd162")
 COMMITS += ("d58394a", "54c56c6", "cf28e1e", "83aa5b5", "70082cb", "e6055d8")
-COMMITS += ("1e1608d", "e315305")
+COMMITS += ("1e1608d", "e315305", "8da4b9a", "ed0b9ab")
 ORDERED = ("baseline", "es:400", "tl:300")
 ORDERINGS = [
   (name, precise)
   for name in ("lecun_normal", "pytorch")
   for precise in STATISTICS
 ]
+SYMBOLS = ("D_G", "D_I")
 GENERAL, OWN = (f"{of}_validation_accuracy" for of in ("global", "individual"))
 
 
@@ -60,6 +64,13 @@ def _both(own: pd.DataFrame, form: str) -> str:
 
 def _cell(own: pd.DataFrame) -> str:
   return "-" if own.empty else f"{_both(own, '.4f')} ({len(own)})"
+
+
+def _above(own: pd.Series) -> str:
+  """A difference's mean, and in how many seeds it is above."""
+  if own.empty:
+    return "-"
+  return f"{short(own.mean(), '+.4f')} ({(own > 0).sum()} of {len(own)})"
 
 
 def _kinds() -> list[tuple[str, bool]]:
@@ -105,15 +116,74 @@ def table(runs: pd.DataFrame) -> str:
   return markdown.aligned(columns, 1)
 
 
+def _effects(runs: pd.DataFrame) -> list[tuple[str, list[pd.DataFrame]]]:
+  """What is changed, and its differences by seed, one frame a pair of cells."""
+  flax, keras, torch = NAMES
+
+  def pair(one: dict[str, Any], two: dict[str, Any], **both: Any) -> Any:
+    return (of(runs, **both, **one) - of(runs, **both, **two)).dropna()
+
+  def pairs(one: dict[str, Any], two: dict[str, Any], **fixed: Any) -> list:
+    """Of every cell that differs in this alone."""
+    free = {"name": NAMES, "size": SIZES, "precise": STATISTICS}
+    free = {k: v for k, v in free.items() if k not in one | fixed}
+    cells = itertools.product(*free.values())
+    return [pair(one, two, **dict(zip(free, c)), **fixed) for c in cells]
+
+  def sizes(one: int, two: int) -> list[pd.DataFrame]:
+    return pairs({"size": SIZES[one]}, {"size": SIZES[two]})
+
+  def weights(one: str, **fixed: Any) -> list[pd.DataFrame]:
+    return pairs({"name": one}, {"name": flax}, **fixed)
+
+  rates = [pairs({"rate": r}, {"rate": 0.001}) for r in RATES]
+  late = pairs({"momentum": 0.99}, {}, name=torch, precise=False)
+  return [
+    ("full width, not a quarter", sizes(2, 0) + sizes(3, 1)),
+    ("32 pixels, not 16, a quarter of the width", sizes(1, 0)),
+    ("32 pixels, not 16, full width", sizes(3, 2)),
+    (f"rate {short(RATES[0], 'g')}, not .001", rates[0]),
+    (f"rate {short(RATES[2], 'g')}, not .001", rates[2]),
+    (f"rate {short(RATES[3], 'g')}, not .001", rates[3]),
+    ("PyTorch's weights, not Flax's", weights(torch)),
+    ("Keras' weights, not Flax's", weights(keras)),
+    ("precise statistics", pairs({"precise": True}, {"precise": False})),
+    ("momentum .99, not .9", late),
+    ("after 216 steps: PyTorch's, not Flax's", weights(torch, steps=FEW)),
+  ]
+
+
+def effects_table(runs: pd.DataFrame) -> str:
+  """Markdown: what changes levels, over pairs of cells with three seeds."""
+  found = [
+    (name, [own.mean() for own in pairs if len(own) == 3])
+    for name, pairs in _effects(runs)
+  ]
+
+  def ends(means: list[pd.Series], data: str) -> str:
+    values = pd.Series([own[data] for own in means])
+    return _ends(values) if len(values) > 1 else _each(values, "+.3f")
+
+  return markdown.aligned(
+    [
+      ("", "what is changed", [name for name, _ in found]),
+      ("", "acc(D_G)", [ends(means, GENERAL) for _, means in found]),
+      ("", "acc(D_I)", [ends(means, OWN) for _, means in found]),
+      ("", "pairs of cells", [str(len(means)) for _, means in found]),
+    ],
+    1,
+  )
+
+
 def order_table(runs: pd.DataFrame) -> str:
-  """Markdown: methods by recipe, of the smallest network and one seed."""
+  """Markdown: methods by recipe, of the smallest network, means over seeds."""
   columns = [("", "method", ["global", *ORDERED])]
   columns += [
     (
       "",
       title,
       [
-        _both(of(runs, *kind[:1], SIZES[0], m, precise=kind[1]).loc[[0]], ".4f")
+        _cell(of(runs, kind[0], SIZES[0], m, precise=kind[1]))
         for m in ("global", *ORDERED)
       ],
     )
@@ -318,33 +388,90 @@ def of_statistics(runs: pd.DataFrame) -> Sentences:
   ]
 
 
+def _shifts(
+  runs: pd.DataFrame,
+  method: str,
+  against: str = "baseline",
+  name: str = "pytorch",
+  size: tuple[float, int] = SIZES[0],
+  precise: bool = False,
+  people: int = 9,
+) -> pd.DataFrame:
+  """A method's accuracies less another's, by seed."""
+  one, two = (
+    of(runs, name, size, m, precise=precise, people=people)
+    for m in (method, against)
+  )
+  return (one - two).dropna()
+
+
+def order_changes_table(runs: pd.DataFrame) -> str:
+  """Markdown: methods less the baseline, and seeds that they are above it."""
+  columns = [
+    ("", "method", [f"{m}, {d}" for m in ORDERED[1:] for d in SYMBOLS])
+  ]
+  columns += [
+    (
+      "",
+      title,
+      [
+        _above(_shifts(runs, m, name=name, precise=precise)[data])
+        for m in ORDERED[1:]
+        for data in (GENERAL, OWN)
+      ],
+    )
+    for (name, precise), title in zip(ORDERINGS, _titles(ORDERINGS))
+  ]
+  return markdown.aligned(columns, 1)
+
+
 def of_orders(runs: pd.DataFrame) -> Sentences:
   """Methods against the baseline, by weights and statistics."""
-
-  def change(method: str, kind: tuple[str, bool]) -> pd.Series:
-    one, two = (
-      of(runs, kind[0], SIZES[0], m, precise=kind[1]).loc[0]
-      for m in (method, "baseline")
+  methods = ("global", *ORDERED)
+  every = {
+    (method, kind): of(runs, kind[0], SIZES[0], method, precise=kind[1])
+    for method in methods
+    for kind in ORDERINGS
+  }
+  general, own = (
+    pd.concat(
+      [
+        pd.DataFrame({method: every[method, kind][data] for method in methods})
+        for kind in ORDERINGS
+      ]
     )
-    return one - two
-
-  tuned, shaped = (
-    pd.DataFrame([change(method, kind) for kind in ORDERINGS])
-    for method in ("tl:300", "es:400")
+    for data in (GENERAL, OWN)
   )
+  shaped = {
+    kind: every["es:400", kind] - every["baseline", kind] for kind in ORDERINGS
+  }
+
+  def above(data: str, which: int, is_: Any) -> pd.Series:
+    some = [x[data] for kind, x in shaped.items() if kind[which] == is_]
+    return pd.concat(some) > 0
+
+  flax, _, torch = NAMES
+  by_weights = [above(GENERAL, 0, name) for name in (flax, torch)]
+  running, precise = (above(OWN, 1, is_) for is_ in STATISTICS)
   return [
     (
-      tuned[GENERAL].max() < 0 < tuned[OWN].min(),
-      "Under both weights and both statistics TL n=300 loses"
-      f" {_ends(-tuned[GENERAL], '.3f')} on D_G against the baseline and gains"
-      f" {_ends(tuned[OWN], '.3f')} on D_I.",
+      len(general.dropna()) == len(own.dropna()) == 12
+      and (general.idxmin(axis=1) == "tl:300").all()
+      and (own.idxmax(axis=1) == "tl:300").all(),
+      "Neither weights nor statistics move TL n=300: in each of three seeds,"
+      " under both, it is last of the four on D_G and first on D_I.",
     ),
     (
-      shaped[GENERAL].min() > 0 and shaped[OWN].min() < 0 < shaped[OWN].max(),
-      f"ES n=400 has {_ends(shaped[GENERAL], '+.4f')} on D_G against the"
-      f" baseline, and on D_I no one direction ({_each(shaped[OWN], '+.3f')} in"
-      " the table's order). One seed and nine people don't settle it: the"
-      " claims above are of forty.",
+      by_weights[0].all() and not by_weights[1].all() and by_weights[1].any(),
+      "ES n=400 against the baseline depends on both: on D_G it is above it in"
+      f" {by_weights[0].sum()} of {len(by_weights[0])} with Flax's weights and"
+      f" in {by_weights[1].sum()} with PyTorch's, on D_I in {running.sum()} of"
+      f" {len(running)} with running statistics and in {precise.sum()} with"
+      " precise ones.",
+    ),
+    (
+      True,
+      "These are nine people's; the claims above are of forty.",
     ),
   ]
 
@@ -513,24 +640,29 @@ def _faster(
 def faster_table(runs: pd.DataFrame) -> str:
   """Markdown: the highest rate's change on D_G, and seeds that it is above."""
 
-  def cell(own: pd.Series) -> str:
-    if own.empty:
-      return "-"
-    return f"{short(own.mean(), '+.4f')} ({(own > 0).sum()} of {len(own)})"
-
   columns = [("", "initial weights, statistics", _titles(_kinds()))]
   columns += [
     (
       "",
       f"width {size[0]:g}, {size[1]} pixels",
-      [cell(_faster(runs, name, size, precise)) for name, precise in _kinds()],
+      [
+        _above(_faster(runs, name, size, precise)) for name, precise in _kinds()
+      ],
     )
     for size in SIZES
   ]
   return markdown.aligned(columns, 1)
 
 
-TABLES = (rates_table, order_table, table, short_table, faster_table)
+TABLES = (
+  effects_table,
+  rates_table,
+  order_table,
+  order_changes_table,
+  table,
+  short_table,
+  faster_table,
+)
 
 
 def of_faster(runs: pd.DataFrame) -> Sentences:
@@ -565,39 +697,37 @@ def of_faster(runs: pd.DataFrame) -> Sentences:
 
 
 def of_methods(runs: pd.DataFrame) -> Sentences:
-  """Methods at other sizes, by one seed, against the model of D_G."""
-
-  def against(
-    method: str, size: tuple[float, int], people: int = 9
-  ) -> pd.DataFrame:
-    one, two = (
-      of(runs, "pytorch", size, m, people=people) for m in (method, "global")
-    )
-    return (one - two).dropna()
+  """Methods at other sizes, against the model of D_G."""
 
   def both(own: pd.DataFrame) -> str:
     return " and ".join(
-      f"{short(own[name].mean(), '+.4f')} on {symbol}"
-      for name, symbol in ((GENERAL, "D_G"), (OWN, "D_I"))
+      f"{_change(own[name])} on {symbol}"
+      for name, symbol in zip((GENERAL, OWN), SYMBOLS)
     )
 
-  tall, wide = (against("tl:300", size) for size in SIZES[1:3])
+  found = []
+  for width, pixels in SIZES[1:3]:
+    own, anew = (
+      _shifts(runs, "tl:300", "global", size=(width, pixels), precise=precise)
+      for precise in STATISTICS
+    )
+    precisely = f"; with precise statistics by {both(anew)}"
+    found.append(
+      (
+        pd.concat([own, anew])[GENERAL].max() < 0,
+        f"TL n=300 changes D_G's model by {both(own)} at width {width:g} and"
+        f" {pixels} pixels{precisely if len(anew) else ''}.",
+      )
+    )
   shaped, weighed = (
-    against(method, SIZES[1], people=3) for method in ("es:400", "sw:2")
+    _shifts(runs, method, "global", size=SIZES[1], people=3)
+    for method in ("es:400", "sw:2")
   )
   return [
-    (
-      all(
-        len(own) == 1 and own[GENERAL].max() < 0 < own[OWN].min()
-        for own in (tall, wide)
-      ),
-      "TL n=300, nine people and one seed, changes D_G's model by"
-      f" {both(tall)} at a quarter of the width and 32 pixels, and by"
-      f" {both(wide)} at full width and 16 pixels.",
-    ),
+    *found,
     (
       len(shaped) == len(weighed) == 1,
-      "Three people's at a quarter of the width and 32 pixels, one seed,"
-      f" against that model: ES n=400 {both(shaped)}, SW n=2 {both(weighed)}.",
+      "Three people's at a quarter of the width and 32 pixels, against that"
+      f" model: ES n=400 {both(shaped)}, SW n=2 {both(weighed)}.",
     ),
   ]
