@@ -334,7 +334,10 @@ def _label_points(
   centres = axes.transData.transform(points)
   arms = axes.transData.transform(points + np.nan_to_num(errors)) - centres
   markers = _boxes(centres, 6 * unit)
-  bars = np.vstack([_boxes(centres, arms * way) for way in ((1, 0), (0, 1))])
+  # Bars, and the lines where accuracies end.
+  middles = np.vstack([centres, axes.transData.transform([(1, 1)])])
+  lengths = np.vstack([arms, [(1e9, 1e9)]])
+  bars = np.vstack([_boxes(middles, lengths * way) for way in np.eye(2)])
   # An annotation's own extent would include its leader.
   halves = np.array([Text.get_window_extent(note).size for note in notes]) / 2
   halves += 1.5 * unit

@@ -69,6 +69,20 @@ def test_trade_off_labels_cover_neither_each_other_nor_points(size, seed):
       assert not overlap(box, np.r_[centre, centre])
 
 
+def test_trade_off_labels_do_not_cover_the_line_where_accuracies_end():
+  two = np.array([-1, 1])
+  accuracies = {
+    "tl:300": (0.992 + 0.003 * two, 0.837 + 0.008 * two),
+    "es:400": (0.865 + 0.02 * two, 0.9 + 0.002 * two),
+  }
+  axes = figures.trade_off(accuracies)
+  axes.figure.draw_without_rendering()
+  end = axes.transData.transform((1, 1))[1]
+  assert np.array(axes.bbox.extents)[3] > end
+  for box in text_boxes(axes).values():
+    assert box[3] <= end
+
+
 def test_trade_off_leaves_the_scale_to_all_but_far_ones():
   """One model of D_I alone on D_G would press all others into a corner."""
   low, high = np.full(5, 0.4), np.full(5, 0.9)
