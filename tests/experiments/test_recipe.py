@@ -1,7 +1,7 @@
 """RESULTS says of the recipe what recipe.csv does."""
 
 import pandas as pd
-from helpers import documents, recipe
+from helpers import documents, recipe, recipe_said
 from test_imports import ROOT
 
 FILE = ROOT / "experiments" / "results" / "recipe.csv"
@@ -19,11 +19,11 @@ ASKED = [
 
 def test_results_have_the_recipes_tables_and_sentences():
   runs = pd.read_csv(FILE)
-  section = documents.section(documents.RESULTS, recipe.TITLE)
+  section = documents.section(documents.RESULTS, recipe_said.TITLE)
   rows = set().union(
     *(documents.rows_of(table(runs)) for table in recipe.TABLES)
   )
   assert documents.rows_of(section) == rows
-  said = recipe.sentences(runs)
-  documents.check(documents.RESULTS, recipe.TITLE, said, ASKED)
-  assert recipe.of_readme(runs) in (ROOT / documents.README).read_text()
+  said = recipe_said.sentences(runs)
+  documents.check(documents.RESULTS, recipe_said.TITLE, said, ASKED)
+  assert recipe_said.of_readme(runs) in (ROOT / documents.README).read_text()

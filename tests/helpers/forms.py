@@ -271,10 +271,11 @@ def of_controls(
       " 4,040.",
     ),
     (
-      "a5f8633d2f70" in commits[3940]
+      commits[3940] == {"a5f8633d2f70", "d6345ac44a85"}
       and commits[4040] == {"10b7fc87c1dc-dirty", "54c56c62cdd5"},
-      "The runs are of commits a5f8633, and 10b7fc8 (with tests changed) and"
-      " 54c56c6, which train the same.",
+      "The first run is of commits a5f8633 and (`adabn`) d6345ac, the second,"
+      " on one core, of 10b7fc8 (with tests changed) and 54c56c6, 2026-11-27"
+      " and 28; they train the same.",
     ),
     (
       all(one.holm > 0.05 for one in longest)
@@ -312,14 +313,15 @@ def of_controls(
     (
       own.low > 0 and own.p < 0.05 and general.high < 0,
       "D_G's model with the batch statistics of the person's training data"
-      " (`adabn`, no training, in the same run) has"
+      " (`adabn`, no training) has"
       f" {own} on D_I against that model (p = {short(own.p)}) and {general} on"
       " D_G (p < .0001, both uncorrected).",
     ),
     (
       general.p < 1e-4 and lost.high < 5 * general.mean,
-      "So the statistics alone explain little of what TL n=300 costs D_G"
-      f" ({short(lost.mean, '+z.4f')}); most of it comes with the weights.",
+      "So with the weights of D_G's model such statistics cost D_G little of"
+      f" what TL n=300 does ({short(lost.mean, '+z.4f')}); what they cost with"
+      " TL's own weights wasn't measured.",
     ),
   ]
 

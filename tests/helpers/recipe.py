@@ -1,15 +1,13 @@
-"""What RESULTS says of the recipe, of recipe.csv."""
+"""The recipe's cells and tables, of recipe.csv."""
 
 import itertools
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from helpers.converged import Sentences, short
+from helpers.converged import short
 
 from personalization_jax.analysis import markdown
 
-TITLE = "The recipe"
 NAMES = {
   "lecun_normal": "Flax's",
   "glorot_uniform": "Keras'",
@@ -22,9 +20,6 @@ AFTER_FEW = [(SIZES[0], 0.001), (SIZES[1], 0.001)]
 AFTER_FEW += [(SIZES[1], 0.003), (SIZES[2], 0.001)]
 RATES = (0.0003, 0.001, 0.003, 0.01)
 STATISTICS = {False: "running", True: "precise"}
-COMMITS = ("d6345ac", "8ee5817", "87345f2", "6e88580", "eeb5016", "dccd162")
-COMMITS += ("d58394a", "54c56c6", "cf28e1e", "83aa5b5", "70082cb", "e6055d8")
-COMMITS += ("1e1608d", "e315305", "ed0b9ab", "7638e98")
 ORDERED = ("baseline", "es:400", "tl:300")
 ORDERINGS = [
   (name, precise)
@@ -73,7 +68,15 @@ def _above(own: pd.Series) -> str:
   return f"{short(own.mean(), '+.4f')} ({(own > 0).sum()} of {len(own)})"
 
 
-def _kinds() -> list[tuple[str, bool]]:
+def between(values: pd.Series, form: str = "+.3f") -> str:
+  return f"{short(values.min(), form)} to {short(values.max(), form)}"
+
+
+def listed(values: pd.Series, form: str = "+.4f") -> str:
+  return ", ".join(short(each, form) for each in values)
+
+
+def kinds() -> list[tuple[str, bool]]:
   """Initial weights, with running and with precise statistics."""
   return [(name, precise) for precise in STATISTICS for name in NAMES]
 
@@ -84,14 +87,14 @@ def _titles(kinds: list[tuple[str, bool]]) -> list[str]:
 
 def rates_table(runs: pd.DataFrame) -> str:
   """Markdown: means over seeds, by learning rate, of the smallest network."""
-  columns = [("", "initial weights, statistics", _titles(_kinds()))]
+  columns = [("", "initial weights, statistics", _titles(kinds()))]
   columns += [
     (
       "",
       f"{short(rate, 'g')}",
       [
         _cell(of(runs, name, SIZES[0], rate=rate, precise=precise))
-        for name, precise in _kinds()
+        for name, precise in kinds()
       ],
     )
     for rate in RATES
@@ -101,14 +104,14 @@ def rates_table(runs: pd.DataFrame) -> str:
 
 def table(runs: pd.DataFrame) -> str:
   """Markdown: means over seeds, and how many, by width and size of image."""
-  columns = [("", "initial weights, statistics", _titles(_kinds()))]
+  columns = [("", "initial weights, statistics", _titles(kinds()))]
   columns += [
     (
       "",
       f"width {width:g}, {pixels} pixels",
       [
         _cell(of(runs, name, (width, pixels), precise=precise))
-        for name, precise in _kinds()
+        for name, precise in kinds()
       ],
     )
     for width, pixels in SIZES
@@ -162,7 +165,7 @@ def effects_table(runs: pd.DataFrame) -> str:
 
   def ends(means: list[pd.Series], data: str) -> str:
     values = pd.Series([own[data] for own in means])
-    return _ends(values) if len(values) > 1 else _each(values, "+.3f")
+    return between(values) if len(values) > 1 else listed(values, "+.3f")
 
   return markdown.aligned(
     [
@@ -173,6 +176,23 @@ def effects_table(runs: pd.DataFrame) -> str:
     ],
     1,
   )
+
+
+def shifts(
+  runs: pd.DataFrame,
+  method: str,
+  against: str = "baseline",
+  name: str = "pytorch",
+  size: tuple[float, int] = SIZES[0],
+  precise: bool = False,
+  people: int = 9,
+) -> pd.DataFrame:
+  """A method's accuracies less another's, by seed."""
+  one, two = (
+    of(runs, name, size, m, precise=precise, people=people)
+    for m in (method, against)
+  )
+  return (one - two).dropna()
 
 
 def order_table(runs: pd.DataFrame) -> str:
@@ -188,6 +208,26 @@ def order_table(runs: pd.DataFrame) -> str:
       ],
     )
     for kind, title in zip(ORDERINGS, _titles(ORDERINGS))
+  ]
+  return markdown.aligned(columns, 1)
+
+
+def order_changes_table(runs: pd.DataFrame) -> str:
+  """Markdown: methods less the baseline, and seeds that they are above it."""
+  columns = [
+    ("", "method", [f"{m}, {d}" for m in ORDERED[1:] for d in SYMBOLS])
+  ]
+  columns += [
+    (
+      "",
+      title,
+      [
+        _above(shifts(runs, m, name=name, precise=precise)[data])
+        for m in ORDERED[1:]
+        for data in (GENERAL, OWN)
+      ],
+    )
+    for (name, precise), title in zip(ORDERINGS, _titles(ORDERINGS))
   ]
   return markdown.aligned(columns, 1)
 
@@ -209,447 +249,42 @@ def short_table(runs: pd.DataFrame) -> str:
   return markdown.aligned(columns, 1)
 
 
-def _after_few(
-  runs: pd.DataFrame, size: tuple[float, int], rate: float
-) -> pd.DataFrame:
-  """PyTorch's weights against the others on D_G, by seed."""
-  own = {
-    name: of(runs, name, size, rate=rate, steps=FEW)[GENERAL] for name in NAMES
-  }
-  mine = own.pop("pytorch")
-  return pd.DataFrame({name: mine - its for name, its in own.items()})
-
-
-def sentences(runs: pd.DataFrame) -> Sentences:
-  """What RESULTS says around the tables."""
-  return [
-    *of_cells(runs),
-    *of_rates(runs),
-    *of_statistics(runs),
-    *of_orders(runs),
-    *of_weights(runs),
-    *of_sizes(runs),
-    *of_faster(runs),
-    *of_methods(runs),
-  ]
-
-
-def _ends(values: pd.Series, form: str = "+.3f") -> str:
-  return f"{short(values.min(), form)} to {short(values.max(), form)}"
-
-
-def _each(values: pd.Series, form: str = "+.4f") -> str:
-  return ", ".join(short(each, form) for each in values)
-
-
-def _change(own: pd.Series) -> str:
-  """A difference's mean over seeds, and whether all agree on its direction."""
-  if len(own) == 1:
-    return f"{short(own.iloc[0], '+.4f')} (one seed)"
-  agree = own.min() > 0 or own.max() < 0
-  seeds = f"each of {len(own)}" if agree else _each(own)
-  return f"{short(own.mean(), '+.4f')} ({seeds})"
-
-
-def _against(
-  runs: pd.DataFrame, size: tuple[float, int], mine: str, other: str
-) -> pd.Series:
-  """One's initial weights less another's on D_G at the default rate."""
-  return (of(runs, mine, size) - of(runs, other, size))[GENERAL].dropna()
-
-
-def of_cells(runs: pd.DataFrame) -> Sentences:
-  """What a cell is, and how far seeds lie apart."""
-  ended = runs[(runs["steps"] >= MANY) & (runs["method"] == "global")]
-  ended = ended[ended["people"] == 9]
-  right = ended[GENERAL] * 3309
-  error = np.sqrt(ended[GENERAL].mean() * (1 - ended[GENERAL].mean()) / 3309)
-  kind = ["initializer", "learning_rate", "width", "image_size", "momentum"]
-  grouped = ended.groupby([*kind, "precise"])[[GENERAL, OWN]]
-  three = grouped.std()[grouped.size() == 3]
-  return [
-    (
-      np.allclose(right, right.round(), atol=0.01)
-      and round(error, 4) == 0.0035,
-      "Cells are accuracies on the validation data of D_G (3,309 samples, a"
-      " standard error of .0035) and, behind the slash, of nine people, mean"
-      " over people.",
-    ),
-    (
-      True,
-      f"Over three seeds a cell's sd is {_ends(three[GENERAL], '.3f')} on D_G"
-      f" and {_ends(three[OWN], '.3f')} on D_I.",
-    ),
-    (
-      {*runs["commit"]} <= {*COMMITS},
-      "One Intel Xeon core each, jax 0.10.2, 2026-11-27 and 28, commits"
-      f" {COMMITS[0]} to {COMMITS[-1]}, which train the same.",
-    ),
-  ]
-
-
-def of_rates(runs: pd.DataFrame) -> Sentences:
-  """The learning rate, and what goes with which weights."""
-  by = {
-    (name, rate): of(runs, name, SIZES[0], rate=rate)[GENERAL]
-    for name in NAMES
-    for rate in RATES
-  }
-  flax, keras, torch = NAMES
-  slow, fast = (
-    {name: by[name, rate] - by[name, 0.001] for name in NAMES}
-    for rate in (RATES[0], RATES[-1])
-  )
-  anew = {
-    name: (
-      of(runs, name, SIZES[0], rate=RATES[-1], precise=True)
-      - of(runs, name, SIZES[0], precise=True)
-    )[GENERAL]
-    for name in NAMES
-  }
-  lost = [-own.mean() for own in slow.values()]
-  means = pd.Series(
-    {key: own.mean() for key, own in by.items() if key[1] > RATES[0]}
-  )
-  best = means.idxmax()
-  ahead = by[best] - by[torch, 0.001]
-  return [
-    (
-      all(len(own) == 3 and own.max() < 0 for own in slow.values())
-      and lost[2] == min(lost),
-      "At .0003 all are below .001 on D_G in each of three seeds, in the mean"
-      f" by {short(lost[0])} (Flax's), {short(lost[1])} (Keras') and"
-      f" {short(lost[2])} (PyTorch's).",
-    ),
-    (
-      all(fast[name].min() > 0 for name in (flax, keras))
-      and fast[torch].max() <= 0
-      and all(len(own) == 3 for own in fast.values()),
-      "At .01 Flax's are above .001 in each (in the mean by"
-      f" {short(fast[flax].mean(), '.4f')}) and so are Keras'"
-      f" ({short(fast[keras].mean(), '.4f')}), but PyTorch's in none"
-      f" ({short(fast[torch].mean(), '.4f')}).",
-    ),
-    (
-      anew[flax].min() > 0 == anew[torch].min()
-      and anew[keras].min() < 0 < anew[keras].max(),
-      "Part of that is the running statistics': with precise ones Flax's are"
-      f" above .001 in each ({short(anew[flax].mean(), '.4f')}), PyTorch's are"
-      f" not below it ({_ends(anew[torch], '+.4f')}) and Keras' have no one"
-      f" direction ({_ends(anew[keras], '+.4f')}).",
-    ),
-    (
-      best == (flax, RATES[-1]) and ahead.min() < 0 < ahead.max(),
-      f"From .001 on the means lie between {_ends(means, '.4f')[:5]} and"
-      f" {short(means.max(), '.4f')}; the highest, Flax's at .01, is above"
-      f" PyTorch's at .001 in two of three seeds ({_each(ahead)}).",
-    ),
-  ]
-
-
-def of_statistics(runs: pd.DataFrame) -> Sentences:
-  """Batch statistics computed anew, and their momentum."""
-  found = {
-    (name, size, rate): (
-      of(runs, name, size, rate=rate, precise=True)
-      - of(runs, name, size, rate=rate)
-    ).dropna()
-    for name in NAMES
-    for size in SIZES
-    for rate in RATES
-  }
-  small, others = (
-    pd.concat(
-      [own for key, own in found.items() if (key[1] == SIZES[0]) == is_]
-    )
-    for is_ in (True, False)
-  )
-  texts = [
-    f"{_ends(own[GENERAL])} in single models, upwards in"
-    f" {(own[GENERAL] > 0).sum()} of {len(own)}"
-    for own in (small, others)
-  ]
-  both = pd.concat([small, others])[OWN]
-  late = of(runs, "pytorch", SIZES[0], momentum=0.99)
-  moved = (late - of(runs, "pytorch", SIZES[0]))[GENERAL]
-  return [
-    (
-      both.min() < 0 < both.max(),
-      "Precise batch statistics (`--precise_batch_stats`) change D_G by"
-      f" {texts[0]} at a quarter of the width and 16 pixels, and by"
-      f" {texts[1]} at the other sizes; D_I by {_ends(both)}.",
-    ),
-    (
-      len(moved) == 3 and moved.max() < 0,
-      "The momentum of batch normalisation acts on running statistics alone,"
-      " not on training: .99 instead of .9 is below in each of three seeds"
-      f" ({_each(moved)} on D_G, PyTorch's, .001).",
-    ),
-  ]
-
-
-def _shifts(
+def faster(
   runs: pd.DataFrame,
-  method: str,
-  against: str = "baseline",
-  name: str = "pytorch",
-  size: tuple[float, int] = SIZES[0],
-  precise: bool = False,
-  people: int = 9,
-) -> pd.DataFrame:
-  """A method's accuracies less another's, by seed."""
-  one, two = (
-    of(runs, name, size, m, precise=precise, people=people)
-    for m in (method, against)
-  )
-  return (one - two).dropna()
-
-
-def order_changes_table(runs: pd.DataFrame) -> str:
-  """Markdown: methods less the baseline, and seeds that they are above it."""
-  columns = [
-    ("", "method", [f"{m}, {d}" for m in ORDERED[1:] for d in SYMBOLS])
-  ]
-  columns += [
-    (
-      "",
-      title,
-      [
-        _above(_shifts(runs, m, name=name, precise=precise)[data])
-        for m in ORDERED[1:]
-        for data in (GENERAL, OWN)
-      ],
-    )
-    for (name, precise), title in zip(ORDERINGS, _titles(ORDERINGS))
-  ]
-  return markdown.aligned(columns, 1)
-
-
-def of_orders(runs: pd.DataFrame) -> Sentences:
-  """Methods against the baseline, by weights and statistics."""
-  methods = ("global", *ORDERED)
-  every = {
-    (method, kind): of(runs, kind[0], SIZES[0], method, precise=kind[1])
-    for method in methods
-    for kind in ORDERINGS
-  }
-  general, own = (
-    pd.concat(
-      [
-        pd.DataFrame({method: every[method, kind][data] for method in methods})
-        for kind in ORDERINGS
-      ]
-    )
-    for data in (GENERAL, OWN)
-  )
-  shaped = {
-    kind: every["es:400", kind] - every["baseline", kind] for kind in ORDERINGS
-  }
-
-  def above(data: str, which: int, is_: Any) -> pd.Series:
-    some = [x[data] for kind, x in shaped.items() if kind[which] == is_]
-    return pd.concat(some) > 0
-
-  flax, _, torch = NAMES
-  by_weights = [above(GENERAL, 0, name) for name in (flax, torch)]
-  running, precise = (above(OWN, 1, is_) for is_ in STATISTICS)
-  return [
-    (
-      len(general.dropna()) == len(own.dropna()) == 12
-      and (general.idxmin(axis=1) == "tl:300").all()
-      and (own.idxmax(axis=1) == "tl:300").all(),
-      "Neither weights nor statistics move TL n=300: in each of three seeds,"
-      " under both, it is last of the four on D_G and first on D_I.",
-    ),
-    (
-      by_weights[0].all() and not by_weights[1].all() and by_weights[1].any(),
-      "ES n=400 against the baseline is less settled: on D_G it is above it in"
-      f" {by_weights[0].sum()} of {len(by_weights[0])} with Flax's weights and"
-      f" in {by_weights[1].sum()} with PyTorch's, on D_I in {running.sum()} of"
-      f" {len(running)} with running statistics and in {precise.sum()} with"
-      " precise ones.",
-    ),
-    (
-      True,
-      "These are nine people's; the claims above are of forty.",
-    ),
-  ]
-
-
-def _above_flax(runs: pd.DataFrame) -> str:
-  """By how much PyTorch's means are above Flax's, to the end on D_G."""
-  means = [
-    _against(runs, size, "pytorch", "lecun_normal").mean() for size in SIZES[:3]
-  ]
-  return f"{short(min(means))} to {short(max(means))}"
-
-
-def of_readme(runs: pd.DataFrame) -> str:
-  """What README says of the weights."""
-  paper = _against(runs, SIZES[3], "pytorch", "lecun_normal")
-  assert len(paper) == 3
-  return (
-    "After 20 epochs at 1e-3 PyTorch's means of three seeds are"
-    f" {_above_flax(runs)} above Flax's on D_G with smaller networks than the"
-    f" paper's, and {short(paper.mean(), '+.4f')} with that"
-  )
-
-
-def of_weights(runs: pd.DataFrame) -> Sentences:
-  *quarter, full = (_after_few(runs, *cell) for cell in AFTER_FEW)
-  early = pd.concat(quarter)
-  means = [own.mean() for own in quarter]
-  low, high = full.min(axis=None), full.max(axis=None)
-  flax, keras, torch = NAMES
-  small, tall, ahead = (_against(runs, size, torch, flax) for size in SIZES[:3])
-  others = [
-    " and ".join(
-      _change(_against(runs, size, keras, its)) for its in (flax, torch)
-    )
-    for size in SIZES[1:3]
-  ]
-  paper = [
-    _change(_against(runs, SIZES[3], its, torch)) for its in (flax, keras)
-  ]
-  return [
-    (
-      early.shape == (9, 2) and early.min(axis=None) > 0,
-      "After 216 steps at a quarter of the width PyTorch's are ahead on D_G in"
-      f" every seed, in the mean by {short(min(map(min, means)))} to"
-      f" {short(max(map(max, means)))}.",
-    ),
-    (
-      full.shape == (3, 2) and low < 0 < high,
-      "At full width they are in some seeds only"
-      f" ({short(low, '+.3f')} to {short(high, '+.3f')} against the others).",
-    ),
-    (
-      len(ahead) == 3 and ahead.min() > 0,
-      "To the end, at full width and 16 pixels, they are above Flax's in each"
-      f" of three seeds, by {short(ahead.min())} to {short(ahead.max())}.",
-    ),
-    (
-      all(len(own) == 3 and own.min() < 0 < own.max() for own in (small, tall)),
-      "At a quarter of the width neither is above the other in each"
-      f" ({short(small.min(), '+.3f')} to {short(small.max(), '+.3f')} at 16"
-      f" pixels, {short(tall.min(), '+.3f')} to {short(tall.max(), '+.3f')} at"
-      " 32).",
-    ),
-    (
-      all(own.mean() > 0 and len(own) == 3 for own in (small, tall, ahead)),
-      f"Their means to the end at .001 are {_above_flax(runs)} above Flax's on"
-      " D_G at these three sizes.",
-    ),
-    (
-      True,
-      "Keras' have against Flax's and against PyTorch's, in the mean over"
-      f" seeds, {others[0]} at a quarter of the width and 32 pixels, and"
-      f" {others[1]} at full width and 16.",
-    ),
-    (
-      True,
-      "With full width and 32 pixels Flax's have"
-      f" {paper[0]} and Keras' {paper[1]} against PyTorch's.",
-    ),
-  ]
-
-
-def of_sizes(runs: pd.DataFrame) -> Sentences:
-  """Width and pixels, by PyTorch's weights and then by the others."""
-  small, tall, wide, both = (of(runs, "pytorch", size) for size in SIZES)
-  wider, taller, larger = (
-    own[GENERAL] - small[GENERAL] for own in (wide, tall, both)
-  )
-  last, own = (both[name] - wide[name] for name in (GENERAL, OWN))
-  others = {
-    name: " and ".join(
-      _change(
-        (
-          of(runs, name, SIZES[3], precise=precise)
-          - of(runs, name, SIZES[2], precise=precise)
-        )[GENERAL].dropna()
-      )
-      for precise in STATISTICS
-    )
-    for name in list(NAMES)[:2]
-  }
-  gained = pd.concat(
-    [
-      (of(runs, name, one) - of(runs, name, two))[GENERAL].dropna()
-      for name in NAMES
-      for one, two in ((SIZES[2], SIZES[0]), (SIZES[3], SIZES[1]))
-    ]
-  )
-  first = {
-    (name, size, precise): of(runs, name, size, precise=precise)[GENERAL][0]
-    for name, precise in _kinds()
-    for size in SIZES
-  }
-  name, (width, pixels), precise = max(first, key=first.__getitem__)
-  return [
-    (
-      len(wider) == 3 and wider.min() > 0,
-      f"PyTorch's at 16 pixels: full width has {short(wider.mean(), '+.4f')}"
-      " on D_G against a quarter of it, in each of three seeds.",
-    ),
-    (
-      len(taller) == 3 and taller.max() < 0,
-      "32 pixels at a quarter of the width have"
-      f" {short(taller.mean(), '+.4f')}, in each of three.",
-    ),
-    (
-      len(last) == 3 and last.max() < 0 and (larger > 0).sum() == 2,
-      "Full width and 32 pixels together, the paper's network, have"
-      f" {short(last.mean(), '+.4f')} against full width at 16 pixels, in each"
-      f" of three, and {short(larger.mean(), '+.4f')} against the smallest"
-      " network, above it in two of three.",
-    ),
-    (
-      own.min() < 0 < own.max(),
-      "On D_I the first of these has no one direction"
-      f" ({', '.join(short(each, '+.3f') for each in own)}).",
-    ),
-    (
-      True,
-      "The others at full width, with running and with precise statistics: 32"
-      f" pixels instead of 16 have {others['lecun_normal']} (Flax's), and"
-      f" {others['glorot_uniform']} (Keras').",
-    ),
-    (
-      gained.min() > 0,
-      "Full width is above a quarter of it on D_G with all weights, at both"
-      f" sizes of image, in all of {len(gained)} pairs.",
-    ),
-    (
-      True,
-      f"By seed 0, which every cell has, {NAMES[name]} at width {width:g} and"
-      f" {pixels} pixels with {STATISTICS[precise]} statistics are highest"
-      f" ({short(max(first.values()), '.4f')}).",
-    ),
-  ]
-
-
-def _faster(
-  runs: pd.DataFrame, name: str, size: tuple[float, int], precise: bool
+  rate: float,
+  name: str,
+  size: tuple[float, int],
+  precise: bool,
 ) -> pd.Series:
-  """The highest rate less the default one on D_G, by seed."""
+  """A higher rate less the default one on D_G, by seed."""
   fast, slow = (
-    of(runs, name, size, rate=rate, precise=precise)[GENERAL]
-    for rate in (RATES[-1], 0.001)
+    of(runs, name, size, rate=each, precise=precise)[GENERAL]
+    for each in (rate, 0.001)
   )
   return (fast - slow).dropna()
 
 
 def faster_table(runs: pd.DataFrame) -> str:
-  """Markdown: the highest rate's change on D_G, and seeds that it is above."""
-
-  columns = [("", "initial weights, statistics", _titles(_kinds()))]
+  """Markdown: higher rates' change on D_G, and seeds that they are above."""
+  rows = [
+    (rate, *kind)
+    for rate in RATES[2:]
+    for kind in kinds()
+    if any(len(faster(runs, rate, kind[0], s, kind[1])) for s in SIZES[1:])
+  ]
+  title = "initial weights, statistics, rate"
+  names = [
+    f"{NAMES[name]}, {STATISTICS[precise]}, {short(rate, 'g')}"
+    for rate, name, precise in rows
+  ]
+  columns = [("", title, names)]
   columns += [
     (
       "",
       f"width {size[0]:g}, {size[1]} pixels",
       [
-        _above(_faster(runs, name, size, precise)) for name, precise in _kinds()
+        _above(faster(runs, rate, name, size, precise))
+        for rate, name, precise in rows
       ],
     )
     for size in SIZES
@@ -666,73 +301,3 @@ TABLES = (
   short_table,
   faster_table,
 )
-
-
-def of_faster(runs: pd.DataFrame) -> Sentences:
-  """The highest rate, and the momentum, at other sizes."""
-  late = of(runs, "pytorch", SIZES[1], momentum=0.99)
-  moved = (late - of(runs, "pytorch", SIZES[1]))[GENERAL].dropna()
-  changes = {
-    (kind, size): _faster(runs, kind[0], size, kind[1]).mean()
-    for kind in _kinds()
-    for size in SIZES
-    if len(_faster(runs, kind[0], size, kind[1])) == 3
-  }
-  found = []
-  for best in (max, min):
-    ((name, precise), (width, pixels)) = key = best(changes, key=changes.get)
-    found.append(
-      f"{short(changes[key], '+.4f')} ({NAMES[name]} with {STATISTICS[precise]}"
-      f" statistics, width {width:g} and {pixels} pixels)"
-    )
-  return [
-    (
-      max(changes.values()) < -min(changes.values()),
-      f"Of those with three seeds the most that it gives is {found[0]}, and the"
-      f" most that it takes {found[1]}.",
-    ),
-    (
-      len(moved) > 0,
-      "The momentum of .99 instead of .9 changes D_G by"
-      f" {_change(moved)} at a quarter of the width and 32 pixels.",
-    ),
-  ]
-
-
-def of_methods(runs: pd.DataFrame) -> Sentences:
-  """Methods at other sizes, against the model of D_G."""
-
-  def both(own: pd.DataFrame) -> str:
-    return " and ".join(
-      f"{_change(own[name])} on {symbol}"
-      for name, symbol in zip((GENERAL, OWN), SYMBOLS)
-    )
-
-  found = []
-  for width, pixels in SIZES[1:3]:
-    own, anew = (
-      _shifts(runs, "tl:300", "global", size=(width, pixels), precise=precise)
-      for precise in STATISTICS
-    )
-    seeds = " and ".join(map(str, anew.index))
-    some = "" if len(anew) == len(own) else f" (seeds {seeds})"
-    precisely = f"; with precise statistics{some} by {both(anew)}"
-    found.append(
-      (
-        pd.concat([own, anew])[GENERAL].max() < 0,
-        f"TL n=300 changes D_G's model by {both(own)} at width {width:g} and"
-        f" {pixels} pixels{precisely if len(anew) else ''}.",
-      )
-    )
-  shaped, weighed = (
-    _shifts(runs, method, "global", size=SIZES[1], people=3)
-    for method in ("es:400", "sw:2")
-  )
-  return [
-    *found,
-    (
-      len(shaped) == len(weighed) == 1,
-      "Three people's at a quarter of the width and 32 pixels, against that"
-      f" model: ES n=400 {both(shaped)}, SW n=2 {both(weighed)}.",
-    ),
-  ]
