@@ -30,6 +30,7 @@ TITLE = "The recipe"
 COMMITS = ("d6345ac", "8ee5817", "87345f2", "6e88580", "eeb5016", "dccd162")
 COMMITS += ("d58394a", "54c56c6", "cf28e1e", "83aa5b5", "70082cb", "e6055d8")
 COMMITS += ("1e1608d", "e315305", "ed0b9ab", "7638e98", "64a97cd", "4a29302")
+COMMITS += ("00d4613",)
 
 
 def sentences(runs: pd.DataFrame) -> Sentences:
@@ -443,10 +444,10 @@ def of_momentum(runs: pd.DataFrame) -> Sentences:
     late = of(runs, "pytorch", size, rate=rate, momentum=0.99)
     moved = (late - of(runs, "pytorch", size, rate=rate))[GENERAL].dropna()
     which = "" if rate == 0.001 else f" (rate {short(rate, 'g')})"
-    if len(moved):
-      found.append(
-        f"{_change(moved)} at width {size[0]:g} and {size[1]} pixels{which}"
-      )
+    found.append(
+      f"{short(moved.mean(), '+.4f')} ({listed(moved)}) at width {size[0]:g}"
+      f" and {size[1]} pixels{which}"
+    )
   return [
     (
       True,
@@ -465,7 +466,7 @@ def of_methods(runs: pd.DataFrame) -> Sentences:
     )
 
   found = []
-  for width, pixels in SIZES[1:3]:
+  for width, pixels in SIZES[1:]:
     own, anew = (
       shifts(runs, "tl:300", "global", size=(width, pixels), precise=precise)
       for precise in STATISTICS
