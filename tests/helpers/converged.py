@@ -134,12 +134,13 @@ def verdicts(n: Numbers) -> tuple[bool, str]:
     n.count, (claims.HOLDS, claims.FAILS, claims.UNSURE)
   )
   many = len(claims.CLAIMS)
+  tested_by_t = n.claims_by_t()
   loosely, by_t = (
     [claims.loosely(table, claim) for claim in claims.CLAIMS]
-    for table in (n.claims, n.claims_by_t())
+    for table in (n.claims, tested_by_t)
   )
   loose = [loosely.count(v) for v in (claims.HOLDS, claims.FAILS)]
-  own = n.claims_by_t().set_index("claim")["p_wilcoxon"]["a1"]
+  own = tested_by_t.set_index("claim")["p_wilcoxon"]["a1"]
   other = [i for i in range(many) if loosely[i] != by_t[i]]
   return (
     holds + fails + unsure == many
